@@ -1,5 +1,5 @@
-//! A module imports only modules of lower rank: the table of docs/architecture.md, enforced on the source text. And the
-//! other rules that the text alone shows: head comments, file length, where `unsafe` may stand, no private paths.
+//! A module imports only modules of lower rank: the table of docs/architecture.md, checked in the source text. Other
+//! rules of the source text are checked as well: head comments, file length, the places of `unsafe`, no private paths.
 
 #[path = "layering/methods.rs"]
 mod methods;
@@ -15,7 +15,7 @@ const LINES_MAX: usize = 500;
 /// Ranks of one crate's top-level modules.
 type Ranks = BTreeMap<String, u32>;
 
-/// A broken rule and its place.
+/// A violation of a rule, with its place.
 #[derive(Debug, PartialEq)]
 struct Offence {
     file: PathBuf,
@@ -43,7 +43,7 @@ fn modules_import_only_lower_ranks() {
 }
 
 #[test]
-fn unsafe_stays_in_its_rooms() {
+fn unsafe_is_only_in_its_places() {
     let allowed = |file: &Path| {
         let text = file.to_string_lossy();
         let rooms = [
@@ -60,7 +60,7 @@ fn unsafe_stays_in_its_rooms() {
     assert!(taps.len() <= 1, "one file may hold the tap's ioctls: {taps:?}");
 }
 
-/// One that is started in another way is not confined.
+/// A thread that is started in another way has no seccomp filter.
 #[test]
 fn minivmm_starts_its_threads_in_the_sandbox() {
     let mut offences = Vec::new();
@@ -80,7 +80,7 @@ fn minivmm_starts_its_threads_in_the_sandbox() {
 }
 
 #[test]
-fn files_promise_in_a_head_comment_what_they_do_and_stay_short() {
+fn files_have_a_head_comment_and_stay_short() {
     let mut offences = Vec::new();
     for file in sources("") {
         let text = read(&file);
@@ -89,15 +89,15 @@ fn files_promise_in_a_head_comment_what_they_do_and_stay_short() {
             offences.push(offence(1, "does not begin with a `//!` comment that says what the file does"));
         }
         if text.lines().count() > LINES_MAX {
-            offences.push(offence(LINES_MAX + 1, "is longer than 500 lines; split it by noun"));
+            offences.push(offence(LINES_MAX + 1, "is longer than 500 lines; split it by subject"));
         }
     }
     report(&offences);
 }
 
 #[test]
-fn no_path_of_a_private_machine_is_named() {
-    // Written in two parts, for this file is checked as well.
+fn no_path_of_a_private_machine_appears() {
+    // Written in two parts, because this file is checked as well.
     let forbidden = [concat!("/", "work"), concat!("../", "shared"), concat!("/tmp/", "prep")];
     let mut offences = Vec::new();
     for file in files("").into_iter().filter(|file| is_text(file)) {
@@ -106,7 +106,7 @@ fn no_path_of_a_private_machine_is_named() {
                 let hit = line.match_indices(name).any(|(at, _)| {
                     let before = line[..at].chars().next_back();
                     let after = line[at + name.len()..].chars().next();
-                    // Part of a longer word is a different word.
+                    // Part of a longer word, which is a different word.
                     !before.is_some_and(char::is_alphanumeric)
                         && !after.is_some_and(|c| c.is_alphanumeric() || c == '_')
                 });
@@ -119,9 +119,9 @@ fn no_path_of_a_private_machine_is_named() {
     report(&offences);
 }
 
-/// Of a path the end is enough, as `vm/driver.rs`; a folder ends with a slash.
+/// The end of a path is enough, as `vm/driver.rs`; a folder ends with a slash.
 #[test]
-fn files_that_the_maps_of_the_code_name_are_there() {
+fn files_named_in_the_maps_of_the_code_exist() {
     let here = files("");
     let folders: Vec<PathBuf> = here.iter().flat_map(|file| file.ancestors().skip(1)).map(Into::into).collect();
     let mut offences = Vec::new();
@@ -134,7 +134,11 @@ fn files_that_the_maps_of_the_code_name_are_there() {
                     false => continue,
                 };
                 if !candidates.iter().any(|path| path.ends_with(name)) {
-                    offences.push(Offence { file: page.into(), line: index + 1, what: format!("{name} is not there") });
+                    offences.push(Offence {
+                        file: page.into(),
+                        line: index + 1,
+                        what: format!("{name} does not exist"),
+                    });
                 }
             }
         }
@@ -142,7 +146,7 @@ fn files_that_the_maps_of_the_code_name_are_there() {
     report(&offences);
 }
 
-/// Rows `| 2 | `kvm`, `devices` | … |` below the heading that names the crate.
+/// Parses the rows `| 2 | `kvm`, `devices` | … |` below the heading that names the crate.
 fn ranks(document: &str, name: &str) -> Ranks {
     let mut ranks = Ranks::new();
     let section = document.lines().skip_while(|line| !(line.starts_with('#') && line.ends_with(&format!("`{name}`"))));
@@ -157,7 +161,7 @@ fn ranks(document: &str, name: &str) -> Ranks {
     ranks
 }
 
-/// Imports in one file that go sideways, up, or through the crate's root.
+/// Imports in one file of modules with the same or a higher rank, or through the crate's root.
 fn upward_edges(file: &Path, text: &str, root: &str, ranks: &Ranks) -> Vec<Offence> {
     let inside = file.strip_prefix(root).expect("a file of the crate");
     let mut path: Vec<String> =
@@ -166,7 +170,7 @@ fn upward_edges(file: &Path, text: &str, root: &str, ranks: &Ranks) -> Vec<Offen
         path.pop();
     }
     let own = path[0].clone();
-    // The root only declares and re-exports; the programs are above all ranks.
+    // The root only declares and re-exports; binaries are above all ranks.
     if own == "lib" || own == "main" || own == "bin" {
         return Vec::new();
     }
@@ -180,20 +184,20 @@ fn upward_edges(file: &Path, text: &str, root: &str, ranks: &Ranks) -> Vec<Offen
             _ if target == own => continue,
             Some(&below) if below < rank => continue,
             Some(&other) => format!("`{own}` (rank {rank}) imports `{target}` (rank {other}): only lower ranks"),
-            None => format!("`{own}` imports `crate::{target}`: name the module it lives in, not the root"),
+            None => format!("`{own}` imports `crate::{target}`: name the module that defines it, not the root"),
         };
         offences.push(Offence { file: file.into(), line, what });
     }
     offences
 }
 
-/// Names that follow the crate's root, with their lines: `crate::a`, `crate::{a, b}`, and `super::a` where `depth` steps
-/// up end at the root.
+/// Names that follow the crate's root, with their lines: `crate::a`, `crate::{a, b}`, and `super::a` where `depth`
+/// times `super` reaches the root.
 fn root_paths(code: &str, depth: usize) -> Vec<(usize, String)> {
     let words = words(code);
     let at = |index: usize| words.get(index).map_or("", |&(_, word)| word);
     let mut found = Vec::new();
-    // Inner modules (`mod tests {`) put the root one step further away.
+    // Each inner module (`mod tests {`) adds one level to the root.
     let mut inner: Vec<usize> = Vec::new();
     let mut braces = 0;
     let mut index = 0;
@@ -249,7 +253,7 @@ fn names_after(words: &[(usize, &str)], start: usize) -> Vec<(usize, String)> {
     names
 }
 
-/// Words and marks with their lines; `::` is one mark.
+/// Words and punctuation with their lines; `::` is one item.
 fn words(code: &str) -> Vec<(usize, &str)> {
     let mut words = Vec::new();
     for (index, line) in code.lines().enumerate() {
@@ -269,7 +273,7 @@ fn words(code: &str) -> Vec<(usize, &str)> {
     words
 }
 
-/// The text with comments and the insides of strings blanked, lines kept.
+/// The text with comments and string contents replaced by spaces; lines are kept.
 fn code_only(text: &str) -> String {
     let mut code = String::new();
     let mut chars = text.chars().peekable();
@@ -309,7 +313,7 @@ fn code_only(text: &str) -> String {
                     }
                 }
             }
-            // A quote as a character would open a string.
+            // A quote as a character literal must not open a string.
             '\'' if chars.peek() == Some(&'"') => {
                 chars.next();
             }
@@ -327,7 +331,7 @@ fn code_only(text: &str) -> String {
 fn unsafes(file: &Path) -> Vec<Offence> {
     let code = code_only(&read(file));
     let found = words(&code).into_iter().filter(|&(_, word)| word == "unsafe");
-    found.map(|(line, _)| Offence { file: file.into(), line, what: "`unsafe` outside its rooms".into() }).collect()
+    found.map(|(line, _)| Offence { file: file.into(), line, what: "`unsafe` outside its places".into() }).collect()
 }
 
 /// Rust sources below `folder`, except inputs of other tests.
@@ -342,7 +346,7 @@ fn is_text(file: &Path) -> bool {
     by_name && fs::read(workspace().join(file)).is_ok_and(|bytes| std::str::from_utf8(&bytes).is_ok())
 }
 
-/// Files below `folder` of the workspace, relative to it; builds and version control left out.
+/// Files below `folder` of the workspace, relative to the workspace, without build results and version control.
 fn files(folder: &str) -> Vec<PathBuf> {
     let mut files = Vec::new();
     let mut folders = vec![PathBuf::from(folder)];
@@ -376,9 +380,9 @@ fn report(offences: &[Offence]) {
     assert!(lines.is_empty(), "\n{}\n", lines.join("\n"));
 }
 
-/// The checks themselves find what they are for.
+/// The checks find violations in made-up files.
 #[test]
-fn each_way_up_is_found() {
+fn each_upward_import_is_found() {
     let table = "# Ranks\n## `x`\n| rank | module |\n| ---: | --- |\n| 0 | `error` |\n| 1 | `codec`, `schema` | data |\n| 2 | `state` |\n## `y`\n| 3 | `error` |\n";
     let ranks = ranks(table, "x");
     assert_eq!(
@@ -390,7 +394,7 @@ fn each_way_up_is_found() {
     };
     let up = "`codec` (rank 1) imports `state` (rank 2): only lower ranks".to_string();
     let side = "`codec` (rank 1) imports `schema` (rank 1): only lower ranks".to_string();
-    let root = "`codec` imports `crate::Error`: name the module it lives in, not the root".to_string();
+    let root = "`codec` imports `crate::Error`: name the module that defines it, not the root".to_string();
     let file = "x/src/codec/reader.rs";
     assert_eq!(found(file, "use crate::error::Error;\nuse crate::codec::writer;\nuse super::writer;\n"), []);
     assert_eq!(found(file, "\nuse crate::state::A;\n"), [(2, up.clone())]);

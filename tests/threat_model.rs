@@ -1,9 +1,10 @@
-//! `docs/threat-model.md` names for each of its rows the code that enforces it and the test that shows it: both are there.
+//! `docs/threat-model.md` names for each of its rows the code that enforces it and the test that shows it: all of these
+//! must exist.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// A table's cell: each path that it names, and the names that stand behind it.
+/// A table's cell: each path in it, with the names that follow the path.
 type Named<'a> = Vec<(&'a str, Vec<&'a str>)>;
 
 #[test]
@@ -29,10 +30,10 @@ fn each_row_names_code_and_tests_that_exist() {
         }
     }
     assert!(wrong.is_empty(), "docs/threat-model.md:\n{}", wrong.join("\n"));
-    assert!(rows > 60, "{rows} rows: is the page read as it is written?");
+    assert!(rows > 60, "{rows} rows: has the form of the page changed?");
 }
 
-/// What of a cell is in backticks: paths, which have a slash, and behind each the names in it.
+/// The parts of a cell in backticks: paths, which have a slash, each with the names after it.
 fn named(cell: &str) -> Result<Named<'_>, String> {
     let mut named: Named = Vec::new();
     for text in cell.split('`').skip(1).step_by(2) {
@@ -45,17 +46,17 @@ fn named(cell: &str) -> Result<Named<'_>, String> {
     if named.is_empty() { Err(format!("no file is named: {cell:?}")) } else { Ok(named) }
 }
 
-/// What of it is not there.
+/// The names that do not exist at `path`.
 fn missing(path: &str, names: &[&str], is_there: fn(&str, &str) -> bool) -> Vec<String> {
     let files = sources(&workspace().join(path));
     if files.is_empty() {
-        return vec![format!("{path} is not there, or has no code")];
+        return vec![format!("{path} does not exist, or has no code")];
     }
     let absent = names.iter().filter(|name| !files.iter().any(|file| is_there(file, name)));
     absent.map(|name| format!("{path} has no {name}")).collect()
 }
 
-/// The text of a file, or of all files of a folder.
+/// The text of a file, or of all files in a folder.
 fn sources(path: &Path) -> Vec<String> {
     if path.is_file() {
         return vec![fs::read_to_string(path).unwrap()];
@@ -65,7 +66,7 @@ fn sources(path: &Path) -> Vec<String> {
     entries.filter(code).flat_map(|path| sources(&path)).collect()
 }
 
-/// Code has that name: of `Type::name` both parts.
+/// Whether the code has this name; for `Type::name` both parts.
 fn is_in(text: &str, name: &str) -> bool {
     let is_word = |at: usize, part: &str| {
         let of_name = |byte: Option<&u8>| byte.is_some_and(|byte| byte.is_ascii_alphanumeric() || *byte == b'_');
@@ -75,7 +76,7 @@ fn is_in(text: &str, name: &str) -> bool {
     name.split("::").all(|part| text.match_indices(part).any(|(at, _)| is_word(at, part)))
 }
 
-/// A test has that name, or a target of the fuzzer, whose known inputs are tests.
+/// Whether a test has this name, or a fuzz target, whose known inputs are tests.
 fn is_test(text: &str, name: &str) -> bool {
     let attributes = |text: &str| {
         let lines = text.lines().rev().map(str::trim);
@@ -91,13 +92,13 @@ fn workspace() -> PathBuf {
 }
 
 #[test]
-fn what_is_not_there_is_found() {
+fn missing_names_are_found() {
     let text = "    /// Why.\n    #[test]\n    fn holds() {}\n\n    fn helper() {}\n";
     assert!(is_test(text, "holds"));
     assert!(!is_test(text, "hold") && !is_test(text, "helper") && !is_test(text, "Why"));
     assert!(is_in("const PIECE: u64 = 1;", "PIECE") && !is_in("const RANGE_PIECE: u64 = 1;", "PIECE"));
     assert_eq!(named("`a/b.rs`: `one`, `two`; `c/d`"), Ok(vec![("a/b.rs", vec!["one", "two"]), ("c/d", vec![])]));
     assert!(named("`one`").is_err() && named("none of its own").is_err());
-    assert_eq!(missing("docs/none", &[], is_in), ["docs/none is not there, or has no code"]);
+    assert_eq!(missing("docs/none", &[], is_in), ["docs/none does not exist, or has no code"]);
     assert_eq!(missing("tests/threat_model.rs", &["is_in", "what_there_is_not"], is_test).len(), 2);
 }

@@ -1,6 +1,6 @@
-//! QEMU's sections, damaged, in minivmm's own devices and hypervisor state: a load, or an error that changes nothing.
-//! Short sections: every truncation, and every byte changed to all 255 other values. Long ones: the same places at the
-//! beginning, then every 251st, and four values.
+//! Loads damaged sections of QEMU into minivmm's devices and hypervisor state: a load succeeds, or fails and changes
+//! nothing. Short sections: every truncation, and every byte changed to all 255 other values. Long sections: the same
+//! for their first bytes, then every 251st byte with four values.
 
 use std::collections::BTreeSet;
 
@@ -10,20 +10,20 @@ use vmstate_tests::microvm::Microvm;
 
 use crate::fixtures::bytes;
 
-/// Bytes of which each has its turn.
+/// Number of bytes at the start of a section of which each is changed.
 const EACH: usize = 256;
-/// Distance of the others.
+/// Distance between the changed bytes after those.
 const STRIDE: usize = 251;
 
 fn saved(machine: &mut Microvm, idstr: &str, instance: u32) -> Vec<u8> {
     let sections = machine.sections().in_order();
     let found = sections.into_iter().find(|entry| entry.idstr() == idstr && entry.instance() == instance);
     let mut out = Writer::new();
-    found.expect("a section").save(&mut out).unwrap_or_else(|error| panic!("what loaded does not save: {error}"));
+    found.expect("a section").save(&mut out).unwrap_or_else(|error| panic!("the loaded state does not save: {error}"));
     out.into_bytes()
 }
 
-/// What is put in place of `byte`.
+/// The values that replace `byte`.
 fn values(byte: u8, short: bool) -> Vec<u8> {
     let all = if short { (0..=255).collect() } else { vec![0, byte ^ 1, byte ^ 0x80, 0xff] };
     all.into_iter().filter(|value| *value != byte).collect()

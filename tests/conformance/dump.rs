@@ -1,4 +1,4 @@
-//! `vmstate`'s dump of QEMU's streams against the parser that knows nothing of it; and of streams that are damaged.
+//! Compares `vmstate`'s dump of QEMU's streams, whole and damaged, with an independent parser's.
 
 use vmstate::dump::{Dump, Entry, Part};
 use vmstate::inspect;
@@ -77,12 +77,12 @@ fn a_dump_of_qemus_streams_is_what_an_independent_parser_reads() {
 }
 
 #[test]
-fn a_cut_stream_gives_what_came_before_the_cut() {
+fn a_truncated_stream_gives_the_sections_before_its_end() {
     let bytes = bytes(STREAMS[0]);
     let stream = parse(&bytes).unwrap();
     for cut in (0..bytes.len()).step_by(331).chain(bytes.len() - 40..bytes.len()) {
         let dump = Dump::read(&bytes[..cut]);
-        // Without its self-description a stream ends at EOF as well.
+        // A stream without self-description may also end after EOF.
         assert_eq!(dump.damage.is_none(), cut == stream.eof + 1, "cut at {cut:#x}");
         if let Some(damage) = &dump.damage {
             assert!(damage.offset().unwrap() <= cut as u64, "cut at {cut:#x}: {damage}");
@@ -96,7 +96,7 @@ fn a_cut_stream_gives_what_came_before_the_cut() {
 }
 
 #[test]
-fn a_changed_byte_never_panics_and_damage_has_a_place() {
+fn a_changed_byte_never_panics_and_damage_has_an_offset() {
     let mut bytes = bytes(STREAMS[0]);
     for at in (0..bytes.len()).step_by(509) {
         for change in [0x01, 0x80, 0xff] {
@@ -110,7 +110,7 @@ fn a_changed_byte_never_panics_and_damage_has_a_place() {
 }
 
 #[test]
-fn damage_says_the_field_and_what_was_expected() {
+fn damage_names_the_field_and_the_expected_value() {
     let mut bytes = bytes(STREAMS[0]);
     let stream = parse(&bytes).unwrap();
     let at = stream.sections.iter().find(|section| section.name == "serial").unwrap().body.end;

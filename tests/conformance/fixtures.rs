@@ -1,4 +1,4 @@
-//! Streams that QEMU itself wrote: the independent parser must read them to the last byte.
+//! Streams that QEMU wrote: the independent parser must read them to the last byte.
 
 use std::path::Path;
 
@@ -20,7 +20,7 @@ fn names(stream: &Stream) -> Vec<&str> {
     stream.devices.iter().map(|device| device.name.as_str()).collect()
 }
 
-/// Blocks of QEMU's `microvm`, with their sizes at the given size of RAM.
+/// RAM blocks of QEMU's `microvm`, with their sizes for a given size of RAM.
 fn blocks(ram: u64) -> [(&'static str, u64); 5] {
     [
         ("microvm.ram", ram),
@@ -38,7 +38,7 @@ fn a_machine_at_reset_with_all_its_memory() {
     assert!(stream.configuration.capabilities.is_empty());
     let sizes: Vec<_> = stream.ram.blocks.iter().map(|block| (block.name.as_str(), block.length)).collect();
     assert_eq!(sizes, blocks(16 << 20));
-    // Nothing ran: each page comes once, in the first part.
+    // The guest never ran, so each page is sent once, in the first part.
     for block in &stream.ram.blocks {
         assert_eq!(block.pages.len() as u64 * 4096, block.length, "{}", block.name);
         assert_eq!(block.normal + block.zero, block.pages.len() as u64, "{}", block.name);
@@ -78,7 +78,8 @@ fn a_running_linux_under_kvm() {
             "globalstate"
         ]
     );
-    // With the capability the list carries addresses: RAM at 0, the BIOS ends at 4 GiB. Shared RAM is not sent.
+    // With the capability, the block list carries addresses: RAM is at 0, the BIOS ends at 4 GiB. Shared RAM is not
+    // sent.
     let bios = stream.ram.block("pc.bios").unwrap();
     assert_eq!(bios.address, Some((4 << 30) - (128 << 10)));
     assert!(stream.ram.block("microvm.ram").unwrap().pages.is_empty());
@@ -88,7 +89,7 @@ fn a_running_linux_under_kvm() {
     // 9600 baud, Linux' default for a console, is 115200 / 12.
     assert_eq!(serial.fields.value(&["state", "divider"]), Some(&Value::Unsigned(12)));
     assert_eq!(serial.fields.value(&["state", "lcr"]), Some(&Value::Unsigned(0x13)));
-    // IA32_APIC_BASE of the boot processor, its APIC on and in x2APIC mode, at the address of reset.
+    // IA32_APIC_BASE of the boot processor: APIC on, x2APIC mode, the address after reset.
     let apic = &stream.device("apic", 0).unwrap().fields;
     assert_eq!(apic.value(&["apicbase"]), Some(&Value::Unsigned(0xfee0_0d00)));
     let clock = stream.device("kvmclock", 0).unwrap();

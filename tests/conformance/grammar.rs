@@ -1,18 +1,18 @@
-//! The parser itself, held against bytes written out by hand from the format.
+//! The independent parser itself, tested with bytes written by hand from the format.
 
 use vmstate_tests::stream_parser::{Page, Value, parse};
 
-/// A stream with one of everything; `description` closes it.
+/// A stream with every element of the format; `description` is its self-description.
 fn stream(device: &[u8], description: &str) -> Vec<u8> {
     let mut bytes = b"QEVM\x00\x00\x00\x03\x07\x00\x00\x00\x07microvm".to_vec();
     bytes.extend(b"\x08\x00\x01\x00\x00\x08\x00\x02\x00\x04\x00\x00\x00\x01");
-    // ram, section 2: two blocks of two pages and one.
+    // The start of section 2, ram: blocks of two pages and of one page.
     bytes.extend(b"\x01\x00\x00\x00\x02\x03ram\x00\x00\x00\x00\x00\x00\x00\x04");
     bytes.extend(
         b"\x00\x00\x00\x00\x00\x00\x30\x04\x01a\x00\x00\x00\x00\x00\x00\x20\x00\x01b\x00\x00\x00\x00\x00\x00\x10\x00",
     );
     bytes.extend(b"\x00\x00\x00\x00\x00\x00\x00\x10\x7e\x00\x00\x00\x02");
-    // a page of b, then in one block both pages of a, the second as the continuation.
+    // A page of b, then both pages of a in one block, the second as a continuation.
     bytes.extend(b"\x02\x00\x00\x00\x02\x00\x00\x00\x00\x00\x00\x00\x08\x01b");
     bytes.extend([0xb; 4096]);
     bytes.extend(b"\x00\x00\x00\x00\x00\x00\x00\x02\x01a\x00\x00\x00\x00\x00\x00\x00\x10\x28");
@@ -36,7 +36,7 @@ const DESCRIPTION: &str = r#"{"page_size": 4096, "devices": [{"name": "dev", "in
    "fields": [{"name": "high", "type": "uint8", "size": 1}]}, "size": 1}],
  "subsections": [{"vmsd_name": "dev/s", "version": 1, "fields": [{"name": "at", "type": "timer", "size": 8}]}]}]}"#;
 
-/// The struct in `DESCRIPTION` is one byte, so four bytes of `DEVICE` are two too many: see the test of errors.
+/// The struct in `DESCRIPTION` has one byte, so four bytes of `DEVICE` are two too many: see the test of errors.
 const DEVICE_FITTING: &[u8] = b"\xff\xfe\x01\x00\x05\x06\x05\x05dev/s\x00\x00\x00\x01\x00\x00\x00\x00\x00\x00\x01\x00";
 
 fn wrong(bytes: &[u8]) -> String {
@@ -44,7 +44,7 @@ fn wrong(bytes: &[u8]) -> String {
 }
 
 #[test]
-fn every_part_is_understood() {
+fn every_element_is_parsed() {
     let stream = parse(&stream(DEVICE_FITTING, DESCRIPTION)).unwrap();
     let commands: Vec<_> = stream.commands.iter().map(|command| (command.code, command.payload.as_slice())).collect();
     assert_eq!(commands, [(1, &[][..]), (2, &[0, 0, 0, 1]), (11, &[])]);
@@ -66,7 +66,7 @@ fn every_part_is_understood() {
 }
 
 #[test]
-fn errors_say_where_and_what() {
+fn errors_name_offset_and_expectation() {
     let good = stream(DEVICE_FITTING, DESCRIPTION);
     let at = |needle: &[u8]| good.windows(needle.len()).position(|window| window == needle).unwrap();
     let with = |position: usize, byte: u8| {
@@ -97,7 +97,7 @@ fn errors_say_where_and_what() {
 }
 
 #[test]
-fn no_shorter_and_no_longer_stream_passes() {
+fn no_shorter_and_no_longer_stream_is_accepted() {
     let good = stream(DEVICE_FITTING, DESCRIPTION);
     for length in (0..good.len()).filter(|length| !(200..8000).contains(length)) {
         assert!(parse(&good[..length]).is_err(), "{length} of {} bytes", good.len());
@@ -107,7 +107,7 @@ fn no_shorter_and_no_longer_stream_passes() {
     assert!(parse(&longer).is_err());
 }
 
-/// A byte that is changed may give another valid value, never a panic.
+/// A changed byte may give another valid value, but never a panic.
 #[test]
 fn damage_never_panics() {
     let good = stream(DEVICE_FITTING, DESCRIPTION);

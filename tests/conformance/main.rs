@@ -1,4 +1,4 @@
-//! Conformance: what is on the wire is QEMU's format, judged by a parser that shares no code with the crates.
+//! Conformance: the stream has QEMU's format, by a parser that shares no code with the crates.
 
 mod damaged;
 mod dump;

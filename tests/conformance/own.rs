@@ -1,4 +1,4 @@
-//! A stream that `vmstate` writes, read by the parser that knows nothing of it: bytes, description and memory agree.
+//! A stream that `vmstate` writes, read by the independent parser: bytes, description and memory must agree.
 
 use std::io;
 use std::time::Duration;
@@ -20,7 +20,7 @@ struct Inner {
     wide: i32,
 }
 
-/// One of each kind of field.
+/// A device with one field of each kind.
 #[derive(Default, VmState)]
 #[vmstate(name = "dev", version = 2, minimum_version = 1)]
 #[vmstate(subsection(name = "dev/more", version = 3, needed = Self::has_more))]
@@ -44,7 +44,7 @@ impl Dev {
     }
 }
 
-/// Memory whose pages are filled with a byte each.
+/// Memory in which each page is filled with one byte value.
 struct Memory {
     blocks: Vec<RamBlock>,
     fills: Vec<Vec<u8>>,
@@ -83,7 +83,7 @@ impl GuestRam for Memory {
     }
 }
 
-/// The wire as a list of bytes.
+/// A channel that records the bytes sent.
 #[derive(Default)]
 struct Record(Vec<u8>);
 
@@ -99,7 +99,7 @@ impl Channel for Record {
 }
 
 #[test]
-fn a_snapshot_says_what_was_in_the_machine() {
+fn a_snapshot_has_the_content_of_the_machine() {
     let inner = |high, wide| Inner { high, wide };
     let mut full = Dev {
         on: true,

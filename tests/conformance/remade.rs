@@ -1,20 +1,20 @@
-//! QEMU's streams through types and back: every section loads into the type of its device, and what these types save
-//! is the stream again, self-description included, byte for byte.
+//! Loads every section of QEMU's streams into the type of its device, and saves these types again: the result must be
+//! the same stream, self-description included, byte for byte.
 
 use vmstate_tests::difference;
 use vmstate_tests::microvm::Microvm;
 
 use crate::fixtures::{STREAMS, bytes};
 
-/// The disk of the fixtures has 16 MiB.
+/// A machine with a disk of 16 MiB, as in the fixtures.
 fn machine() -> Microvm {
     let disk = tempfile::NamedTempFile::new().unwrap();
     disk.as_file().set_len(16 << 20).unwrap();
     Microvm::new(128 << 20, disk.path()).unwrap()
 }
 
-/// Ring indices as Linux and the devices had left them: the streams do not hold that memory. Nothing was in flight, so
-/// available and used index of a ring are equal.
+/// Ring indices as Linux and the devices had left them, in memory that the streams do not contain. No request was in
+/// flight, so a ring's available and used index are equal.
 fn rings(stream: &str) -> [(u64, u16); 4] {
     match stream {
         "microvm-linux-kvm.bin" => [(0x2a9_4000, 13), (0x2b4_4000, 3), (0x2b4_c000, 9), (0x2b6_4000, 9)],

@@ -1,4 +1,4 @@
-//! Boots to a shell, on two CPUs; on one does `first_hour`.
+//! Boots Linux to a shell on two vCPUs; `first_hour` boots it on one.
 
 use std::time::{Duration, Instant};
 
@@ -20,7 +20,7 @@ fn shell(world: &mut World) -> Result<()> {
         Ok(())
     };
     wait(&vmm, "# ", within(Duration::from_secs(120)))?;
-    // What is typed is echoed: the answer must not be part of the question.
+    // The terminal echoes the command, so the expected answer must not be part of it.
     vmm.type_in("echo $((6*7)) is $(busybox nproc)\n")?;
     wait(&vmm, "42 is 2", within(Duration::from_secs(60)))?;
     vmm.type_in("exit\n")?;

@@ -1,4 +1,4 @@
-//! Linux finds out by its generation id that it is a clone, and that it is none after a move.
+//! Linux detects by its generation id that it is a clone, and detects none after a migration.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use vmstate_lab::vmm::Vmm;
 use crate::place::case;
 use crate::world::{ANSWER, MIGRATION, World, ensure, idle, within};
 
-/// What the kernel says when its driver is notified of another id (`add_vmfork_randomness`, drivers/char/random.c), once.
+/// The line that the kernel logs once it is notified of another id (`add_vmfork_randomness`, drivers/char/random.c).
 const RESEEDED: &str = "crng reseeded due to virtual machine fork";
 
 fn wait(vmm: &Vmm, text: &str, until: Instant) -> Result<()> {
@@ -22,9 +22,9 @@ fn wait(vmm: &Vmm, text: &str, until: Instant) -> Result<()> {
     Ok(())
 }
 
-/// How often the guest has been reseeded, asked for the time `turn`.
+/// Number of times that the guest's kernel was reseeded; `turn` makes the answer unique.
 fn reseeds(vmm: &mut Vmm, turn: usize) -> Result<usize> {
-    // What is typed is echoed: the answer must not be part of the question.
+    // The terminal echoes the command, so the expected answer must not be part of it.
     vmm.type_in(&format!("echo turn{turn}=$(busybox dmesg | busybox grep -c '{RESEEDED}').\n"))?;
     let answer = |console: &str| {
         let (_, rest) = console.rsplit_once(&format!("turn{turn}="))?;
@@ -54,7 +54,7 @@ fn clones(world: &mut World) -> Result<()> {
     clone.await_status("running", within(ANSWER))?;
     let (until, mut turn) = (within(ANSWER), 1);
     while reseeds(&mut clone, turn)? == 0 {
-        ensure(Instant::now() < until, || format!("the clone does not know that it is one: {}", clone.console()))?;
+        ensure(Instant::now() < until, || format!("the clone's kernel was not reseeded: {}", clone.console()))?;
         turn += 1;
     }
     clone.qmp.execute("stop", Value::Null)?;

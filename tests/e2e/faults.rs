@@ -1,4 +1,4 @@
-//! Cancelled migrations and killed monitors: exactly one running guest is left, and it goes on.
+//! Cancelled migrations and killed monitors: exactly one running guest is left.
 
 use std::time::{Duration, Instant};
 
@@ -10,18 +10,18 @@ use vmstate_lab::vmm::Vmm;
 use crate::place::case_within;
 use crate::world::{ANSWER, MIGRATION, dirtying, ensure, goes_on, migrate, within};
 
-/// Bytes a second at which a migration takes long enough to be disturbed.
+/// Bandwidth in bytes a second at which a migration takes long enough to be disturbed.
 const SLOW: u64 = 8 << 20;
-/// For all of them.
+/// Time limit for the whole case.
 const TIME: Duration = Duration::from_secs(480);
-/// Bytes a second that no machine reaches.
+/// Bandwidth in bytes a second that no machine reaches.
 const FAST: u64 = 1 << 40;
 
 fn limit(vmm: &mut Vmm, bandwidth: u64) -> Result<()> {
     vmm.qmp.execute("migrate-set-parameters", json!({ "max-bandwidth": bandwidth })).map(|_| ())
 }
 
-/// Begins a slow migration and waits until guest RAM is on its way.
+/// Starts a slow migration and waits until guest RAM is being sent.
 fn begin_slowly(bench: &mut Bench<'_>, source: &mut Vmm) -> Result<Vmm> {
     limit(source, SLOW)?;
     let (destination, uri) = bench.incoming()?;
@@ -33,7 +33,9 @@ fn begin_slowly(bench: &mut Bench<'_>, source: &mut Vmm) -> Result<Vmm> {
         if info["status"] == "active" && sent > 1 << 20 {
             return Ok(destination);
         }
-        ensure(Instant::now() < deadline && info["status"] != "completed", || format!("not under way: {info}"))?;
+        ensure(Instant::now() < deadline && info["status"] != "completed", || {
+            format!("no migration is running: {info}")
+        })?;
         std::thread::sleep(Duration::from_millis(5));
     }
 }
@@ -43,11 +45,11 @@ fn ended_as(source: &mut Vmm, status: &str) -> Result<()> {
     ensure(info["status"] == status, || format!("not {status}: {info}"))
 }
 
-/// A step that disturbs a migration of `source`, and leaves the guest there.
+/// A disturbance of a migration of `source`, after which the guest runs at the source.
 type Disturb = fn(&mut Bench<'_>, &mut Vmm) -> Result<()>;
 
-/// Each of the disturbances, on one guest that dirties memory at a rate that none of them explains: behind each it goes on, and migrates
-/// as if nothing had been.
+/// Disturbs migrations of one guest that dirties memory. After each disturbance the guest runs on, and then migrates
+/// undisturbed.
 #[test]
 fn a_guest_goes_through_cancels_and_kills() {
     case_within("faults::a_guest_goes_through_cancels_and_kills", TIME, |world| {
@@ -71,7 +73,7 @@ fn a_guest_goes_through_cancels_and_kills() {
     });
 }
 
-/// The guest went on, and migrates as if nothing had been.
+/// The guest runs on after a disturbance, and migrates undisturbed.
 fn then_succeeds(bench: &mut Bench<'_>, mut source: Vmm) -> Result<Vmm> {
     goes_on(&mut source)?;
     limit(&mut source, FAST)?;
@@ -85,13 +87,13 @@ fn cancelled_in_the_middle(bench: &mut Bench<'_>, source: &mut Vmm) -> Result<()
     source.qmp.execute("migrate_cancel", Value::Null)?;
     ended_as(source, "cancelled")?;
     let end = destination.process().wait(within(ANSWER))?;
-    ensure(!end.success(), || "the destination of a cancelled migration ended as if all were well".into())
+    ensure(!end.success(), || "the destination of a cancelled migration ended with success".into())
 }
 
 fn destination_killed_before_it_is_reached(bench: &mut Bench<'_>, source: &mut Vmm) -> Result<()> {
     let (destination, uri) = bench.incoming()?;
     drop(destination);
-    // Refused at once, or failed a moment later.
+    // The migration is refused at once, or fails a moment later.
     if source.start_migration(&uri).is_ok() {
         ended_as(source, "failed")?;
     }
@@ -104,7 +106,8 @@ fn destination_killed_during_the_rounds(bench: &mut Bench<'_>, source: &mut Vmm)
     ended_as(source, "failed")
 }
 
-/// The switch-over is short: it is waited for without a pause, and missed at times. The source that was not missed is returned.
+/// Kills the destination during the switch-over, which is short: it is awaited without sleep, and at times missed.
+/// Returns the source of the attempt that hit it.
 fn destination_killed_during_the_switch_over(bench: &mut Bench<'_>, mut source: Vmm) -> Result<Vmm> {
     for _ in 0..6 {
         let (mut destination, uri) = bench.incoming()?;
@@ -118,10 +121,10 @@ fn destination_killed_during_the_switch_over(bench: &mut Bench<'_>, mut source: 
         if info["status"] == "failed" {
             return Ok(source);
         }
-        // Too late: the destination had it already, and it is gone with it.
+        // Too late: the guest ran at the destination already, and was killed with it.
         ensure(info["status"] == "completed", || format!("neither failed nor completed: {info}"))?;
         let state = source.status()?;
-        ensure(state == "postmigrate", || format!("handed over, but {state}"))?;
+        ensure(state == "postmigrate", || format!("the source handed the guest over, but is {state}"))?;
         drop(source);
         source = bench.boot()?;
     }
@@ -132,9 +135,9 @@ fn source_killed_before_the_commit(bench: &mut Bench<'_>, mut source: Vmm) -> Re
     let mut destination = begin_slowly(bench, &mut source)?;
     source.process().kill();
     let end = destination.process().wait(within(ANSWER))?;
-    ensure(!end.success(), || "the destination ended as if all were well".into())?;
+    ensure(!end.success(), || "the destination ended with success".into())?;
     let said = destination.errors();
-    println!("the destination said: {said}");
-    ensure(!said.trim().is_empty(), || "the destination ended without a word".into())?;
+    println!("the destination's output: {said}");
+    ensure(!said.trim().is_empty(), || "the destination ended without an error text".into())?;
     ensure(destination.console().is_empty(), || format!("the guest ran: {}", destination.console()))
 }

@@ -1,4 +1,4 @@
-//! The commands of docs/first-hour.md, as they stand there, with Linux: made, booted and typed at as the page says.
+//! Runs the commands of docs/first-hour.md unchanged, with a Linux that is made, booted and typed at as the page says.
 
 use std::env;
 use std::fs;
@@ -16,15 +16,15 @@ use crate::world::{World, ensure};
 fn walk(_: &mut World) -> Result<()> {
     let scratch = place::scratch()?;
     let file = |name: &str| scratch.path().join(name);
-    let failed = |error: io::Error| Error::failed(format!("the walk: {error}"));
+    let failed = |error: io::Error| Error::failed(format!("running the page's commands: {error}"));
     let (kernel, busybox) = (place::kernel()?.image, packages::busybox()?);
     if env::var_os(l1::INSIDE).is_some() {
-        // All programs there but a few; those stay.
+        // Installs all of busybox's programs that are missing; the few programs there stay.
         Command::new(&busybox).args(["--install", "-s", "/bin"]).status().map_err(failed)?;
     }
 
     let (script, machines) = script(Guest::Linux);
-    // The lab's own kernel and busybox, which need not be installed.
+    // Use the lab's kernel and busybox, which need not be installed.
     let script = script
         .replace("/boot/vmlinuz-$(uname -r)", &kernel.display().to_string())
         .replace("cp /bin/busybox ", &format!("cp {} ", busybox.display()));
@@ -40,20 +40,20 @@ fn walk(_: &mut World) -> Result<()> {
     let status = walk.wait().map_err(failed)?;
     let mut consoles = String::new();
     for name in machines {
-        // Those that it did not come to have none.
+        // A machine that was never started has no console.
         consoles += &String::from_utf8_lossy(&fs::read(file(&format!("{name}.console"))).unwrap_or_default());
     }
     ensure(status.success(), || format!("{status}; on the consoles: {consoles}"))?;
 
-    // The guest's own word: it counts on from machine to machine, also in the middle of a line.
+    // Oracle: the guest counts on from machine to machine; a number may be the rest of a line.
     let numbers: Vec<u64> = consoles.lines().filter_map(|line| line.trim().parse().ok()).collect();
     let counted = !numbers.is_empty() && numbers.iter().zip(1..).all(|(&number, expected)| number == expected);
     ensure(counted, || format!("a line is missing or there twice: {consoles}"))?;
     for refusal in REFUSALS {
-        ensure(said.contains(refusal), || format!("nobody said {refusal:?}"))?;
+        ensure(said.contains(refusal), || format!("{refusal:?} was not printed"))?;
     }
     let report = fs::read_to_string(file("move.html")).map_err(failed)?;
-    ensure(report.contains("<html"), || "the report is no page".into())
+    ensure(report.contains("<html"), || "the report is no HTML page".into())
 }
 
 #[test]

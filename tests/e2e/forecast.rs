@@ -1,8 +1,9 @@
-//! The forecast of the pause held against the pause: many migrations under different loads, as a table.
+//! Compares the forecast of the pause with the measured pause, for many migrations under different loads, as a table.
 //!
-//! The pause is what the source measured, from stopping the guest to the destination's word that it runs. What the guest
-//! felt stands beside it: the largest gap of its tick, which has the guest's own wake-up in it. So does the largest gap of a
-//! tick of ours during the migration: a machine that stood still itself for a time proves nothing about a forecast.
+//! The pause is the time that the source measured, from stopping the guest to the destination's report that the guest
+//! runs. The table also has the largest gap of the guest's tick, which includes the guest's own wake-up, and the
+//! largest gap of a tick of this process during the migration: if the machine itself stalled, the forecast cannot be
+//! judged.
 
 use std::env;
 use std::fmt;
@@ -19,36 +20,36 @@ use vmstate_lab::vmm::Vmm;
 use crate::place::{case_within, keep};
 use crate::world::{World, dirtying, ensure, idle, migrate_watched, power_off, verify};
 
-/// Migrations of each load, one after the other; 1 where it is not set.
+/// Environment variable with the number of consecutive migrations of each load; 1 if unset.
 pub(crate) const EACH: &str = "VMSTATE_FORECAST_EACH";
-/// From 100, how far forecast and pause may be apart.
+/// Largest difference between forecast and pause, in percent of the pause.
 const APART_PERCENT: u64 = 30;
-/// Both are whole milliseconds.
+/// Allowed difference in any case, because both are whole milliseconds.
 const GRAIN_MS: u64 = 2;
-/// A machine that gave us no time for longer than this during a migration was too busy for a verdict.
+/// Longest stall of the machine during a migration that still allows a verdict.
 const STALL_MS: u64 = 100;
-/// Of so many migrations one may miss; one may always.
+/// One of this many migrations may miss; one may always.
 const ONE_OF: usize = 20;
 const WORK: Duration = Duration::from_secs(1);
 const PER_MIGRATION: Duration = Duration::from_secs(15);
 const PER_LOAD: Duration = Duration::from_secs(25);
 
-/// What a guest does, and what its migrations may take.
+/// The guest's work, and the limits of its migrations.
 struct Load {
     name: &'static str,
     guest: Guest,
     network: bool,
     limit_ms: u64,
-    /// Bytes a second.
+    /// Bandwidth limit in bytes a second.
     bandwidth: u64,
 }
 
-/// minivmm's own limits.
+/// A load with minivmm's default limits.
 fn load(name: &'static str, guest: Guest) -> Load {
     Load { name, guest, network: false, limit_ms: 300, bandwidth: 128 << 20 }
 }
 
-/// Those with a network last: the guests of a world have one as soon as there is one.
+/// The loads. Those with a network come last, because once a world has a network all of its guests do.
 fn loads() -> Vec<Load> {
     let disk = |guest| Guest { disk: true, ..guest };
     let mostly_zero = Guest { memory_mib: 512, ..dirtying(24, 3000) };
@@ -104,9 +105,9 @@ impl fmt::Display for Row {
     }
 }
 
-/// The rows as a table, and below it how many hold.
+/// The rows as a table, followed by the number of rows that hold.
 fn table(rows: &[Row]) -> String {
-    let head = "| load | limit, ms | expected, ms | measured, ms | apart | felt, ms | largest gap before, ms | machine stood still, ms | rounds |\n\
+    let head = "| load | limit, ms | expected, ms | measured, ms | apart | felt, ms | largest gap before, ms | stall of the machine, ms | rounds |\n\
                 | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n";
     let lines: String = rows.iter().map(|row| format!("{row}\n")).collect();
     let (all, within, foreseen) = (rows.len(), count(rows, Row::is_within_limit), count(rows, Row::is_foreseen));
@@ -121,15 +122,15 @@ fn count(rows: &[Row], holds: impl Fn(&Row) -> bool) -> usize {
     rows.iter().filter(|row| holds(row)).count()
 }
 
-/// Of those migrations that the machine gave time to, nearly all are within the limit and as they were foreseen.
+/// Checks that nearly all migrations without a stall of the machine are within the limit and close to the forecast.
 fn judge(rows: &[Row]) -> Result<()> {
     let rows: Vec<Row> = rows.iter().copied().filter(Row::is_quiet).collect();
     let least = rows.len().saturating_sub((rows.len() / ONE_OF).max(1));
     let holds = count(&rows, Row::is_within_limit) >= least && count(&rows, Row::is_foreseen) >= least;
-    ensure(holds, || format!("{least} of {} must hold in both ways:\n{}", rows.len(), table(&rows)))
+    ensure(holds, || format!("{least} of {} must be within the limit and as forecast:\n{}", rows.len(), table(&rows)))
 }
 
-/// A tick of our own: a millisecond's sleep that takes much longer shows that the machine gave us no time.
+/// Measures stalls of the machine: a sleep of a millisecond that takes much longer is one.
 struct Stall {
     ended: Arc<AtomicBool>,
     largest: JoinHandle<Duration>,
@@ -157,7 +158,7 @@ impl Stall {
     }
 }
 
-/// Migrates once, with the last forecast before the pause.
+/// Migrates once, and takes the last forecast before the pause.
 fn measure(load: &Load, bench: &mut Bench<'_>, mut source: Vmm) -> Result<(Vmm, Row)> {
     let limits = json!({ "downtime-limit": load.limit_ms, "max-bandwidth": load.bandwidth });
     source.qmp.execute("migrate-set-parameters", limits)?;
@@ -165,7 +166,8 @@ fn measure(load: &Load, bench: &mut Bench<'_>, mut source: Vmm) -> Result<(Vmm, 
     let stall = Stall::watch();
     let migrated = migrate_watched(bench, source, |info| forecast = info["expected-downtime"].as_u64().or(forecast))?;
     let stall = stall.end();
-    // The last one may be made just before the pause: minivmm says it afterwards, too. QEMU does not.
+    // minivmm still reports its forecast after the migration, which includes one made just before the pause. QEMU does
+    // not.
     let forecast = migrated.info["expected-downtime"].as_u64().or(forecast);
     let number =
         |value: &Value| value.as_u64().ok_or_else(|| Error::failed(format!("a figure is missing: {migrated:?}")));
@@ -204,12 +206,12 @@ fn is_what_is_measured_then() {
         let table = table(&rows);
         print!("{table}");
         keep("forecast.md", table.as_bytes())?;
-        // A busy host makes any forecast wrong, so only who asks for many gets a verdict.
+        // On a busy host any forecast is wrong, so only a run with `VMSTATE_FORECAST_EACH` is judged.
         if env::var_os(EACH).is_some() { judge(&rows) } else { Ok(()) }
     });
 }
 
-/// The migrations of one guest.
+/// Runs the migrations of one guest.
 fn of_load(world: &World, load: &Load) -> Result<Vec<Row>> {
     let mut bench = world.bench(&load.guest)?;
     let mut vmm = bench.boot()?;
@@ -243,7 +245,7 @@ fn a_table_is_judged_by_its_rows() {
     assert!(judge(&[row, row, early]).is_ok() && judge(&[row, early, early]).is_err());
     let busy = Row { stall_ms: 101, ..late };
     assert!(judge(&[busy; 3]).is_ok() && judge(&[busy, early, early]).is_err());
-    // One row may miss in one way, another in the other.
+    // One row may miss the limit, and another one the forecast.
     assert!(judge(&[row, late, early]).is_ok() && judge(&[late, late, row]).is_err());
     assert!(judge(&[[row; 37].as_slice(), &[early; 2]].concat()).is_err());
     assert!(judge(&[[row; 38].as_slice(), &[early; 2]].concat()).is_ok());

@@ -1,4 +1,4 @@
-//! Migrations of a guest at work: memory, disk, network, many in a row.
+//! Migrations of a guest at work: memory, disk, network, and many in a row.
 
 use std::fs::File;
 use std::path::Path;
@@ -20,7 +20,7 @@ use crate::world::{ANSWER, World, dirtying, ensure, idle, migrate, postcopy, pow
 
 const WORK: Duration = Duration::from_secs(2);
 
-/// Boots, works, migrates, works, verifies.
+/// Boots a guest, lets it work, migrates it, lets it work again and verifies it.
 fn under_load(world: &World, guest: &Guest) -> Result<Vmm> {
     at_work(&mut world.bench(guest)?)
 }
@@ -34,7 +34,7 @@ fn at_work(bench: &mut Bench<'_>) -> Result<Vmm> {
     Ok(destination)
 }
 
-/// What a guest sees without any migration is no fault of one: no complaint, no clock that goes back.
+/// Checks what a guest observes without a migration: no complaint, no clock that goes back.
 #[test]
 fn without_migration() {
     case("loads::without_migration", |world| {
@@ -53,7 +53,7 @@ fn without_migration() {
     });
 }
 
-/// And encrypted: each monitor has certificates for both ends.
+/// The migration is encrypted; each monitor has certificates for both ends.
 #[test]
 fn idle_guest() {
     case("loads::idle_guest", |world| {
@@ -69,7 +69,7 @@ fn idle_guest() {
     });
 }
 
-/// By vsock, where the kernel connects that to itself.
+/// The migration goes by vsock, where the kernel supports vsock connections to itself.
 #[test]
 fn two_cpus_write_memory_and_files() {
     case("loads::two_cpus_write_memory_and_files", |world| {
@@ -86,16 +86,16 @@ fn memory_dirtied_at_full_speed() {
     case("loads::memory_dirtied_at_full_speed", |world| power_off(under_load(world, &dirtying(64, 0))?));
 }
 
-/// No datagram of the guest is lost or doubled.
+/// Checks that no datagram of the guest is lost or duplicated.
 pub(crate) fn nothing_lost(peer: &Peer, guest: &mut Vmm) -> Result<()> {
     let sent = verify(guest)?["net"]["sent"].as_u64().unwrap_or(0);
     let came = peer.tally().of_first(sent).report();
     ensure(sent > 0 && came["unique"] == sent && came["duplicates"] == 0 && came["corrupt"] == 0, || {
-        format!("{sent} datagrams sent, but the peer has {came}")
+        format!("{sent} datagrams sent, but the peer received {came}")
     })
 }
 
-/// From each kind of network to another one, as far as the host has them.
+/// Migrates from each kind of network to another one, as far as the host has them.
 #[test]
 fn packets_both_ways() {
     case("loads::packets_both_ways", |world| {
@@ -116,7 +116,7 @@ fn packets_both_ways() {
         for hop in ways.windows(2) {
             moved_by_the_kernel(&mut vmm, hop[0] == Way::Vhost)?;
             sleep(WORK / 4);
-            // How long a pause takes on a busy host is not the question here.
+            // The length of the pause on a busy host is not under test here.
             vmm.qmp.execute("migrate-set-parameters", json!({ "downtime-limit": 3000 }))?;
             bench.go_by(hop[1]);
             (vmm, _) = migrate(&mut bench, vmm)?;
@@ -127,7 +127,7 @@ fn packets_both_ways() {
             let before = std::mem::replace(&mut lost, count(&net["sent"]) - count(&net["echoes"]["unique"]));
             let echoes = &net["echoes"];
             println!("{hop:?}: {} sent so far, {} echoes lost", net["sent"], lost - before);
-            ensure(echoes["corrupt"] == 0 && echoes["duplicates"] == 0, || format!("echoes came as {echoes}"))?;
+            ensure(echoes["corrupt"] == 0 && echoes["duplicates"] == 0, || format!("echoes arrived as {echoes}"))?;
         }
         power_off(vmm)
     });
@@ -135,15 +135,15 @@ fn packets_both_ways() {
 
 const VHOST_NET: &str = "/dev/vhost-net";
 
-/// Whether the monitor has the kernel move its frames.
+/// Checks whether the monitor uses vhost-net.
 fn moved_by_the_kernel(vmm: &mut Vmm, expected: bool) -> Result<()> {
     let open = format!("/proc/{}/fd", vmm.process().id());
     let open = std::fs::read_dir(&open).map_err(|error| Error::failed(format!("{open}: {error}")))?;
     let has = open.flatten().any(|file| std::fs::read_link(file.path()).is_ok_and(|file| file == Path::new(VHOST_NET)));
-    ensure(has == expected, || format!("the monitor has {VHOST_NET} open: {has}"))
+    ensure(has == expected, || format!("the monitor has {VHOST_NET} open: {has}, expected: {expected}"))
 }
 
-/// The last two of minivmm's: in post-copy, and without a copy of the guest's memory.
+/// The last two migrations between minivmms are post-copy, and without a copy of the guest's memory.
 #[test]
 fn there_and_back_five_times() {
     case("loads::there_and_back_five_times", |world| {

@@ -1,7 +1,8 @@
-//! Whole migrations of a Linux guest between two monitors, judged by the guest itself. docs/testing.md lists the cases.
+//! Whole migrations of a Linux guest between two monitors, verified by the guest itself. docs/testing.md lists the
+//! cases.
 //!
-//! Each case runs where KVM runs Linux: here, or else in a fresh emulated host of its own, where this very executable
-//! runs that one case. Only [`qemu`] has cases that need no such KVM.
+//! Each case runs where KVM runs Linux: here, or else in a copy of an emulated host, where this executable runs that
+//! one case. Only [`qemu`] has cases that need no such KVM.
 #![forbid(unsafe_code)]
 
 mod boot;

@@ -1,6 +1,6 @@
-//! The fault matrix with Linux: a guest that dirties memory, writes files and counts aloud.
+//! The fault matrix with Linux: a guest that dirties memory, writes files and prints numbers.
 //!
-//! The guest goes from case to case as long as it lives. An ordinary run walks [`SAMPLE`]; [`FAULTS`] asks for more.
+//! A surviving guest is used for the next case. An ordinary run covers [`SAMPLE`]; [`FAULTS`] selects more.
 
 use std::time::{Duration, Instant};
 
@@ -17,13 +17,15 @@ use vmstate_lab::vmm::{Program, Vmm};
 use crate::place::{self, case_in_parts};
 use crate::world::{ANSWER, World, dirtying, ensure, verify, within};
 
-/// `all`, or names of faults between commas: these rows of the table are walked, each in an emulated host of its own.
+/// Environment variable: `all`, or names of faults separated by commas, whose rows of the table are run, each in an
+/// emulated host of its own.
 pub(crate) const FAULTS: &str = "VMSTATE_FAULTS";
-/// For one row, or the sample.
+/// Time limit for one row, or for the sample.
 const TIME: Duration = Duration::from_secs(240);
 const NAME: &str = "matrix::linux_goes_through_the_faults";
 
-/// The commit first. Cases that end the guest come last: the next one has to boot it again.
+/// The cases of an ordinary run: the commit first, and cases that end the guest last, because the guest must be booted
+/// again after them.
 const SAMPLE: &[(Fault, Phase)] = &[
     (Fault::DestinationKilled, Phase::Eof),
     (Fault::WireStalls, Phase::SwitchOver),
@@ -55,7 +57,7 @@ fn everything_is_right(vmm: &mut Vmm) -> Result<()> {
     ensure(mark["tick"]["backward"] == 0, || format!("a clock went backward: {}", mark["tick"]))
 }
 
-/// What is walked in one go.
+/// The cases of one part: a row of the table, or the sample.
 fn cases(part: &str) -> Result<Vec<(Fault, Phase)>> {
     if part == "sample" {
         return Ok(SAMPLE.to_vec());
@@ -70,7 +72,7 @@ fn walk(world: &World, part: &str) -> Result<()> {
     guest.options.counts = true;
     let bench = world.bench(&guest)?;
     let mut config = bench.config().clone();
-    // By a triple fault: through the FADT's register a reboot took more than a minute in an emulated host.
+    // Reboot by a triple fault: through the FADT's reset register a reboot took more than a minute in an emulated host.
     config.append = format!("reboot=t {}", config.append);
     let program = Program::Minivmm(place::minivmm().to_owned());
     let ground = Ground {
@@ -106,7 +108,7 @@ fn walk(world: &World, part: &str) -> Result<()> {
 #[test]
 fn linux_goes_through_the_faults() {
     let asked = std::env::var(FAULTS).unwrap_or_else(|_| "sample".into());
-    // What it prints is lost in the row that has no console, and its disk does not tell.
+    // A row without a console loses the guest's numbers, and Linux's disk does not have them.
     let rows = TABLE.iter().map(|row| row.fault).filter(|fault| *fault != Fault::DiskFull);
     let parts = match asked.as_str() {
         "all" => rows.map(|fault| format!("{fault:?}")).collect(),

@@ -1,4 +1,4 @@
-//! Where a case runs, and with what.
+//! Runs a case where KVM runs Linux, with the programs that the case needs.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -16,17 +16,18 @@ use vmstate_lab::{host, init, packages, qemu, skip};
 use crate::world::World;
 use crate::{forecast, matrix};
 
-/// Set to `qemu`, the cases run with QEMU in minivmm's place: what fails then is the case's fault.
+/// Environment variable: with `qemu`, the cases run with QEMU in minivmm's place; a failure then is the case's fault.
 const MONITOR: &str = "VMSTATE_E2E_MONITOR";
 const TIME: Duration = Duration::from_secs(240);
-/// These cases have several migrations each; one takes two seconds on an idle machine and a minute on a busy one.
+/// Time limit for these cases, which have several migrations each: a migration takes two seconds on an idle machine and
+/// a minute on a busy one.
 const TIME_WITH_QEMU: Duration = Duration::from_secs(600);
-/// Where minivmm lies in an emulated host.
+/// Path of minivmm in an emulated host.
 const MINIVMM: &str = "/bin/minivmm";
-/// Where this executable lies there.
+/// Path of this executable in an emulated host.
 const OWN: &str = "/bin/e2e";
 
-/// Runs the case `name`, the test's path, on a KVM that runs Linux.
+/// Runs the case `name`, which is the test's path, on a KVM that runs Linux.
 ///
 /// # Panics
 /// When the case fails.
@@ -34,7 +35,7 @@ pub(crate) fn case(name: &str, body: impl FnOnce(&mut World) -> Result<()>) {
     case_within(name, TIME, body);
 }
 
-/// As [`case`], for one that may take longer than others.
+/// As [`case`], with another time limit.
 ///
 /// # Panics
 /// When the case fails.
@@ -42,7 +43,8 @@ pub(crate) fn case_within(name: &str, time: Duration, body: impl FnOnce(&mut Wor
     report(name, run(name, time, &[], body));
 }
 
-/// As [`case`], part by part, each in a host of its own; inside, `variable` says which. All are tried.
+/// As [`case`], in parts that each run in a host of their own; inside, the environment variable `variable` names the
+/// part. All parts are run, even after a failure.
 ///
 /// # Panics
 /// When a part fails.
@@ -64,7 +66,7 @@ pub(crate) fn case_in_parts(
     report(name, outcome);
 }
 
-/// As [`case`], with QEMU at hand in an emulated host, too, of a version whose streams are ours.
+/// As [`case`], with a QEMU, also in an emulated host, of a version whose streams minivmm can load.
 ///
 /// # Panics
 /// When the case fails.
@@ -78,8 +80,8 @@ pub(crate) fn case_with_qemu(name: &str, body: impl FnOnce(&mut World) -> Result
     }
 }
 
-/// As [`case_with_qemu`], with a QEMU of version [`qemu::OLDEST`] beside it, where that can be had: it is a package of
-/// Debian 12. On a machine that cannot download it the case passes, with a notice.
+/// As [`case_with_qemu`], with a QEMU of version [`qemu::OLDEST`] in addition, which is a package of Debian 12. On a
+/// machine that cannot download the package the case passes, with a notice.
 ///
 /// # Panics
 /// When the case fails.
@@ -110,8 +112,8 @@ fn run(name: &str, time: Duration, environment: &[String], body: impl FnOnce(&mu
     }
 }
 
-/// An emulated host with the programs under test, QEMU, and this executable, which finds itself inside and runs the case there.
-/// Each case gets a copy.
+/// A booted emulated host with the programs under test, QEMU, and this executable, which runs one case inside. Each
+/// case gets a copy of the host.
 fn booted() -> std::result::Result<&'static Booted, &'static Error> {
     static BOOTED: OnceLock<Result<Booted>> = OnceLock::new();
     let boot = || {
@@ -122,9 +124,10 @@ fn booted() -> std::result::Result<&'static Booted, &'static Error> {
         if let Ok(passt) = packages::passt() {
             files.program("/bin/passt", &passt)?;
         }
-        // Busybox's cp leaves extended attributes behind.
+        // The distribution's cp, because busybox's does not copy extended attributes.
         files.program("/bin/cp", Path::new("/bin/cp"))?;
-        // Busybox's own `ip` knows no namespaces, and its shell prefers its own programs.
+        // bash and ip of the distribution: busybox's `ip` has no namespaces, and its shell prefers busybox's own
+        // programs.
         files.program("/bin/bash", Path::new("/bin/bash"))?;
         files.program("/sbin/ip", &packages::tool("ip", "iproute2")?)?;
         files::add_qemu(&mut files, "qemu-system-x86_64", &qemu::any()?)?;
@@ -157,7 +160,7 @@ fn emulated(name: &str, host: &Booted, time: Duration, environment: &[String]) -
     }
 }
 
-/// Keeps a file that a case made, for people and for other tests.
+/// Keeps a file of a case as an artifact, for people and for other tests.
 pub(crate) fn keep(file: &str, content: &[u8]) -> Result<()> {
     let directory =
         if env::var_os(l1::INSIDE).is_some() { PathBuf::from(init::OUT) } else { target().join("lab-artifacts") };
@@ -166,17 +169,17 @@ pub(crate) fn keep(file: &str, content: &[u8]) -> Result<()> {
     written.map_err(|error| Error::failed(format!("{}: {error}", path.display())))
 }
 
-/// The product, minivmm; not the lab's program, which is minivmm as well.
+/// The program minivmm, the product; the lab's program contains minivmm as well, but is not used for it.
 pub(crate) fn minivmm() -> &'static Path {
     &programs().0
 }
 
-/// The lab's program: what starts the monitors, and the first process of an emulated host and of a guest.
+/// The lab's program, which starts the monitors and is the first process of emulated hosts and guests.
 pub(crate) fn lab() -> &'static Path {
     &programs().1
 }
 
-/// Both, built with optimisation: an emulated host is slow enough.
+/// minivmm and the lab's program, built with optimisation because an emulated host is slow.
 fn programs() -> &'static (PathBuf, PathBuf) {
     static BUILT: OnceLock<(PathBuf, PathBuf)> = OnceLock::new();
     BUILT.get_or_init(|| {
@@ -186,8 +189,8 @@ fn programs() -> &'static (PathBuf, PathBuf) {
         let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let packages = ["-p", "minivmm", "--bin", "minivmm", "-p", "vmstate-demo", "--bin", "lab"];
         let mut build = Command::new(cargo);
-        // What cargo tells this test of its own package. ring's build script depends on these variables, so that it, and all that uses
-        // it, would be built once more by whoever builds the same outside of a test.
+        // Leave out the variables that cargo sets for this test's package: ring's build script depends on them, so ring
+        // and all its users would be built again after each build outside of a test.
         let of_this_package = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
         for (name, _) in env::vars_os().filter(|(name, _)| name.to_str().is_some_and(of_this_package)) {
             build.env_remove(name);
@@ -206,17 +209,17 @@ pub(crate) fn monitor() -> Result<Program> {
     Ok(Program::Minivmm(minivmm().to_owned()))
 }
 
-/// The guest's kernel.
+/// The kernel of the guests.
 pub(crate) fn kernel() -> Result<Kernel> {
     if env::var_os(l1::INSIDE).is_some() { Kernel::open(Path::new(GUEST_KERNEL)) } else { packages::kernel() }
 }
 
-/// A directory that goes away with its value.
+/// A directory that is removed when dropped.
 pub(crate) fn scratch() -> Result<tempfile::TempDir> {
     tempfile::tempdir().map_err(|error| Error::failed(format!("no temporary directory: {error}")))
 }
 
-/// Cargo's target directory: this executable lies in `TARGET/PROFILE/deps`.
+/// Cargo's target directory: this executable is in `TARGET/PROFILE/deps`.
 fn target() -> PathBuf {
     let own = env::current_exe().unwrap_or_default();
     own.ancestors().nth(3).map(Path::to_owned).unwrap_or_else(|| PathBuf::from("target"))

@@ -12,7 +12,7 @@ use vmstate_tests::stream_parser;
 use crate::place::{case, keep, scratch};
 use crate::world::{ANSWER, MIGRATION, dirtying, ensure, goes_on, power_off, within};
 
-/// Stands between source and destination: passes everything on both ways, and keeps what the source sends.
+/// Relays a connection between source and destination in both directions, and returns the bytes that the source sent.
 pub(crate) fn relay(listen: &Path, connect: &str) -> Result<JoinHandle<std::io::Result<Vec<u8>>>> {
     let listener =
         UnixListener::bind(listen).map_err(|error| Error::failed(format!("{}: {error}", listen.display())))?;
@@ -21,7 +21,7 @@ pub(crate) fn relay(listen: &Path, connect: &str) -> Result<JoinHandle<std::io::
         let mut source = listener.accept()?.0;
         let mut destination = UnixStream::connect(connect)?;
         let (mut back, mut to) = (destination.try_clone()?, source.try_clone()?);
-        // Ends with the connection; an error is the end, too.
+        // The thread ends with the connection, also by an error.
         thread::spawn(move || std::io::copy(&mut back, &mut to));
         let mut kept = Vec::new();
         let mut buffer = vec![0; 1 << 16];
@@ -40,7 +40,8 @@ pub(crate) fn relay(listen: &Path, connect: &str) -> Result<JoinHandle<std::io::
     }))
 }
 
-/// The parser knows the format from its description only, and the devices from the stream's own.
+/// Reads the stream with a parser that knows the format only from its description, and the devices from the stream's
+/// self-description.
 fn read_independently(bytes: &[u8]) -> Result<()> {
     let stream = stream_parser::parse(bytes).map_err(|error| Error::failed(format!("the stream: {error}")))?;
     ensure(stream.configuration.machine == "microvm", || format!("machine {}", stream.configuration.machine))?;

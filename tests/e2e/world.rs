@@ -1,4 +1,4 @@
-//! What the cases share: a guest with its monitors, and the guest's own verdict.
+//! Shared parts of the cases: a guest with its monitors, and the guest's verification.
 
 use std::time::{Duration, Instant};
 
@@ -14,14 +14,14 @@ use vmstate_lab::vmm::{Program, Vmm};
 
 use crate::place;
 
-/// For an answer of the guest or of a monitor.
+/// Time limit for an answer of the guest or of a monitor.
 pub(crate) const ANSWER: Duration = Duration::from_secs(60);
-/// For a migration.
+/// Time limit for a migration.
 pub(crate) const MIGRATION: Duration = Duration::from_secs(120);
-/// Clocks may differ by this much more than what the measurement leaves open.
+/// Difference of the clocks that is allowed beyond the uncertainty of the measurement.
 const DRIFT: Duration = Duration::from_millis(20);
 
-/// A place for one case.
+/// The directory and network of one case.
 #[derive(Debug)]
 pub(crate) struct World {
     scratch: TempDir,
@@ -35,30 +35,30 @@ impl World {
         Ok(Self { scratch: place::scratch()?, kernel: place::kernel()?, program: place::monitor()?, network: None })
     }
 
-    /// Gives the guests of this world a network, and the peer there.
+    /// Gives the guests of this world a network with a peer.
     pub(crate) fn connect(&mut self) -> Result<Peer> {
         self.network = Some(Network::enter()?);
         Peer::start().map_err(|error| Error::failed(format!("the network's peer: {error}")))
     }
 
-    /// A guest and what its monitors share.
+    /// A bench for one guest and its monitors.
     pub(crate) fn bench(&self, guest: &Guest) -> Result<Bench<'_>> {
         let (program, network) = (self.program.clone(), self.network.as_ref());
         Bench::new(self.scratch.path(), place::lab(), program, &self.kernel, guest, network)
     }
 }
 
-/// A guest with 256 MiB and one vCPU that has nothing to do.
+/// A guest with 256 MiB and one vCPU, without work.
 pub(crate) fn idle() -> Guest {
     Guest { memory_mib: 256, cpus: 1, options: guest::Options::default(), disk: false }
 }
 
-/// One that dirties `mib` MiB, `rate` pages a second or as fast as it can.
+/// A guest that dirties `mib` MiB, at `rate` pages a second or without limit for 0.
 pub(crate) fn dirtying(mib: usize, rate: u64) -> Guest {
     Guest { options: guest::Options { memory_mib: mib, rate, ..guest::Options::default() }, ..idle() }
 }
 
-/// A deadline from now on.
+/// The deadline after `time` from now.
 pub(crate) fn within(time: Duration) -> Instant {
     Instant::now() + time
 }
@@ -68,7 +68,7 @@ pub(crate) fn ensure(holds: bool, sentence: impl FnOnce() -> String) -> Result<(
     if holds { Ok(()) } else { Err(Error::failed(sentence())) }
 }
 
-/// Migrates, with the guest's clocks compared across it; the source's process has ended then.
+/// Migrates and compares the guest's clocks across the migration; the source's process has ended when this returns.
 pub(crate) fn migrate(bench: &mut Bench<'_>, source: Vmm) -> Result<(Vmm, Value)> {
     let migrated = migrate_watched(bench, source, |_| ())?;
     Ok((migrated.destination, migrated.info))
@@ -78,24 +78,24 @@ pub(crate) fn migrate(bench: &mut Bench<'_>, source: Vmm) -> Result<(Vmm, Value)
 #[derive(Debug)]
 pub(crate) struct Migrated {
     pub(crate) destination: Vmm,
-    /// The last figures of the source.
+    /// The last figures of `query-migrate` at the source.
     pub(crate) info: Value,
-    /// The guest's mark before and after it.
+    /// The guest's mark before and after the migration.
     pub(crate) marks: [Value; 2],
 }
 
-/// As [`migrate`]; `watch` sees the figures on the way.
+/// As [`migrate`]; `watch` is called with the figures during the migration.
 pub(crate) fn migrate_watched(bench: &mut Bench<'_>, source: Vmm, watch: impl FnMut(&Value)) -> Result<Migrated> {
     migrate_forgiving(bench, source, &[], DRIFT, watch)
 }
 
-/// As [`migrate`], in post-copy: the source has no time for rounds, and no pause is short enough.
+/// As [`migrate`], in post-copy: the limits leave no time for rounds and no acceptable pause.
 pub(crate) fn postcopy(bench: &mut Bench<'_>, mut source: Vmm) -> Result<Vmm> {
     source.allow_postcopy()?;
     source.qmp.execute("migrate-set-parameters", json!({ "deadline": 1, "downtime-limit": 0 }))?;
     let mut was_late = false;
     let migrated = migrate_watched(bench, source, |info| was_late |= info["status"] == "postcopy-active")?;
-    ensure(was_late, || format!("it did not go in post-copy: {}", migrated.info))?;
+    ensure(was_late, || format!("the migration did not switch to post-copy: {}", migrated.info))?;
     Ok(migrated.destination)
 }
 
@@ -108,8 +108,8 @@ pub(crate) fn update(bench: &mut Bench<'_>, source: Vmm) -> Result<Vmm> {
     Ok(destination)
 }
 
-/// As [`migrate_watched`], between monitors of two kinds: lines of the kernel's log with one of these `words` are none of this
-/// migration's faults, and the clock may be `off` by so much of what was measured from outside.
+/// As [`migrate_watched`], between two kinds of monitors: lines of the kernel's log with one of these `words` are
+/// expected, and the guest's clock may be `off` by this much of the time measured outside.
 pub(crate) fn migrate_forgiving(
     bench: &mut Bench<'_>,
     source: Vmm,
@@ -121,7 +121,7 @@ pub(crate) fn migrate_forgiving(
     moved(source, &uri, || Ok(destination), words, off, watch)
 }
 
-/// The same to `uri`, where somebody waits; `connect` gives that monitor once the source migrates.
+/// As [`migrate_forgiving`], to `uri`, where a monitor waits; `connect` returns that monitor once the source migrates.
 fn moved(
     mut source: Vmm,
     uri: &str,
@@ -149,10 +149,12 @@ fn moved(
     let passed = clock(&after).saturating_sub(clock(&before));
     let downtime = Duration::from_millis(info["downtime"].as_u64().unwrap_or(0));
     let (least, most) = ((asked - begun).saturating_sub(downtime + off), answered - earliest + off);
-    ensure((least..=most).contains(&passed), || format!("the guest's clock went {passed:?} in {least:?} to {most:?}"))?;
+    ensure((least..=most).contains(&passed), || {
+        format!("the guest's clock advanced by {passed:?} in {least:?} to {most:?}")
+    })?;
     let tick = &after["tick"];
     ensure(tick["backward"] == 0, || format!("a clock went backward: {tick}"))?;
-    ensure(tick["max_apart_us"].as_u64().is_some_and(|us| us < 1000), || format!("the clocks went apart: {tick}"))?;
+    ensure(tick["max_apart_us"].as_u64().is_some_and(|us| us < 1000), || format!("the guest's clocks differ: {tick}"))?;
     no_complaints(&before, &after, words)?;
     println!(
         "migrated in {} ms, down {} ms, felt {} us, usual {} us, {} rounds, {} bytes",
@@ -166,7 +168,7 @@ fn moved(
     Ok(Migrated { destination, info, marks: [before, after] })
 }
 
-/// Between two marks the kernel's log got no complaint but those with one of these `words`.
+/// Checks that the kernel's log has no new complaint between two marks, except lines with one of these `words`.
 pub(crate) fn no_complaints(before: &Value, after: &Value, words: &[&str]) -> Result<()> {
     let is_new = |line: &&str| !lines(before).contains(line) && !words.iter().any(|word| line.contains(word));
     let new: Vec<_> = lines(after).into_iter().filter(is_new).collect();
@@ -177,7 +179,7 @@ fn lines(mark: &Value) -> Vec<&str> {
     mark["log"].as_array().into_iter().flatten().filter_map(Value::as_str).collect()
 }
 
-/// The guest verifies everything it did, and it did something.
+/// Lets the guest verify all of its work, which must not be empty.
 pub(crate) fn verify(vmm: &mut Vmm) -> Result<Value> {
     let report = vmm.ask("report", within(ANSWER))?;
     for (load, wrong) in [("memory", "mismatches"), ("disk", "bad")] {
@@ -193,7 +195,7 @@ pub(crate) fn verify(vmm: &mut Vmm) -> Result<Value> {
     Ok(report)
 }
 
-/// The guest works on for a moment, its timers fire, and what it did until then is right.
+/// Lets the guest work for a moment: its timers must fire, and its work until then must be right.
 pub(crate) fn goes_on(vmm: &mut Vmm) -> Result<()> {
     let state = vmm.status()?;
     ensure(state == "running", || format!("the guest does not run: {state}"))?;
@@ -204,11 +206,11 @@ pub(crate) fn goes_on(vmm: &mut Vmm) -> Result<()> {
     let tick = vmm.ask("mark", within(ANSWER))?["tick"].take();
     let after = writes(&verify(vmm)?);
     ensure(after > before && tick["ticks"].as_u64() > Some(10), || {
-        format!("the guest stands still: {before} writes, then {after}, meanwhile {tick}")
+        format!("the guest does not work: {before} writes, then {after}, meanwhile {tick}")
     })
 }
 
-/// Powers the guest off; the monitor ends well.
+/// Powers the guest off; the monitor must end with success.
 pub(crate) fn power_off(mut vmm: Vmm) -> Result<()> {
     vmm.type_in("poweroff\n")?;
     let status = vmm.process().wait(within(ANSWER))?;

@@ -1,7 +1,8 @@
-//! The public interface of `vmstate` against the list that is kept: a name that comes, goes or changes is seen in review.
+//! Compares the public interface of `vmstate` with a kept list, so that an added, removed or changed name appears in
+//! review.
 //!
-//! The list is made from the source text, since rustdoc's JSON needs a nightly compiler. What a `macro_rules!` of the
-//! crate writes is not seen. `BLESS=1` renews `tests/fixtures/public-interface.txt`.
+//! The list is made from the source text, because rustdoc's JSON needs a nightly compiler. Items that a `macro_rules!`
+//! of the crate generates are not listed. `BLESS=1` renews `tests/fixtures/public-interface.txt`.
 
 mod render;
 mod source;
@@ -13,7 +14,7 @@ use std::path::Path;
 use source::{Found, Id, Source};
 use syn::Item;
 
-/// Names that a user of the crate sees at its root; more would not be read.
+/// Most names at the crate's root; a longer list would not be read.
 const FRONT_DOOR: usize = 28;
 
 fn workspace() -> &'static Path {
@@ -21,7 +22,7 @@ fn workspace() -> &'static Path {
 }
 
 #[test]
-fn the_public_interface_is_the_one_that_is_kept() {
+fn the_public_interface_is_the_kept_one() {
     let now = interface(&Source::read(&workspace().join("vmstate/src")));
     let path = workspace().join("tests/fixtures/public-interface.txt");
     if std::env::var_os("BLESS").is_some_and(|value| value == "1") {
@@ -31,7 +32,7 @@ fn the_public_interface_is_the_one_that_is_kept() {
     let gone = kept.lines().filter(|line| !now.lines().any(|other| other == *line)).map(|line| format!("- {line}"));
     let new = now.lines().filter(|line| !kept.lines().any(|other| other == *line)).map(|line| format!("+ {line}"));
     let changes: Vec<String> = gone.chain(new).collect();
-    let help = "If this is what you want, and CHANGELOG.md says it, run again with BLESS=1.";
+    let help = "If the change is intended, describe it in CHANGELOG.md and run again with BLESS=1.";
     assert!(kept == now, "the public interface has changed\n\n{}\n\n{help}\n", changes.join("\n"));
 }
 
@@ -43,7 +44,7 @@ fn the_front_door_is_small() {
     assert!(root.len() <= FRONT_DOOR, "{} names at the root: {root:?}", root.len());
 }
 
-/// Who embeds the library should not have to follow the versions of a crate that only the library uses.
+/// An embedder should not have to follow the versions of a crate that only the library uses.
 #[test]
 fn no_signature_names_serde_json() {
     let source = Source::read(&workspace().join("vmstate/src"));
@@ -59,14 +60,14 @@ fn no_signature_names_serde_json() {
     assert!(named.is_empty(), "{named:#?}");
 }
 
-/// An item and its members.
+/// The lines for an item and its members.
 fn lines(source: &Source, id: &Id) -> Vec<String> {
     let item = source.item(id);
     let members = render::members(item).into_iter().chain(source.implemented(id));
     [render::item(item, &source.features(id))].into_iter().chain(members).collect()
 }
 
-/// Each item once, under its shortest public path, with all that can be named of it.
+/// The lines of all public items: each item once, under its shortest public path, with all of its public members.
 fn interface(source: &Source) -> String {
     let mut list = Vec::new();
     for (id, paths) in source.public() {
@@ -81,9 +82,9 @@ fn interface(source: &Source) -> String {
     list.into_iter().map(|(_, lines)| lines).collect()
 }
 
-/// The list itself finds what it is for.
+/// The list is complete for a made-up crate.
 #[test]
-fn re_exports_hidden_items_and_members_are_seen() {
+fn re_exports_hidden_items_and_members_are_handled() {
     let files = BTreeMap::from([
         (
             "lib.rs",

@@ -1,11 +1,11 @@
-//! Items as lines of text.
+//! Renders items as lines of text.
 
 use std::collections::BTreeSet;
 
 use quote::{ToTokens, quote};
 use syn::{Attribute, Field, Fields, ImplItem, Item, ItemImpl, Meta, TraitItem, Visibility};
 
-/// What an item is, with its generics, derives, and the features that it needs.
+/// The line for an item, with its generics, derives, and the features that it needs.
 pub(crate) fn item(item: &Item, features: &BTreeSet<String>) -> String {
     let (attributes, text) = match item {
         Item::Const(item) => (
@@ -51,7 +51,7 @@ pub(crate) fn item(item: &Item, features: &BTreeSet<String>) -> String {
             }),
         ),
         Item::Macro(item) => (&item.attrs, format!("macro {}!", item.ident.as_ref().expect("a name"))),
-        _ => unreachable!("it has a name"),
+        _ => unreachable!("the item has a name"),
     };
     let kept = attributes.iter().filter(|one| one.path().is_ident("derive") || one.path().is_ident("non_exhaustive"));
     let mut line: String = kept.map(|attribute| one(attribute) + " ").collect();
@@ -62,7 +62,7 @@ pub(crate) fn item(item: &Item, features: &BTreeSet<String>) -> String {
     line
 }
 
-/// Fields, variants, and what a trait asks for.
+/// The lines for fields, variants, and items that a trait declares.
 pub(crate) fn members(item: &Item) -> Vec<String> {
     match item {
         Item::Struct(item) => fields(&item.fields),
@@ -137,7 +137,7 @@ pub(crate) fn methods(item: &ItemImpl) -> Vec<String> {
 /// `impl Trait for Type`.
 pub(crate) fn header(item: &ItemImpl) -> String {
     let (generics, of) = (&item.generics, &item.self_ty);
-    let (path, _) = item.trait_.as_ref().expect("of a trait");
+    let (path, _) = item.trait_.as_ref().expect("an impl of a trait");
     let bounds = &item.generics.where_clause;
     one(&quote!(impl #generics #path for #of #bounds))
 }
@@ -157,14 +157,14 @@ pub(crate) fn cfg(attributes: &[Attribute]) -> Option<String> {
     })
 }
 
-/// The features that a `#[cfg(…)]` asks for.
+/// The features that a `#[cfg(…)]` requires.
 pub(crate) fn features(attributes: &[Attribute]) -> Vec<String> {
     let Some(cfg) = cfg(attributes) else { return Vec::new() };
     let names = cfg.split("feature = \"").skip(1).filter_map(|rest| rest.split_once('"'));
     names.map(|(name, _)| name.to_owned()).collect()
 }
 
-/// Tokens in one line, spaced as a person would.
+/// The tokens on one line, spaced as in handwritten code.
 fn one(tokens: &impl ToTokens) -> String {
     let mut line = spaced(tokens);
     for (odd, plain) in [(",)", ")"), (":? ", ": ?"), ("+? ", "+ ?")] {

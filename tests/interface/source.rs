@@ -1,4 +1,4 @@
-//! A crate's source as modules of items, and which of these can be named from outside.
+//! Parses a crate's source into modules of items, and finds the items that can be named from outside.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -8,17 +8,17 @@ use syn::{Attribute, Item, ItemImpl, Type, UseTree, Visibility};
 
 use crate::render;
 
-/// Names from the root, without the crate's own.
+/// A module's path, without the crate's name.
 pub(crate) type Module = Vec<String>;
 
-/// Where an item is declared.
+/// An item, by its module and name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Id {
     pub(crate) module: Module,
     pub(crate) name: String,
 }
 
-/// What a path leads to.
+/// The target of a path.
 pub(crate) enum Found {
     Item(Id),
     Module(Module),
@@ -26,7 +26,7 @@ pub(crate) enum Found {
 
 pub(crate) struct Source {
     modules: BTreeMap<Module, Vec<Item>>,
-    /// Features without which a module is not there.
+    /// The features that a module requires.
     features: BTreeMap<Module, BTreeSet<String>>,
 }
 
@@ -35,7 +35,7 @@ impl Source {
         Self::of(|file| fs::read_to_string(folder.join(file)).ok())
     }
 
-    /// From the text of each file, by its path below `src`.
+    /// Parses the text of each file, given by its path below `src`.
     pub(crate) fn of(text: impl Fn(&str) -> Option<String>) -> Self {
         let mut source = Self { modules: BTreeMap::new(), features: BTreeMap::new() };
         let root = syn::parse_file(&text("lib.rs").expect("lib.rs")).expect("Rust").items;
@@ -76,7 +76,7 @@ impl Source {
         items.into_iter().find(|item| name(item).as_ref() == Some(&id.name)).expect("an id is of an item")
     }
 
-    /// Features without which an item is not there.
+    /// The features that an item requires.
     pub(crate) fn features(&self, id: &Id) -> BTreeSet<String> {
         let of_module = self.features[&id.module].iter().cloned();
         of_module.chain(render::features(attributes(self.item(id)))).collect()
@@ -86,7 +86,7 @@ impl Source {
     pub(crate) fn public(&self) -> BTreeMap<Id, Vec<String>> {
         let mut public: BTreeMap<Id, Vec<String>> = BTreeMap::new();
         self.visit(&Vec::new(), "vmstate", &mut public);
-        // `#[macro_export]` puts a macro at the root, wherever it is.
+        // `#[macro_export]` puts a macro at the root, whatever its module.
         for (module, items) in &self.modules {
             for item in items.iter().filter(|item| is_exported_macro(item)) {
                 let name = name(item).expect("a macro has a name");
@@ -115,7 +115,7 @@ impl Source {
                             Some(Found::Module(inside)) if name == "*" => self.visit(&inside, path, public),
                             Some(Found::Module(inside)) => self.visit(&inside, &format!("{path}::{name}"), public),
                             Some(Found::Item(id)) => public.entry(id).or_default().push(format!("{path}::{name}")),
-                            // Of another crate: the derive.
+                            // A re-export from another crate: the derive.
                             None => {}
                         }
                     }
@@ -137,7 +137,7 @@ impl Source {
         }
     }
 
-    /// What the module of an item calls things of another crate: `Value`, or the crate itself.
+    /// The names in an item's module for things of another crate: `Value`, or the crate itself.
     pub(crate) fn names_of(&self, krate: &str, id: &Id) -> Vec<String> {
         let uses = self.modules[&id.module].iter();
         let uses = uses.filter_map(|item| if let Item::Use(item) = item { Some(item) } else { None });
@@ -146,7 +146,7 @@ impl Source {
         named.chain([krate.to_owned()]).collect()
     }
 
-    /// What `path`, as written in `module`, leads to; none if out of the crate.
+    /// The target of `path` as written in `module`; `None` outside of the crate.
     pub(crate) fn find(&self, module: &[String], path: &[String]) -> Option<Found> {
         let (first, rest) = path.split_first()?;
         match first.as_str() {
@@ -173,7 +173,7 @@ impl Source {
         }
         let uses = items.iter().filter_map(|item| if let Item::Use(item) = item { Some(item) } else { None });
         for (target, name) in uses.flat_map(|item| leaves(&item.tree)) {
-            // A `use` of the name itself, as `pub use vmstate_derive::VmState`, leads out of the crate.
+            // A `use` of the same name, as `pub use vmstate_derive::VmState`, leads out of the crate.
             if name == *first && target != [first.clone()] {
                 match self.find(module, &target) {
                     Some(Found::Module(inside)) => return self.find_in(&inside, rest),
@@ -185,7 +185,7 @@ impl Source {
         None
     }
 
-    /// What is implemented for an item, or of a trait for types of other crates.
+    /// The impls for an item, or the impls of a trait for types of other crates.
     pub(crate) fn implemented(&self, id: &Id) -> Vec<String> {
         let mut lines = BTreeSet::new();
         for (module, items) in &self.modules {
@@ -204,7 +204,7 @@ impl Source {
                 }
             }
         }
-        // A type's own methods first: `impl` sorts before `pub`.
+        // A type's own methods come first: `impl` sorts before `pub`.
         let (impls, own): (Vec<_>, Vec<_>) = lines.into_iter().partition(|line| line.starts_with("impl"));
         own.into_iter().chain(impls).collect()
     }
@@ -227,7 +227,7 @@ impl Source {
     }
 }
 
-/// The name of what can be used elsewhere.
+/// The name of an item that can be used elsewhere.
 fn name(item: &Item) -> Option<String> {
     let ident = match item {
         Item::Const(item) => &item.ident,
@@ -279,7 +279,7 @@ fn attributes(item: &Item) -> &[Attribute] {
     }
 }
 
-/// Each path that a `use` brings in, with the name that it gets; `*` for all of a module.
+/// Each path that a `use` imports, with its local name; `*` for everything in a module.
 fn leaves(tree: &UseTree) -> Vec<(Vec<String>, String)> {
     let below = |name: String, leaves: Vec<(Vec<String>, String)>| -> Vec<_> {
         leaves.into_iter().map(|(path, alias)| ([vec![name.clone()], path].concat(), alias)).collect()
@@ -288,7 +288,7 @@ fn leaves(tree: &UseTree) -> Vec<(Vec<String>, String)> {
         UseTree::Path(tree) => {
             let name = tree.ident.to_string();
             let leaves = leaves(&tree.tree);
-            // `a::{self}` is `a`.
+            // `a::{self}` imports `a`.
             let named = leaves.into_iter().map(|(path, alias)| match path.as_slice() {
                 [own] if own == "self" => (vec![], if alias == "self" { name.clone() } else { alias }),
                 _ => (path, alias),

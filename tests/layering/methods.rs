@@ -1,12 +1,13 @@
-//! A type whose methods are in several files is no way around the ranks: an import shows no edge between these files, a method call is one.
+//! Methods of one type in several files must not circumvent the ranks: imports show no dependency between such files,
+//! but method calls do.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use super::{Offence, code_only, read, report, sources, words};
 
-/// A type's own module, with its folder where it has one, is one part; each other file with methods of the type is another. Of two parts
-/// one calls the other.
+/// The type's own module, with its folder if it has one, is one part; each other file with methods of the type is
+/// another. Of two parts only one may call the other.
 #[test]
 fn parts_of_a_type_call_each_other_one_way() {
     let mut offences = Vec::new();
@@ -18,7 +19,7 @@ fn parts_of_a_type_call_each_other_one_way() {
     report(&offences);
 }
 
-/// Calls of methods of `self` from a part of a type that can be reached from the called one by such calls.
+/// Calls of `self`'s methods from one part of a type to another from which calls lead back.
 fn mutual_calls(files: &BTreeMap<PathBuf, String>) -> Vec<Offence> {
     let mut types: BTreeMap<String, BTreeMap<&Path, Methods>> = BTreeMap::new();
     let mut modules: BTreeMap<String, BTreeSet<PathBuf>> = BTreeMap::new();
@@ -29,7 +30,7 @@ fn mutual_calls(files: &BTreeMap<PathBuf, String>) -> Vec<Offence> {
             types.entry(name).or_default().insert(file, methods);
         }
         let is_head = file.ends_with("mod.rs");
-        let module = if is_head { file.parent().expect("a file of a folder").into() } else { file.with_extension("") };
+        let module = if is_head { file.parent().expect("a file in a folder").into() } else { file.with_extension("") };
         for pair in words.windows(2).filter(|pair| matches!(pair[0].1, "struct" | "enum")) {
             modules.entry(pair[1].1.to_owned()).or_default().insert(module.clone());
         }
@@ -42,7 +43,7 @@ fn mutual_calls(files: &BTreeMap<PathBuf, String>) -> Vec<Offence> {
             })
         };
         let part = |file: &&Path| own(file).map_or_else(|| file.to_path_buf(), Clone::clone);
-        // The first call from one file to one of another part.
+        // The first call from a file to a file of another part.
         let call = |from: &Path, to: &Path| {
             let (ours, theirs) = (&methods[from], &methods[to]);
             let is_there = |called: &String| !ours.defined.contains(called) && theirs.defined.contains(called);
@@ -80,14 +81,14 @@ fn reaches(ways: &BTreeMap<PathBuf, BTreeSet<PathBuf>>, from: &PathBuf, to: &Pat
     reached.contains(&to)
 }
 
-/// Methods of one type, and calls of methods of `self` by their lines.
+/// The methods of one type in a file, and the calls of `self`'s methods with their lines.
 #[derive(Debug, Default)]
 struct Methods {
     defined: Vec<String>,
     called: Vec<(usize, String)>,
 }
 
-/// By type, what its `impl` blocks without a trait define and call.
+/// For each type, the methods that its `impl` blocks without a trait define and call.
 fn inherent_methods(words: &[(usize, &str)]) -> BTreeMap<String, Methods> {
     let mut found: BTreeMap<String, Methods> = BTreeMap::new();
     let mut index = 0;
@@ -144,7 +145,7 @@ fn calls_back_and_forth_are_found() {
     let found = of(&[("a/x.rs", up), ("a/y.rs", down), ("c/z.rs", back)]);
     assert_eq!(found[0], "a/x.rs:3: calls `T::b` of a/y.rs, from which calls lead back here");
     assert_eq!(found.len(), 3, "{found:?}");
-    // A module and its folder.
+    // A module and its folder are one part.
     assert_eq!(of(&[("a/x.rs", up), ("a/x/y.rs", down), ("a/x/z.rs", back)]), [""; 0]);
     assert_eq!(of(&[("a/mod.rs", up), ("a/y.rs", down), ("a/z.rs", back)]), [""; 0]);
 }

@@ -1,11 +1,11 @@
-//! Where two streams part, told by section and field.
+//! Finds the first difference of two streams, by section and field.
 
 use crate::stream_parser::{Fields, ParseError, Section, SectionKind, Stream, Value, parse};
 
-/// Device sections whose bodies differ, each with the place of its first difference.
+/// Device sections whose bodies differ, each with the field of its first difference.
 ///
 /// # Errors
-/// One of the streams is damaged.
+/// When one of the streams is damaged.
 pub fn sections(ours: &[u8], theirs: &[u8]) -> Result<Vec<String>, ParseError> {
     let (our, their) = (parse(ours)?, parse(theirs)?);
     let full = |stream: &Stream| -> Vec<_> {
@@ -31,13 +31,13 @@ pub fn sections(ours: &[u8], theirs: &[u8]) -> Result<Vec<String>, ParseError> {
     Ok(differences)
 }
 
-/// The first place at which two byte strings differ.
+/// The offset of the first difference of two byte strings.
 pub fn first(ours: &[u8], theirs: &[u8]) -> Option<usize> {
     let common = ours.iter().zip(theirs).position(|(our, their)| our != their);
     common.or((ours.len() != theirs.len()).then_some(ours.len().min(theirs.len())))
 }
 
-/// `bytes` from `reach` before `at` to `reach` behind it.
+/// The part of `bytes` from `reach` before `at` to `reach` after it.
 pub fn around(bytes: &[u8], at: usize, reach: usize) -> &[u8] {
     &bytes[at.saturating_sub(reach).min(bytes.len())..(at + reach).min(bytes.len())]
 }

@@ -1,5 +1,5 @@
-//! Page channels (QEMU's multifd) between QEMU and minivmm, both ways, raw and compressed. The guest rewrites its memory all the
-//! time and looks whether it holds what was written last.
+//! Page channels (QEMU's multifd) between QEMU and minivmm, both ways, raw and compressed. The guest keeps rewriting
+//! its memory and checks that each page has its last content.
 
 use std::path::Path;
 
@@ -10,10 +10,11 @@ use super::peer::{PASSES, Peer, await_pass, last_pass};
 use crate::place::{case_with_qemu, minivmm, scratch};
 use crate::world::{MIGRATION, ensure, within};
 
-/// Each QEMU takes the guest in over so many channels, and sends it on over as many.
+/// Number and compression of the page channels over which each QEMU receives the guest and sends it on.
 const CHANNELS: [(u8, &str); 6] = [(1, "none"), (4, "zstd"), (2, "none"), (1, "zstd"), (4, "none"), (2, "zstd")];
 
-/// QEMU has to be told before the source comes; it answers as a source, too.
+/// QEMU's options for page channels, which a destination needs before the source connects; they also apply when QEMU is
+/// the source.
 fn words((number, compression): (u8, &str)) -> Vec<String> {
     let settings =
         ["x-multifd=on".into(), format!("multifd-channels={number}"), format!("multifd-compression={compression}")];
@@ -21,7 +22,7 @@ fn words((number, compression): (u8, &str)) -> Vec<String> {
     settings.flat_map(|setting| ["-global".into(), format!("migration.{setting}")]).collect()
 }
 
-/// The guest goes over `number` channels, on which all of its pages are, and counts on.
+/// Migrates the guest over `number` page channels, which carry all of its pages; the guest counts on.
 fn hop(mut source: Vmm, (mut destination, uri): (Vmm, String), number: u8) -> Result<Vmm> {
     let done = last_pass(&source)?;
     source.start_migration(&uri)?;

@@ -1,5 +1,5 @@
-//! minivmm's devices driven to states of their own: through their registers as a guest drives them, and where the
-//! state belongs to a hypervisor, by values that are told apart.
+//! Drives minivmm's devices to distinct states: through their registers, as a guest does, and for state that a
+//! hypervisor holds, by distinct values.
 
 use minivmm::bus::BusDevice;
 use minivmm::kvm::state::pit::Channel;
@@ -7,8 +7,8 @@ use minivmm::kvm::state::registers::{FpReg, MtrrVar, XmmReg, YmmhReg};
 use minivmm::kvm::state::{Apic, Cpu, IoApic, Pic, Pit};
 use vmstate_tests::microvm::Microvm;
 
-/// What the serial port has received and the guest not read yet: fifteen bytes that mean nothing to it, and the one that
-/// makes it power off. It fills the port's FIFO.
+/// Input that waits in the serial port: fifteen bytes that the guest ignores, and the one that makes it power off. It
+/// fills the port's FIFO.
 pub(super) const INPUT: &[u8; 16] = b"...............q";
 
 /// Drives every device.
@@ -19,7 +19,7 @@ pub(super) fn drive(machine: &Microvm) {
     }
     assert_eq!(serial.enqueue(INPUT), INPUT.len());
     machine.ged.lock().unwrap().press_power_button();
-    // SEG_MAX, FLUSH; MAC, STATUS, CTRL_VQ. Rings in memory that is zero.
+    // Features of the disk: SEG_MAX, FLUSH; of the card: MAC, STATUS, CTRL_VQ. The rings are in memory that is zero.
     begin_driving(&mut *machine.disk.lock().unwrap(), 1 << 2 | 1 << 9, &[0x80_0000]);
     begin_driving(&mut *machine.net.lock().unwrap(), 1 << 5 | 1 << 16 | 1 << 17, &[0x81_0000, 0x82_0000, 0x83_0000]);
 
@@ -34,7 +34,8 @@ pub(super) fn drive(machine: &Microvm) {
     drive_pit(&mut hypervisor.pit);
 }
 
-/// A driver's steps up to DRIVER_OK (virtio 1.2 §3.1.1), with a queue of 16 entries at each place.
+/// A driver's initialization up to DRIVER_OK (virtio 1.2 §3.1.1), with a queue of 16 entries at each of these
+/// addresses.
 fn begin_driving(device: &mut impl BusDevice, features: u32, queues: &[u32]) {
     let mut write = |register: u64, value: u32| device.write(register, &value.to_le_bytes());
     for (register, value) in [(0x70, 1), (0x70, 3), (0x24, 0), (0x20, features), (0x24, 1), (0x20, 1), (0x70, 11)] {
@@ -48,7 +49,7 @@ fn begin_driving(device: &mut impl BusDevice, features: u32, queues: &[u32]) {
     write(0x70, 15);
 }
 
-/// Registers that the guest does not use; it goes on with the others.
+/// Sets registers that the guest does not use; the guest goes on with the others.
 fn drive_cpu(cpu: &mut Cpu) {
     let each = |n: usize, salt: u64| ((n as u64 + 1) * 0x0101_0101_0101_0101) ^ (salt << 32);
     cpu.regs[14..].copy_from_slice(&[each(14, 0), each(15, 0)]);
@@ -79,13 +80,13 @@ fn drive_apic(apic: &mut Apic) {
     (apic.isr[1], apic.irr[2], apic.tmr[2]) = (1 << 5, 1 << 6, 1 << 6);
     apic.lvt = [0x1_00ec, 0x1_0000, 0x1_0000, 0x1_0700, 0x0_0400, 0xfe];
     (apic.esr, apic.icr) = (0x40, [0x0000_4602, 0x0100_0000]);
-    // By 16: QEMU and the SDM write 3.
+    // Divide by 16, for which QEMU and the SDM have the value 3.
     (apic.divide_conf, apic.count_shift, apic.initial_count) = (3, 4, 0x10_0000);
 }
 
 fn drive_ioapic(ioapic: &mut IoApic) {
     (ioapic.id, ioapic.ioregsel, ioapic.irr) = (0, 0x12, 0);
-    // Masked, each with a vector of its own.
+    // Masked entries with distinct vectors.
     ioapic.ioredtbl = std::array::from_fn(|n| 0x1_0030 + n as u64);
 }
 

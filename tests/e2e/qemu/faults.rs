@@ -1,4 +1,5 @@
-//! Kills and cuts with a QEMU at one end, in each phase of a migration: who runs the guest then, and that nobody else does.
+//! Kills and connection cuts with a QEMU at one end, in each phase of a migration: the expected monitor runs the guest,
+//! and no other.
 
 use std::path::PathBuf;
 
@@ -17,10 +18,10 @@ use crate::matrix::FAULTS;
 use crate::place::{self, case_with_qemu, minivmm, scratch};
 use crate::world::ensure;
 
-/// Pages that the guest rewrites in each pass, and the pass's length in 65536 ticks.
+/// Number of pages that the guest rewrites in each pass, and the pass's length in 65536 ticks.
 const LOAD: (u64, u64) = (16, 0x800);
 
-/// What an ordinary run walks; `VMSTATE_FAULTS=all` asks for each phase.
+/// The phases of an ordinary run; `VMSTATE_FAULTS=all` selects all phases.
 const COMMIT: [Phase; 2] = [Phase::Eof, Phase::Shut];
 
 fn ground(directory: &std::path::Path, way: Way) -> Result<Ground> {
@@ -45,7 +46,7 @@ fn ground(directory: &std::path::Path, way: Way) -> Result<Ground> {
     Ok(Ground { subject: TINY, launcher: Some(place::lab().to_owned()), program, peer, memory: Memory::Main, config })
 }
 
-/// Each case with a guest of its own; what is not as the row says, in a sentence each.
+/// Runs each case with a guest of its own; returns a sentence for each deviation from the row.
 fn walk(row: &QemuRow, phases: &[Phase]) -> Result<Vec<String>> {
     let mut failures = Vec::new();
     for (phase, cell) in row.cells.iter().filter(|(phase, _)| phases.contains(phase)) {

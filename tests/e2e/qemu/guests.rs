@@ -1,5 +1,5 @@
-//! Guests of minivmm's that go on in QEMU: from the stream that minivmm sends to a minivmm, less the sections that QEMU
-//! does not have.
+//! Guests of minivmm that go on in QEMU, from the stream that minivmm sends to a minivmm, without the sections that
+//! QEMU does not have.
 
 use std::path::Path;
 
@@ -15,7 +15,7 @@ use crate::place::{case_with_qemu, minivmm, scratch};
 use crate::stream::relay;
 use crate::world::{self, MIGRATION, World, dirtying, ensure, within};
 
-/// Sections that QEMU does not have begin so.
+/// Prefix of the names of sections that QEMU does not have.
 const OURS: &str = "minivmm/";
 
 /// Migrates from one minivmm to another, both of which end, and returns what the source sent.
@@ -29,13 +29,13 @@ fn of_minivmm(mut source: Vmm, destination: (Vmm, String), directory: &Path) -> 
     relay.join().map_err(|_| failed("the relay panicked"))?.map_err(failed)
 }
 
-/// Lets the guest run when the load is over: it was stopped when it was sent, so that it runs nowhere else.
+/// Resumes the guest after the load: it was paused when it was sent, so that it runs nowhere else.
 fn resume(qemu: &mut Vmm) -> Result<()> {
     arrives(qemu, "paused")?;
     qemu.qmp.execute("cont", Value::Null).map(|_| ())
 }
 
-/// The tiny guest begins in minivmm and goes on in QEMU.
+/// Moves the tiny guest from minivmm to QEMU.
 fn takes_over(peer: &mut Peer, left_out: &[&str]) -> Result<()> {
     let program = Program::Minivmm(minivmm().to_owned());
     let mut source = peer.boot_as(&program)?;
@@ -53,7 +53,8 @@ fn takes_over(peer: &mut Peer, left_out: &[&str]) -> Result<()> {
     power_off(qemu)
 }
 
-/// The stream without our own sections and those called so, and without commands that want an answer, for a file gives none.
+/// Removes minivmm's own sections and those in `names` from the stream, and commands that need an answer, which a file
+/// cannot give.
 fn without(stream: &[u8], names: &[&str]) -> Result<Vec<u8>> {
     const FOOTER: usize = 5;
     let parsed = parse(stream).map_err(failed)?;
@@ -77,7 +78,7 @@ fn without(stream: &[u8], names: &[&str]) -> Result<Vec<u8>> {
     Ok(left)
 }
 
-/// Linux does, with its timers, its disk and its clock.
+/// Moves Linux from minivmm to QEMU, with its timers, its disk and its clock.
 fn takes_over_linux(world: &World) -> Result<()> {
     let directory = scratch()?;
     let mut bench = world.bench(&Guest { disk: true, ..dirtying(16, 2000) })?;
@@ -97,7 +98,8 @@ fn takes_over_linux(world: &World) -> Result<()> {
     world::power_off(back)
 }
 
-/// A running Linux of QEMU's is saved to a file in which each page has its place, and goes on from there in minivmm, which maps it.
+/// Saves a running Linux of QEMU to a file with a fixed place for each page, and resumes it in minivmm, which maps the
+/// file.
 fn comes_back_by_file(bench: &mut Bench<'_>, mut qemu: Vmm) -> Result<Vmm> {
     let places = json!({ "capabilities": [{ "capability": "mapped-ram", "state": true }] });
     qemu.qmp.execute("migrate-set-capabilities", places)?;

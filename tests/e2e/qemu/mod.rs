@@ -1,5 +1,5 @@
-//! QEMU as the other side: it takes streams made again from types, states that minivmm's devices were driven to, and
-//! guests of minivmm's; and the guest goes on. Mostly it is the tiny guest, which checks its memory and counts aloud.
+//! QEMU as the other side: it loads streams made again from types, states that minivmm's devices were driven to, and
+//! guests of minivmm; and the guest goes on. Mostly that is the tiny guest, which checks its memory and counts.
 
 mod channels;
 mod driven;

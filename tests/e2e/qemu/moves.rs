@@ -1,5 +1,5 @@
-//! A running Linux between QEMU and minivmm, by `migrate` on either side and nothing else. The guest judges each hop: its memory, files,
-//! datagrams, clocks, kernel log, and the bytes of the firmware's segment.
+//! Migrates a running Linux between QEMU and minivmm with ordinary `migrate` commands. The guest verifies each
+//! migration: its memory, files, datagrams, clocks, kernel log, and the bytes of the firmware's segment.
 
 use std::thread::sleep;
 use std::time::Duration;
@@ -18,13 +18,16 @@ use crate::world::{
     self, ANSWER, MIGRATION, dirtying, ensure, migrate_forgiving, no_complaints, power_off, verify, within,
 };
 
-/// The longest pause: a guest that dirties memory on a host that is busy with other work needs more than the 300 ms of a default.
+/// Downtime limit: a guest that dirties memory on a host busy with other work needs more than the default of 300 ms.
 const LIMIT_MS: u64 = 3000;
-/// Longer than the kernel takes to compare its clocks twice (`WATCHDOG_INTERVAL`, kernel/time/clocksource.c).
+/// Time to work: longer than the kernel takes to compare its clocks twice (`WATCHDOG_INTERVAL`,
+/// kernel/time/clocksource.c).
 const WORK: Duration = Duration::from_millis(1500);
-/// A guest that comes to a QEMU, from wherever, finds its TSC moved against its clock: QEMU restores both by value, at two moments.
+/// Words of complaints that are expected in a QEMU: it restores TSC and clock by value, at two moments, so the TSC
+/// differs from the clock.
 const IN_QEMU: &[&str] = &["clocksource", "wd_nsec", "cs_nsec"];
-/// The clock stands still between two monitors, as between two QEMUs, and no monitor says for how long exactly.
+/// Longest time that the guest's clock stops between two monitors, as between two QEMUs; no monitor reports the exact
+/// time.
 const OFF: Duration = Duration::from_millis(700);
 
 fn qemu() -> Result<Program> {
@@ -35,12 +38,12 @@ fn ours() -> Program {
     Program::Minivmm(minivmm().to_owned())
 }
 
-/// A guest on its way through monitors.
+/// A guest that migrates through monitors.
 struct Journey<'a> {
     bench: Bench<'a>,
-    /// Where its datagrams go, if it has a card.
+    /// The network's peer, if the guest has a card.
     peer: Option<&'a Peer>,
-    /// What it saw of the firmware at first.
+    /// The guest's first checksum of the firmware.
     firmware: Value,
 }
 
@@ -54,7 +57,7 @@ impl<'a> Journey<'a> {
         Ok((Self { bench, peer, firmware }, vmm))
     }
 
-    /// Migrates to a monitor of this program; the guest works on and verifies everything.
+    /// Migrates to a monitor of this program; the guest works there and verifies everything.
     fn hop(&mut self, mut source: Vmm, to: Program) -> Result<Vmm> {
         source.qmp.execute("migrate-set-parameters", json!({ "downtime-limit": LIMIT_MS }))?;
         let forgiven = if matches!(to, Program::Qemu(..)) { IN_QEMU } else { &[] };
@@ -77,7 +80,8 @@ impl<'a> Journey<'a> {
         ensure(firmware == self.firmware, || format!("the firmware was {} and is {firmware}", self.firmware))
     }
 
-    /// Migrates to a minivmm that has one disk more, and so refuses the guest at the section of its card, which is in another window.
+    /// Migrates to a minivmm with one disk more, which must refuse the guest because the section of its card names
+    /// another virtio window.
     fn refused(&mut self, source: &mut Vmm) -> Result<()> {
         let disk = self.bench.disk().map(|disk| disk.with_file_name("another-disk")).unwrap_or_default();
         std::fs::write(&disk, vec![0; 1 << 20]).map_err(failed)?;
@@ -92,20 +96,20 @@ impl<'a> Journey<'a> {
         let status = destination.wait_end(within(ANSWER));
         let said = destination.errors();
         let names_it = said.contains("virtio-net") && said.contains("this machine has no such section");
-        ensure(names_it, || format!("minivmm said {said:?}, {status:?}"))?;
+        ensure(names_it, || format!("minivmm's output is {said:?}, {status:?}"))?;
         self.verify(source)
     }
 }
 
-/// Three times from a QEMU to a minivmm and on; the QEMU listens, does not, and listens again.
+/// Whether QEMU's return path is on, for three migrations from QEMU to minivmm and back.
 const LISTENS: [bool; 3] = [true, false, true];
 
-/// A QEMU's guest goes to a minivmm, which warns if the QEMU does not listen.
+/// Migrates a QEMU's guest to a minivmm, which warns if the QEMU has no return path.
 fn out_of_qemu(journey: &mut Journey<'_>, mut vmm: Vmm, listens: bool) -> Result<Vmm> {
     vmm.listen(listens)?;
     let vmm = journey.hop(vmm, ours())?;
     let said = vmm.errors();
-    ensure(said.contains("return-path") != listens, || format!("listens: {listens}, and minivmm says {said:?}"))?;
+    ensure(said.contains("return-path") != listens, || format!("return path: {listens}, minivmm's output: {said:?}"))?;
     Ok(vmm)
 }
 
@@ -140,10 +144,10 @@ fn from_minivmm_three_times_there_and_back_with_two_vcpus() {
     });
 }
 
-/// How QEMU is told, before it waits, that pages come on two connections of their own.
+/// QEMU's options for two page channels, which a destination needs before the source connects.
 const TAKES_CHANNELS: &[&str] = &["-global", "migration.x-multifd=on", "-global", "migration.multifd-channels=2"];
 
-/// Both ways over page channels, then both ways with what changed of the pages only.
+/// Migrates both ways over page channels, then both ways with XBZRLE.
 #[test]
 fn there_and_back_over_page_channels_and_with_xbzrle() {
     case_with_qemu("qemu::moves::there_and_back_over_page_channels_and_with_xbzrle", |world| {
@@ -154,7 +158,7 @@ fn there_and_back_over_page_channels_and_with_xbzrle() {
                 if let Program::Minivmm(..) = to {
                     vmm.listen(true)?;
                 }
-                // The one is off before the other is on: no source has both.
+                // Switch the one capability off before the other on: no source may have both.
                 for (capability, state) in [(other, false), (chosen, true)] {
                     let change = json!({ "capabilities": [{ "capability": capability, "state": state }] });
                     vmm.qmp.execute("migrate-set-capabilities", change)?;
@@ -169,7 +173,8 @@ fn there_and_back_over_page_channels_and_with_xbzrle() {
     });
 }
 
-/// QEMU 7.2 knows neither SWITCHOVER_START nor UDP segmentation. The guest is born in either, and comes back.
+/// Migrates to and from QEMU 7.2, which has neither SWITCHOVER_START nor UDP segmentation; the guest boots in either
+/// monitor and returns.
 #[test]
 fn from_and_to_the_oldest_qemu() {
     case_with_oldest_qemu("qemu::moves::from_and_to_the_oldest_qemu", |world, oldest| {
@@ -186,7 +191,7 @@ fn from_and_to_the_oldest_qemu() {
                 };
             }
             power_off(vmm)?;
-            // The next guest counts its datagrams from the first on.
+            // The next guest counts its datagrams from the first.
             drop(peer);
             peer = Peer::start().map_err(failed)?;
         }

@@ -1,4 +1,4 @@
-//! QEMU, or minivmm in its place, with the tiny guest, and what the guest shows.
+//! QEMU, or minivmm in its place, with the tiny guest, and checks of the guest's output.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,18 +14,18 @@ use crate::world::{ANSWER, MIGRATION, ensure, within};
 
 /// Guest RAM.
 pub(super) const RAM_MIB: u64 = 16;
-/// Of it the guest rewrites 1 MiB in each pass.
+/// Number of pages that the guest rewrites in each pass: 1 MiB.
 const PAGES: u64 = 256;
-/// A pass begins so many times 65536 ticks of the time stamp counter after the one before, some 10 ms.
+/// Time between the begins of two passes, in 65536 ticks of the time stamp counter: some 10 ms.
 const SPAN: u64 = 0x200;
 const PATIENCE: Duration = Duration::from_secs(60);
-/// More passes that show that the guest goes on.
+/// Number of further passes after which the guest counts as running.
 pub(super) const PASSES: u64 = 3;
 
-/// QEMU's words for a network card that nothing is plugged into.
+/// QEMU's options for a network card without a backend.
 pub(super) const CARD: [&str; 2] = ["-device", "virtio-net-device"];
 
-/// Machines of one case, which share a directory and a disk.
+/// The machines of one case, which share a directory and a disk.
 #[derive(Debug)]
 pub(super) struct Peer {
     pub(super) directory: PathBuf,
@@ -36,10 +36,10 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    /// Machines of QEMU's with this accelerator.
+    /// Machines of QEMU with this accelerator.
     ///
     /// # Errors
-    /// There is no QEMU, or an older one than the cases need.
+    /// When QEMU is missing or older than the cases need.
     pub(super) fn new(directory: &Path, accelerator: &'static str) -> Result<Self> {
         let qemu = Program::Qemu(qemu::at_least(qemu::NEEDED)?, accelerator);
         let (kernel, disk) = (directory.join("tiny"), directory.join("disk"));
@@ -61,24 +61,24 @@ impl Peer {
         Ok(Self { directory: directory.to_owned(), disk, qemu, config, started: 0 })
     }
 
-    /// QEMU with the guest from its beginning.
+    /// Boots the guest in QEMU.
     pub(super) fn boot(&mut self, more: &[&str]) -> Result<Vmm> {
         let program = self.qemu.clone();
         self.start(&program, None, |config| config.more = words(more))
     }
 
-    /// QEMU that waits for a migration, and where.
+    /// A QEMU that waits for a migration, and its address.
     pub(super) fn wait(&mut self, more: &[&str]) -> Result<(Vmm, String)> {
         let program = self.qemu.clone();
         self.wait_as(&program, |config| config.more = words(more))
     }
 
-    /// Another monitor with it.
+    /// Boots the guest in another monitor.
     pub(super) fn boot_as(&mut self, program: &Program) -> Result<Vmm> {
         self.start(program, None, |_| ())
     }
 
-    /// Another monitor that waits for a migration, and where; `change` makes its machine another one.
+    /// Another monitor that waits for a migration, and its address; `change` modifies its configuration.
     pub(super) fn wait_as(&mut self, program: &Program, change: impl FnOnce(&mut Config)) -> Result<(Vmm, String)> {
         let uri = format!("unix:{}", self.directory.join(format!("incoming{}", self.started)).display());
         let mut vmm = self.start(program, Some(uri.clone()), change)?;
@@ -86,10 +86,10 @@ impl Peer {
         Ok((vmm, uri))
     }
 
-    /// QEMU that loads `stream`.
+    /// Loads `stream` in a QEMU.
     ///
     /// # Errors
-    /// QEMU refuses the stream; the error says what it said.
+    /// When QEMU refuses the stream; the error contains QEMU's output.
     pub(super) fn incoming(&mut self, stream: &[u8], more: &[&str]) -> Result<Vmm> {
         let file = self.directory.join("stream");
         fs::write(&file, stream).map_err(failed)?;
@@ -113,10 +113,10 @@ fn words(words: &[&str]) -> Vec<String> {
     words.iter().map(|&word| word.to_owned()).collect()
 }
 
-/// Passes that the guest has counted on this machine.
+/// The passes that the guest has counted on this machine.
 ///
 /// # Errors
-/// The guest found its memory wrong.
+/// When the guest found its memory wrong.
 pub(super) fn passes(vmm: &Vmm) -> Result<Vec<u64>> {
     let console = vmm.console();
     ensure(!console.contains('E'), || format!("the guest found its memory wrong: {console}"))?;
@@ -128,39 +128,39 @@ pub(super) fn last_pass(vmm: &Vmm) -> Result<u64> {
     Ok(passes(vmm)?.last().copied().unwrap_or(0))
 }
 
-/// Migrates; how that ended.
+/// Migrates; returns the final status.
 pub(super) fn migrate(source: &mut Vmm, uri: &str) -> Result<String> {
     source.start_migration(uri)?;
     let info = source.follow_migration(within(MIGRATION), |_| ())?;
     Ok(info["status"].as_str().unwrap_or_default().to_owned())
 }
 
-/// Waits until the guest has come to `pass`.
+/// Waits until the guest has reached `pass`.
 pub(super) fn await_pass(vmm: &Vmm, pass: u64) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
     while last_pass(vmm)? < pass {
         ensure(Instant::now() < deadline, || {
-            format!("the guest does not get to pass {pass}; console {:?}; monitor {:?}", vmm.console(), vmm.errors())
+            format!("the guest does not reach pass {pass}; console {:?}; monitor {:?}", vmm.console(), vmm.errors())
         })?;
         std::thread::sleep(Duration::from_millis(2));
     }
     Ok(())
 }
 
-/// QEMU has loaded a machine, which is in this run state now.
+/// Waits until QEMU has loaded a machine and is in this run state.
 pub(super) fn arrives(qemu: &mut Vmm, state: &str) -> Result<()> {
     qemu.await_status(state, within(ANSWER)).map_err(|error| {
         let end = qemu.wait_end(within(ANSWER)).map_or_else(failed, failed);
-        failed(format!("{error}; QEMU: {end}, it said: {}", qemu.errors()))
+        failed(format!("{error}; QEMU: {end}, its output: {}", qemu.errors()))
     })
 }
 
-/// Where the guest counts the passes that are done: R10.
+/// The guest's register R10, which counts the passes done.
 pub(super) const DONE: usize = 10;
-/// Where it keeps the time stamp at which the pass began: R11.
+/// The guest's register R11, the time stamp at which the pass began.
 pub(super) const BEGAN: usize = 11;
 
-/// A general register of the guest, in encoding order, where `stream` was made.
+/// A general register of the guest, in encoding order, from a stream.
 pub(super) fn register(stream: &[u8], number: usize) -> Result<u64> {
     let stream = parse(stream).map_err(failed)?;
     let registers = stream.device("cpu", 0).and_then(|cpu| cpu.fields.value(&["env.regs"]));
@@ -170,7 +170,7 @@ pub(super) fn register(stream: &[u8], number: usize) -> Result<u64> {
     }
 }
 
-/// Saves a machine, and returns the stream.
+/// Saves a machine to a file, and returns the stream.
 pub(super) fn to_file(vmm: &mut Vmm, file: &Path) -> Result<Vec<u8>> {
     vmm.start_migration(&format!("file:{}", file.display()))?;
     let info = vmm.follow_migration(within(MIGRATION), |_| ())?;
@@ -178,25 +178,25 @@ pub(super) fn to_file(vmm: &mut Vmm, file: &Path) -> Result<Vec<u8>> {
     fs::read(file).map_err(failed)
 }
 
-/// The guest goes on counting where it was in `stream`, and finds its memory right.
+/// Checks that the guest goes on counting from its pass in `stream`, with correct memory.
 pub(super) fn goes_on(vmm: &Vmm, stream: &[u8]) -> Result<()> {
     let done = register(stream, DONE)?;
     await_pass(vmm, done + PASSES)?;
     let counted = passes(vmm)?;
     let first = counted.first().copied().unwrap_or(0);
-    // The line of the last one done may be still to come, or was printed, or is cut in two.
+    // The line of the last pass done may be still to come, be printed already, or be cut in two.
     let in_turn = counted.windows(2).all(|two| two[1] == two[0] + 1) && (done..=done + 1).contains(&first);
-    ensure(in_turn, || format!("{done} passes were done, then it counted {counted:?}"))
+    ensure(in_turn, || format!("{done} passes were done, then the guest counted {counted:?}"))
 }
 
-/// The guest powers the machine off, through a device of it.
+/// Lets the guest power the machine off, through one of its devices.
 pub(super) fn power_off(mut vmm: Vmm) -> Result<()> {
     vmm.type_in("q")?;
     let status = vmm.wait_end(within(ANSWER))?;
     ensure(status.success(), || format!("QEMU ended with {status}: {}", vmm.errors()))
 }
 
-/// Runs a case on QEMU's TCG, which needs nothing of the machine, but sections as this release of QEMU has them.
+/// Runs a case on QEMU's TCG, which needs no KVM, but a QEMU with this release's sections.
 pub(super) fn on_tcg(body: impl FnOnce(&mut Peer) -> Result<()>) {
     let directory = scratch().unwrap();
     match Peer::new(directory.path(), "tcg") {

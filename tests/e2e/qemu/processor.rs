@@ -1,4 +1,4 @@
-//! What a guest is shown of its processor: the same by QEMU and by minivmm, leaf by leaf.
+//! The CPUID leaves that a guest sees must be the same in QEMU and in minivmm.
 
 use std::io::Read;
 use std::path::Path;
@@ -17,7 +17,7 @@ const QEMU_ARGUMENTS: &str = "-nodefaults -no-user-config -display none -no-rebo
                               microvm,acpi=on,pcie=off,ioapic2=off,auto-kernel-cmdline=off,accel=kvm -kernel";
 const MINIVMM_ARGUMENTS: &str = "run --memory 16M --cpus 2 --kernel";
 
-/// Runs a monitor whose guest powers off; what it wrote to its standard output and error.
+/// Runs a monitor whose guest powers off; returns its standard output and its standard error.
 fn run(program: &Path, arguments: &str, kernel: &Path, more: &[&str]) -> Result<(String, String)> {
     let mut process = Process::spawn(Some(lab()), program, |command: &mut Command| {
         command.args(arguments.split_whitespace()).arg(kernel).args(more);
@@ -38,15 +38,16 @@ fn run(program: &Path, arguments: &str, kernel: &Path, more: &[&str]) -> Result<
     Ok((text(output)?, text(errors)?))
 }
 
-/// Leaves without the levels of leaf 0xb that there are not, and without `left_out`.
+/// The leaves on the console, without absent levels of leaf 0xb, and without `left_out`.
 fn leaves(console: &str, errors: &str, left_out: &[u32]) -> Result<Vec<Leaf>> {
     let leaves = cpuid::leaves(console).ok_or_else(|| failed(format!("no leaves: {console:?}; {errors:?}")))?;
     let kept = |function: u32, index: u32| !left_out.contains(&function) && (function != 0xb || index < 3);
     Ok(leaves.into_iter().filter(|([function, index], _)| kept(*function, *index)).collect())
 }
 
-/// On QEMU and on minivmm, which is first asked what this host cannot give of the model: QEMU is told to leave that out, too.
-/// Leaves in `left_out` are not compared; nor are the bits of `bits`, each with its leaf and its register.
+/// Compares the leaves in QEMU and in minivmm. minivmm runs first and names the features of the model that this host
+/// lacks, which are then left out in QEMU as well. The leaves in `left_out` are not compared, nor the bits in `bits`,
+/// each with its leaf and its register.
 fn compare(kernel: &Path, model: &str, left_out: &[u32], bits: &[(u32, usize, u32)]) -> Result<()> {
     let (mut console, mut errors) = run(minivmm(), MINIVMM_ARGUMENTS, kernel, &["--cpu", model])?;
     let mut cpu = model.to_owned();
@@ -78,8 +79,8 @@ fn leaves_are_qemus() {
         for model in ["qemu64", "x86-64-v2", "EPYC", "Skylake-Server"] {
             compare(&kernel, model, &[], &[])?;
         }
-        // The differences that docs/cpu.md lists: caches are the host's, nested virtualization (SVM, bit 2) is not offered, and
-        // features that QEMU has no name for are.
+        // The differences that docs/cpu.md lists: caches are the host's, nested virtualization (SVM, bit 2) is not
+        // offered, and features without a name in QEMU are.
         let caches = [0x8000_0005, 0x8000_0006, 0x8000_001d];
         let (nested, unnamed) = ([0x8000_000a], [(0x8000_0001, 2, 1 << 2), (0x8000_0021, 0, 1 << 9)]);
         compare(&kernel, "host", &[&caches[..], &nested].concat(), &unnamed)

@@ -1,4 +1,5 @@
-//! A guest that reboots where it has arrived: the monitor there starts it from the kernel on its own command line.
+//! A guest that reboots at the destination: the monitor there starts it from the kernel on the monitor's own command
+//! line.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -11,7 +12,7 @@ use super::peer::{PASSES, Peer, await_pass, last_pass, migrate};
 use crate::place::{case_with_qemu, minivmm, scratch};
 use crate::world::{ANSWER, ensure, within};
 
-/// A QEMU that starts its guest again when that reboots, in spite of the lab's `-no-reboot`.
+/// Options of a QEMU that restarts its guest on a reboot, although the lab passes `-no-reboot`.
 const STARTS_AGAIN: [&str; 2] = ["-action", "reboot=reset"];
 
 fn hop(mut source: Vmm, (destination, uri): (Vmm, String)) -> Result<Vmm> {
@@ -22,7 +23,7 @@ fn hop(mut source: Vmm, (destination, uri): (Vmm, String)) -> Result<Vmm> {
     Ok(destination)
 }
 
-/// The guest reboots, and counts from the beginning.
+/// Reboots the guest, which must then count from the beginning.
 fn reboots(vmm: &mut Vmm) -> Result<()> {
     vmm.type_in("r")?;
     let counts_again = |console: &str| {
@@ -54,7 +55,8 @@ fn walk(directory: &Path) -> Result<()> {
     let waiting = peer.wait_as(&ours, |_| ())?;
     vmm = hop(vmm, waiting)?;
     reboots(&mut vmm)?;
-    // A minivmm starts its guest without firmware, and a QEMU restarts a guest through firmware: with `-no-reboot` the reboot ends QEMU.
+    // minivmm starts a guest without firmware, and QEMU restarts a guest through firmware: here, with `-no-reboot`, the
+    // reboot ends QEMU.
     let waiting = peer.wait(&[])?;
     vmm = hop(vmm, waiting)?;
     vmm.type_in("r")?;

@@ -1,5 +1,5 @@
-//! Migrations from a QEMU that a minivmm refuses: each time the minivmm says why, the guest runs on in its QEMU, and then migrates to a
-//! machine that fits.
+//! Migrations from a QEMU that a minivmm refuses: each time minivmm prints the reason, the guest runs on in its QEMU,
+//! and then migrates to a machine that fits.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -11,7 +11,8 @@ use super::peer::{PASSES, Peer, await_pass, failed, last_pass, migrate, power_of
 use crate::place::{case_with_qemu, minivmm, scratch};
 use crate::world::{ANSWER, ensure, within};
 
-/// Devices of a QEMU that no minivmm has, by QEMU's words for them, and what the minivmm says of each: the option that leaves it out.
+/// Devices of a QEMU that minivmm lacks, as QEMU's options, and the option in minivmm's refusal that leaves the device
+/// out.
 const DEVICES: [(&[&str], &str); 5] = [
     (&["-M", "rtc=on"], "start QEMU with -M microvm,rtc=off"),
     (&["-M", "ioapic2=on"], "start QEMU with -M microvm,ioapic2=off"),
@@ -20,7 +21,7 @@ const DEVICES: [(&[&str], &str); 5] = [
     (&["-device", "virtio-rng-device"], "virtio-rng/0"),
 ];
 
-/// Machines that are not the guest's, and what the minivmm says.
+/// A machine that differs from the guest's: name, difference, and a part of minivmm's refusal.
 type Other = (&'static str, fn(&mut Config), &'static str);
 const MACHINES: [Other; 4] = [
     ("less memory", |config| config.memory_mib /= 2, "RAM block microvm.ram"),
@@ -29,13 +30,13 @@ const MACHINES: [Other; 4] = [
     ("two vCPUs", |config| config.cpus = 2, "cpu_common/1"),
 ];
 
-/// The destination refuses, and the guest runs on.
+/// Migrates to a destination that must refuse; the guest runs on at the source.
 fn refused(source: &mut Vmm, (mut destination, uri): (Vmm, String), said: &str) -> Result<()> {
     let status = migrate(source, &uri)?;
-    ensure(status == "failed", || format!("the migration is {status}, and was to be refused"))?;
+    ensure(status == "failed", || format!("the migration is {status}, expected is a refusal"))?;
     source.await_status("running", within(ANSWER))?;
     await_pass(source, last_pass(source)? + PASSES)?;
-    // One that was refused before the first page leaves the destination waiting for the next source; others end it.
+    // After a refusal before the first page the destination waits for the next source; after a later one it ends.
     let deadline = within(ANSWER);
     while !destination.errors().contains(said) && destination.process().ended().is_none() && Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(5));
@@ -45,11 +46,11 @@ fn refused(source: &mut Vmm, (mut destination, uri): (Vmm, String), said: &str) 
     }
     destination.wait_end(within(ANSWER))?;
     let (errors, console) = (destination.errors(), destination.console());
-    ensure(errors.contains(said), || format!("minivmm was to say {said:?} and says {errors:?}"))?;
+    ensure(errors.contains(said), || format!("minivmm's output lacks {said:?}: {errors:?}"))?;
     ensure(console.is_empty(), || format!("the guest ran in the minivmm that refused it: {console:?}"))
 }
 
-/// The destination takes the guest, which goes on there and powers off.
+/// Migrates to a destination that accepts the guest, which goes on there and powers off.
 fn taken(mut source: Vmm, (destination, uri): (Vmm, String)) -> Result<()> {
     let done = last_pass(&source)?;
     let status = migrate(&mut source, &uri)?;

@@ -1,5 +1,5 @@
-//! QEMU's own streams, of the guest at work, through types and back into QEMU: as they were, with devices that minivmm
-//! drove on, and damaged.
+//! Streams of QEMU with a guest at work, loaded into types and written back for QEMU: unchanged, with devices that
+//! minivmm has driven, and damaged.
 
 use serde_json::Value;
 use vmstate_lab::error::Result;
@@ -14,7 +14,7 @@ use super::peer::{
 };
 use crate::world::{ANSWER, ensure, within};
 
-/// A stream of QEMU's own, of the guest at work.
+/// A stream of QEMU with a guest at work.
 fn of_qemu(peer: &mut Peer, more: &[&str]) -> Result<Vec<u8>> {
     let mut source = peer.boot(more)?;
     await_pass(&source, PASSES)?;
@@ -25,7 +25,8 @@ fn machine(peer: &Peer) -> Result<Microvm> {
     Microvm::new(RAM_MIB << 20, &peer.disk)
 }
 
-/// Without a network card: QEMU sends its configuration space as the guest last read it, and this guest does not.
+/// Without a network card: QEMU sends a card's configuration space as the guest last read it, and this guest does not
+/// read it.
 #[test]
 fn runs_a_stream_made_again_from_types() {
     on_tcg(|peer| {
@@ -53,24 +54,25 @@ fn holds_what_minivmms_devices_were_driven_to() {
         arrives(&mut destination, "paused")?;
         let back = to_file(&mut destination, &peer.directory.join("back"))?;
         let mut differences = difference::sections(&back, &made).map_err(failed)?;
-        // QEMU was told not to run, and says so. Its real-time clock, which minivmm does not have, counts by the host's.
+        // QEMU was started with `-S`, and reports that. Its real-time clock, which minivmm does not have, follows the
+        // host's.
         let expected = ["globalstate/0 ", "mc146818rtc/0 at 0x0, cmos_data: "];
         differences.retain(|difference| !expected.iter().any(|start| difference.starts_with(start)));
         ensure(differences.is_empty(), || format!("QEMU holds another state: {differences:#?}"))?;
         destination.qmp.execute("cont", Value::Null)?;
-        // The guest takes a byte in each pass from the port as minivmm left it; the last of them makes it power off.
+        // The guest takes one byte in each pass from the port as minivmm left it; the last byte makes it power off.
         let status = destination.wait_end(within(ANSWER))?;
         ensure(status.success(), || format!("QEMU ended with {status}: {}", destination.errors()))?;
         let (done, counted) = (register(&stream, DONE)?, passes(&destination)?);
-        // One byte may be taken in the pass that the stream was made in.
+        // One byte may be taken in the pass in which the stream was made.
         let least = done + driven::INPUT.len() as u64 - 1;
         ensure(counted.last().is_some_and(|last| *last >= least), || {
-            format!("{done} passes were done, {:?} to read, then it counted {counted:?}", driven::INPUT)
+            format!("{done} passes were done, {:?} to read, then the guest counted {counted:?}", driven::INPUT)
         })
     });
 }
 
-/// What the other cases rest on: QEMU looks at each section.
+/// Checks a precondition of the other cases: QEMU reads each section.
 #[test]
 fn refuses_a_section_that_lacks_its_last_byte() {
     on_tcg(|peer| {
@@ -83,7 +85,7 @@ fn refuses_a_section_that_lacks_its_last_byte() {
                 Err(error) => error.to_string(),
                 Ok(mut destination) => {
                     let status = destination.wait_end(within(ANSWER))?;
-                    ensure(!status.success(), || format!("{name} lacks a byte, and QEMU took it"))?;
+                    ensure(!status.success(), || format!("{name} lacks a byte, and QEMU accepted it"))?;
                     destination.errors()
                 }
             };

@@ -1,8 +1,9 @@
-//! The lab: guest kernels, an emulated KVM host, guest workloads, and what drives a monitor from outside. It knows minivmm
-//! as a program only: minivmm's own tests use it.
+//! The lab: guest kernels, an emulated KVM host, guest workloads, and drivers of a monitor from outside. It uses
+//! minivmm as a program only, because minivmm's own tests depend on it.
 //!
-//! One executable plays every part: it is copied into the initrds as the first process of the emulated host and of the
-//! guest, and it launches the monitors. It begins with [`roles::dispatch`] (the package `vmstate-demo` has it).
+//! One executable has every role: it is copied into the initrds as the first process of the emulated host and of the
+//! guest, and it launches the monitors. It begins with [`roles::dispatch`], as the program of the package
+//! `vmstate-demo` does.
 #![forbid(unsafe_code)]
 
 mod apt;

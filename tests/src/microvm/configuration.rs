@@ -1,11 +1,11 @@
-//! The configuration at the head of a stream, which QEMU describes as it describes devices (`vmstate_configuration`,
+//! The configuration at the start of a stream, which QEMU describes like a device (`vmstate_configuration`,
 //! migration/savevm.c).
 
 use vmstate::codec::{Reader, Writer};
 use vmstate::schema::{Kind, MaybeStatic};
 use vmstate::{Result, VmState, Wire};
 
-/// What the source says about itself. It has a version, but not on the wire.
+/// The source's configuration. Its version is not on the wire.
 #[derive(Debug, Default, VmState)]
 #[vmstate(name = "configuration", version = 1)]
 #[vmstate(subsection(name = "configuration/capabilities", needed = Self::has_capabilities))]
@@ -25,7 +25,7 @@ impl Configuration {
     }
 }
 
-/// The name of one that is on.
+/// The name of a capability that is on.
 #[derive(Clone, Debug, Default)]
 struct Capability(String);
 

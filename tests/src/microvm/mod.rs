@@ -1,5 +1,5 @@
 //! Every section of QEMU's `microvm` as a type: minivmm's own where it has the device, a derived test device for the
-//! rest. A whole stream of QEMU's loads into them and is made again from them.
+//! rest. A whole stream of QEMU loads into these types and is written again from them.
 
 mod configuration;
 #[path = "../../../vmstate/tests/devices/mod.rs"]
@@ -26,27 +26,28 @@ use vmstate_lab::error::{Error, Result};
 
 use self::net::Unplugged;
 
-/// The disk's section, in the first window that QEMU fills.
+/// The section name of the disk, in the first window that QEMU fills.
 pub const DISK: &str = "virtio-mmio@00000000feb00e00/virtio-blk";
-/// The network card's section, in the second.
+/// The section name of the network card, in the second window.
 pub const NET: &str = "virtio-mmio@00000000feb00c00/virtio-net";
 
-/// A device that a test drives beside its section.
+/// A device that is shared between a test, which drives it, and its section.
 type Locked<T> = Arc<Mutex<T>>;
 
-/// A machine with one vCPU, a disk and a network card, as after power-on. It has no hypervisor and never runs.
+/// A machine with one vCPU, a disk and a network card, in its state after power-on. It has no hypervisor and never
+/// runs.
 pub struct Microvm {
-    /// Guest memory; devices look at their rings there.
+    /// Guest memory, which holds the devices' rings.
     pub ram: Ram,
-    /// What a hypervisor would hold, and what belongs to the whole machine.
+    /// The state that a hypervisor would hold, and the state of the whole machine.
     pub state: Locked<MachineState>,
     /// COM1.
     pub serial: Locked<Serial>,
-    /// Event device.
+    /// The generic event device.
     pub ged: Locked<Ged>,
-    /// Disk.
+    /// The disk.
     pub disk: Locked<Virtio<Blk>>,
-    /// Network card, which nothing is plugged into.
+    /// The network card, without a backend.
     pub net: Locked<Virtio<Net<Unplugged>>>,
     sections: Sections<'static>,
 }
@@ -58,10 +59,10 @@ impl fmt::Debug for Microvm {
 }
 
 impl Microvm {
-    /// With `ram` bytes of guest memory and the disk `image`.
+    /// A machine with `ram` bytes of guest memory and the disk `image`.
     ///
     /// # Errors
-    /// The image cannot be opened, or the host has no memory or threads.
+    /// When the image cannot be opened, or memory or threads cannot be allocated.
     pub fn new(ram: u64, image: &Path) -> Result<Self> {
         let host = |what: &dyn fmt::Display| Error::failed(what.to_string());
         let ram = Ram::new(ram).map_err(|error| host(&error))?;
@@ -84,7 +85,7 @@ impl Microvm {
         Ok(machine)
     }
 
-    /// All its sections.
+    /// All sections of the machine.
     pub fn sections(&mut self) -> &mut Sections<'static> {
         &mut self.sections
     }

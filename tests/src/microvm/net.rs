@@ -1,4 +1,4 @@
-//! A network that nobody is on.
+//! A network without other members.
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -6,7 +6,7 @@ use std::os::unix::net::UnixDatagram;
 
 use minivmm::devices::virtio::net::{Backend, Offloads};
 
-/// One end of a pair of sockets whose other end is silent.
+/// One end of a socket pair whose other end is silent.
 #[derive(Debug)]
 pub struct Unplugged {
     near: UnixDatagram,

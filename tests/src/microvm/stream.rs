@@ -1,4 +1,4 @@
-//! A whole stream of QEMU's into types, and out of them again.
+//! Loads a whole stream of QEMU into types, and writes it again from them.
 
 use std::io;
 
@@ -14,22 +14,22 @@ use vmstate::{Error, ErrorKind, Result, VmState};
 use super::Microvm;
 use super::configuration::Configuration;
 
-/// Marks (`QEMU_VM_CONFIGURATION`, `QEMU_VM_VMDESCRIPTION`, migration/savevm.h).
+/// Section type bytes (`QEMU_VM_CONFIGURATION`, `QEMU_VM_VMDESCRIPTION`, migration/savevm.h).
 const CONFIGURATION: u8 = 0x07;
 const DESCRIPTION: u8 = 0x06;
 
-/// QEMU's user-mode network: a section without a description, whose bytes are libslirp's own and are passed through.
+/// The section of QEMU's user-mode network, which has no description; libslirp's bytes are passed through.
 const SLIRP: &str = "slirp";
 
 impl Microvm {
     /// Loads every device section of `stream` into its type.
     ///
     /// # Errors
-    /// The stream is damaged, has a section that has no type, or one that its type refuses or does not read to its end.
+    /// When the stream is damaged, a section has no type, or a type refuses its section or does not read all of it.
     pub fn load(&mut self, stream: &[u8]) -> Result<()> {
         self.sections.begin_load();
         for section in devices(&dump(stream)?) {
-            // A footer always follows, so the end of the bytes is the end of the section.
+            // A footer always follows, so the end of the body is the end of the section.
             let bytes = body(stream, section);
             let mut input = Reader::new(bytes, section.body, Strictness::Strict, Limits::default()).complete();
             let header = &section.header;
@@ -42,11 +42,11 @@ impl Microvm {
         Ok(())
     }
 
-    /// A stream of the same shape as `like`: its configuration, commands and memory, its sections in their order, but
-    /// the devices as they are here; and the self-description of that.
+    /// A stream like `like`, with its configuration, commands, memory and order of sections, but with the state of this
+    /// machine's devices and a matching self-description.
     ///
     /// # Errors
-    /// `like` is damaged, or a device cannot be saved.
+    /// When `like` is damaged, or a device cannot be saved.
     pub fn save(&mut self, like: &[u8]) -> Result<Vec<u8>> {
         let dump = dump(like)?;
         let mut out = Vec::new();
@@ -95,7 +95,8 @@ impl Microvm {
         device.insert("instance_id".into(), header.instance.into());
         if section.part != Part::Full || header.idstr == SLIRP {
             out.extend(body(like, section));
-            // As QEMU describes what only its own code can read (`vmstate_save_old_style`, migration/savevm.c).
+            // Described as QEMU describes a section that only its own code can read (`vmstate_save_old_style`,
+            // migration/savevm.c).
             device.insert("size".into(), section.size.into());
             device.insert("fields".into(), json!([{"name": "data", "size": section.size, "type": "buffer"}]));
         } else {

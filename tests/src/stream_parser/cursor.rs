@@ -1,15 +1,15 @@
-//! A place in the stream: every read says where it was, what it wanted and what it found.
+//! A position in the stream: every failed read reports the offset, the expectation and the bytes found.
 
 use std::fmt;
 
-/// The stream is not what the format allows.
+/// The stream violates the format.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParseError {
-    /// Where, in bytes from the start of the stream.
+    /// Offset in bytes from the start of the stream.
     pub offset: usize,
-    /// What the format asks for there.
+    /// The expectation of the format.
     pub expected: String,
-    /// What is there.
+    /// The value found.
     pub got: String,
 }
 
@@ -28,7 +28,7 @@ pub(super) fn error<T>(offset: usize, expected: impl Into<String>, got: impl fmt
     Err(ParseError { offset, expected: expected.into(), got: got.to_string() })
 }
 
-/// Reads big-endian values one after another.
+/// Reads consecutive big-endian values.
 #[derive(Clone, Debug)]
 pub(super) struct Cursor<'a> {
     bytes: &'a [u8],
@@ -54,7 +54,7 @@ impl<'a> Cursor<'a> {
     }
 
     fn array<const N: usize>(&mut self, what: &str) -> Result<[u8; N]> {
-        self.take(N, what).map(|bytes| bytes.try_into().expect("take gives as many bytes as asked"))
+        self.take(N, what).map(|bytes| bytes.try_into().expect("take returns as many bytes as requested"))
     }
 
     pub(super) fn u8(&mut self, what: &str) -> Result<u8> {
@@ -83,7 +83,7 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// A name behind its length in one byte.
+    /// A name preceded by its length in one byte.
     pub(super) fn counted_text(&mut self, what: &str) -> Result<String> {
         let len = self.u8(&format!("length of {what}"))?;
         self.text(len.into(), what)

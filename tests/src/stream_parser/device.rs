@@ -1,6 +1,6 @@
-//! Device sections, read by their description: fields in order, then the subsections that were sent.
+//! Parses device sections by their description: fields in order, then the subsections that were sent.
 //!
-//! The description gives each field a type and the bytes it has on the wire; a type of known width must have that width.
+//! The description has a type and a size for each field; a type of known width must have that size.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -13,13 +13,13 @@ use super::subsection_header;
 /// Values of a section, of a subsection or of a struct.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Fields {
-    /// In the order of the wire. An array that the description lists by element appears once for each.
+    /// The fields in wire order. An array whose elements the description lists appears once for each element.
     pub fields: Vec<Field>,
-    /// Those that were sent.
+    /// The subsections that were sent.
     pub subsections: Vec<Subsection>,
 }
 
-/// One value and its place.
+/// A value with its name, type and place.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Field {
     /// Name in the description.
@@ -28,7 +28,7 @@ pub struct Field {
     pub kind: String,
     /// Bytes on the wire.
     pub bytes: Range<usize>,
-    /// What they mean.
+    /// The decoded value.
     pub value: Value,
 }
 
@@ -50,7 +50,7 @@ pub enum Value {
     Unsigned(u64),
     /// A signed number.
     Signed(i64),
-    /// Bytes that the description does not take apart.
+    /// Bytes without structure in the description.
     Bytes(Vec<u8>),
     /// A struct.
     Struct(Fields),
@@ -103,7 +103,8 @@ fn identity(device: &Json) -> Option<(String, u32)> {
     Some((device["name"].as_str()?.to_string(), device["instance_id"].as_u64()?.try_into().ok()?))
 }
 
-/// The body of a FULL section of `version`. A device saved by a function of its own has a size in place of a version.
+/// Parses the body of a FULL section of `version`. The description of a device that is saved by a function has a size
+/// instead of a version.
 pub(super) fn section(cursor: &mut Cursor<'_>, description: &Json, version: u32) -> Result<Fields> {
     if description.get("version").is_some() && description["version"] != version {
         return error(cursor.at, format!("version {} as described", description["version"]), version);
@@ -179,7 +180,7 @@ fn value(cursor: &mut Cursor<'_>, field: &Json, name: &str, kind: &str, size: u6
     let unsigned = bytes.iter().take(8).fold(0, |number, &byte| number << 8 | u64::from(byte));
     Ok(match width {
         None => Value::Bytes(bytes.to_vec()),
-        // The sign bit of the narrow type goes to the top, and comes back with its copies.
+        // Sign extension: the narrow type's sign bit is shifted to the top and back.
         Some(width) if kind.starts_with("int") => {
             let shift = 64 - 8 * width;
             Value::Signed((unsigned << shift) as i64 >> shift)

@@ -1,8 +1,8 @@
-//! A reader of whole migration streams that knows the format and nothing of the crates under test.
+//! A reader of whole migration streams that shares no code with the crates under test.
 //!
-//! Written from the format facts: QEMU 10.0, `docs/devel/migration` and the constants of `migration/savevm.c`,
-//! `vmstate.c` and `ram.c`. Device sections are read by the description that the stream itself carries at its end, so a
-//! stream whose bytes and description disagree does not parse.
+//! It is written from the facts of the format: QEMU 10.0, `docs/devel/migration` and the constants of
+//! `migration/savevm.c`, `vmstate.c` and `ram.c`. Device sections are parsed by the self-description at the end of the
+//! stream, so a stream whose bytes and description disagree is an error.
 
 mod cursor;
 mod device;
@@ -33,22 +33,22 @@ const CONFIGURATION: u8 = 0x07;
 const COMMAND: u8 = 0x08;
 const FOOTER: u8 = 0x7e;
 
-/// A stream, read to its last byte.
+/// A stream, parsed to its last byte.
 #[derive(Clone, Debug)]
 pub struct Stream {
-    /// What machine it is for.
+    /// The configuration.
     pub configuration: Configuration,
     /// Commands, in order.
     pub commands: Vec<Command>,
-    /// Every section, in order; sections in several parts appear once for each.
+    /// Every section, in order; a section in parts appears once for each part.
     pub sections: Vec<Section>,
-    /// What the `ram` sections held.
+    /// The content of the `ram` sections.
     pub ram: Ram,
-    /// What the FULL sections held, in order.
+    /// The content of the FULL sections, in order.
     pub devices: Vec<Device>,
     /// The self-description.
     pub description: Json,
-    /// Offset of the EOF mark.
+    /// Offset of the EOF byte.
     pub eof: usize,
 }
 
@@ -59,7 +59,7 @@ pub struct Configuration {
     pub machine: String,
     /// Capabilities that change the stream.
     pub capabilities: Vec<String>,
-    /// Bits of the target's page size, where they are not the least.
+    /// Number of bits of the target's page size, where they are not the minimum.
     pub page_bits: Option<u32>,
     /// The machine's UUID.
     pub uuid: Option<[u8; 16]>,
@@ -68,22 +68,22 @@ pub struct Configuration {
 /// A command of the source to the destination.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Command {
-    /// Its number.
+    /// The command's number.
     pub code: u16,
-    /// Its data.
+    /// The command's data.
     pub payload: Vec<u8>,
-    /// Where it stands.
+    /// The command's offset in the stream.
     pub offset: usize,
 }
 
-/// Which part of a section.
+/// Whether a section is whole, or which part of one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SectionKind {
-    /// Begins a section of several parts.
+    /// The start of a section in parts.
     Start,
-    /// Continues it.
+    /// A middle part of a section.
     Part,
-    /// Ends it.
+    /// The last part of a section.
     End,
     /// A whole section.
     Full,
@@ -92,32 +92,32 @@ pub enum SectionKind {
 /// One section, or one part of one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Section {
-    /// Which part.
+    /// Whether the section is whole, or which part of one.
     pub kind: SectionKind,
     /// Number of the section in this stream.
     pub id: u32,
-    /// idstr.
+    /// The section's name (idstr).
     pub name: String,
-    /// Instance.
+    /// The instance id.
     pub instance: u32,
     /// Version of the contents.
     pub version: u32,
     /// Offset of the section's type byte.
     pub offset: usize,
-    /// Between header and footer.
+    /// Range of the body, between header and footer.
     pub body: Range<usize>,
 }
 
 /// Contents of a FULL section.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Device {
-    /// idstr.
+    /// The section's name (idstr).
     pub name: String,
-    /// Instance.
+    /// The instance id.
     pub instance: u32,
     /// Version of the contents.
     pub version: u32,
-    /// Its values.
+    /// The device's values.
     pub fields: Fields,
 }
 
@@ -131,7 +131,7 @@ impl Stream {
 /// Reads a whole stream.
 ///
 /// # Errors
-/// The first place where the bytes are not what the format, or the stream's own description, asks for.
+/// The first offset where the bytes differ from what the format or the stream's own description requires.
 pub fn parse(bytes: &[u8]) -> std::result::Result<Stream, ParseError> {
     let mut cursor = Cursor::new(bytes);
     cursor.exactly(Cursor::u32, &MAGIC, "magic")?;
@@ -185,7 +185,7 @@ fn subsection_header(cursor: &mut Cursor<'_>) -> Result<(String, u32)> {
     Ok((cursor.counted_text("subsection name")?, cursor.u32("subsection version")?))
 }
 
-/// The description is the last thing in the stream, behind EOF, its mark and its length.
+/// Finds the description, which is the last part of the stream, after EOF, its type byte and its length.
 fn find_description(bytes: &[u8]) -> Result<Json> {
     let starts = (1..bytes.len().saturating_sub(5)).rev().filter(|&at| {
         let length = [bytes[at + 1], bytes[at + 2], bytes[at + 3], bytes[at + 4]];
@@ -272,7 +272,8 @@ impl Reader {
         Ok(())
     }
 
-    /// What remains behind EOF is the description, and it listed nothing that did not come, in the order in which it came.
+    /// Checks that only the description follows EOF, and that it lists exactly the sections of the stream, in their
+    /// order.
     fn tail(&mut self, cursor: &mut Cursor<'_>) -> Result<()> {
         if let Some((name, instance)) = self.described.keys().next() {
             return error(self.stream.eof, format!("the section {name} {instance} that the description lists"), "EOF");
@@ -292,7 +293,8 @@ impl Reader {
     }
 }
 
-/// Lengths of the commands that pre-copy uses; the others (postcopy, COLO) change the grammar behind them.
+/// Parses a command of pre-copy by its length; commands of post-copy and COLO, which change the grammar after them, are
+/// errors.
 fn command(cursor: &mut Cursor<'_>, offset: usize) -> Result<Command> {
     let code = cursor.u16("command")?;
     let length = cursor.u16("length of the command")?;

@@ -1,4 +1,4 @@
-//! RAM sections, version 4: the block list, then page records. The low 12 bits of an offset are flags.
+//! Parses RAM sections, version 4: the block list, then page records. The low 12 bits of an offset are flags.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -13,12 +13,12 @@ const PAGE: u64 = 0x008;
 const EOS: u64 = 0x010;
 const CONTINUE: u64 = 0x020;
 
-/// All RAM of a stream.
+/// The RAM of a stream.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ram {
-    /// Blocks, in the order of the list.
+    /// The blocks, in the order of the list.
     pub blocks: Vec<RamBlock>,
-    /// PART and END sections that came.
+    /// Number of PART and END sections.
     pub parts: u64,
     current: Option<usize>,
 }
@@ -26,15 +26,15 @@ pub struct Ram {
 /// One block of guest memory.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RamBlock {
-    /// Its name.
+    /// The block's name.
     pub name: String,
-    /// Its size in bytes.
+    /// The block's size in bytes.
     pub length: u64,
-    /// Its guest-physical address, where the stream's capabilities carry it.
+    /// The block's guest-physical address, if the stream's capabilities include it.
     pub address: Option<u64>,
-    /// Records of whole pages.
+    /// Number of records of whole pages.
     pub normal: u64,
-    /// Records of zero pages.
+    /// Number of records of zero pages.
     pub zero: u64,
     /// The last record of each page, by offset in bytes.
     pub pages: BTreeMap<u64, Page>,
@@ -45,7 +45,7 @@ pub struct RamBlock {
 pub enum Page {
     /// All bytes are zero.
     Zero,
-    /// These bytes of the stream.
+    /// The bytes of the stream in this range.
     Normal(Range<usize>),
 }
 
