@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 enum Standing {
     /// Switched on and off: a parameter of vmstate that is a flag.
     Switched,
-    /// Switched on and off: [`PAUSE`], which is the machine's own.
+    /// Switched on and off: [`PAUSE`] and [`BLOCK_TIME`], which are the machine's own.
     Own,
     /// Always on, and why it stays so.
     Always(&'static str),
@@ -24,7 +24,9 @@ use Standing::{Always, Never, Own, Switched};
 /// The capability that has a migration wait before its switch-over.
 pub(super) const PAUSE: &str = "pause-before-switchover";
 
-const NO_BLOCK_TIME: &str = "how long each vCPU waited for pages is not measured";
+/// The capability that has a destination measure how long its vCPUs wait for pages in post-copy.
+pub(super) const BLOCK_TIME: &str = "postcopy-blocktime";
+
 const NO_PREEMPT: &str = "pages that are asked for go before all others on the one connection";
 
 const CAPABILITIES: &[(&str, Standing)] = &[
@@ -45,7 +47,7 @@ const CAPABILITIES: &[(&str, Standing)] = &[
     (PAUSE, Own),
     ("multifd", Switched),
     ("dirty-bitmaps", Never("disks are raw images, which have no dirty bitmaps")),
-    ("postcopy-blocktime", Never(NO_BLOCK_TIME)),
+    (BLOCK_TIME, Own),
     ("late-block-activate", Never("disks are handed over by their locks, at the commit")),
     (
         "x-ignore-shared",
@@ -111,11 +113,11 @@ pub(super) fn reasons() -> impl Iterator<Item = (&'static str, &'static str, &'s
     })
 }
 
-/// Body of `query-migrate-capabilities`.
-pub(super) fn capabilities(parameters: &Parameters, pauses: bool) -> Value {
+/// Body of `query-migrate-capabilities`; `own` says whether one of the machine's own is on.
+pub(super) fn capabilities(parameters: &Parameters, own: impl Fn(&str) -> bool) -> Value {
     let state = |name, standing| match standing {
         Switched => flag(name).map_or(Value::Bool(false), |flag| report::value(&flag.of(parameters))),
-        Own => pauses.into(),
+        Own => own(name).into(),
         Always(_) => true.into(),
         Never(_) => false.into(),
     };

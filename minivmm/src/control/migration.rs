@@ -122,7 +122,10 @@ pub(super) fn commands() -> Vec<Command> {
         )
         .takes([needed("capabilities", Kind::list(capability()))]),
         Command::new("query-migrate-capabilities", "all of them, as they hold", |handle, _| {
-            Ok(absent::capabilities(&handle.parameters(), handle.pauses_before_switchover()))
+            Ok(absent::capabilities(&handle.parameters(), |name| match name {
+                absent::PAUSE => handle.pauses_before_switchover(),
+                _ => handle.measures_block_time(),
+            }))
         })
         .gives(Kind::list(capability())),
         Command::new(
@@ -208,6 +211,8 @@ fn figures() -> Kind {
         optional("guest-slowdown", Kind::object(slowdown.into_iter().chain([needed("percent", Kind::Number)]))),
         optional("ram", Kind::object(ram.into_iter().chain([needed("mbps", Kind::Number)]))),
         optional("page-waits", Kind::object(integers(&["count", "median-us", "p99-us", "longest-us"]))),
+        optional("postcopy-blocktime", Kind::Integer),
+        optional("postcopy-vcpu-blocktime", Kind::list(Kind::Integer)),
         optional("xbzrle-cache", Kind::object(xbzrle.into_iter().chain(rates))),
         optional("error-desc", Kind::Text),
     ])
@@ -291,11 +296,19 @@ fn change(given: Map<String, Value>) -> Result<ParameterChange, Failure> {
 }
 
 fn set_capabilities(caller: &Caller, arguments: Arguments) -> Result<Value, Failure> {
-    let (mut change, mut pauses) = (ParameterChange::default(), caller.pauses_before_switchover());
+    let (mut pauses, mut measures) = (caller.pauses_before_switchover(), caller.measures_block_time());
+    let mut change = ParameterChange::default();
     for one in arguments.list("capabilities") {
         let (name, on) = (one["capability"].as_str().unwrap_or_default(), one["state"] == json!(true));
-        if name == absent::PAUSE {
-            pauses = on;
+        match name {
+            absent::PAUSE => pauses = on,
+            absent::BLOCK_TIME => {
+                if let (true, Some(why)) = (on, caller.inventory().no_block_time) {
+                    return Err(Failure::generic(format!("Capability '{name}' is not supported: {why}")));
+                }
+                measures = on;
+            }
+            _ => {}
         }
         if let Some(flag) = absent::switch(name, on).map_err(Failure::generic)? {
             change = change.with(flag.name, on);
@@ -303,5 +316,6 @@ fn set_capabilities(caller: &Caller, arguments: Arguments) -> Result<Value, Fail
     }
     let done = ask(caller, Request::MigrateSetParameters(change))?;
     caller.set_pauses_before_switchover(pauses);
+    caller.set_measures_block_time(measures);
     Ok(done)
 }

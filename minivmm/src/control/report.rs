@@ -69,6 +69,10 @@ pub(super) fn migration(info: &MigrationInfo) -> Value {
             if figures.page_waits.count > 0 {
                 body["page-waits"] = page_waits(figures.page_waits);
             }
+            if let Some(time) = &info.block_time {
+                body["postcopy-blocktime"] = milliseconds(time.all);
+                body["postcopy-vcpu-blocktime"] = time.each.iter().copied().map(milliseconds).collect();
+            }
             if let Some(count) = figures.xbzrle {
                 body["xbzrle-cache"] = xbzrle(count);
             }

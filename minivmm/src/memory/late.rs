@@ -7,8 +7,8 @@ use std::os::fd::OwnedFd;
 
 use libc::{c_ulong, c_void};
 use linux_raw_sys::general::{
-    UFFD_API, UFFD_EVENT_PAGEFAULT, UFFDIO_REGISTER_MODE_MISSING, uffdio_api, uffdio_copy, uffdio_range,
-    uffdio_register, uffdio_zeropage,
+    UFFD_API, UFFD_EVENT_PAGEFAULT, UFFD_FEATURE_THREAD_ID, UFFDIO_REGISTER_MODE_MISSING, uffdio_api, uffdio_copy,
+    uffdio_range, uffdio_register, uffdio_zeropage,
 };
 use linux_raw_sys::ioctl::{UFFDIO_API, UFFDIO_COPY, UFFDIO_REGISTER, UFFDIO_UNREGISTER, UFFDIO_WAKE, UFFDIO_ZEROPAGE};
 use rustix::io::Errno;
@@ -19,23 +19,48 @@ use vmm_sys_util::ioctl::{ioctl_with_mut_ref, ioctl_with_ref};
 use super::{PAGE_SIZE, Ram};
 use crate::error::{Error, Result};
 
-/// Bytes of a message (`uffd_msg`), where its kind is, and where the address of a fault is (linux/userfaultfd.h).
+/// Bytes of a message (`uffd_msg`), where its kind is, and where the address and the thread of a fault are (linux/userfaultfd.h).
 const MESSAGE: usize = 32;
 const EVENT: usize = 0;
 const ADDRESS: std::ops::Range<usize> = 16..24;
+const THREAD: std::ops::Range<usize> = 24..28;
 
 /// Messages taken at once.
 const MESSAGES: usize = 64;
 
+/// Who waits for a page that is missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// Of the page, from the start of the block.
+    pub offset: u64,
+    /// The thread, as gettid(2) numbers it; one of the kernel's may wait on another's behalf. 0 where the kernel does not tell.
+    pub thread: u32,
+}
+
+/// A descriptor that tells of faults.
+#[derive(Debug)]
+pub(super) struct Faults {
+    descriptor: File,
+    /// The kernel says which thread waits.
+    names_threads: bool,
+}
+
 /// A descriptor that tells of faults. The kernel gives one that serves KVM's own accesses, too, only to who may trace processes, or where
 /// `vm.unprivileged_userfaultfd` says so: it is made while the process is not confined yet.
-pub(super) fn open() -> io::Result<File> {
+pub(super) fn open() -> io::Result<Faults> {
     // SAFETY: a descriptor that nothing is registered with changes nothing.
     let descriptor = unsafe { userfaultfd(UserfaultfdFlags::CLOEXEC | UserfaultfdFlags::NONBLOCK) }?;
-    let mut api = uffdio_api { api: UFFD_API.into(), features: 0, ioctls: 0 };
-    // SAFETY: the kernel reads and writes an `uffdio_api`, which is there.
-    let agreed = unsafe { ioctl_with_mut_ref(&descriptor, c_ulong::from(UFFDIO_API), &mut api) };
-    done(agreed).map(|()| OwnedFd::into(descriptor))
+    let agree = |features: u32| {
+        let mut api = uffdio_api { api: UFFD_API.into(), features: features.into(), ioctls: 0 };
+        // SAFETY: the kernel reads and writes an `uffdio_api`, which is there.
+        done(unsafe { ioctl_with_mut_ref(&descriptor, c_ulong::from(UFFDIO_API), &mut api) })
+    };
+    // A kernel that lacks a feature refuses it, and can be asked again.
+    let names_threads = agree(UFFD_FEATURE_THREAD_ID).is_ok();
+    if !names_threads {
+        agree(0)?;
+    }
+    Ok(Faults { descriptor: OwnedFd::into(descriptor), names_threads })
 }
 
 impl Ram {
@@ -45,6 +70,20 @@ impl Ram {
     /// [`Error::Memory`]: why not, and what to do.
     pub fn check_late(&self) -> Result<()> {
         self.faults().map(|_| ())
+    }
+
+    /// Whether it is told which thread waits for a page.
+    ///
+    /// # Errors
+    /// [`Error::Memory`]: why not, and what to do.
+    pub fn check_threads(&self) -> Result<()> {
+        self.check_late()?;
+        match self.faults.as_ref() {
+            Ok(faults) if faults.names_threads => Ok(()),
+            _ => Err(Error::Memory {
+                what: "this kernel does not tell which thread waits for a page (UFFD_FEATURE_THREAD_ID); Linux does from 4.14 on".into(),
+            }),
+        }
     }
 
     /// Makes `len` bytes at `offset` missing: they are zero until [`await_pages`](Self::await_pages), and are waited for then.
@@ -95,12 +134,11 @@ impl Ram {
         Ok(())
     }
 
-    /// Appends the offsets of pages that somebody began to wait for since the last call, without waiting. The kernel may tell of one
-    /// more than once.
+    /// Appends who began to wait for a page since the last call, without waiting. The kernel may tell of one more than once.
     ///
     /// # Errors
     /// [`Error::Memory`].
-    pub fn waited_for(&self, pages: &mut Vec<u64>) -> Result<()> {
+    pub fn waited_for(&self, waits: &mut Vec<Fault>) -> Result<()> {
         let mut faults = self.faults()?;
         let mut messages = [0; MESSAGE * MESSAGES];
         loop {
@@ -112,8 +150,11 @@ impl Ram {
             };
             let (whole, _) = messages[..count].as_chunks::<MESSAGE>();
             let faults = whole.iter().filter(|message| u32::from(message[EVENT]) == UFFD_EVENT_PAGEFAULT);
-            let addresses = faults.filter_map(|message| message[ADDRESS].try_into().ok().map(u64::from_ne_bytes));
-            pages.extend(addresses.filter_map(|address| self.offset_at(address)));
+            waits.extend(faults.filter_map(|message| {
+                let address = message[ADDRESS].try_into().ok().map(u64::from_ne_bytes)?;
+                let thread = message[THREAD].try_into().ok().map(u32::from_ne_bytes)?;
+                Some(Fault { offset: self.offset_at(address)?, thread })
+            }));
             if count < messages.len() {
                 return Ok(());
             }
@@ -165,7 +206,8 @@ impl Ram {
             let what = "another process may have mapped guest RAM, so its pages cannot be waited for; start without --share-memory";
             return Err(Error::Memory { what: what.into() });
         }
-        self.faults.as_ref().as_ref().map_err(|error| Error::Memory {
+        let faults = self.faults.as_ref().as_ref();
+        faults.map(|faults| &faults.descriptor).map_err(|error| Error::Memory {
             what: format!(
                 "pages that are missing cannot be waited for (userfaultfd: {error}); start minivmm as root or with CAP_SYS_PTRACE, or set \
                  sysctl vm.unprivileged_userfaultfd=1"
@@ -219,14 +261,14 @@ mod tests {
         }
     }
 
-    fn waited_for(ram: &Ram) -> Vec<u64> {
-        let (begun, mut pages) = (Instant::now(), Vec::new());
-        while pages.is_empty() && begun.elapsed() < Duration::from_secs(10) {
-            ram.waited_for(&mut pages).unwrap();
+    fn waited_for(ram: &Ram) -> Vec<Fault> {
+        let (begun, mut waits) = (Instant::now(), Vec::new());
+        while waits.is_empty() && begun.elapsed() < Duration::from_secs(10) {
+            ram.waited_for(&mut waits).unwrap();
             thread::sleep(Duration::from_millis(1));
         }
-        pages.dedup();
-        pages
+        waits.dedup();
+        waits
     }
 
     /// Also in the second stretch, and by the kernel on a thread's behalf.
@@ -244,18 +286,21 @@ mod tests {
         let (here, mut there) = std::os::unix::net::UnixStream::pair().unwrap();
         std::io::Write::write_all(&mut there, &[5; 4]).unwrap();
         thread::scope(|scope| {
-            let reader = scope.spawn(|| {
+            let (tell, told) = std::sync::mpsc::channel();
+            let ram = &ram;
+            let reader = scope.spawn(move || {
+                tell.send(rustix::thread::gettid().as_raw_nonzero().get() as u32).unwrap();
                 let mut byte = [0; 1];
                 ram.read(high + 9, &mut byte).unwrap();
                 byte[0]
             });
-            assert_eq!(waited_for(&ram), [high]);
-            assert!(!reader.is_finished());
+            let (waits, over) = (waited_for(ram), reader.is_finished());
             ram.put(high, Some(&[9; PAGE])).unwrap();
             assert_eq!(reader.join().unwrap(), 9);
+            assert_eq!((&waits[..], over), (&[Fault { offset: high, thread: told.recv().unwrap() }][..], false));
             // `readv` of a socket's bytes, which the kernel puts there.
             let receiver = scope.spawn(|| ram.receive(here.as_fd(), [(FAR, 4)]).unwrap());
-            assert_eq!(waited_for(&ram), [FAR]);
+            assert_eq!(waited_for(ram).iter().map(|wait| wait.offset).collect::<Vec<_>>(), [FAR]);
             ram.put(FAR, None).unwrap();
             assert_eq!(receiver.join().unwrap(), 4);
         });

@@ -26,6 +26,7 @@ use crate::sync::lock;
 
 pub use changed::changed_bytes;
 pub use device_writes::DeviceWrites;
+pub use late::Fault;
 pub use other_writers::OtherWriter;
 pub use transfer::Part;
 
@@ -57,7 +58,7 @@ pub struct Ram {
     /// Writers of the RAM outside of this process.
     others: Arc<Mutex<OtherWriters>>,
     /// Who waits for a page that is missing, or why nobody can.
-    faults: Arc<io::Result<File>>,
+    faults: Arc<io::Result<late::Faults>>,
     /// Runs of pages that are mapped to a file, in order.
     mapped: Arc<Mutex<Vec<Range<u64>>>>,
 }

@@ -55,22 +55,35 @@ impl LateMemory for MachineRam {
     }
 
     fn waited_for(&self, pages: &mut Vec<(usize, u64)>) -> vmstate::Result<()> {
-        let mut offsets = Vec::new();
-        self.ram.waited_for(&mut offsets).map_err(unable)?;
-        pages.extend(offsets.into_iter().map(|offset| self.seen_of(offset)));
+        let mut waits = Vec::new();
+        self.ram.waited_for(&mut waits).map_err(unable)?;
+        if let Some(clock) = &self.block_clock {
+            waits.iter().for_each(|wait| clock.begin(wait.thread, wait.offset));
+        }
+        pages.extend(waits.into_iter().map(|wait| self.seen_of(wait.offset)));
         Ok(())
     }
 
     fn put(&self, block: usize, offset: u64, page: Option<&[u8; 4096]>) -> vmstate::Result<()> {
         match (self.seen_at(block, offset)?, block.checked_sub(1)) {
-            (Some(at), _) => self.ram.put(at, page).map_err(misuse),
+            (Some(at), _) => {
+                self.ram.put(at, page).map_err(misuse)?;
+                if let Some(clock) = &self.block_clock {
+                    clock.end(Some(at));
+                }
+                Ok(())
+            }
             (None, None) => Ok(()),
             (None, Some(index)) => self.firmware.write(index, offset, page.unwrap_or(&[0; 4096])),
         }
     }
 
     fn whole(&self) -> vmstate::Result<()> {
-        self.ram.await_none().map_err(unable)
+        self.ram.await_none().map_err(unable)?;
+        if let Some(clock) = &self.block_clock {
+            clock.end(None);
+        }
+        Ok(())
     }
 }
 

@@ -1,6 +1,7 @@
 //! Migration: the seams between the machine and `vmstate`: guest RAM and its dirty log, the table of sections, and the
 //! comparison of both machines.
 
+pub mod block_time;
 pub mod dirty_log;
 pub mod disk;
 pub mod firmware;

@@ -8,6 +8,7 @@ use vmstate::ErrorKind;
 use vmstate::codec::{Outbox, PageRun, Piece};
 use vmstate::ram::{GuestRam, LateMemory, RamBlock, copied_in, copied_out};
 
+use super::block_time::BlockClock;
 use super::firmware::{Firmware, Place, SEGMENT};
 use crate::config::Restore;
 use crate::error::Error;
@@ -23,13 +24,15 @@ pub struct MachineRam {
     is_shared: bool,
     /// When the pages of a file come into it.
     restore: Restore,
+    /// Measures how long vCPUs wait for pages in post-copy, if that is wanted.
+    pub(super) block_clock: Option<BlockClock>,
 }
 
 impl MachineRam {
     /// All of `ram` of a machine that waits for a guest; `firmware` gets what a source has of QEMU's.
     pub fn arriving(ram: Ram, firmware: Firmware) -> Self {
         let blocks = vec![RamBlock { name: RAM_BLOCK.into(), len: ram.len() }];
-        Self { ram, firmware, blocks, is_shared: false, restore: Restore::default() }
+        Self { ram, firmware, blocks, is_shared: false, restore: Restore::default(), block_clock: None }
     }
 
     /// All of `ram` of a guest that goes away, and the blocks of `firmware` that came with it. `shows_segment`: a QEMU there shows
@@ -53,6 +56,11 @@ impl MachineRam {
     #[must_use]
     pub fn restored(self, restore: Restore) -> Self {
         Self { restore, ..self }
+    }
+
+    /// From now on `clock` measures how long vCPUs wait for pages in post-copy.
+    pub fn measure_block_time(&mut self, clock: Option<BlockClock>) {
+        self.block_clock = clock;
     }
 
     /// Index of the block that lies over the guest's RAM, if there is one.

@@ -101,7 +101,7 @@ impl Vm {
         shared.set_tls(config.tls.clone());
         let look_up = LookUp::start().map_err(Error::device)?;
         // Last of all, for it waits until each vCPU's thread has told its number.
-        shared.set_inventory(Inventory::new(&config, &backends, &machine));
+        shared.set_inventory(Inventory::new(&config, &ram, &backends, &machine));
         Ok(Self {
             config,
             ram,
@@ -175,7 +175,7 @@ impl Vm {
             Ok(made)
         });
         self.machine = made?;
-        self.shared.set_inventory(Inventory::new(&self.config, &self.backends, &self.machine));
+        self.shared.set_inventory(Inventory::new(&self.config, &self.ram, &self.backends, &self.machine));
         Ok(())
     }
 

@@ -117,6 +117,16 @@ impl Handle {
         self.shared.set_pauses_before_switchover(pauses);
     }
 
+    /// Whether a destination here measures how long its vCPUs wait for pages in post-copy.
+    pub fn measures_block_time(&self) -> bool {
+        self.shared.measures_block_time()
+    }
+
+    /// Changes whether a destination here measures how long its vCPUs wait for pages in post-copy, from the next source on.
+    pub fn set_measures_block_time(&self, measures: bool) {
+        self.shared.set_measures_block_time(measures);
+    }
+
     /// The rounds that are over of the migration that runs, or of the last one.
     pub fn rounds(&self) -> Vec<Round> {
         self.shared.rounds()

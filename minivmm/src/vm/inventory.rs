@@ -2,6 +2,7 @@
 
 use crate::config::{Config, Rate, RateLimits, Serial};
 use crate::kvm::exits::ExitCounters;
+use crate::memory::Ram;
 use crate::vm::backends::Backends;
 use crate::vm::machine::Machine;
 
@@ -16,6 +17,8 @@ pub struct Inventory {
     pub disks: Vec<DiskFacts>,
     /// Character devices: QEMU's label and what is behind it, as QEMU writes it.
     pub chardevs: Vec<(&'static str, String)>,
+    /// Why it cannot be measured how long vCPUs wait for pages in post-copy, if it cannot.
+    pub no_block_time: Option<String>,
 }
 
 /// One disk.
@@ -35,7 +38,7 @@ pub struct DiskFacts {
 
 impl Inventory {
     /// Lists the devices of `machine`, which was made from `config`.
-    pub(super) fn new(config: &Config, backends: &Backends, machine: &Machine) -> Self {
+    pub(super) fn new(config: &Config, ram: &Ram, backends: &Backends, machine: &Machine) -> Self {
         let per_second = |rate: Option<Rate>| rate.map_or(0, |rate| rate.per_second.get());
         let disks = config.disks.iter().zip(&backends.images).map(|(disk, image)| {
             let RateLimits { bytes, operations } = disk.limits;
@@ -63,6 +66,7 @@ impl Inventory {
                 .into_iter()
                 .chain([("serial0", serial.into())])
                 .collect(),
+            no_block_time: ram.check_threads().err().map(|error| error.to_string()),
         }
     }
 }

@@ -10,6 +10,7 @@ use vmstate::ram::HeatMap;
 
 use crate::config::{Address, Tls};
 use crate::devices::virtio::net::Announcing;
+use crate::migration::block_time::{BlockClock, BlockTime};
 use crate::sync::lock;
 use crate::vm::dirty_rate::DirtyRate;
 use crate::vm::inventory::Inventory;
@@ -29,6 +30,8 @@ pub struct MigrationInfo {
     pub hold: Hold,
     /// Figures, as the engine counts them.
     pub figures: Progress,
+    /// How long vCPUs have waited for pages in post-copy, where a destination measures that.
+    pub block_time: Option<BlockTime>,
     /// Why it ended as it did, where there is something to say.
     pub error: Option<String>,
 }
@@ -101,6 +104,9 @@ pub struct Published {
     inventory: Mutex<Inventory>,
     announcing: Mutex<Announcing>,
     pauses_before_switchover: Mutex<bool>,
+    measures_block_time: Mutex<bool>,
+    /// Of the migration of `migration`.
+    block_clock: Mutex<Option<BlockClock>>,
     dirty_rate: Mutex<DirtyRate>,
     tls: Mutex<Tls>,
     /// Where a destination hears of an address at which to wait for its source again, while it waits.
@@ -128,6 +134,8 @@ impl Published {
             inventory: Mutex::default(),
             announcing: Mutex::default(),
             pauses_before_switchover: Mutex::default(),
+            measures_block_time: Mutex::default(),
+            block_clock: Mutex::default(),
             dirty_rate: Mutex::default(),
             tls: Mutex::default(),
             recovery: Mutex::default(),
@@ -155,6 +163,9 @@ impl Published {
         if let Some(control) = self.control() {
             info.figures = control.progress();
         }
+        if let Some(clock) = &*lock(&self.block_clock) {
+            info.block_time = Some(clock.time());
+        }
         info
     }
 
@@ -181,6 +192,7 @@ impl Published {
     /// A migration begins in `phase`, and `control` is the engine's handle on it.
     pub(super) fn begin_migration(self: &Arc<Self>, phase: Phase, control: &Control) {
         *lock(&self.control) = Some(control.clone());
+        *lock(&self.block_clock) = None;
         self.update_migration(|info| *info = MigrationInfo { phase, ..Default::default() });
         let published = Arc::downgrade(self);
         if matches!(phase, Phase::Source(_)) {
@@ -242,6 +254,23 @@ impl Published {
     /// Changes whether a migration from here waits before its switch-over.
     pub fn set_pauses_before_switchover(&self, pauses: bool) {
         *lock(&self.pauses_before_switchover) = pauses;
+    }
+
+    /// Whether a destination here measures how long its vCPUs wait for pages in post-copy.
+    pub fn measures_block_time(&self) -> bool {
+        *lock(&self.measures_block_time)
+    }
+
+    /// Changes whether a destination here measures how long its vCPUs wait for pages in post-copy, from the next source on.
+    pub fn set_measures_block_time(&self, measures: bool) {
+        *lock(&self.measures_block_time) = measures;
+    }
+
+    /// What measures how long vCPUs wait for pages of the source that has just come, if that is wanted; its figures are published.
+    pub(super) fn begin_block_time(&self) -> Option<BlockClock> {
+        let clock = self.measures_block_time().then(|| BlockClock::new(self.inventory().vcpu_threads));
+        lock(&self.block_clock).clone_from(&clock);
+        clock
     }
 
     /// How fast the guest dirties its memory, as last measured.

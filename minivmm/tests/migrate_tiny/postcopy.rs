@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use minivmm::config::Address;
-use minivmm::vm::{MigrationStatus, ParameterChange, Request, RunState, Terms};
+use minivmm::vm::{MigrationInfo, MigrationStatus, ParameterChange, Request, RunState, Terms};
 
 use crate::machine::{Machine, PATIENCE, door, lab, until};
 use crate::tls::{certificates, set, waiting};
@@ -36,6 +36,7 @@ fn a_guest_runs_before_all_of_its_memory_is_there() {
     let refusal = source.handle.ask(Request::MigrateStartPostcopy).unwrap_err().0;
     assert_eq!(refusal, "Start postcopy after migration has been started");
     let wire = Wire::new(dir.path(), &address);
+    destination.handle.set_measures_block_time(true);
     let (here, there) = (source.statuses(), destination.statuses());
     source.handle.ask(Request::Migrate(wire.address.clone(), Terms::default())).unwrap();
     source.handle.ask(Request::MigrateStartPostcopy).unwrap();
@@ -48,6 +49,12 @@ fn a_guest_runs_before_all_of_its_memory_is_there() {
     assert!(both.iter().all(|seen| seen.ends_with(&["device", "postcopy-active", "completed"])), "{both:?}");
     assert_eq!(source.handle.run_state(), RunState::PostMigrate);
     assert!(source.handle.migration().figures.downtime.is_some());
+    // The one vCPU waits for one page at a time, and is all of them.
+    let MigrationInfo { figures, block_time, .. } = destination.handle.migration();
+    let blocked = block_time.unwrap();
+    assert!(figures.page_waits.count > 0 && blocked.each == [blocked.all], "{blocked:?}, {figures:?}");
+    assert!(Duration::ZERO < blocked.all && blocked.all <= figures.elapsed, "{blocked:?}, {figures:?}");
+    assert_eq!(source.handle.migration().block_time, None);
     source.quit();
     // It is a machine like any other.
     let address = door(dir.path(), "next");

@@ -10,6 +10,7 @@ use vmstate::ram::XbzrleCount;
 use super::{Talk, running};
 use crate::control::kind::Kind;
 use crate::control::table::COMMANDS;
+use crate::migration::block_time::BlockTime;
 use crate::vm::{DiskFacts, Inventory};
 
 fn ask(talk: &mut Talk, command: &str) -> Value {
@@ -60,10 +61,13 @@ fn every_query_answers_as_the_schema_says() {
                 vcpu_exits: Vec::new(),
                 disks: vec![disk.clone(), disk],
                 chardevs: vec![("serial0", "stdio".into())],
+                no_block_time: None,
             });
             shared.update_migration(|info| {
                 info.phase = Phase::Source(SourcePhase::Rounds);
                 info.error = Some("why".into());
+                info.block_time =
+                    Some(BlockTime { all: Duration::from_millis(5), each: vec![Duration::from_millis(6); 2] });
                 let figures = &mut info.figures;
                 figures.expected_downtime = Some(Duration::from_millis(3));
                 figures.expected_total = Some(Duration::from_millis(4));
@@ -87,6 +91,7 @@ fn every_query_answers_as_the_schema_says() {
     let reply = ask(&mut talk, "query-migrate");
     let absent: Vec<_> = shape.members.iter().filter(|member| reply.get(member.name).is_none()).collect();
     assert!(absent.is_empty(), "{absent:?}");
+    assert_eq!((&reply["postcopy-blocktime"], &reply["postcopy-vcpu-blocktime"]), (&json!(5), &json!([6, 6])));
     assert_eq!(ask(&mut talk, "query-block")[1]["device"], "virtio1");
     assert_eq!(ask(&mut talk, "query-cpus-fast")[1]["thread-id"], 12);
 }
@@ -122,4 +127,25 @@ fn what_is_not_here_is_refused_with_the_reason() {
     ]});
     let command = json!({"execute": "migrate-set-capabilities", "arguments": fine});
     assert_eq!(talk.say(command.to_string().as_bytes()), [json!({"return": {}})]);
+}
+
+#[test]
+fn block_time_is_measured_where_the_host_tells_who_waits() {
+    let (handle, shared, _seen) = running();
+    let mut talk = Talk::negotiated(&handle);
+    let mut switch = |on: bool| {
+        let one = json!({"capabilities": [{"capability": "postcopy-blocktime", "state": on}]});
+        let line = json!({"execute": "migrate-set-capabilities", "arguments": one}).to_string();
+        let answer = talk.say(line.as_bytes()).remove(0);
+        let all = ask(&mut talk, "query-migrate-capabilities");
+        let shown = all.as_array().unwrap().iter().find(|one| one["capability"] == "postcopy-blocktime").unwrap();
+        (answer, shown["state"] == true)
+    };
+    let fine = json!({"return": {}});
+    assert_eq!(switch(true), (fine.clone(), true));
+    assert_eq!(switch(false), (fine, false));
+    shared.set_inventory(Inventory { no_block_time: Some("no such host".into()), ..Inventory::default() });
+    let (answer, on) = switch(true);
+    let why = "Capability 'postcopy-blocktime' is not supported: no such host";
+    assert_eq!((&answer["error"]["desc"], on), (&json!(why), false));
 }

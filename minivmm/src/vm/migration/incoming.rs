@@ -225,6 +225,7 @@ impl IncomingTask {
         drop(state);
         lock(&self.parts.generation).forget();
         self.firmware.clear();
+        self.ram.measure_block_time(self.shared.begin_block_time());
         let mut options = DestinationOptions::new(MACHINE_TYPE);
         options.page_channels = page_channels;
         let mut sections = self.parts.sections().map_err(|error| chain(&error))?;

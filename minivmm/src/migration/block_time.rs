@@ -1,0 +1,189 @@
+//! Block time of vCPUs: how long each of them, and how long all of them at once, waited for pages at the destination of a post-copy
+//! migration. The figures are QEMU's (`mark_postcopy_blocktime_begin`, migration/postcopy-ram.c).
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use crate::sync::lock;
+
+/// How long vCPUs have waited for pages that have come.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BlockTime {
+    /// All vCPUs waited at once for so long.
+    pub all: Duration,
+    /// Each vCPU, by APIC id.
+    pub each: Vec<Duration>,
+}
+
+/// Measures the block time of one migration. Clones measure the same.
+#[derive(Clone, Debug)]
+pub struct BlockClock {
+    begun: Instant,
+    waits: Arc<Mutex<Waits>>,
+}
+
+impl BlockClock {
+    /// For the vCPUs that run on these threads of the host.
+    pub fn new(threads: Vec<u32>) -> Self {
+        Self { begun: Instant::now(), waits: Arc::new(Mutex::new(Waits::new(threads))) }
+    }
+
+    /// The block time so far.
+    pub fn time(&self) -> BlockTime {
+        lock(&self.waits).time.clone()
+    }
+
+    /// A thread, which may be no vCPU's, has been found to wait for the page at `offset`.
+    pub(super) fn begin(&self, thread: u32, offset: u64) {
+        lock(&self.waits).begin(thread, offset, self.begun.elapsed());
+    }
+
+    /// The page at `offset` has come; `None`: each page has.
+    pub(super) fn end(&self, offset: Option<u64>) {
+        lock(&self.waits).end(offset, self.begun.elapsed());
+    }
+}
+
+/// Who waits for which page, and the waits that are over. Moments are those of one clock.
+#[derive(Debug)]
+struct Waits {
+    threads: Vec<u32>,
+    /// The page that each vCPU waits for, and since when.
+    waiting: Vec<Option<(u64, Duration)>>,
+    /// Since when all of them wait.
+    all_since: Option<Duration>,
+    time: BlockTime,
+}
+
+impl Waits {
+    fn new(threads: Vec<u32>) -> Self {
+        let each = vec![Duration::ZERO; threads.len()];
+        let waiting = vec![None; threads.len()];
+        Self { threads, waiting, all_since: None, time: BlockTime { all: Duration::ZERO, each } }
+    }
+
+    fn begin(&mut self, thread: u32, page: u64, now: Duration) {
+        let Some(vcpu) = self.threads.iter().position(|known| *known == thread) else { return };
+        // The kernel may tell of a wait more than once.
+        if self.waiting[vcpu].is_some_and(|(known, _)| known == page) {
+            return;
+        }
+        // Who waits for another page does not wait for the one before any more.
+        self.wake(vcpu, now);
+        self.waiting[vcpu] = Some((page, now));
+        if self.waiting.iter().all(Option::is_some) {
+            self.all_since = Some(now);
+        }
+    }
+
+    fn end(&mut self, page: Option<u64>, now: Duration) {
+        for vcpu in 0..self.waiting.len() {
+            if self.waiting[vcpu].is_some_and(|(awaited, _)| page.is_none_or(|page| page == awaited)) {
+                self.wake(vcpu, now);
+            }
+        }
+    }
+
+    fn wake(&mut self, vcpu: usize, now: Duration) {
+        let Some((_, since)) = self.waiting[vcpu].take() else { return };
+        self.time.each[vcpu] += now.saturating_sub(since);
+        if let Some(since) = self.all_since.take() {
+            self.time.all += now.saturating_sub(since);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const FIRST_THREAD: u32 = 100;
+
+    /// What happens in one millisecond.
+    #[derive(Clone, Copy, Debug)]
+    enum Step {
+        Begins { thread: u32, page: u64 },
+        Comes(u64),
+        AllCome,
+        Passes,
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = prop_oneof![
+            6 => (0..4_u32, 0..4_u64).prop_map(|(vcpu, page)| Step::Begins { thread: FIRST_THREAD + vcpu, page }),
+            4 => (0..4_u64).prop_map(Step::Comes),
+            1 => Just(Step::AllCome),
+            2 => Just(Step::Passes),
+        ];
+        prop::collection::vec(step, 0..60)
+    }
+
+    /// The naive model: in each millisecond each vCPU that waits is counted, and all are where nobody runs.
+    fn counted(vcpus: usize, steps: &[Step]) -> BlockTime {
+        let mut waits_for = vec![None; vcpus];
+        // Of waits that are not over nothing is told.
+        let (mut open, mut told) = (vec![Vec::new(); vcpus], vec![Vec::new(); vcpus]);
+        for (now, step) in steps.iter().enumerate() {
+            for vcpu in 0..vcpus {
+                let before = waits_for[vcpu];
+                match *step {
+                    Step::Begins { thread, page } if thread == FIRST_THREAD + vcpu as u32 => {
+                        waits_for[vcpu] = Some(page);
+                    }
+                    Step::Comes(page) if before == Some(page) => waits_for[vcpu] = None,
+                    Step::AllCome => waits_for[vcpu] = None,
+                    _ => {}
+                }
+                if waits_for[vcpu] != before {
+                    told[vcpu].append(&mut open[vcpu]);
+                }
+                if waits_for[vcpu].is_some() {
+                    open[vcpu].push(now);
+                }
+            }
+        }
+        let milliseconds = |count: usize| Duration::from_millis(count as u64);
+        // What all waited is told once the first of them goes on.
+        let whole: Vec<Vec<usize>> = told.iter().zip(&open).map(|(told, open)| [&told[..], open].concat()).collect();
+        let nobody_goes_on = |now: usize| open.iter().all(|open| open.contains(&now));
+        let all = (0..steps.len()).filter(|now| whole.iter().all(|times| times.contains(now)) && !nobody_goes_on(*now));
+        BlockTime { all: milliseconds(all.count()), each: told.iter().map(|told| milliseconds(told.len())).collect() }
+    }
+
+    proptest! {
+        #[test]
+        fn overlapping_waits_add_up_as_counted_millisecond_by_millisecond(vcpus in 1..4_usize, steps in steps()) {
+            let threads = (0..vcpus as u32).map(|vcpu| FIRST_THREAD + vcpu).collect();
+            let mut waits = Waits::new(threads);
+            for (now, step) in steps.iter().enumerate() {
+                let now = Duration::from_millis(now as u64);
+                match *step {
+                    Step::Begins { thread, page } => waits.begin(thread, page, now),
+                    Step::Comes(page) => waits.end(Some(page), now),
+                    Step::AllCome => waits.end(None, now),
+                    Step::Passes => {}
+                }
+            }
+            prop_assert_eq!(&waits.time, &counted(vcpus, &steps));
+        }
+    }
+
+    /// A machine of two vCPUs, by hand: 0 waits from 10 to 40 ms, 1 from 20 to 30 ms and from 35 to 60 ms.
+    #[test]
+    fn all_vcpus_are_blocked_only_while_each_of_them_waits() {
+        let mut waits = Waits::new(vec![7, 9]);
+        let at = Duration::from_millis;
+        waits.begin(7, 1, at(10));
+        waits.begin(9, 2, at(20));
+        waits.begin(8, 3, at(25));
+        waits.end(Some(2), at(30));
+        waits.begin(9, 3, at(35));
+        waits.begin(7, 1, at(36));
+        waits.end(Some(1), at(40));
+        assert_eq!(waits.time, BlockTime { all: at(15), each: vec![at(30), at(10)] });
+        waits.end(None, at(60));
+        assert_eq!(waits.time, BlockTime { all: at(15), each: vec![at(30), at(35)] });
+    }
+}
