@@ -1,25 +1,25 @@
-//! Predicates of structs that another release has in another field: which of them are the same.
+//! Predicates of a struct that is in different fields of the two releases: which of them are the same.
 
 use std::collections::BTreeMap;
 
 use super::layout::{Layout, Step};
 use super::subjects::Id;
 
-/// A named predicate of one struct type. Each field that holds such a struct has an outcome of its own.
+/// A named predicate of one struct type. Each field with such a struct has an outcome of its own.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Predicate {
     /// The name of the struct.
     pub(super) of: String,
-    /// The path of the subsection that the field is in; empty outside of all.
+    /// The path of the subsection that contains the field; empty if there is none.
     pub(super) within: String,
-    /// How many loops are around.
+    /// The number of enclosing loops.
     pub(super) depth: usize,
     pub(super) name: String,
 }
 
-/// Lets `read` ask what `written` asks, where only the names of fields differ: outcomes that have the same path on both
-/// sides are the same already. The others of a predicate are the same in wire order if there are as many on both sides,
-/// as bytes of one type in the same order are; if not, nobody can tell which is which, and all stay apart.
+/// Makes `read` use the outcomes of `written` where only the names of fields differ. Outcomes with the same path on both sides
+/// are the same already. The others of a predicate are paired in wire order if both sides have equally many, because values of
+/// one type in the same order are the same; otherwise the pairing is unknown, and all stay separate.
 pub(super) fn pair(written: &Layout, read: &mut Layout) {
     let mut same = BTreeMap::new();
     for (predicate, theirs) in &read.asked {

@@ -1,10 +1,10 @@
-//! What a verdict relies on: collected by name, while layouts are built and walked.
+//! The assumptions of a verdict, collected by name while layouts are built and walked.
 
 use std::collections::BTreeSet;
 
 use super::verdict::Assumption;
 
-/// Names of what is relied on. Elements of an array share a name.
+/// Names for each kind of assumption. The elements of an array share a name.
 #[derive(Debug, Default)]
 pub(super) struct Assumed {
     /// Hand-written codecs.
@@ -13,17 +13,17 @@ pub(super) struct Assumed {
     pub(super) sizes: BTreeSet<String>,
     /// Fields whose predicates have no name.
     pub(super) unnamed: BTreeSet<String>,
-    /// Predicates that both sides ask.
+    /// Predicates that both sides evaluate.
     pub(super) predicates: BTreeSet<String>,
-    /// The device's own functions that a load asks.
+    /// The device's own functions that a load calls.
     pub(super) hooks: BTreeSet<String>,
-    /// What both machines are configured to have.
+    /// Values that must be configured alike on both machines.
     pub(super) configuration: BTreeSet<String>,
-    /// Maps, for the order of their keys.
+    /// Maps whose keys must have the same order on both sides.
     pub(super) orders: BTreeSet<String>,
-    /// Fields of which it is not known how many elements they may have.
+    /// Fields whose largest number of elements is unknown.
     pub(super) counts: BTreeSet<String>,
-    /// Structs whose descriptions do not tell their hooks.
+    /// Structs whose descriptions do not list their hooks.
     pub(super) unsaid: BTreeSet<String>,
 }
 
@@ -60,7 +60,7 @@ impl Assumed {
     }
 }
 
-/// A path without the numbers of elements: the name that all of them share.
+/// A path without element indices: the name that all elements share.
 pub(super) fn shared_name(path: &str) -> String {
     let mut name = String::with_capacity(path.len());
     for (index, part) in path.split('[').enumerate() {

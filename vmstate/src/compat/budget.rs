@@ -1,19 +1,19 @@
-//! How much a comparison may cost: descriptions may come from anywhere, and few bytes can describe a lot.
+//! Limits on the cost of a comparison: descriptions may come from untrusted files, and a few bytes can describe large layouts.
 
 use std::cell::Cell;
 
-/// For all comparisons of one call.
+/// The limit for all comparisons of one call, in steps.
 const TOTAL: usize = 1 << 23;
-/// For one direction and version.
+/// The limit for one direction and version, in steps.
 const COMPARISON: usize = 1 << 20;
-/// Bytes of text that cost as much as one step.
+/// Number of bytes of text that cost as much as one step.
 const TEXT: usize = 128;
 
-/// The comparison costs more than it may.
+/// The error of a comparison that exceeds its budget.
 #[derive(Debug)]
 pub(super) struct TooLarge;
 
-/// Steps that may still be made.
+/// The steps that are left.
 pub(super) struct Budget {
     left: Cell<usize>,
 }
@@ -23,7 +23,7 @@ impl Budget {
         Self { left: Cell::new(TOTAL) }
     }
 
-    /// Lets one comparison spend its part.
+    /// Runs one comparison with its share of the budget.
     pub(super) fn comparison<T>(&self, work: impl FnOnce(&Self) -> T) -> T {
         let granted = COMPARISON.min(self.left.get());
         let part = Self { left: Cell::new(granted) };
@@ -38,7 +38,7 @@ impl Budget {
         left.map(drop).ok_or(TooLarge)
     }
 
-    /// One step, and the text that it makes.
+    /// Charges one step and the text that the step creates.
     pub(super) fn step(&self, text: usize) -> Result<(), TooLarge> {
         self.spend(1 + text / TEXT)
     }

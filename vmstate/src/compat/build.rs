@@ -1,4 +1,4 @@
-//! From a description's program to its layout at one version.
+//! Builds the layout of a description's program at one version.
 
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
@@ -15,10 +15,10 @@ use super::verdict::{Reason, Subject};
 use crate::schema::program::{self, Encoding, Framing, Meaning, Member, Nested, Program};
 use crate::schema::{self, Count, Presence};
 
-/// More steps than this are not compared.
+/// The most steps of a layout that is compared.
 const MAX_STEPS: usize = 1 << 16;
 
-/// What `program` writes at `version`.
+/// The layout that `program` writes at `version`.
 pub(super) fn written(
     program: &Program<'_>,
     version: u32,
@@ -28,7 +28,7 @@ pub(super) fn written(
     build(program, version, None, subjects, budget)
 }
 
-/// What `program` takes at `version` from a writer of these subsections.
+/// The layout that `program` reads at `version` from a writer with these subsections.
 pub(super) fn read(
     program: &Program<'_>,
     version: u32,
@@ -51,7 +51,7 @@ fn build(
     Ok(builder.layout)
 }
 
-/// All subsections in `program`, also those of nested structs.
+/// Collects all subsections in `program`, including those of nested structs.
 pub(super) fn subsections(program: &Program<'_>, into: &mut Sent, budget: &Budget) -> Result<(), TooLarge> {
     for subsection in program.subsections() {
         budget.step(subsection.name.len())?;
@@ -71,13 +71,13 @@ fn inside(encoding: &Encoding<'_>, into: &mut Sent, budget: &Budget) -> Result<(
     }
 }
 
-/// Between a predicate and the struct that it is asked of.
+/// Separates a predicate from the struct in which it is evaluated.
 const OF: &str = " of ";
 
 struct Builder<'a> {
     layout: Layout,
     sent: Option<&'a Sent>,
-    /// From the outermost to the innermost.
+    /// The enclosing structs, from the outermost to the innermost.
     parts: Vec<Scope>,
     subjects: &'a mut Subjects,
     budget: &'a Budget,
@@ -108,7 +108,7 @@ impl Builder<'_> {
         id
     }
 
-    /// Lets the jump at `at` lead to here.
+    /// Sets the target of the jump at `at` to the next step.
     fn land(&mut self, at: usize) {
         let here = self.layout.steps.len();
         if let Some(
@@ -123,7 +123,7 @@ impl Builder<'_> {
         }
     }
 
-    /// What is asked since `start` may be asked again until here: the steps between are not taken in order.
+    /// Extends the last use of all subjects since `start` to this step: a walk may take the steps between in another order.
     fn keep_until_here(&mut self, start: usize) {
         let here = self.layout.steps.len();
         for step in self.layout.steps.iter().skip(start) {
@@ -136,7 +136,7 @@ impl Builder<'_> {
         }
     }
 
-    /// A struct of its own: no field of those around it is a length here.
+    /// Builds a struct. Its lengths are looked up in its own fields, not in those of enclosing structs.
     fn structure(&mut self, program: &Program<'_>, version: u32, place: &Place) -> Result<(), TooLarge> {
         self.part(program, version, place, false)
     }
@@ -165,7 +165,8 @@ impl Builder<'_> {
                     self.budget.step(place.path.len() + name.len())?;
                     let named = names.entry(name).and_modify(|count| *count += 1).or_insert(1);
                     self.member(program, member, version, &place.numbered_field(name, *named))?;
-                    // Not a struct of one integer: a reader looks for subsections behind it, so the sides would differ.
+                    // A struct of one integer is not treated as that integer: a reader looks for subsections after a struct, so
+                    // the two sides would differ.
                     if index == 0
                         && Item::of(&member.encoding).is_some_and(|item| item.is_one_integer())
                         && matches!(self.layout.steps.get(before..), Some([Step::Item { .. }]))
@@ -184,7 +185,7 @@ impl Builder<'_> {
                     None => self.send_subsections(all, place)?,
                     Some(sent) => self.take_subsections(program.name, all, sent, place)?,
                 },
-                // Only the self-description of a stream has these, which is never compared.
+                // Only self-descriptions of streams have these steps, and they are never compared.
                 program::Step::Sent(..) | program::Step::Refuse(_) => return Err(TooLarge),
             }
         }
@@ -225,7 +226,7 @@ impl Builder<'_> {
                 self.part(subsection, *version, &inside, true)?;
                 self.push(Step::Goto(probe))?;
             }
-            // Of two that share a name, the first is found.
+            // If two share a name, a reader finds the first.
             by_name.entry(subsection.name.into()).or_insert(Known { oldest, newest, bodies });
         }
         if let Some(Step::Probe { known, .. }) = self.layout.steps.get_mut(probe) {
@@ -236,7 +237,7 @@ impl Builder<'_> {
         Ok(())
     }
 
-    /// What a reader's device is asked in a load of `program`.
+    /// Records the functions that the reader's device runs in a load of `program`.
     fn rely_on_hooks(&mut self, program: &Program<'_>) -> Result<(), TooLarge> {
         if self.sent.is_none() {
             return Ok(());
@@ -290,7 +291,7 @@ impl Builder<'_> {
         }
     }
 
-    /// The member's bytes, unless `jump` leads past them.
+    /// Builds the member's bytes after the conditional jump that may skip them.
     fn content_after(
         &mut self,
         jump: Step,
@@ -304,7 +305,8 @@ impl Builder<'_> {
         Ok(())
     }
 
-    /// The outcome of a predicate in the struct that is being built: a subsection asks the one around it.
+    /// The outcome of a predicate in the struct that is being built; in a subsection, the predicate belongs to the enclosing
+    /// struct.
     fn predicate(&mut self, of: &Program<'_>, predicate: &str, place: &Place) -> Result<Id, TooLarge> {
         let innermost = |is_subsection| {
             let part = self.parts.iter().rfind(|part| part.is_subsection == is_subsection);
@@ -322,7 +324,7 @@ impl Builder<'_> {
         Ok(id)
     }
 
-    /// The member's bytes, and what decides about them beside its encoding.
+    /// Builds the member's bytes, with the conditions that its conversion and count add.
     fn content(&mut self, of: &Program<'_>, member: &Member<'_>, place: &Place) -> Result<(), TooLarge> {
         if let (Some(conversion), Some(_), false) = (member.conversion, self.sent, member.encoding.is_codec()) {
             self.layout.assumed.hooks.insert(format!("{conversion} of {}", shared_name(&place.path)));
@@ -339,7 +341,7 @@ impl Builder<'_> {
         self.counted_encoding(&member.encoding, bound, place)
     }
 
-    /// What `count` says, if it is known where the length is.
+    /// The bound of `count`, if the place of the length is known.
     fn bound(&mut self, count: &Count, place: &Place) -> Option<Bound> {
         let (factor, most) = (count.factor as u64, count.most as u64);
         if count.by_room {
@@ -371,7 +373,7 @@ impl Builder<'_> {
         self.counted_encoding(encoding, None, place)
     }
 
-    /// What the bytes are, of as many elements as `bound` says.
+    /// Builds elements whose number is limited by `bound`.
     fn counted_encoding(
         &mut self,
         encoding: &Encoding<'_>,
@@ -413,12 +415,12 @@ impl Builder<'_> {
                     let last = if words == 0 { place.clone() } else { place.element(words) };
                     self.item(Item::last_word(bits % 64), &last)
                 }
-                // The others that are no item yet are bytes that a length counts.
+                // The remaining encodings are bytes whose number is a length.
                 _ => self.counted(Counting::Elements, bound, place, |builder, inside| {
                     builder.item(Item::raw_byte(), inside)
                 }),
             },
-            // Only the self-description of a stream has these, which is never compared.
+            // Only self-descriptions of streams have these, and they are never compared.
             Encoding::Refuse(_) => Err(TooLarge),
         }
     }
@@ -428,7 +430,7 @@ impl Builder<'_> {
         self.push(Step::Custom { codec: codec.to_owned(), by_size, path: place.path.clone() }).map(drop)
     }
 
-    /// Key and value of a map.
+    /// Builds the key and value of a map.
     fn entry(&mut self, entry: &Encoding<'_>, place: &Place) -> Result<(), TooLarge> {
         let Encoding::Struct(entry) = entry else { return Ok(()) };
         let mut members = entry.program.members();
@@ -459,7 +461,7 @@ impl Builder<'_> {
             let before = self.layout.steps.len();
             self.encoding(element, &place.element(index))?;
             if self.layout.steps.len() == before {
-                // No element has bytes.
+                // The elements have no bytes.
                 break;
             }
         }

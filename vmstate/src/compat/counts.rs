@@ -1,4 +1,4 @@
-//! Whether two sides count the elements of a field alike, and whether the reader takes as many as the writer may send.
+//! Compares how two sides count the elements of a field, and whether the reader accepts as many elements as the writer may send.
 
 use std::rc::Rc;
 
@@ -9,17 +9,16 @@ use super::sides::{Found, Sides};
 use super::subjects::Id;
 use super::verdict::{Reason, Subject};
 
-/// One side in front of its elements.
+/// One side's position in front of its elements.
 pub(super) struct BeforeElements<'a> {
     pub(super) bound: &'a Option<Bound>,
     pub(super) path: &'a Rc<str>,
-    /// The step behind the last element.
+    /// The step after the last element.
     pub(super) end: usize,
 }
 
 impl Sides<'_> {
-    /// What can happen where the writer and the reader, in this order, are in front of elements that are on the wire in the
-    /// same way.
+    /// The next states where the writer and the reader, in this order, are in front of elements with the same encoding.
     pub(super) fn counted(
         &self,
         state: &Position,
@@ -51,7 +50,7 @@ impl Sides<'_> {
         }
     }
 
-    /// How many elements the writer may send: as many as its length can say, if that is in the stream.
+    /// The most elements that the writer may send: limited by the values of its length, if the length is in the stream.
     fn most_sent(&self, state: &Position, ours: &Bound, theirs: &Bound) -> u64 {
         match (&ours.length, &theirs.length) {
             (CountedBy::Step(sent), CountedBy::Step(got)) if state.lengths.get(got) == Some(sent) => {
@@ -61,7 +60,7 @@ impl Sides<'_> {
         }
     }
 
-    /// Whether both count by the same length.
+    /// Checks that both sides count by the same length.
     fn agree(
         &self,
         state: &Position,
@@ -97,8 +96,8 @@ impl Sides<'_> {
         }
     }
 
-    /// True if it is known that the reader counts the elements called as those of a writer's loop by another length: then one
-    /// of the two can be empty where the other is not.
+    /// True if the reader is known to count the writer's `elements` by another length: then one of the two can be empty where the
+    /// other is not.
     pub(super) fn counts_otherwise(&self, state: &Position, elements: Id, theirs: &Option<Bound>) -> bool {
         let mut loops = self.written.steps.iter().filter_map(|step| match step {
             Step::Loop { elements: of, bound, .. } if *of == elements => Some(bound),
@@ -114,13 +113,13 @@ impl Sides<'_> {
         }
     }
 
-    /// The field of the reader whose value is at `step`.
+    /// The field of the reader at `step`.
     fn place_of(&self, step: usize) -> Rc<str> {
         self.read.steps.get(step).map_or("", |step| step.place()).into()
     }
 
-    /// Notes which value of the writer the reader's length has become in `next`; none that is known, unless it is a `whole`
-    /// one.
+    /// Records in `next` which value of the writer the reader's length holds; if the length was not read from one whole value,
+    /// none is recorded.
     pub(super) fn note_length(&self, state: &Position, next: &mut Position, whole: bool) {
         let (from, to) = (state.written.step, state.read.step);
         if !self.read.lengths.contains_key(&to) {
@@ -133,7 +132,7 @@ impl Sides<'_> {
     }
 }
 
-/// Into the elements, or past them.
+/// The states with and without elements.
 fn both_outcomes(state: &Position, elements: Id, written: &BeforeElements<'_>, read: &BeforeElements<'_>) -> Next {
     Next::To(state.decide(elements, |holds, state| match holds {
         true => enter(state),

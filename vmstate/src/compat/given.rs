@@ -1,11 +1,11 @@
-//! What a release is asked: whether its streams load, given what a user knows and two descriptions do not show.
+//! Queries on verdicts: whether streams load under assumptions that the user makes and the two descriptions do not show.
 
 use super::verdict::{Break, Comparison, Condition, Direction, Reason, SectionReport, Verdict};
 
 impl SectionReport {
-    /// The comparisons in `direction` that can break although all of `assumed` holds. A version that the writer's release
-    /// only loads and the reader's `minimum_version` excludes is not among them: it was dropped on purpose. The one
-    /// that the writer writes always counts.
+    /// The comparisons in `direction` that can break although all of `assumed` hold. A version that the writer's release only
+    /// loads, and the reader's `minimum_version` excludes, is left out: support for it was dropped on purpose. The version that
+    /// the writer writes always counts.
     pub fn broken(&self, direction: Direction, assumed: &[String]) -> Vec<&Comparison> {
         let comparisons = || self.comparisons.iter().filter(|comparison| comparison.direction == direction);
         let written = comparisons().map(|comparison| comparison.version).max();
@@ -18,7 +18,7 @@ impl SectionReport {
 }
 
 impl Verdict {
-    /// True if the stream loads whenever all of `assumed` hold, each the text of a [`Condition`].
+    /// True if the stream loads whenever all of `assumed` hold; each is the text of a [`Condition`].
     ///
     /// ```
     /// use vmstate::compat::check;
@@ -43,7 +43,7 @@ impl Verdict {
         }
     }
 
-    /// What would help if it were assumed, in the words that [`loads_given`](Self::loads_given) takes; nothing if the verdict
+    /// The assumptions under which the stream would load, as texts for [`loads_given`](Self::loads_given); none if the verdict
     /// has no conditions.
     pub fn assumptions(&self) -> impl Iterator<Item = String> {
         let cases = if let Self::LoadsIf(cases) = self { cases.as_slice() } else { &[] };
@@ -52,7 +52,7 @@ impl Verdict {
 }
 
 impl Condition {
-    /// The other outcome.
+    /// The same condition with the opposite outcome.
     pub fn opposite(&self) -> Self {
         Self { holds: !self.holds, ..self.clone() }
     }
@@ -63,7 +63,7 @@ mod tests {
     use crate::compat::{Direction, check};
     use crate::schema::{Description, Field, Kind, Presence};
 
-    /// A field inside of a subsection is gone: it breaks if both are there, so either being away is enough.
+    /// A field inside of a subsection was removed: the load breaks if both are sent, so the absence of either is enough.
     #[test]
     fn one_condition_of_several_is_enough() {
         let dev = |inner: Vec<Field>| {

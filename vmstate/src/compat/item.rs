@@ -1,4 +1,4 @@
-//! Items, runs of bytes of one meaning, and what a reader makes of a writer's.
+//! Items: bytes of one meaning. Also how a reader interprets the bytes of a writer's item.
 
 use std::fmt;
 use std::rc::Rc;
@@ -8,7 +8,7 @@ use super::verdict::{Difference, Reason, Subject};
 use crate::schema::Limit;
 use crate::schema::program::{self, Encoding, Framing};
 
-/// What the bytes of an item mean.
+/// The meaning of an item's bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Meaning {
     Bool,
@@ -18,14 +18,14 @@ pub(super) enum Meaning {
     Double,
     /// Words of a bitmap.
     Bits,
-    /// Something of so many bytes in the memory of the host: a dump of QEMU says no more.
+    /// A value of this size in the host's memory: a dump of QEMU says no more.
     Opaque(u64),
     Raw,
     Unused,
 }
 
 impl Meaning {
-    /// Bytes of one integer, `None` if the bytes stand for themselves.
+    /// The width of one integer in bytes; `None` if the bytes are not an integer.
     const fn width(self) -> Option<u64> {
         match self {
             Self::Bool => Some(1),
@@ -44,24 +44,24 @@ impl Meaning {
     }
 }
 
-/// Which values a reader takes, and a writer sends.
+/// The values that a reader accepts and a writer sends.
 #[derive(Clone, Debug, PartialEq)]
 enum Taken {
     Any,
     These(Rc<Values>),
-    /// The one that the machine is configured to have.
+    /// The value that the machine is configured to have.
     Equal,
-    /// Up to the one that the machine is configured to have.
+    /// At most the value that the machine is configured to have.
     AtMost,
 }
 
-/// This many bytes of one meaning: one integer or an array of integers.
+/// A number of bytes of one meaning: one integer or an array of integers.
 #[derive(Clone, Debug)]
 pub(super) struct Item {
     meaning: Meaning,
     taken: Taken,
     pub(super) bytes: u64,
-    /// True if it is of a map's key, whose order matters.
+    /// True if the item is in a map's key, whose order matters.
     pub(super) in_key: bool,
 }
 
@@ -75,19 +75,19 @@ impl Item {
         Self { meaning: Meaning::Bits, taken: Taken::Any, bytes: words * 8, in_key: false }
     }
 
-    /// The last word of a bitmap, of which it has only so many bits: the others are 0.
+    /// The last word of a bitmap, of which only this many bits are used: the others are 0.
     pub(super) fn last_word(bits: u64) -> Self {
         let taken = Values::all(8, false).limited(&Limit::Within(0, (1 << bits) - 1));
         Self { taken: Taken::These(taken.into()), ..Self::words(u64::from(bits > 0)) }
     }
 
-    /// An encoding whose bytes are of one meaning throughout, and as many in each stream.
+    /// The item of an encoding whose bytes have one meaning throughout and a fixed size.
     pub(super) fn of(encoding: &Encoding<'_>) -> Option<Self> {
         match encoding {
             Encoding::Item(item) => Self::of_item(item),
             Encoding::Repeat(Framing::Fixed(count), element) => {
                 let element = Self::of(element)?;
-                // More than anybody has is all the same, but still whole elements.
+                // Sizes that no machine has are all equal, but must still be whole elements.
                 let most = || u64::MAX / element.bytes * element.bytes;
                 let bytes = element.bytes.checked_mul(*count).unwrap_or_else(most);
                 Some(Self { bytes, ..element })
@@ -129,17 +129,17 @@ impl Item {
         Some(Self { taken, ..all })
     }
 
-    /// True if all of it is one integer.
+    /// True if the whole item is one integer.
     pub(super) fn is_one_integer(&self) -> bool {
         let is_integer = matches!(self.meaning, Meaning::Bool | Meaning::Unsigned(_) | Meaning::Signed(_));
         is_integer && self.meaning.width() == Some(self.bytes)
     }
 
-    /// All that one integer can be, `None` if the item has none.
+    /// The values that each integer can have; `None` if the item is not made of integers.
     fn values(&self) -> Option<Rc<Values>> {
         match &self.taken {
             Taken::These(values) => Some(Rc::clone(values)),
-            // Nobody sends a negative one.
+            // No writer sends a negative value.
             Taken::AtMost => {
                 self.meaning.width().map(|width| Values::not_negative(width, self.meaning.is_signed()).into())
             }
@@ -147,14 +147,14 @@ impl Item {
         }
     }
 
-    /// The highest number that it can be, as far as that fits.
+    /// The largest value of the integer, clamped to `u64`.
     pub(super) fn highest(&self) -> u64 {
         let Some(values) = self.values() else { return u64::MAX };
         let highest = values.ranges().last().map_or(0, |(_, last)| (*last).max(0));
         u64::try_from(highest).unwrap_or(u64::MAX)
     }
 
-    /// What handling it costs beside one step.
+    /// The cost of the item, besides one step.
     pub(super) fn cost(&self) -> usize {
         match &self.taken {
             Taken::These(values) => values.ranges().len(),
@@ -163,29 +163,29 @@ impl Item {
     }
 }
 
-/// What is left of an item.
+/// The unread rest of an item.
 pub(super) struct Rest<'a> {
     pub(super) item: &'a Item,
     pub(super) left: u64,
     pub(super) path: &'a str,
 }
 
-/// What becomes of the bytes that a writer's and a reader's item share.
+/// The bytes that a writer's and a reader's item share.
 pub(super) struct Overlap {
     pub(super) bytes: u64,
     pub(super) difference: Option<Difference>,
-    /// True if only sizes say that both sides mean the same.
+    /// True if only the sizes indicate that both sides mean the same.
     pub(super) by_size: bool,
-    /// True if the machine of each side has to be configured to have the same value.
+    /// True if both machines must be configured with the same value.
     pub(super) alike: bool,
-    /// Loads only if this holds; the reason if not.
+    /// The condition under which the reader accepts the values, and the reason why it refuses others.
     pub(super) unless: Option<(Subject, Reason)>,
-    /// Which numbers the writer may send, as far as it is known; `None` if not even that they are numbers.
+    /// The numbers that the writer may send; `None` if the writer's bytes are not known to be numbers.
     sent: Option<Rc<Values>>,
 }
 
 impl Overlap {
-    /// Which numbers of `width` bytes may come.
+    /// The numbers of `width` bytes that may arrive.
     pub(super) fn sent(&self, width: u64, signed: bool) -> Values {
         match &self.sent {
             Some(values) => values.taken_for(width, signed),
@@ -195,17 +195,17 @@ impl Overlap {
 }
 
 impl Rest<'_> {
-    /// True if it is one integer as a whole.
+    /// True if the rest is one whole integer.
     pub(super) fn is_one_integer(&self) -> bool {
         self.item.is_one_integer() && self.left == self.item.bytes
     }
 
-    /// Width and sign of the integers that it is of.
+    /// Width and signedness of the item's integers.
     pub(super) fn integer(&self) -> Option<(u64, bool)> {
         Some((self.item.meaning.width()?, self.item.meaning.is_signed()))
     }
 
-    /// Whether `self`, written, can be read as `read`.
+    /// Checks whether `self`, as written, can be read as `read`.
     pub(super) fn read_as(&self, read: &Self) -> Result<Overlap, Reason> {
         use Meaning::{Bool, Signed, Unsigned, Unused};
         let (from, to) = (self.item.meaning, read.item.meaning);
@@ -238,10 +238,10 @@ impl Rest<'_> {
         Ok(Overlap { bytes, difference, by_size, alike, unless: self.unless(read, sent.as_ref())?, sent })
     }
 
-    /// Of a map's key, the numbers of the reader among which no two change places; all of them if it is none.
+    /// For a map's key, the reader's numbers that keep their order; `None` if all do.
     fn in_order(&self, read: &Self) -> Result<Option<Values>, Reason> {
         let order = |meaning: Meaning| match meaning {
-            // The bytes decide.
+            // The order of these is the order of their bytes.
             Meaning::Bool | Meaning::Unsigned(_) | Meaning::Bits | Meaning::Opaque(_) | Meaning::Raw => Meaning::Raw,
             other => other,
         };
@@ -249,7 +249,7 @@ impl Rest<'_> {
         let is_same = match (from, to) {
             _ if !self.item.in_key || !read.item.in_key => true,
             (Meaning::Unused, _) => true,
-            // Keys that differ only in what is skipped become one.
+            // Keys that differ only in skipped bytes become equal.
             _ => from == to,
         };
         match read.item.meaning.width() {
@@ -262,10 +262,10 @@ impl Rest<'_> {
         }
     }
 
-    /// What must hold so that the reader takes the values.
+    /// The condition under which the reader accepts the values.
     fn unless(&self, read: &Self, sent: Option<&Rc<Values>>) -> Result<Option<(Subject, Reason)>, Reason> {
         let is_integer = self.item.meaning.width().is_some() && !self.item.meaning.is_opaque();
-        // A value that the writer knows as no integer is the reader's field, made of the writer's.
+        // If the writer's bytes are not an integer, the condition names the reader's field, with its origin.
         let field = match is_integer {
             true => self.path.to_owned(),
             false => format!("{} (from {})", read.path, self.path),
@@ -306,7 +306,7 @@ impl Rest<'_> {
         if accepted.is_empty() {
             return Err(reason);
         }
-        // Said in the numbers of whoever wrote them.
+        // The condition uses the numbers of the side whose field it names.
         let signed = if is_integer { self.item.meaning.is_signed() } else { signed };
         let (taken, refused) = (accepted.taken_for(width, signed), refused.taken_for(width, signed));
         Ok(Some((Subject::Value { field, taken, refused }, reason)))

@@ -1,6 +1,7 @@
-//! A description's program unrolled at one version, as steps with jumps: what a writer may send, or a reader may take.
+//! A description's program unrolled at one version into steps with jumps: the byte sequences that a writer may send, or a reader
+//! accepts.
 //!
-//! Names do not matter here, except where the wire or an assumption shows them: subsections, predicates, codecs.
+//! Names are ignored, except where the wire or an assumption shows them: subsections, predicates, codecs.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -14,32 +15,33 @@ use super::verdict::Reason;
 
 #[derive(Debug)]
 pub(super) enum Step {
-    /// This many bytes of one meaning.
+    /// A number of bytes of one meaning.
     Item { item: Item, path: Rc<str> },
-    /// Goes to `to` unless the subject holds.
+    /// Jumps to `to` unless the subject holds.
     Unless { subject: Id, to: usize },
-    /// Goes to `to` unless the number of the item at step `tag` is this one.
+    /// Jumps to `to` unless the item at step `tag` has this number.
     Variant { tag: usize, number: i128, to: usize },
-    /// A pointer: one byte `30` if it is null, then on at `end`.
+    /// A pointer: one byte `30` if it is null, then continues at `end`.
     Pointer { null: Id, path: Rc<str>, end: usize },
-    /// Elements up to `end`; `bound` if it is known how many.
+    /// Elements up to `end`; `bound` limits their number if it is known.
     Loop { elements: Id, counting: Counting, bound: Option<Bound>, path: Rc<str>, end: usize },
-    /// Behind an element of the `Loop` at `head`: another, or no more. `depth` is that of the loop, of how many around it.
+    /// The end of an element of the `Loop` at `head`: another element follows, or none. `depth` is the loop's number of enclosing
+    /// loops.
     LoopEnd { head: usize, depth: usize, path: Rc<str> },
-    /// A hand-written codec's bytes, or those of a field of which not even the size is known.
+    /// The bytes of a hand-written codec, or of a field whose size is unknown.
     Custom { codec: String, by_size: bool, path: Rc<str> },
-    /// A subsection's header, written.
+    /// The header of a subsection that is written.
     Header { name: Rc<str>, version: u32 },
-    /// The look for subsections behind the fields of `parent`.
+    /// The reader's probe for subsections after the fields of `parent`.
     Probe { parent: Rc<str>, known: BTreeMap<Rc<str>, Known>, end: usize },
-    /// Goes on elsewhere.
+    /// Jumps.
     Goto(usize),
-    /// No reader gets beyond.
+    /// The reader stops with an error.
     Refuse { path: Rc<str>, reason: Reason },
 }
 
 impl Step {
-    /// What decides where it goes on.
+    /// The subject that decides where the step continues.
     pub(super) const fn subject(&self) -> Option<Id> {
         match self {
             Self::Unless { subject, .. }
@@ -49,7 +51,7 @@ impl Step {
         }
     }
 
-    /// Its field; a subsection's name.
+    /// The step's field, or a subsection's name.
     pub(super) fn place(&self) -> &str {
         match self {
             Self::Item { path, .. }
@@ -65,90 +67,90 @@ impl Step {
     }
 }
 
-/// How many elements there are.
+/// The number of elements.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Bound {
     pub(super) length: CountedBy,
-    /// Elements for each that the length counts.
+    /// Number of elements for each unit of the length.
     pub(super) factor: u64,
-    /// A save sends no more, and a load takes no more.
+    /// The most elements that a save sends and a load accepts.
     pub(super) most: u64,
-    /// The values that the length can have lead to no more.
+    /// The most elements that the possible values of the length allow.
     pub(super) highest: u64,
 }
 
-/// What says how many elements there are.
+/// The source of the number of elements.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum CountedBy {
-    /// The elements' own bytes.
+    /// The bytes of the elements themselves.
     Itself,
     /// The value at this step.
     Step(usize),
-    /// A field that streams of other versions have.
+    /// A field that only streams of other versions have.
     Absent(Rc<str>),
     /// The machine's configuration.
     Machine(Rc<str>),
 }
 
-/// How a number of elements is on the wire: only the same ways go together.
+/// How the number of elements is encoded: only equal encodings match.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Counting {
-    /// Only elements.
+    /// The elements alone.
     Elements,
-    /// Words, of which a number of bits says how many.
+    /// Words, whose number follows from a number of bits.
     Bits,
-    /// A byte before each element and behind the last.
+    /// A byte before each element and one after the last.
     List,
-    /// As a list, behind a number of entries.
+    /// As a list, after the number of entries.
     Map,
 }
 
 impl Counting {
-    /// True if there are bytes even without elements.
+    /// True if the encoding has bytes even without elements.
     pub(super) const fn has_marks(self) -> bool {
         matches!(self, Self::List | Self::Map)
     }
 }
 
-/// A subsection that a reader knows.
+/// A subsection that a reader supports.
 #[derive(Debug)]
 pub(super) struct Known {
     pub(super) oldest: u32,
     pub(super) newest: u32,
-    /// Where its fields begin, for each version that may come.
+    /// The first step of its fields, for each version that may arrive.
     pub(super) bodies: BTreeMap<u32, usize>,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Layout {
     pub(super) steps: Vec<Step>,
-    /// Behind this step, nobody asks for the subject any more.
+    /// The last step that uses each subject.
     pub(super) last_use: BTreeMap<Id, usize>,
-    /// Which subjects were decided inside of loops, and of how many.
+    /// For each subject that is decided inside of loops, the number of enclosing loops.
     pub(super) depths: BTreeMap<Id, usize>,
-    /// The outcomes of each named predicate, one for each field that holds its struct, in wire order.
+    /// The outcomes of each named predicate, one for each field with its struct, in wire order.
     pub(super) asked: BTreeMap<Predicate, Vec<Id>>,
-    /// Outcomes that the writer's layout has at another path, and what they were at the reader's.
+    /// Outcomes that the writer's layout has at another path, with the reader's outcomes.
     pub(super) paired: BTreeMap<Id, Id>,
-    /// Steps whose values are lengths; behind the second step nobody asks for them any more.
+    /// Steps whose values are lengths, each with the last step that uses it.
     pub(super) lengths: BTreeMap<usize, usize>,
     /// Steps whose numbers decide which fields follow.
     pub(super) tags: BTreeMap<usize, Tag>,
-    /// What each step is inside of.
+    /// The container of each step.
     pub(super) around: Vec<Around>,
-    /// What its loads ask, beside the bytes.
+    /// What loads assume, besides the bytes.
     pub(super) assumed: Assumed,
 }
 
 impl Layout {
-    /// What the field is in.
+    /// The container of a field.
     pub(super) fn around(&self, field: &str) -> Around {
         let at = self.steps.iter().position(|step| step.place() == field);
         at.and_then(|at| self.around.get(at)).copied().unwrap_or(Around::Versioned)
     }
 }
 
-/// What the fields are in.
+/// What contains a field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Around {
     /// The section or a subsection, whose version is in the stream.
@@ -159,5 +161,5 @@ pub(super) enum Around {
     Variant,
 }
 
-/// Which subsections a writer may send, and at which versions.
+/// The subsections that a writer may send, with their versions.
 pub(super) type Sent = BTreeMap<String, BTreeSet<u32>>;

@@ -1,4 +1,4 @@
-//! Fields that say how many elements others have, and where their values are in a layout.
+//! Fields that count the elements of other fields, and the positions of their values in a layout.
 
 use std::collections::BTreeMap;
 
@@ -8,13 +8,13 @@ use super::place::Place;
 use crate::schema::program::Program;
 use crate::schema::{Count, Length};
 
-/// A struct or subsection that is being built, and where its lengths are.
+/// A struct or subsection that is being built, and the positions of its lengths.
 pub(super) struct Scope {
     pub(super) place: Place,
     pub(super) is_subsection: bool,
     /// Fields that are lengths, by name.
     pub(super) lengths: BTreeMap<String, LengthValue>,
-    /// The step of its first field, if that is one integer and always there.
+    /// The step of the first field, if that is one integer and always present.
     pub(super) tag: Option<usize>,
 }
 
@@ -22,22 +22,22 @@ pub(super) struct Scope {
 #[derive(Clone, Copy)]
 pub(super) struct LengthValue {
     pub(super) at: LengthAt,
-    /// No value of the field is above.
+    /// The largest value of the field.
     pub(super) highest: u64,
 }
 
-/// Where in a layout a length is.
+/// The position of a length in a layout.
 #[derive(Clone, Copy)]
 pub(super) enum LengthAt {
-    /// In no stream of this version.
+    /// The length is not in streams of this version.
     Absent,
     Step(usize),
-    /// Several fields bear its name.
+    /// Several fields have the length's name.
     Unclear,
 }
 
 impl Scope {
-    /// Before its first member is built.
+    /// Creates the scope of a program, before its first member is built.
     pub(super) fn new(
         program: &Program<'_>,
         place: &Place,
@@ -59,7 +59,7 @@ impl Scope {
     }
 }
 
-/// Names of the lengths that `program` and its subsections count by.
+/// Collects the names of the lengths that `program` and its subsections count by.
 fn collect_lengths<'d>(program: &'d Program<'_>, into: &mut Vec<&'d str>, budget: &Budget) -> Result<(), TooLarge> {
     for member in program.members() {
         if let Some(Count { length: Some(Length::Field(name)), .. }) = member.count {
@@ -70,14 +70,14 @@ fn collect_lengths<'d>(program: &'d Program<'_>, into: &mut Vec<&'d str>, budget
     program.subsections().try_for_each(|subsection| collect_lengths(subsection, into, budget))
 }
 
-/// Where the length called `name` is: a field of the innermost struct or subsection that has one, with the place of that.
+/// Finds the length called `name`: a field of the innermost struct or subsection that has one, with that struct's place.
 pub(super) fn find<'p>(parts: &'p [Scope], name: &str) -> Option<(&'p Place, LengthValue)> {
     let mut parts = parts.iter().rev();
     let mut found = None;
     loop {
         let part = parts.next()?;
         if let Some(length) = part.lengths.get(name) {
-            // Which of two is meant, nobody can tell.
+            // Two fields of the name: which one is meant is unknown.
             found = Some(match found {
                 None => (&part.place, *length),
                 Some((place, _)) => (place, LengthValue { at: LengthAt::Unclear, highest: u64::MAX }),

@@ -1,9 +1,9 @@
-//! Whether streams of one release load in another: verdicts on two descriptions, without running a device.
+//! Checks whether streams of one release load in another, from two descriptions alone, without running a device.
 //!
-//! A description stands for the byte layouts that it can write and those that it can read. [`check`] compares
-//! these, not names: a rename, or a move into a nested struct, changes nothing. Whatever a load can refuse by and a
-//! description says is compared; what it cannot say is relied on, and each verdict lists it by name ([`Assumption`]).
-//! docs/compatibility.md lists all of that.
+//! A description stands for the byte layouts that it can write and those that it can read. [`check`] compares layouts, not names:
+//! a rename, or a move into a nested struct, changes nothing. Every refusal of a load that a description shows is compared; what
+//! a description cannot show is assumed, and each verdict lists its assumptions by name ([`Assumption`]). docs/compatibility.md
+//! lists all of them.
 
 mod asked;
 mod assumption;
@@ -43,11 +43,11 @@ use layout::{Around, Sent};
 use sides::{Sides, Stop};
 use subjects::Subjects;
 
-/// Most versions of a section whose streams are looked at.
+/// The most versions of a section whose streams are compared.
 const MAX_VERSIONS: usize = 64;
 
-/// Compares two releases of one section: what the old one wrote in the new one, at its version and at each earlier
-/// one at which its layout was another, and what the new one writes in the old one.
+/// Compares two releases of one section: streams of the old release in the new one, at the version it writes and at each earlier
+/// version with another layout, and streams of the new release in the old one.
 ///
 /// ```
 /// use vmstate::VmState;
@@ -82,7 +82,7 @@ fn check_within(old: &Description, new: &Description, budget: &Budget) -> Sectio
     SectionReport { section: old.name.to_owned(), comparisons }
 }
 
-/// The versions that streams of `program` and its forerunners may have, one for each layout.
+/// The versions that streams of `program` and of earlier releases may have, one for each layout.
 fn versions(program: &Program<'_>) -> BTreeSet<u32> {
     let (oldest, newest) = (program.oldest.min(program.newest), program.newest);
     let since = program.members().filter_map(|member| match member.presence {
@@ -93,7 +93,7 @@ fn versions(program: &Program<'_>) -> BTreeSet<u32> {
     changes.map(|version| version - 1).chain([oldest, newest]).collect()
 }
 
-/// What `writer` sends at `version`, read by `reader`.
+/// Compares the streams of `writer` at `version` with `reader`.
 fn compare(
     writer: &Program<'_>,
     reader: &Program<'_>,
@@ -115,7 +115,7 @@ fn compare(
     Comparison::of(direction, version, verdict)
 }
 
-/// Compares what `writer` sends at a version that the reader takes.
+/// Compares the streams of `writer` at a version that the reader accepts.
 fn compare_read(
     writer: &Program<'_>,
     reader: &Program<'_>,

@@ -1,13 +1,13 @@
 //! Places in a description: the paths that verdicts name.
 //!
-//! No two places have one path, since conditions go by it: a name that could be taken for a part of a path is quoted. So field
-//! `"a.b"` is not field `b` of struct `a`.
+//! Each place has a unique path, since conditions are identified by it: a name that could be mistaken for part of a path is
+//! quoted. So field `"a.b"` is not field `b` of struct `a`.
 
 use std::borrow::Cow;
 use std::rc::Rc;
 
-/// Where in the description: the field's path, how many loops are around, if it is in the key of a map, and if it is a variant
-/// of an enum.
+/// A place in the description: the field's path, the number of enclosing loops, whether it is in the key of a map, and whether it
+/// is a variant of an enum.
 #[derive(Clone)]
 pub(super) struct Place {
     pub(super) path: Rc<str>,
@@ -27,7 +27,7 @@ impl Place {
         self.inside(&field(name))
     }
 
-    /// The field, of several of that name the one with this number.
+    /// A field; among several of that name, the one with this number.
     pub(super) fn numbered_field(&self, name: &str, number: usize) -> Self {
         match number {
             1 => self.field(name),
@@ -35,7 +35,7 @@ impl Place {
         }
     }
 
-    /// A subsection: most have a `/` in their name, which tells them from fields.
+    /// A subsection: most have a `/` in their name, which distinguishes them from fields.
     pub(super) fn subsection(&self, name: &str) -> Self {
         match name.contains('/') && !is_like_path(name) {
             true => self.inside(name),
@@ -65,7 +65,7 @@ fn field(name: &str) -> Cow<'_, str> {
     }
 }
 
-/// True if the name has what a path is made of.
+/// True if the name contains characters of the path syntax.
 fn is_like_path(name: &str) -> bool {
     name.is_empty() || name.contains(['.', '[', ']', '#', '"', '\'', '(', ' '])
 }
@@ -77,7 +77,7 @@ mod tests {
     use super::Place;
 
     #[test]
-    fn no_two_places_have_one_path() {
+    fn each_place_has_a_unique_path() {
         let top = Place::default();
         let names = ["a", "b", "a.b", "a[0]", "a[]", "a#2", "\"a\"", "'a'", "a/b", "a.b/c", "", "a (from b)"];
         let mut places = Vec::new();

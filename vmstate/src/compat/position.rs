@@ -1,4 +1,4 @@
-//! Where a writer and a reader are, and where they can be next.
+//! The state of a comparison: the positions of the writer and the reader, and the next states.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use super::verdict::Reason;
 
 pub(super) type Decisions = BTreeMap<Id, bool>;
 
-/// Where one side is: a step, and bytes into it.
+/// The position of one side: a step, and an offset in its bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct At {
     pub(super) step: usize,
@@ -30,22 +30,22 @@ pub(super) struct Position {
     pub(super) written: At,
     pub(super) read: At,
     pub(super) decided: Decisions,
-    /// Steps of the reader that are lengths, and the step of the writer whose value each has got.
+    /// Steps of the reader that are lengths, with the step of the writer whose value each has read.
     pub(super) lengths: BTreeMap<usize, usize>,
     /// Numbers of the writer's tags.
     pub(super) sent: Numbers,
-    /// Numbers of the reader's.
+    /// Numbers of the reader's tags.
     pub(super) got: Numbers,
-    /// True if both are in front of elements that they count by the same length.
+    /// True if both sides are in front of elements that they count by the same length.
     pub(super) agreed: bool,
 }
 
-/// What one step leads to.
+/// The result of one step.
 pub(super) enum Next {
     Loads,
     Breaks(String, Reason),
     To(Vec<Position>),
-    /// Breaks if the subject is `bad`, goes on if not.
+    /// Breaks if the subject is `bad`, continues otherwise.
     Gate {
         subject: Id,
         bad: bool,
@@ -62,7 +62,7 @@ impl Position {
         state
     }
 
-    /// One state for each outcome that is still open.
+    /// Returns one state for each outcome that is still possible.
     pub(super) fn decide(&self, subject: Id, apply: impl Fn(bool, &mut Self)) -> Vec<Self> {
         let outcomes = [false, true].into_iter();
         let open = outcomes.filter(|holds| self.decided.get(&subject).is_none_or(|decided| decided == holds));
@@ -76,7 +76,7 @@ impl Position {
     }
 }
 
-/// Goes on to `then` if `subject` is not `bad`.
+/// Continues with `then` if `subject` is not `bad`.
 pub(super) fn gate(state: &Position, subject: Id, bad: bool, field: &str, reason: Reason, then: Vec<Position>) -> Next {
     match state.decided.get(&subject) {
         Some(decided) if *decided == bad => Next::Breaks(field.to_owned(), reason),

@@ -1,4 +1,4 @@
-//! All sections of two releases: which are there on both sides, and whether these load.
+//! Compares all sections of two releases: which exist on both sides, and whether their streams load.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -15,26 +15,26 @@ use crate::schema::json::Schema;
 /// One section of a release.
 #[derive(Clone, Debug)]
 pub struct SectionDescription<'a> {
-    /// Its name in the stream.
+    /// The name in the stream.
     pub name: &'a str,
-    /// Names of earlier releases under which it loads, too.
+    /// Names in earlier releases under which the section still loads.
     pub aliases: &'a [&'a str],
-    /// What its bytes are.
+    /// The description of the section's bytes.
     pub description: &'a Description,
-    /// A load is refused if it does not come. A release that does without it may also not send it.
+    /// True if a load is refused when the section is missing. If false, the release may also leave the section out.
     pub required: bool,
 }
 
-/// What is known about all sections of two releases.
+/// The verdicts on all sections of two releases.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct RegistryReport {
-    /// One report for each section of either release, by the name in the old one if it has it.
+    /// One report for each section of either release, under its name in the old release if it has one.
     pub sections: Vec<SectionReport>,
 }
 
 impl RegistryReport {
-    /// As [`SectionReport::is_compatible`], of all sections.
+    /// As for [`SectionReport::is_compatible`], for all sections.
     pub fn is_compatible(&self, strict: bool) -> bool {
         self.sections.iter().all(|section| section.is_compatible(strict))
     }
@@ -46,9 +46,9 @@ impl fmt::Display for RegistryReport {
     }
 }
 
-/// Compares all sections of two releases. A section that only one release has breaks in the other, and its absence breaks
-/// where it is required; one that the new
-/// release calls otherwise loads only if its old name is an alias, and the old release does not know the new name.
+/// Compares all sections of two releases. A section that only one release has breaks in the other, and its absence breaks where
+/// it is required. A section that the new release has renamed loads only if its old name is an alias, and the old release does
+/// not know the new name.
 pub fn check_registry(old: &[SectionDescription<'_>], new: &[SectionDescription<'_>]) -> RegistryReport {
     let budget = Budget::total();
     let (old_names, new_names) = (by_name(old), by_name(new));
@@ -88,8 +88,7 @@ pub fn check_registry(old: &[SectionDescription<'_>], new: &[SectionDescription<
     RegistryReport { sections }
 }
 
-/// As [`check_registry`], of what two files say. Of a section that says other versions than its description, nothing is
-/// known.
+/// As for [`check_registry`], with the schemas of two files. A section whose versions contradict its description gets no verdict.
 pub fn check_schemas(old: &Schema, new: &Schema) -> RegistryReport {
     let (old_aliases, new_aliases) = (aliases(old), aliases(new));
     let (old_sections, new_sections) = (described(old, &old_aliases), described(new, &new_aliases));
@@ -112,7 +111,7 @@ pub fn check_schemas(old: &Schema, new: &Schema) -> RegistryReport {
     report
 }
 
-/// Why nothing can be said of a section whose schema says two things.
+/// Why a section gets no verdict, if its schema is contradictory.
 fn contradiction(schema: &Schema, name: &str) -> Option<Reason> {
     let (section, _) = schema.contradiction(name)?;
     Some(Reason::Contradiction { section, description: schema.section(name)?.version })
@@ -147,14 +146,14 @@ fn report(
     SectionReport { section: section.name.to_owned(), comparisons: comparisons.into_iter().chain(more).collect() }
 }
 
-/// One side does not have the section at all.
+/// The break for a section that one side lacks.
 fn breaks(section: &SectionDescription<'_>, direction: Direction, reason: Reason) -> Comparison {
     let verdict = Verdict::Breaks(broken(section, direction, reason));
     let version = section.description.version;
     Comparison::of(direction, version, verdict)
 }
 
-/// The reader does not do without the section, which the writer need not send.
+/// Adds the case that the writer does not send a section which the reader requires.
 fn only_if_sent(comparison: &mut Comparison, writer: &SectionDescription<'_>) {
     let when = vec![Condition { subject: Subject::Section(writer.name.to_owned()), holds: false }];
     let case = Case { when, breaks: broken(writer, comparison.direction, Reason::Missing) };

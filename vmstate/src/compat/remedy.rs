@@ -1,9 +1,9 @@
-//! What to do instead of a change that breaks. Each is followed word for word by a test (tests/remedies/).
+//! Advice for each change that breaks. A test follows each of them literally (tests/remedies/).
 
 use super::layout::Around;
 use super::verdict::{Direction, Reason};
 
-/// For a field that is in something `around`.
+/// The advice for a field in the container `around`.
 pub(super) fn of(reason: &Reason, direction: Direction, around: Around) -> &'static str {
     use Direction::{NewToOld, OldToNew};
     match (reason, direction) {

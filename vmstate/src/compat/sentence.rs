@@ -1,4 +1,4 @@
-//! Verdicts as sentences. The names in them come from files, and are shown as [`Printable`] does.
+//! Verdicts as sentences. Names from files are escaped by [`Printable`].
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ use super::verdict::{
 };
 use crate::error::Printable;
 
-/// Displays a value as a sentence, or as a part of one, with names unescaped.
+/// Displays a value as a sentence, or as a part of one, without escaping its names.
 struct Raw<'a, T>(&'a T);
 
 impl fmt::Display for SectionReport {
@@ -97,7 +97,7 @@ impl fmt::Display for Raw<'_, Condition> {
             }
             Subject::Unnamed(path) => write!(f, "the predicate of {path} is {}", self.0.holds),
             Subject::Null(path) => write!(f, "{path} is {not}null"),
-            // Whatever is shorter.
+            // The shorter list.
             Subject::Value { field, taken, refused } if taken.terms() <= refused.terms() => {
                 write!(f, "{field} is {not}{taken}")
             }
@@ -156,8 +156,8 @@ impl fmt::Display for Raw<'_, Reason> {
                 "the schema contradicts itself: the section is of version {section}, its description of version {description}"
             ),
             Reason::TooLarge => f.write_str("the layout is too large"),
-            Reason::Ambiguous => f.write_str("a look for subsections may go too far there"),
-            Reason::Missing => f.write_str("the reader does not do without this section"),
+            Reason::Ambiguous => f.write_str("a probe for subsections may take other bytes for one there"),
+            Reason::Missing => f.write_str("the reader requires this section"),
             Reason::NoSection => f.write_str("the reader does not have this section"),
         }
     }
@@ -192,7 +192,9 @@ impl fmt::Display for Raw<'_, Assumption> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             Assumption::Codec(name) => write!(f, "the hand-written codec {name:?}, to read what it wrote"),
-            Assumption::Hooks(hooks) => write!(f, "the device's own code, to take what comes: {}", listed(hooks)),
+            Assumption::Hooks(hooks) => {
+                write!(f, "the device's own code, to accept the loaded values: {}", listed(hooks))
+            }
             Assumption::Outcomes(predicates) => {
                 write!(f, "the predicates {}, to have the same outcome on both sides", listed(predicates))
             }
@@ -208,7 +210,11 @@ impl fmt::Display for Raw<'_, Assumption> {
                 )
             }
             Assumption::Unsaid(structs) => {
-                write!(f, "the hooks of {}, to take what comes: the description does not name them", listed(structs))
+                write!(
+                    f,
+                    "the hooks of {}, to accept the loaded values: the description does not name them",
+                    listed(structs)
+                )
             }
             Assumption::Predicates(fields) => {
                 write!(
@@ -222,7 +228,7 @@ impl fmt::Display for Raw<'_, Assumption> {
     }
 }
 
-/// All names, as far as a sentence can hold them.
+/// The names, up to the number that fits a sentence.
 fn listed(names: &[String]) -> String {
     const MOST: usize = 12;
     let shown: Vec<_> = names.iter().take(MOST).map(String::as_str).collect();

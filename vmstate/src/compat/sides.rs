@@ -1,4 +1,4 @@
-//! A writer's and a reader's layout side by side, and what is found while both are walked.
+//! The pair of a writer's and a reader's layout, and the findings of a walk through both.
 
 use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap};
@@ -9,10 +9,10 @@ use super::layout::Layout;
 use super::subjects::Subjects;
 use super::verdict::Warning;
 
-/// Why there is no verdict.
+/// Why a walk ends without a verdict.
 pub(super) enum Stop {
     TooLarge,
-    /// Behind this.
+    /// A probe for subsections is ambiguous after this field.
     Ambiguous(String),
 }
 
@@ -28,11 +28,11 @@ pub(super) struct Sides<'a> {
     pub(super) read: Layout,
     pub(super) subjects: RefCell<Subjects>,
     pub(super) budget: &'a Budget,
-    /// Whether a look for subsections of so called structs may go past a step of the writer.
+    /// Cache: whether a probe for subsections of a struct of this name may skip a step of the writer.
     pub(super) ahead: RefCell<HashMap<(usize, String), bool>>,
 }
 
-/// What a walk comes by.
+/// Diagnostics collected during the walk.
 #[derive(Default)]
 pub(super) struct Found {
     pub(super) warnings: BTreeSet<Warning>,

@@ -1,4 +1,4 @@
-//! What one step of a writer and a reader leads to.
+//! The transition function: the states that one step of a writer and a reader leads to.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -13,26 +13,26 @@ use super::subjects::Id;
 use super::verdict::{Reason, Subject, Warning};
 use crate::codec::is_subsection_of;
 
-/// Comparisons with a known number that cost as much as one step.
+/// Number of comparisons with a tag that cost as much as one step.
 const VARIANTS: usize = 64;
 
-/// What a reader sees that looks for subsections.
+/// The result of a reader's probe for a subsection.
 enum Seen {
-    /// The header of one, at this step of the writer.
+    /// A subsection's header, at this step of the writer.
     Header(usize),
-    /// No such subsection.
+    /// No subsection of the struct.
     Nothing,
-    /// This subject decides.
+    /// The subject decides.
     Ask(Id),
 }
 
 impl Sides<'_> {
-    /// What can happen next, and what is worth a remark.
+    /// The next states, with warnings and assumptions in `found`.
     pub(super) fn next(&self, state: &Position, found: &mut Found) -> Result<Next, Stop> {
         let written = self.written.steps.get(state.written.step);
         let read = self.read.steps.get(state.read.step);
-        // First whatever one side does alone; before all, the reader catches up with what is decided, so that few
-        // decisions are open at a time.
+        // Steps of one side alone come first. Before them, the reader follows decisions that are already made, so that few are
+        // open at a time.
         Ok(match (written, read) {
             (_, Some(Step::Unless { subject, to })) if state.decided.contains_key(subject) => {
                 self.ask(state, *subject, found, |holds, state| {
@@ -63,7 +63,7 @@ impl Sides<'_> {
         })
     }
 
-    /// Both outcomes of a predicate or subsection.
+    /// The states for both outcomes of a predicate or subsection.
     fn ask(&self, state: &Position, subject: Id, found: &mut Found, apply: impl Fn(bool, &mut Position)) -> Next {
         let is_shared = |layout: &Layout| layout.last_use.contains_key(&subject);
         if is_shared(&self.written) && is_shared(&self.read) {
@@ -83,7 +83,7 @@ impl Sides<'_> {
         Next::To(state.decide(subject, apply))
     }
 
-    /// What the writer puts on the wire, and the reader takes from it.
+    /// The states where the writer sends bytes that the reader reads.
     fn both(
         &self,
         state: &Position,
@@ -118,7 +118,7 @@ impl Sides<'_> {
                 if self.counts_otherwise(state, *read_elements, read_bound) {
                     return breaks(path, Reason::OtherLength);
                 }
-                // Either can be empty and let the other meet what comes behind.
+                // Either side can be empty, so that the other meets the bytes that follow.
                 if state.decided.get(read_elements) == Some(&true) {
                     let then = vec![state.with(|state| state.written = At::step(*end))];
                     return Ok(gate(state, *elements, true, path, Reason::OtherCount, then));
@@ -185,7 +185,7 @@ impl Sides<'_> {
                 breaks(step.place(), Reason::OtherCount)
             }
             (Some(step @ Step::Header { .. }), None) => breaks(step.place(), Reason::UnknownSubsection),
-            // The reader is still at the fields, where it takes the subsection's mark for a value.
+            // The reader is still at the fields, where it mistakes the subsection's marker for a value.
             (Some(Step::Header { .. }), Some(step)) => breaks(step.place(), Reason::NotSent),
             (Some(step), None) => breaks(step.place(), Reason::NotRead),
             (None, Some(step)) => breaks(step.place(), Reason::NotSent),
@@ -207,7 +207,7 @@ impl Sides<'_> {
             (Some(Step::Item { item, path }), Some(Step::Item { item: read_item, path: read_path })) => {
                 self.items(state, (item, path), (read_item, read_path), found)
             }
-            // Whatever else there is was taken above.
+            // All other pairs of steps were handled above.
             (Some(step), _) => breaks(step.place(), Reason::OtherCodec),
         }
     }
@@ -260,7 +260,7 @@ impl Sides<'_> {
         })
     }
 
-    /// The reader looks for a subsection.
+    /// The states where the reader probes for a subsection.
     fn probe(
         &self,
         state: &Position,
@@ -269,7 +269,7 @@ impl Sides<'_> {
     ) -> Result<Next, Stop> {
         let at = match self.look_ahead(state, parent)? {
             Seen::Nothing => return Ok(Next::To(vec![state.with(|state| state.read = At::step(end))])),
-            // Both outcomes are looked at again.
+            // Both outcomes lead to another probe.
             Seen::Ask(subject) => return Ok(self.ask(state, subject, found, |_, _| {})),
             Seen::Header(at) => at,
         };
@@ -289,7 +289,7 @@ impl Sides<'_> {
         })
     }
 
-    /// What the bytes at the writer's place are to a look for subsections of `parent`.
+    /// The result of a probe for subsections of `parent` at the writer's position.
     fn look_ahead(&self, state: &Position, parent: &str) -> Result<Seen, Stop> {
         let mut at = state.written.step;
         loop {
@@ -300,7 +300,7 @@ impl Sides<'_> {
                 Step::Goto(to) => at = *to,
                 Step::Variant { .. } => at = self.written.behind_variants(at, &state.sent).0,
                 Step::Unless { .. } | Step::Loop { .. } | Step::Pointer { .. } | Step::LoopEnd { .. }
-                    if !self.may_come_upon(at, parent)? =>
+                    if !self.may_reach_subsection(at, parent)? =>
                 {
                     return Ok(Seen::Nothing);
                 }
@@ -312,7 +312,7 @@ impl Sides<'_> {
                 },
                 Step::Loop { elements, path, end, .. } => match state.decided.get(elements) {
                     None => return Ok(Seen::Ask(*elements)),
-                    Some(true) if self.may_come_upon(at + 1, parent)? => {
+                    Some(true) if self.may_reach_subsection(at + 1, parent)? => {
                         return Err(Stop::Ambiguous(path.to_string()));
                     }
                     Some(true) => return Ok(Seen::Nothing),
@@ -328,9 +328,8 @@ impl Sides<'_> {
         }
     }
 
-    /// True if no bytes need to come between `step` of the writer and a subsection that a look for those of `parent`
-    /// sees.
-    fn may_come_upon(&self, step: usize, parent: &str) -> Result<bool, Stop> {
+    /// True if `step` of the writer can reach, without bytes in between, a subsection that a probe for those of `parent` finds.
+    fn may_reach_subsection(&self, step: usize, parent: &str) -> Result<bool, Stop> {
         let key = (step, parent.to_owned());
         if let Some(known) = self.ahead.borrow().get(&key) {
             return Ok(*known);

@@ -1,4 +1,4 @@
-//! What is decided at run time, by number: a walk compares and copies decisions all the time.
+//! Interns run-time conditions as small ids, so that states are cheap to compare and copy.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -26,7 +26,7 @@ impl Subjects {
         id
     }
 
-    /// True if not both can turn out so, since no number of their field is within both.
+    /// True if both outcomes cannot occur together, because no value of their common field satisfies both.
     pub(super) fn exclude_each_other(&self, (a, a_holds): (Id, bool), (b, b_holds): (Id, bool)) -> bool {
         let (Some(Subject::Value { field, .. }), Some(Subject::Value { field: other, .. })) =
             (self.get(a), self.get(b))

@@ -1,7 +1,7 @@
-//! Tags: integers whose number decides which fields follow, those of one variant of an enum.
+//! Tags: integers that select which fields follow, those of one variant of an enum.
 //!
-//! A walk goes on once for each number that decides on one of the sides, and once for all others. A reader knows the number
-//! that the writer sent, so the two never differ about the variant.
+//! A walk continues once for each number that either side distinguishes, and once for all others. The reader gets the number that
+//! the writer sent, so both always select the same variant.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,24 +15,24 @@ use super::verdict::Subject;
 /// A tag in a layout.
 #[derive(Debug, Default)]
 pub(super) struct Tag {
-    /// The numbers that decide, as this side has them.
+    /// The numbers that this side distinguishes.
     numbers: BTreeSet<i128>,
-    /// Behind this step, nobody asks for the number any more.
+    /// The last step that uses the number.
     last_use: usize,
 }
 
-/// The numbers of the tags that still matter, by their steps; `None` is one that no variant has.
+/// The numbers of the tags that are still used, by their steps; `None` stands for any number that no variant has.
 pub(super) type Numbers = BTreeMap<usize, Option<i128>>;
 
 impl Layout {
-    /// Notes that the step at `at` asks whether the number at `tag` is this one.
+    /// Records that the step at `at` compares the number at `tag` with this number.
     pub(super) fn note_variant(&mut self, at: usize, tag: usize, number: i128) {
         let tag = self.tags.entry(tag).or_default();
         tag.numbers.insert(number);
         tag.last_use = at;
     }
 
-    /// The first step from `at` on that no tag decides about, and how many do before it.
+    /// Follows the comparisons with tags from `at` on; returns the first other step, and the number of comparisons.
     pub(super) fn behind_variants(&self, mut at: usize, tags: &Numbers) -> (usize, usize) {
         let mut asked = 0;
         while let Some(Step::Variant { tag, number, to }) = self.steps.get(at) {
@@ -42,7 +42,7 @@ impl Layout {
         (at, asked)
     }
 
-    /// Drops the numbers that nobody at `step` asks for.
+    /// Drops the numbers that are not used at `step`.
     pub(super) fn forget_tags(&self, step: usize, numbers: &mut Numbers) {
         let is_asked = |at: &usize| self.tags.get(at).is_some_and(|tag| (*at..=tag.last_use).contains(&step));
         numbers.retain(|at, _| is_asked(at));
@@ -50,7 +50,7 @@ impl Layout {
 }
 
 impl Sides<'_> {
-    /// `next`, behind items that were written and read at `state`, once for each number that decides about what follows.
+    /// The states after items were written and read at `state`, once for each number that selects the following fields.
     pub(super) fn by_number(
         &self,
         state: &Position,
@@ -61,7 +61,7 @@ impl Sides<'_> {
     ) -> Result<Vec<Position>, Stop> {
         let ours = self.written.tags.get(&state.written.step).filter(|_| state.written.offset == 0);
         let theirs = self.read.tags.get(&state.read.step).filter(|_| state.read.offset == 0);
-        // What the writer knows as no single integer is the reader's number.
+        // If the writer's bytes are not one integer, the number is the reader's.
         let is_ours = ours.is_some() || written.is_one_integer();
         let Some((width, signed)) = (if is_ours { written } else { read }).integer() else { return Ok(vec![next]) };
         if ours.is_none() && theirs.is_none() {
@@ -73,7 +73,7 @@ impl Sides<'_> {
             Some((Subject::Value { taken, .. }, _)) => taken.taken_for(width, signed),
             _ => sent.clone(),
         };
-        // By the number as the field has it, what it is on each side.
+        // For each number of the field, its value on each side.
         let mut numbers: BTreeMap<i128, [Option<i128>; 2]> = BTreeMap::new();
         let sides = [(ours, written.integer()), (theirs, read.integer())];
         for (side, (tag, integer)) in sides.into_iter().enumerate() {

@@ -1,4 +1,4 @@
-//! Sets of integers: what a writer may send of a field, and what a reader takes.
+//! Sets of integers: the values of a field that a writer may send or a reader accepts.
 
 use std::fmt;
 
@@ -6,15 +6,15 @@ use serde::Serialize;
 
 use crate::schema::Limit;
 
-/// Most ranges that a sentence lists.
+/// The most ranges that a sentence lists.
 const MAX_LISTED: usize = 12;
 
-/// A set of integers, as ranges from the first to the second number, both included: sorted, and none touches another.
+/// A set of integers, as inclusive ranges: sorted, disjoint and not adjacent.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct Values(Vec<(i128, i128)>);
 
 impl Values {
-    /// All that an integer of `width` bytes can be.
+    /// All values of an integer of `width` bytes.
     pub(super) fn all(width: u64, signed: bool) -> Self {
         let bits = (width * 8).min(64);
         let ends = match signed {
@@ -24,7 +24,7 @@ impl Values {
         Self(vec![ends])
     }
 
-    /// Those of [`all`](Self::all) that are not below 0.
+    /// The values of [`all`](Self::all) that are not negative.
     pub(super) fn not_negative(width: u64, signed: bool) -> Self {
         Self::all(width, signed).and(&Self(vec![(0, i128::MAX)]))
     }
@@ -33,12 +33,12 @@ impl Values {
         Self(vec![(value, value)])
     }
 
-    /// These numbers.
+    /// The set of these numbers.
     pub(super) fn these(numbers: impl Iterator<Item = i128>) -> Self {
         Self::of(numbers.map(|number| (number, number)).collect())
     }
 
-    /// What `limit` leaves of `self`; all, if the machine's configuration decides.
+    /// The part of the set within `limit`; the whole set if the machine's configuration decides.
     pub(super) fn limited(&self, limit: &Limit) -> Self {
         match limit {
             Limit::Equal | Limit::AtMostCurrent => self.clone(),
@@ -62,7 +62,7 @@ impl Values {
         Self(joined)
     }
 
-    /// Those in both.
+    /// The intersection.
     pub(super) fn and(&self, other: &Self) -> Self {
         let (mut ours, mut theirs) = (self.0.iter().peekable(), other.0.iter().peekable());
         let mut both = Vec::new();
@@ -77,12 +77,12 @@ impl Values {
         Self::of(both)
     }
 
-    /// Those in one of them.
+    /// The union.
     pub(super) fn or(&self, other: &Self) -> Self {
         Self::of([self.0.as_slice(), &other.0].concat())
     }
 
-    /// Those not in `other`.
+    /// The difference: the values that are not in `other`.
     pub(super) fn without(&self, other: &Self) -> Self {
         let mut gaps = Vec::new();
         let mut from = i128::MIN;
@@ -103,23 +103,23 @@ impl Values {
         parts.iter().fold(Self::default(), |sum, part| sum.or(part))
     }
 
-    /// True if there are none.
+    /// True if the set is empty.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// True if `value` is one of them.
+    /// True if `value` is in the set.
     pub fn contains(&self, value: i128) -> bool {
         let at = self.0.partition_point(|(_, last)| *last < value);
         self.0.get(at).is_some_and(|(first, _)| *first <= value)
     }
 
-    /// The ranges, first and last number each, in order.
+    /// The ranges in order, each with its first and last number.
     pub fn ranges(&self) -> &[(i128, i128)] {
         &self.0
     }
 
-    /// Numbers that a sentence about them needs.
+    /// Number of terms in a sentence about the set.
     pub(super) fn terms(&self) -> usize {
         self.0.iter().map(|(first, last)| if first == last { 1 } else { 2 }).sum()
     }

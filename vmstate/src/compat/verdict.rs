@@ -4,19 +4,19 @@ use serde::Serialize;
 
 use super::values::Values;
 
-/// What is known about one section in two releases.
+/// The verdicts on one section in two releases.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct SectionReport {
-    /// The section.
+    /// Name of the section.
     pub section: String,
     /// One verdict for each direction and each version that one side may send to the other.
     pub comparisons: Vec<Comparison>,
 }
 
 impl SectionReport {
-    /// True if nothing can break; conditional verdicts count as broken only if `strict`, what could not be compared
-    /// always does.
+    /// True if nothing can break. Conditional verdicts count as broken only if `strict`; sections that could not be compared
+    /// always do.
     pub fn is_compatible(&self, strict: bool) -> bool {
         self.comparisons.iter().all(|comparison| match comparison.verdict {
             Verdict::Loads => true,
@@ -25,35 +25,35 @@ impl SectionReport {
         })
     }
 
-    /// True if there is no more to say than that all streams load, both ways.
+    /// True if all streams load in both directions, without warnings or assumptions.
     pub fn is_plain(&self) -> bool {
         self.comparisons.iter().all(Comparison::is_plain)
     }
 }
 
-/// Streams of one release, written at one version, in the code of the other.
+/// The verdict on streams of one release, written at one version, in the other release.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Comparison {
     /// Which release writes and which reads.
     pub direction: Direction,
-    /// Version that the stream says.
+    /// Version in the stream.
     pub version: u32,
-    /// Whether it loads.
+    /// Whether the stream loads.
     pub verdict: Verdict,
-    /// What loads with another meaning.
+    /// Values that load with another meaning.
     pub warnings: Vec<Warning>,
-    /// What the verdict relies on, and the descriptions do not show.
+    /// Assumptions of the verdict, which the descriptions do not show.
     pub relies_on: Vec<Assumption>,
 }
 
 impl Comparison {
-    /// One of which there is no more to say than its verdict.
+    /// A comparison with a verdict only.
     pub(super) fn of(direction: Direction, version: u32, verdict: Verdict) -> Self {
         Self { direction, version, verdict, warnings: Vec::new(), relies_on: Vec::new() }
     }
 
-    /// True if there is no more to say than that it loads.
+    /// True if the stream loads, without warnings or assumptions.
     pub fn is_plain(&self) -> bool {
         self.verdict == Verdict::Loads && self.warnings.is_empty()
     }
@@ -75,7 +75,7 @@ pub enum Direction {
 pub enum Verdict {
     /// Always.
     Loads,
-    /// In all cases but these.
+    /// Except in these cases.
     LoadsIf(Vec<Case>),
     /// Never.
     Breaks(Break),
@@ -87,30 +87,30 @@ pub enum Verdict {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Case {
-    /// All of these together.
+    /// The conditions, which hold together.
     pub when: Vec<Condition>,
-    /// What happens then.
+    /// The break in this case.
     pub breaks: Break,
 }
 
-/// Something that is decided at run time, and how it turned out.
+/// A subject that is decided at run time, with its outcome.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Condition {
-    /// What is decided.
+    /// The subject.
     pub subject: Subject,
-    /// How.
+    /// The outcome.
     pub holds: bool,
 }
 
-/// What is decided at run time. The same subject has the same outcome on both sides.
+/// A property that is decided at run time. The same subject has the same outcome on both sides.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Subject {
-    /// The outcome of a predicate, by name; in a nested struct with the struct's path: `is_open of lanes[2]`, with `[]` in each
-    /// element of a counted array.
+    /// The outcome of a predicate, by name; in a nested struct with the struct's path: `is_open of lanes[2]`, with `[]` for the
+    /// elements of a counted array.
     Predicate(String),
-    /// The outcome of a predicate that has no name, by its field.
+    /// The outcome of a predicate without a name, by its field.
     Unnamed(String),
     /// A subsection is sent (its `needed` holds).
     Subsection(String),
@@ -118,20 +118,20 @@ pub enum Subject {
     Section(String),
     /// The counted field has elements.
     Elements(String),
-    /// The counted field has at most so many elements.
+    /// The counted field has at most this many elements.
     Count {
         /// The field.
         field: String,
-        /// The most elements that the reader takes.
+        /// The most elements that the reader accepts.
         most: u64,
     },
     /// The pointer is null.
     Null(String),
-    /// The value of the field is one that the reader takes.
+    /// The value of the field is one that the reader accepts.
     Value {
         /// The field.
         field: String,
-        /// Values that the writer may send and the reader takes.
+        /// Values that the writer may send and the reader accepts.
         taken: Values,
         /// Values that the writer may send and the reader refuses.
         refused: Values,
@@ -140,15 +140,15 @@ pub enum Subject {
     Configuration(String),
 }
 
-/// Where and why a load breaks, and what to do instead.
+/// The place and the reason of a break, and how to avoid it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Break {
     /// Path of the field, or name of the subsection or section.
     pub field: String,
-    /// Why.
+    /// The reason.
     pub reason: Reason,
-    /// What to do instead.
+    /// The advice.
     pub remedy: &'static str,
 }
 
@@ -160,74 +160,74 @@ pub enum Reason {
     TooNew {
         /// Version in the stream.
         version: u32,
-        /// Newest version that the reader knows.
+        /// Newest version that the reader supports.
         newest: u32,
     },
     /// The version is below the reader's oldest.
     TooOld {
         /// Version in the stream.
         version: u32,
-        /// Oldest version that the reader takes.
+        /// Oldest version that the reader accepts.
         oldest: u32,
     },
-    /// The reader wants a field where the stream has none.
+    /// The reader expects a field that the stream does not have.
     NotSent,
-    /// The stream has a field where the reader wants none.
+    /// The stream has a field that the reader does not expect.
     NotRead,
     /// The writer's field and the reader's begin or end in different places.
     OtherItem {
-        /// What the stream has there.
+        /// The field in the stream.
         written: String,
-        /// What the reader takes it for.
+        /// The field that the reader expects.
         read: String,
     },
-    /// One side has as many elements as a length says, the other a fixed number, or elements of another layout.
+    /// One side has a variable number of elements, the other a fixed number, or elements of another layout.
     OtherCount,
-    /// The two sides count its elements by the values of different fields.
+    /// The two sides count the elements by the values of different fields.
     OtherLength,
-    /// The field that says how many elements there are is not in the stream: the reader counts by what its machine has.
+    /// The field with the number of elements is not in the stream: the reader uses the value of its machine.
     LengthNotSent,
-    /// The reader takes fewer elements than the writer may send.
+    /// The reader accepts fewer elements than the writer may send.
     TooMany {
-        /// The most elements that the reader takes.
+        /// The most elements that the reader accepts.
         most: u64,
     },
     /// The reader has the keys of the map in another order.
     OtherOrder,
-    /// A hand-written codec on one side only, or two different ones.
+    /// Only one side has a hand-written codec, or the two codecs differ.
     OtherCodec,
-    /// The reader does not know the subsection.
+    /// The reader does not support the subsection.
     UnknownSubsection,
-    /// The reader does not take all values that the writer may send.
+    /// The reader does not accept all values that the writer may send.
     NotTaken {
-        /// Values that the reader takes.
+        /// Values that the reader accepts.
         taken: String,
     },
-    /// The reader takes only what its machine is configured to have.
+    /// The reader accepts only the value that its machine is configured to have.
     NotConfigured {
-        /// Values that the reader takes.
+        /// Values that the reader accepts.
         taken: String,
     },
-    /// A pointer that may be null on one side only.
+    /// The pointer may be null on one side only.
     NotNullable,
-    /// The schema says other versions for the section than for its description.
+    /// The schema states different versions for the section and for its description.
     Contradiction {
-        /// Newest of the section.
+        /// Newest version of the section.
         section: u32,
-        /// Newest of the description.
+        /// Newest version of the description.
         description: u32,
     },
     /// The layouts are too large to be compared.
     TooLarge,
-    /// A look for subsections may run into what is no subsection of that struct.
+    /// A probe for subsections may mistake other bytes for a subsection of that struct.
     Ambiguous,
     /// The reader has no such section.
     NoSection,
-    /// The reader does not do without the section.
+    /// The reader requires the section.
     Missing,
 }
 
-/// Bytes that load, and may mean something else.
+/// Bytes that load, but may have another meaning.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[non_exhaustive]
 pub struct Warning {
@@ -235,7 +235,7 @@ pub struct Warning {
     pub written: String,
     /// The reader's field.
     pub read: String,
-    /// What is different.
+    /// The difference.
     pub difference: Difference,
 }
 
@@ -243,11 +243,11 @@ pub struct Warning {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Difference {
-    /// Signed here, unsigned there; or a bool here, a number there.
+    /// Signed on one side, unsigned on the other; or a bool on one side, a number on the other.
     Sign,
-    /// A timer, double or bitmap here, something else there.
+    /// A timer, double or bitmap on one side, something else on the other.
     Meaning,
-    /// Integers here, raw bytes there.
+    /// Integers on one side, raw bytes on the other.
     Raw,
     /// The writer sends padding: the reader gets zero.
     ReadsZero,
@@ -255,29 +255,29 @@ pub enum Difference {
     Dropped,
 }
 
-/// What a verdict relies on without knowing it.
+/// A property that a verdict assumes without proof.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Assumption {
-    /// The hand-written codec of this name reads what it wrote.
+    /// The hand-written codec of this name reads the bytes that it wrote.
     Codec(String),
-    /// The reader's own functions, which these attributes name, take what comes.
+    /// The reader's own functions, which these attributes name, accept the values.
     Hooks(Vec<String>),
-    /// The predicates of these names have the same outcome on both sides, and mean the same. `is_open of a and is_open
-    /// of b` is about a struct that is `a` in the writer and `b` in the reader.
+    /// The predicates of these names have the same outcome and meaning on both sides. `is_open of a and is_open of b` concerns a
+    /// struct that is `a` in the writer and `b` in the reader.
     Outcomes(Vec<String>),
-    /// Both machines are configured to have the same of these: values, lengths, null pointers, room for elements.
+    /// Both machines have the same configuration of these: values, lengths, null pointers, room for elements.
     Configuration(Vec<String>),
     /// The keys of these maps have the same order on both sides: a type can have an order of its own.
     Orders(Vec<String>),
-    /// These fields may have as many elements on both sides, counted by the same field: an old schema, or a description made by
-    /// hand, does not say.
+    /// These fields may have equally many elements on both sides, counted by the same field: an old or hand-made description does
+    /// not say.
     Counts(Vec<String>),
-    /// The hooks and conversions of these structs take what comes: their description does not say which there are.
+    /// The hooks and conversions of these structs accept the values: their description does not list them.
     Unsaid(Vec<String>),
-    /// The predicates of these fields have the same outcome on both sides: they have no name, but the fields have the same.
+    /// The predicates of these fields, which have no name, have the same outcome on both sides.
     Predicates(Vec<String>),
-    /// These fields of the writer are what the reader takes them for: a dump of QEMU tells only their size, and that in the
+    /// These fields of the writer have the meaning that the reader expects: a dump of QEMU only shows their size, and that in the
     /// memory of its host.
     Sizes(Vec<String>),
 }

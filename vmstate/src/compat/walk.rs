@@ -1,8 +1,8 @@
-//! All that can happen when one layout's bytes are read by another: a walk through the product of a writer and a reader.
+//! Explores all executions in which one layout's bytes are read by another: a walk through the product of a writer and a reader.
 //!
-//! Both are walked together, item by item; whatever is decided at run time goes both ways, but the same way for the
-//! same subject. A walk ends in a load or in a break. The states are positions and decisions that still matter, so
-//! their number stays small where the two sides are alike.
+//! Writer and reader advance together, item by item. Each run-time decision is explored with both outcomes, with the same outcome
+//! for the same subject on both sides. A path ends in a load or in a break. A state consists of positions and the decisions that
+//! are still used, so the number of states stays small where the two sides are alike.
 
 use std::collections::{BTreeSet, HashSet, VecDeque};
 
@@ -13,10 +13,10 @@ use super::subjects::Id;
 use super::verdict::{Break, Case, Comparison, Condition, Reason, Subject, Verdict};
 use super::{Direction, remedy};
 
-/// More cases than this are not told apart.
+/// The most cases that a verdict distinguishes.
 const MAX_CASES: usize = 256;
 
-/// What a walk through all states found.
+/// The result of a walk.
 #[derive(Default)]
 struct Walked {
     loads: bool,
@@ -24,17 +24,17 @@ struct Walked {
     found: Found,
 }
 
-/// A break, and what led there.
+/// A break, and the decisions on its path.
 struct Broken {
     path: Decisions,
-    /// The last decision, which alone led to the break.
+    /// The last decision, which alone caused the break.
     gate: Option<(Id, bool)>,
     field: String,
     reason: Reason,
 }
 
 impl Sides<'_> {
-    /// The verdict, and what belongs to it.
+    /// The verdict, with its warnings and assumptions.
     pub(super) fn comparison(&self, direction: Direction, version: u32) -> Result<Comparison, Stop> {
         let named = |broken: Broken| {
             let side = if broken.reason == Reason::NotSent { &self.read } else { &self.written };
@@ -56,7 +56,7 @@ impl Sides<'_> {
                 return Ok(Comparison { direction, version, verdict, warnings, relies_on });
             };
             if !loads {
-                // Nothing is left that loads: the first break found is the shortest.
+                // No remaining state loads; the first break found has the shortest path.
                 let breaks = cases.into_iter().next().map_or_else(|| named(broken), |(_, first)| first);
                 let verdict = Verdict::Breaks(breaks);
                 return Ok(Comparison::of(direction, version, verdict));
@@ -69,7 +69,7 @@ impl Sides<'_> {
         }
     }
 
-    /// The decisions that led to a break and without which something would load.
+    /// The decisions that caused a break and without which a stream would load.
     fn needed(&self, broken: &Broken) -> Result<Decisions, Stop> {
         let gate = Decisions::from_iter(broken.gate);
         if !gate.is_empty() && !self.loads(&gate)? {
@@ -83,7 +83,7 @@ impl Sides<'_> {
                 path.insert(subject, value);
             }
         }
-        // A value says by itself that it is there.
+        // A condition on a value implies that the value is present.
         let subjects = self.subjects.borrow();
         let values = path.iter().filter(|(_, holds)| !**holds).filter_map(|(id, _)| subjects.get(*id));
         let fields: Vec<_> = values.filter_map(Subject::value).collect();
@@ -98,7 +98,7 @@ impl Sides<'_> {
         Ok(walk.walked)
     }
 
-    /// True if a state that agrees with `fixed` loads. The walk ends at the first one that does.
+    /// True if a state that agrees with `fixed` loads. The walk ends at the first such state.
     fn loads(&self, fixed: &Decisions) -> Result<bool, Stop> {
         let mut walk = Walk::new(self, fixed, &[]);
         while !walk.walked.loads && walk.step()? {}
@@ -113,7 +113,7 @@ impl Sides<'_> {
 }
 
 impl Subject {
-    /// The field, if its value decides.
+    /// The field, if the subject is about its value.
     fn value(&self) -> Option<&str> {
         match self {
             Self::Value { field, .. } | Self::Count { field, .. } => Some(field),
@@ -121,7 +121,7 @@ impl Subject {
         }
     }
 
-    /// True if the field is there only if this has turned out so that it is.
+    /// True if the field is present only for one outcome of this subject.
     fn is_around(&self, field: &str) -> bool {
         let inside = |of: &str, by: &str| field.strip_prefix(of).is_some_and(|rest| rest.starts_with(by));
         match self {
@@ -133,16 +133,16 @@ impl Subject {
     }
 }
 
-/// A walk under way: breadth first, so that the first break is the nearest.
+/// A walk in progress: breadth first, so that the first break has the shortest path.
 struct Walk<'a> {
     product: &'a Sides<'a>,
     fixed: &'a Decisions,
     excluded: &'a [&'a Decisions],
-    /// Subjects that an excluded case asks for.
+    /// Subjects that an excluded case depends on.
     kept: HashSet<Id>,
     seen: BTreeSet<Position>,
     queue: VecDeque<(Position, usize)>,
-    /// Each way is the one before it and what was decided.
+    /// Each path is the index of its predecessor, and the decisions added to it.
     ways: Vec<(usize, Vec<(Id, bool)>)>,
     walked: Walked,
 }
@@ -162,7 +162,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Goes on from the state that has waited longest; false if none is left.
+    /// Continues from the state that was queued first; false if there is none.
     fn step(&mut self) -> Result<bool, Stop> {
         let Some((state, way)) = self.queue.pop_front() else { return Ok(false) };
         self.product.budget.step(0)?;
@@ -214,7 +214,7 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// True if what is wanted cannot be with this decision.
+    /// True if this decision contradicts the fixed ones.
     fn excludes(&self, decision: (Id, bool)) -> bool {
         let subjects = self.product.subjects.borrow();
         self.fixed.iter().any(|(id, holds)| subjects.exclude_each_other((*id, *holds), decision))
@@ -224,7 +224,7 @@ impl<'a> Walk<'a> {
         self.excluded.iter().any(|when| when.iter().all(|(subject, value)| decided.get(subject) == Some(value)))
     }
 
-    /// Drops decisions that nobody asks for any more.
+    /// Drops decisions that are no longer used.
     fn forget(&self, state: &mut Position) {
         let Position { written, read, decided, lengths, sent, got, .. } = state;
         self.product.written.forget_tags(written.step, sent);
@@ -244,7 +244,7 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// All that was decided on a way.
+    /// All decisions on a path.
     fn decisions(&self, mut way: usize) -> Decisions {
         let mut all = Decisions::new();
         while let Some((before, news)) = self.ways.get(way)

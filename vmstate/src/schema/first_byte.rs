@@ -1,9 +1,9 @@
-//! Which bytes a value can begin with: where it cannot be the one that stands for a null pointer, the two are told apart.
+//! The bytes that a value can begin with: if a value cannot begin with the marker of a null pointer, the two are distinguishable.
 
 use super::{Description, Kind, Limit, MaybeStatic, Presence};
 
 impl Kind {
-    /// False if no value of this kind begins with `byte`. True also where the description does not say.
+    /// False if no value of this kind begins with `byte`. True also if the description does not determine it.
     pub const fn may_begin_with(&self, byte: u8) -> bool {
         match self {
             Self::Bool | Self::List(_) => byte <= 1,

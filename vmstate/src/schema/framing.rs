@@ -1,34 +1,34 @@
-//! Layouts that a reader could take for another: nothing on the wire frames a struct, so subsections are found by
-//! looking ahead for `05`, a length, and a name that begins with the struct's own.
+//! Detects ambiguous layouts: a struct has no frame on the wire, so subsections are found by looking ahead for `05`, a length,
+//! and a name that begins with the struct's own.
 //!
-//! The bytes that follow are those of the whole section, whatever types they belong to: each rule walks the description
-//! down to its integers. Const functions: the derive asks them while it compiles, about constants only. A description that
-//! was made at run time is not judged.
+//! The bytes that follow a struct may belong to any type of the whole section, so each rule walks the description down to its
+//! integers. The functions are const: the derive evaluates them at compile time, on constants only. A description that was
+//! created at run time is not checked.
 
 use super::{Description, Field, Kind, MaybeStatic, Presence};
 
-/// The kind of an `Option` that neither is a pointer nor the whole of a subsection: nothing on the wire would say whether it
-/// is there, so it has no bytes.
+/// The kind of an `Option` that is neither a pointer nor the only field of a subsection: no byte on the wire would mark its
+/// presence, so it has no encoding.
 pub(crate) const STRAY_OPTION: Kind = Kind::Custom(MaybeStatic::Static(STRAY));
 const STRAY: &str = "an option outside of a subsection";
 
-/// Where a reader cannot know what the bytes are.
+/// Why a layout is ambiguous.
 #[derive(Clone, Copy, Debug)]
 pub enum Fault {
-    /// The field's own bytes are followed by another field's.
+    /// The field's value ends in subsections and is followed by another field's bytes.
     Followed,
-    /// One element is followed by the next, or a key by its value.
+    /// An element is followed by the next, or a key by its value.
     Elements,
-    /// One value inside of the field is followed by another.
+    /// A value inside of the field is followed by another.
     Inside,
-    /// An `Option` has no place there.
+    /// An `Option` is in a place where its presence is not marked.
     StrayOption,
-    /// A struct's name is the beginning of the name of a subsection that follows it.
+    /// The name of a struct is a prefix of the name of a subsection that follows the struct.
     Stolen,
 }
 
 impl Fault {
-    /// What is wrong, and what to do.
+    /// The compile error: the fault, and how to correct it.
     pub const fn text(self) -> &'static str {
         match self {
             Self::Followed => {
@@ -55,7 +55,7 @@ impl Fault {
     }
 }
 
-/// What is wrong with the bytes of field `place` and what follows them among `fields`; `None` if nothing is.
+/// The fault of field `place` and the bytes that follow it among `fields`; `None` if there is none.
 pub const fn fault_of_field(fields: &[Field], place: usize) -> Option<Fault> {
     let Some((_, [field, behind @ ..])) = fields.split_at_checked(place) else { return None };
     let fault = match field.kind.ends_in_subsections() && may_be_followed(field, behind) {
@@ -70,8 +70,7 @@ pub const fn fault_of_field(fields: &[Field], place: usize) -> Option<Fault> {
 }
 
 impl Description {
-    /// What is wrong with this layout or with one inside of it: the first place where a reader may take some bytes
-    /// for others; `None` if there is none.
+    /// The first fault of this layout or of one inside of it; `None` if there is none.
     pub(crate) const fn fault(&self) -> Option<Fault> {
         let (Some(fields), Some(mut rest)) = (self.fields.constant(), self.subsections.constant()) else { return None };
         let mut place = 0;
@@ -91,7 +90,7 @@ impl Description {
         self.fault_of_names()
     }
 
-    /// What is wrong with the names of the subsections of this struct itself, and of these; `None` if nothing is.
+    /// The fault of the names of this struct's subsections and of theirs; `None` if there is none.
     pub const fn fault_of_names(&self) -> Option<Fault> {
         let Some(wanted) = self.subsections.constant() else { return None };
         if self.steals(wanted) {
@@ -107,7 +106,7 @@ impl Description {
         None
     }
 
-    /// True if a look for subsections runs into the bytes behind such a struct.
+    /// True if a probe for subsections reads the bytes that follow such a struct.
     const fn ends_in_subsections(&self) -> bool {
         let (Some(mut rest), Some(subsections)) = (self.fields.constant(), self.subsections.constant()) else {
             return false;
@@ -127,7 +126,7 @@ impl Description {
         false
     }
 
-    /// True if a struct at the end of `self`'s fields or subsections has a name that one of `wanted` begins with.
+    /// True if a struct at the end of `self`'s fields or subsections has a name that is a prefix of one of `wanted`.
     const fn steals(&self, wanted: &[Self]) -> bool {
         let (Some(mut rest), Some(mut subsections)) = (self.fields.constant(), self.subsections.constant()) else {
             return false;
@@ -150,7 +149,7 @@ impl Description {
         false
     }
 
-    /// True if the name of one of `wanted` begins with this one's.
+    /// True if this name is a prefix of the name of one of `wanted`.
     const fn begins_one_of(&self, wanted: &[Self]) -> bool {
         let mut rest = wanted;
         while let [first, behind @ ..] = rest {
@@ -164,7 +163,7 @@ impl Description {
         false
     }
 
-    /// True if every version of it has bytes.
+    /// True if every version has bytes.
     const fn has_bytes(&self) -> bool {
         let Some(mut rest) = self.fields.constant() else { return false };
         while let [first, behind @ ..] = rest {
@@ -178,7 +177,7 @@ impl Description {
 }
 
 impl Kind {
-    /// What is wrong inside of a value of this kind.
+    /// The first fault inside of a value of this kind.
     const fn fault(&self) -> Option<Fault> {
         match self {
             Self::Struct(nested) | Self::StructAt(nested, _) | Self::Temporary(nested) => match nested.constant() {
@@ -191,7 +190,7 @@ impl Kind {
                 Some(element) => element.fault(),
                 None => None,
             },
-            // The byte behind an element of a list is 0 or 1, which begins no subsection.
+            // An element of a list is followed by a byte 0 or 1, which does not begin a subsection.
             Self::Array(element, 1) | Self::Nullable(element) | Self::List(element) => match element.constant() {
                 Some(element) => element.fault(),
                 None => None,
@@ -214,7 +213,7 @@ impl Kind {
         }
     }
 
-    /// True if a look for subsections runs into the bytes behind a value of this kind.
+    /// True if a probe for subsections reads the bytes that follow a value of this kind.
     const fn ends_in_subsections(&self) -> bool {
         match self {
             Self::Struct(nested) | Self::StructAt(nested, _) | Self::Temporary(nested) => match nested.constant() {
@@ -228,7 +227,7 @@ impl Kind {
                 }
             }
             Self::Array(_, 0) => false,
-            // They end in a byte of their own.
+            // These end in a byte of their own.
             Self::List(_) | Self::Map(..) => false,
             Self::Bool | Self::Unsigned(_) | Self::Signed(_) | Self::Limited(..) | Self::Timer | Self::Double => false,
             Self::Buffer(_) | Self::CountedBuffer | Self::Unused(_) => false,
@@ -236,7 +235,7 @@ impl Kind {
         }
     }
 
-    /// True if a struct at the end of such a value has a name that one of `wanted` begins with.
+    /// True if a struct at the end of such a value has a name that is a prefix of one of `wanted`.
     const fn steals(&self, wanted: &[Description]) -> bool {
         match self {
             Self::Struct(nested) | Self::StructAt(nested, _) | Self::Temporary(nested) => match nested.constant() {
@@ -277,7 +276,7 @@ impl Kind {
 }
 
 impl Field {
-    /// True if the field always puts bytes on the wire.
+    /// True if the field has bytes in every stream.
     const fn is_certain(&self, minimum_version: u32) -> bool {
         let there = match self.presence {
             Presence::Since(version) => version <= minimum_version,
@@ -287,8 +286,8 @@ impl Field {
     }
 }
 
-/// True if the bytes of `field` may be followed by those of one of the fields `behind` it: not by another variant's, nor by the
-/// place of a check.
+/// True if the bytes of one of the fields `behind` may follow those of `field`; those of another variant cannot, and a check has
+/// none.
 const fn may_be_followed(field: &Field, mut behind: &[Field]) -> bool {
     while let [next, rest @ ..] = behind {
         let is_other_variant = match (&field.presence, &next.presence) {

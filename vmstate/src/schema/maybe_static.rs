@@ -1,19 +1,19 @@
-//! `MaybeStatic`: a value that is either in the binary or owned, so descriptions can be constants and can be parsed.
+//! `MaybeStatic`: a value that is either a static constant or owned, so that descriptions can be constants or be parsed.
 
 use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
 
-/// A shared, immutable value: a constant of the program, or counted memory.
+/// A shared, immutable value: a constant of the program, or reference-counted memory.
 pub enum MaybeStatic<T: ?Sized + 'static> {
     /// A constant.
     Static(&'static T),
-    /// Made at run time.
+    /// A value created at run time.
     Owned(Arc<T>),
 }
 
 impl<T: ?Sized> MaybeStatic<T> {
-    /// The value, if it is a constant.
+    /// The static value, if it is one.
     pub(crate) const fn constant(&self) -> Option<&'static T> {
         match self {
             Self::Static(value) => Some(value),

@@ -1,7 +1,7 @@
-//! Descriptions as data: what a device's state looks like on the wire, version by version.
+//! Descriptions as data: the layout of a device's state on the wire, for each version.
 //!
-//! No code of a device is reachable from here: a [`Description`] can be a `const` that the derive wrote, or come
-//! out of a JSON file of another release.
+//! A [`Description`] does not refer to code of a device: it can be a `const` that the derive wrote, or be parsed from a JSON file
+//! of another release.
 
 mod first_byte;
 pub(crate) mod framing;
@@ -39,13 +39,13 @@ pub fn of<T: Described + ?Sized>() -> &'static Description {
     T::description()
 }
 
-/// A type with a description: whatever derives `VmState`.
+/// A type with a description: every type that derives `VmState`.
 pub trait Described {
     /// Name, versions, fields and subsections.
     fn description() -> &'static Description;
 }
 
-/// What one struct looks like on the wire: QEMU's `VMStateDescription` without its C pointers.
+/// The layout of one struct on the wire: QEMU's `VMStateDescription` without its C pointers.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Description {
@@ -57,16 +57,16 @@ pub struct Description {
     pub minimum_version: u32,
     /// Fields in wire order.
     pub fields: MaybeStatic<[Field]>,
-    /// Subsections in the order they are written.
+    /// Subsections in the order in which they are written.
     pub subsections: MaybeStatic<[Description]>,
-    /// What a load asks the device itself, each as its attribute says it: `post_load = Self::thaw`. `None` if whoever made the
-    /// description does not say: QEMU's dumps do not, and neither do the schemas of this library's first releases, which lack
-    /// each [`Field::count`], too.
+    /// The functions of the device that a load calls, as its attributes name them: `post_load = Self::thaw`. `None` if the origin
+    /// of the description does not list them: QEMU's dumps do not, and neither do the schemas of this library's first releases,
+    /// which also lack each [`Field::count`].
     pub hooks: Option<MaybeStatic<[MaybeStatic<str>]>>,
 }
 
 impl Description {
-    /// A description from its parts; `const`, for the derive.
+    /// Creates a description from its parts; `const`, for the derive.
     pub const fn new(
         name: MaybeStatic<str>,
         version: u32,
@@ -77,14 +77,14 @@ impl Description {
         Self::with_hooks(name, version, minimum_version, fields, subsections, Some(MaybeStatic::Static(&[])))
     }
 
-    /// A description of state whose bytes only its own code knows: an [iterative
+    /// Creates a description of state whose layout only its own code knows, such as an [iterative
     /// section](crate::section::IterativeSection)'s. `const`, for a `static`.
     pub const fn undescribed(name: &'static str, version: u32, minimum_version: u32) -> Self {
         let (fields, subsections) = (MaybeStatic::Static(&[] as &[Field]), MaybeStatic::Static(&[] as &[Self]));
         Self::new(MaybeStatic::Static(name), version, minimum_version, fields, subsections)
     }
 
-    /// As [`new`](Self::new), of a struct with these [`hooks`](Self::hooks).
+    /// As for [`new`](Self::new), for a struct with these [`hooks`](Self::hooks).
     pub const fn with_hooks(
         name: MaybeStatic<str>,
         version: u32,
@@ -101,7 +101,7 @@ impl Description {
         self.minimum_version <= version && version <= self.version
     }
 
-    /// Refuses what was written at a version that does not load.
+    /// Refuses a version that does not load.
     pub(crate) fn check_version(&self, version: u32) -> Result<()> {
         let Self { version: newest, minimum_version: oldest, .. } = self;
         let message = match () {
@@ -119,20 +119,20 @@ impl Description {
 pub struct Field {
     /// Name, as the self-description shows it.
     pub name: MaybeStatic<str>,
-    /// What its bytes are.
+    /// The kind of its bytes.
     pub kind: Kind,
-    /// When it is there.
+    /// The condition under which the field is present.
     pub presence: Presence,
-    /// How many elements it may have, if it is counted, a list or a map.
+    /// The number of elements, if the field is counted, a list or a map.
     pub count: Option<Count>,
-    /// What turns the bytes into the field's value and may refuse to, as the attribute says it: `via = Percent`.
+    /// The conversion from the bytes to the field's value, which may refuse, as the attribute names it: `via = Percent`.
     pub conversion: Option<MaybeStatic<str>>,
-    /// True if the layout is given although a reader may take what follows for a subsection.
+    /// True if the layout is kept although a reader may mistake the following bytes for a subsection.
     pub is_unframed: bool,
 }
 
 impl Field {
-    /// A field from its parts; `const`, for the derive.
+    /// Creates a field from its parts; `const`, for the derive.
     pub const fn new(name: MaybeStatic<str>, kind: Kind, presence: Presence) -> Self {
         Self { name, kind, presence, is_unframed: false, count: None, conversion: None }
     }
@@ -143,8 +143,8 @@ impl Field {
         self
     }
 
-    /// A field that has as many elements as `count` allows, and whose value a `conversion` makes of the bytes; `const`, for
-    /// the derive.
+    /// Creates a field whose number of elements is limited by `count`, and whose value a `conversion` makes from the bytes;
+    /// `const`, for the derive.
     pub const fn with(
         name: MaybeStatic<str>,
         kind: Kind,
@@ -156,58 +156,58 @@ impl Field {
     }
 }
 
-/// How many elements a field has: what a save sends at most, and a load takes.
+/// The number of elements of a field: the limit of a save and of a load.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Count {
-    /// What says how many; `None` of a list or a map, which say it themselves.
+    /// The source of the number; `None` for a list or a map, whose bytes contain the number.
     pub length: Option<Length>,
-    /// Elements for each that the length counts.
+    /// Number of elements for each unit of the length.
     pub factor: usize,
-    /// Most elements; of a bitmap, most bits.
+    /// The most elements; for a bitmap, the most bits.
     pub most: usize,
-    /// True if a machine may have room for fewer: of memory whose size is decided when the device is made.
+    /// True if a machine may have room for fewer, because its memory has a size that was fixed when the device was created.
     pub by_room: bool,
 }
 
 impl Count {
-    /// A count from its parts; `const`, for the derive.
+    /// Creates a count from its parts; `const`, for the derive.
     pub const fn new(length: Option<Length>, factor: usize, most: usize, by_room: bool) -> Self {
         Self { length, factor, most, by_room }
     }
 }
 
-/// What says how many elements a field has.
+/// The source of a field's number of elements.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Length {
-    /// An earlier field of this name: of the same description, or of one that it is a subsection of.
+    /// An earlier field of this name, in the same description or in one that it is a subsection of.
     Field(MaybeStatic<str>),
     /// A value of this name that is not on the wire: the machine's configuration.
     Machine(MaybeStatic<str>),
 }
 
-/// When a field is on the wire.
+/// The condition under which a field is on the wire.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Presence {
     /// From this version of its description on (QEMU's field version; 0 is always).
     Since(u32),
-    /// When the named predicate holds (QEMU's `field_exists`): an outcome the bytes do not show.
+    /// If the named predicate holds (QEMU's `field_exists`): an outcome that the bytes do not show.
     If(MaybeStatic<str>),
-    /// When the first field of its description, an integer that is always there, is this number: the tag of an enum in front of
-    /// the variants.
+    /// If the first field of its description, an integer that is always present, has this number: the tag of an enum before its
+    /// variants.
     Tag(i128),
 }
 
 impl Presence {
-    /// True if a save decides it, and not the version alone.
+    /// True if each save decides about the presence, and not the version alone.
     pub(crate) const fn is_decided(&self) -> bool {
         !matches!(self, Self::Since(_))
     }
 }
 
-/// What the bytes of a field are. Integers are big-endian.
+/// The encoding of a field. Integers are big-endian.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Kind {
@@ -219,11 +219,11 @@ pub enum Kind {
     Signed(u8),
     /// Raw bytes of fixed length.
     Buffer(usize),
-    /// Raw bytes, as many as the outcome says.
+    /// Raw bytes, whose number is the outcome.
     CountedBuffer,
-    /// Zero bytes that nobody reads.
+    /// Zero bytes that readers ignore.
     Unused(usize),
-    /// An integer of which a reader takes only some values.
+    /// An integer of which a reader accepts only some values.
     Limited(MaybeStatic<Kind>, Limit),
     /// When a timer fires: 8 bytes, nanoseconds of its clock, or -1 if it is not armed.
     Timer,
@@ -231,46 +231,46 @@ pub enum Kind {
     Double,
     /// This many bits, in words of 8 bytes; the first bit is the lowest of the first word.
     Bitmap(usize),
-    /// As [`Bitmap`](Self::Bitmap), of as many bits as the outcome says.
+    /// As for [`Bitmap`](Self::Bitmap), with the outcome as the number of bits.
     CountedBitmap,
     /// A nested struct, inline: no name, version or length of its own on the wire.
     Struct(MaybeStatic<Description>),
-    /// A nested struct, inline, as it was at this version of its own (QEMU's `VMSTATE_VSTRUCT`).
+    /// A nested struct, inline, in the layout of this version of its own (QEMU's `VMSTATE_VSTRUCT`).
     StructAt(MaybeStatic<Description>, u32),
-    /// A struct that is made for the wire from the one that it stands in (QEMU's `VMSTATE_WITH_TMP`), inline.
+    /// A struct that is created for the wire from the struct that contains it (QEMU's `VMSTATE_WITH_TMP`), inline.
     Temporary(MaybeStatic<Description>),
-    /// The value if the outcome says 1; one byte `30` if it says 0, where a pointer is null.
+    /// The value if the outcome is 1; one byte `30` if it is 0, where a pointer is null.
     Nullable(MaybeStatic<Kind>),
     /// This many elements, concatenated.
     Array(MaybeStatic<Kind>, usize),
-    /// As many elements as the outcome says, concatenated.
+    /// Concatenated elements, whose number is the outcome.
     CountedArray(MaybeStatic<Kind>),
-    /// A byte `01` before each element, a byte `00` behind the last (QEMU's `VMSTATE_QTAILQ_V`); the outcome says how
-    /// many.
+    /// A byte `01` before each element and a byte `00` after the last (QEMU's `VMSTATE_QTAILQ_V`); the number of elements is the
+    /// outcome.
     List(MaybeStatic<Kind>),
-    /// A number of entries in 4 bytes, then as a list: key and value, in the order of the keys (QEMU's
-    /// `VMSTATE_GTREE_V`); the outcome says how many.
+    /// A number of entries in 4 bytes, then as a list: key and value, sorted by key (QEMU's `VMSTATE_GTREE_V`); the number of
+    /// entries is the outcome.
     Map(MaybeStatic<Kind>, MaybeStatic<Kind>),
-    /// Bytes of a hand-written codec under this type name; the outcome says how many.
+    /// Bytes of a hand-written codec under this type name; their number is the outcome.
     Custom(MaybeStatic<str>),
-    /// No bytes: the place where a device checks what it has so far (QEMU's `VMSTATE_VALIDATE`).
+    /// No bytes: the point at which the device checks the fields loaded so far (QEMU's `VMSTATE_VALIDATE`).
     Check,
 }
 
-/// Which values of an integer a reader takes.
+/// The values of an integer that a reader accepts.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Limit {
-    /// The one that the device has.
+    /// The device's current value.
     Equal,
-    /// 0 to the one that the device has.
+    /// 0 to the device's current value.
     AtMostCurrent,
     /// All but 0.
     NotZero,
-    /// From the first to the second, both included.
+    /// From the first to the second number, both included.
     Within(i128, i128),
-    /// A Unicode scalar value: all up to 0x10ffff but the surrogates, 0xd800 to 0xdfff.
+    /// A Unicode scalar value: up to 0x10ffff except the surrogates, 0xd800 to 0xdfff.
     Scalar,
-    /// These.
+    /// One of these numbers.
     OneOf(MaybeStatic<[i128]>),
 }

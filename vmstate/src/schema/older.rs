@@ -1,14 +1,14 @@
-//! A description as an older release has it: what a save for that release writes.
+//! The description that an older release has, which a save for that release uses.
 
 use std::collections::BTreeMap;
 
 use super::{Description, Field, Kind, MaybeStatic};
 
-/// Newest and oldest version of each subsection that a release knows, by name.
+/// Newest and oldest version of each subsection that a release supports, by name.
 pub(crate) type Subsections = BTreeMap<String, (u32, u32)>;
 
 impl Description {
-    /// All subsections that a load of this section may meet, also those of structs inside of it.
+    /// All subsections that a load of this section may encounter, including those of nested structs.
     pub(crate) fn all_subsections(&self) -> Subsections {
         let mut all = Subsections::new();
         self.note_subsections(&mut all);
@@ -23,8 +23,8 @@ impl Description {
         self.fields.iter().for_each(|field| field.kind.note_subsections(into));
     }
 
-    /// What a save at `version` writes if `known` says the versions of the subsections. One that is not known stays as it
-    /// is with `keep_unknown`, and goes without.
+    /// The description of a save at `version`, with the subsection versions of `known`. An unknown subsection is kept unchanged
+    /// with `keep_unknown`, and dropped without.
     pub(crate) fn older(&self, version: u32, known: &Subsections, keep_unknown: bool) -> Self {
         let subsection = |subsection: &Self| match known.get(&*subsection.name) {
             Some((newest, _)) => Some(subsection.older(subsection.version.min(*newest), known, keep_unknown)),

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use super::{Kind, Limit};
 
-/// A kind in the self-description's words: of an array or a pointer, that of what it holds.
+/// The type name of a kind in a self-description; for an array or a pointer, that of its contents.
 pub(super) fn type_name(kind: &Kind) -> Cow<'_, str> {
     match kind {
         Kind::Bool => "bool".into(),
@@ -31,10 +31,10 @@ pub(super) fn type_name(kind: &Kind) -> Cow<'_, str> {
     }
 }
 
-/// What QEMU has no name for goes by the name of the integer.
+/// A limit without a name in QEMU has the integer's name.
 fn limited<'a>(inner: &'a Kind, limit: &Limit) -> Cow<'a, str> {
     match (inner, limit) {
-        // So QEMU calls its `VMSTATE_UINT64_EQUAL` (`vmstate_info_uint64_equal`).
+        // QEMU gives its `VMSTATE_UINT64_EQUAL` this name (`vmstate_info_uint64_equal`).
         (Kind::Unsigned(8), Limit::Equal) => "int64 equal".into(),
         (_, Limit::Equal) => format!("{} equal", type_name(inner)).into(),
         (_, Limit::AtMostCurrent) => format!("{} le", type_name(inner)).into(),

@@ -1,6 +1,6 @@
 //! The self-description of one device's section, as QEMU 10.0 writes it into a stream's VMDESCRIPTION.
 //!
-//! A [`Description`] says what may be on the wire, the outcomes of a save say what was. Rules and quirks are those of
+//! A [`Description`] says what may be on the wire, and the outcomes of a save say what was sent. Rules and quirks are those of
 //! QEMU's migration/vmstate.c (`vmsd_desc_field_start`, `vmsd_can_compress`, `vmfield_name_num`).
 
 use serde_json::{Map, Value};
@@ -9,11 +9,11 @@ use super::program::{Encoding, Form, Framing, Item, Meaning, Member, Program, St
 use super::{Description, Presence};
 use crate::error::{Error, ErrorKind, Result};
 
-/// The keys `vmsd_name`, `version`, `fields` and (if any was sent) `subsections` of a save of `description` that made
-/// these `outcomes`.
+/// The keys `vmsd_name`, `version`, `fields` and (if any was sent) `subsections` for a save of `description` with these
+/// `outcomes`.
 ///
 /// # Errors
-/// `Misuse` if the outcomes are of another description.
+/// `Misuse` if the outcomes belong to another description.
 pub fn vmdesc(description: &Description, outcomes: &[u32]) -> Result<Map<String, Value>> {
     let mut walk = Walk { outcomes: outcomes.iter() };
     let mut into = Map::new();
@@ -24,7 +24,7 @@ pub fn vmdesc(description: &Description, outcomes: &[u32]) -> Result<Map<String,
     }
 }
 
-/// A walk along the wire; each step returns the bytes that it stands for.
+/// A walk along the wire; each step returns the number of bytes that it covers.
 struct Walk<'a> {
     outcomes: std::slice::Iter<'a, u32>,
 }
@@ -90,7 +90,7 @@ impl Walk<'_> {
         for index in 0..count {
             let mut object = Map::new();
             object.insert("name".into(), numbered_name(of, member).into());
-            // QEMU tells an array by the number of elements left, so the last of many carries no index.
+            // QEMU recognises an array by the number of elements left, so the last of many has no index.
             if count - index > 1 {
                 let (key, value) = if together { ("array_len", count) } else { ("index", index) };
                 object.insert(key.into(), value.into());
@@ -106,8 +106,8 @@ impl Walk<'_> {
         Ok(size)
     }
 
-    /// An array of pointers is shown in runs of null and of others, but the first run, unless it is of nulls, as if it were
-    /// the whole array (`vmstate_save_state_v`, `is_prev_null`).
+    /// An array of pointers is shown as runs of null and non-null pointers; the first run, unless it is of nulls, is shown as if
+    /// it were the whole array (`vmstate_save_state_v`, `is_prev_null`).
     fn pointers(
         &mut self,
         member: &Member<'_>,
@@ -141,7 +141,7 @@ impl Walk<'_> {
             let mut object = Map::new();
             object.insert("name".into(), numbered_name(of, member).into());
             if length > 1 {
-                // The entry of a null is always one that can stand for many (`vmsd_create_fake_nullptr_field`).
+                // The entry of a null pointer can always stand for many (`vmsd_create_fake_nullptr_field`).
                 let (key, value) = if together || is_null { ("array_len", length) } else { ("index", index) };
                 object.insert(key.into(), value.into());
             }
@@ -154,7 +154,7 @@ impl Walk<'_> {
         Ok(size)
     }
 
-    /// What an array repeats, and how often; arrays of arrays are one array to QEMU.
+    /// The element of an array, and the number of elements; to QEMU, nested arrays are one array.
     fn elements<'p, 'a>(&mut self, encoding: &'p Encoding<'a>) -> Result<(&'p Encoding<'a>, u64)> {
         let (inner, count) = match encoding {
             Encoding::Repeat(Framing::Fixed(count), inner) => (inner, *count),
@@ -167,7 +167,7 @@ impl Walk<'_> {
 
     fn element(&mut self, encoding: &Encoding<'_>, into: &mut Map<String, Value>) -> Result<u64> {
         Ok(match encoding {
-            // A codec's bytes are counted when they are written, whatever a dump says of their size in memory.
+            // The size of a codec's bytes is recorded when they are written; a size in a dump is that in memory.
             Encoding::Item(Item { meaning: Meaning::Codec(_) | Meaning::Opaque(_), .. }) => self.outcome()?,
             Encoding::Item(Item { size: Some(size), .. }) => *size,
             Encoding::Item(Item { meaning: Meaning::Bitmap(_), .. }) => bitmap_size(self.outcome()?),
@@ -181,7 +181,7 @@ impl Walk<'_> {
             Encoding::Struct(_) => self.inlined(encoding, into)?,
             Encoding::Repeat(Framing::List, element) => 1 + self.marked(element, into)?,
             Encoding::Repeat(Framing::Map, element) => 4 + 1 + self.marked(element, into)?,
-            // Inside of something else QEMU has neither of these, so they only count.
+            // Inside of other values, QEMU shows neither of these, so only their bytes count.
             Encoding::Nullable(inner) if self.outcome()? != 0 => self.element(inner, into)?,
             Encoding::Nullable(_) => 1,
             Encoding::Repeat(Framing::Fixed(_) | Framing::Counted, _) => {
@@ -196,7 +196,7 @@ impl Walk<'_> {
         })
     }
 
-    /// Elements with a mark before each: what QEMU says of the last one is what stays, as the keys of all are the same.
+    /// Elements with a marker before each. All have the same keys, so those of the last element remain in the object.
     fn marked(&mut self, element: &Encoding<'_>, into: &mut Map<String, Value>) -> Result<u64> {
         let mut size = 0;
         for _ in 0..self.outcome()? {
@@ -205,7 +205,7 @@ impl Walk<'_> {
         Ok(size)
     }
 
-    /// What has no object of its own.
+    /// Encodings without an object of their own.
     fn inlined(&mut self, encoding: &Encoding<'_>, into: &mut Map<String, Value>) -> Result<u64> {
         match encoding {
             Encoding::Struct(entry) if entry.form == Form::Entry => {
@@ -217,12 +217,12 @@ impl Walk<'_> {
     }
 }
 
-/// A self-description of a stream that is wrong describes no save.
+/// The error for an invalid self-description, which no save has.
 fn refuse<T>(why: &str) -> Result<T> {
     Err(Error::new(ErrorKind::Misuse, why))
 }
 
-/// The member's name, with its number if several are called the same, absent ones counted too.
+/// The member's name, with a number if several members share it, absent ones included.
 fn numbered_name(of: &Program<'_>, member: &Member<'_>) -> String {
     let name = wire_name(member);
     let same = || of.members().filter(|other| wire_name(other) == name);
@@ -240,7 +240,7 @@ fn wire_name<'p>(member: &'p Member<'_>) -> &'p str {
     }
 }
 
-/// True if one entry can stand for all elements of an array: nothing inside may differ between them.
+/// True if one entry can stand for all elements of an array: no part may differ between them.
 fn can_compress(member: &Member<'_>) -> bool {
     let mut encoding = member.encoding.element();
     while let Encoding::Nullable(inner) = encoding {

@@ -33,8 +33,8 @@ impl<'a> Sections<'a> {
     /// The index of the section that the stream calls `idstr`, `instance`, if this side has it in parts. A strict load requires
     /// that the stream agrees (`comes_in_parts`).
     ///
+    /// # Errors
     /// `Malformed` if the section comes whole where this side has it in parts, or the reverse, or came before.
-    /// `Malformed` if it comes another way than here, or came before.
     pub(crate) fn begin_parts(
         &self,
         (idstr, instance, version): (&str, u32, u32),

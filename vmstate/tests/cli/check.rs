@@ -228,10 +228,10 @@ fn markdown_is_a_table_and_details() {
 
 - old -\\> new, version 1: loads
   - warning: level (u32) is read as level\\_now (i32): the same bytes, another range of values
-  - relies on: the hooks of dev, to take what comes: the description does not name them
+  - relies on: the hooks of dev, to accept the loaded values: the description does not name them
 - new -\\> old, version 1: loads
   - warning: level\\_now (i32) is read as level (u32): the same bytes, another range of values
-  - relies on: the hooks of dev, to take what comes: the description does not name them
+  - relies on: the hooks of dev, to accept the loaded values: the description does not name them
 
 #### `fan\\|1`
 

@@ -66,6 +66,6 @@ fn text_relies_on_utf_8() {
         warning: text.elements[] (raw bytes) is read as text.elements[] (u8): integers on one side, raw bytes on the other
         new -> old, version 1: loads
         warning: text.elements[] (u8) is read as text.elements[] (raw bytes): integers on one side, raw bytes on the other
-        relies on: the device's own code, to take what comes: UTF-8 of text.elements",
+        relies on: the device's own code, to accept the loaded values: UTF-8 of text.elements",
     );
 }

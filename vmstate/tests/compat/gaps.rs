@@ -178,16 +178,16 @@ fn g8_sections_that_are_required() {
     assert_eq!(
         check_registry(&old, &new).to_string(),
         "serial
-  old -> new, version 1: loads if section \"serial\" is sent, else breaks at serial because the reader does not do without this section -> register it as optional: it keeps its reset state if it does not come
+  old -> new, version 1: loads if section \"serial\" is sent, else breaks at serial because the reader requires this section -> register it as optional: it keeps its reset state if it does not come
   new -> old, version 1: loads
 rtc
   old -> new, version 1: loads
   new -> old, version 1: loads
 pit
   old -> new, version 1: breaks at pit because the reader does not have this section -> keep the section, or add its old name to the new one with Sections::add_alias
-  new -> old, version 1: breaks at pit because the reader does not do without this section -> go on sending the section
+  new -> old, version 1: breaks at pit because the reader requires this section -> go on sending the section
 net
-  old -> new, version 1: breaks at net because the reader does not do without this section -> register it as optional: it keeps its reset state if it does not come
+  old -> new, version 1: breaks at net because the reader requires this section -> register it as optional: it keeps its reset state if it does not come
   new -> old, version 1: breaks at net because the reader does not have this section -> leave the device out of machines of the old release
 "
     );

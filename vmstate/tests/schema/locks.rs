@@ -425,7 +425,7 @@ fn a_required_section_is_new() {
     let message = kept.message(kept.lock().state("busy", machine(&["com1", "com2"])));
     let expected = "1/schema.json: streams of this layout do not load any more
 com2
-  old -> new, version 1: breaks at com2 because the reader does not do without this section -> register it as optional";
+  old -> new, version 1: breaks at com2 because the reader requires this section -> register it as optional";
     assert!(message.starts_with(expected), "{message}");
 }
 

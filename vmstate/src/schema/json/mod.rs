@@ -12,31 +12,32 @@
 //!              [, "custom" | "limit" | "bits" | ["struct_version",] "Description" | ["key": {KIND},] "element": {KIND}]
 //! ```
 //!
-//! QEMU has of a KIND only `num`, `size` and `Description`, and no `exists`, `required` or `aliases`: its dumps do not say what a
-//! field's bytes are. Such a field reads as [`Kind::Custom`](super::Kind::Custom) called `size N`, since nothing more is known, and is written the same way.
+//! Of a KIND, QEMU writes only `num`, `size` and `Description`, and never `exists`, `required` or `aliases`: its dumps do not
+//! define the encoding of a field. Such a field is read as [`Kind::Custom`](super::Kind::Custom) called `size N`, since nothing
+//! more is known, and is written in the same way.
 //!
 //! | key | meaning |
 //! | --- | --- |
-//! | `required` of a section | a load is refused if it does not come |
-//! | `aliases` of a section | names of earlier releases under which it loads, too |
-//! | `version_id` of a field | version from which it is there |
+//! | `required` of a section | a load is refused if the section is missing |
+//! | `aliases` of a section | names in earlier releases under which the section still loads |
+//! | `version_id` of a field | first version that has the field |
 //! | `num` | elements, if the number is fixed |
 //! | `size` | bytes of one element on the wire, 0 if they vary; QEMU: in the host's memory |
 //! | `type` | `bool`, `uint8` to `uint64`, `int8` to `int64`, `timer`, `double`, `buffer`, `counted_buffer`, `unused_buffer`, `bitmap`, `counted_bitmap`, `struct`, `nullable`, `list`, `map`, `custom`, `check` |
 //! | `custom` | type name of a hand-written codec |
-//! | `limit` | values that a reader takes of an integer: `equal`, `at_most_current`, `not_zero`, `scalar`, a list, or `{"first", "last"}` |
+//! | `limit` | values of an integer that a reader accepts: `equal`, `at_most_current`, `not_zero`, `scalar`, a list, or `{"first", "last"}` |
 //! | `bits` | of a bitmap |
 //! | `struct_version` | version of the nested struct, if it is not its newest |
-//! | `key`, `element` | what a map, a list or a pointer holds |
-//! | `dimensions` | of an array, outermost first; `null` if a count says how many |
+//! | `key`, `element` | contents of a map, a list or a pointer |
+//! | `dimensions` | of an array, outermost first; `null` if the number varies |
 //! | `exists` | name of the predicate, if `field_exists` |
-//! | `tag` | if `field_exists`: the field is there when the first one of its description is this number |
-//! | `hooks` | what a load asks the device, as its attributes say it; without this key nothing is known of that, nor of counts |
-//! | `conversion` | what makes the field's value of its bytes, as its attribute says it |
-//! | `count` | of an array that a length counts, a list or a map: `most` elements are sent or taken, and fewer if the machine's memory has no `room`; there are `factor` (1) for each that the field `length` counts, or that the machine's `configuration` does |
-//! | `unframed` | the layout is given although a reader may take what follows for a subsection |
+//! | `tag` | if `field_exists`: the field is present if the description's first field has this number |
+//! | `hooks` | the functions of the device that a load calls, as its attributes name them; without this key, neither hooks nor counts are known |
+//! | `conversion` | the conversion from the bytes to the field's value, as its attribute names it |
+//! | `count` | of an array that a length counts, a list or a map: at most `most` elements are sent or accepted, fewer if the machine's memory has no `room`; their number is `factor` (1) times the field `length`, or times the machine's `configuration` |
+//! | `unframed` | the layout is kept although a reader may mistake the following bytes for a subsection |
 //!
-//! Where `field_exists` is true, QEMU ignores the field's version (`vmstate_field_exists`), and so does a reader here.
+//! Where `field_exists` is true, QEMU ignores the field's version (`vmstate_field_exists`), and this library does the same.
 
 mod read;
 mod write;
@@ -51,25 +52,25 @@ pub(crate) use write::opaque_size;
 /// The key that names the machine among the sections.
 const MACHINE: &str = "vmschkmachine";
 
-/// What a whole machine sends: its sections' descriptions by name.
+/// The schema of a whole machine: the descriptions of its sections by name.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Schema {
     machine: Option<String>,
     sections: Vec<(String, Description)>,
     required: BTreeSet<String>,
-    /// Older names, each with the section that loads under it.
+    /// Older names, each with the present name of the section.
     aliases: BTreeMap<String, String>,
-    /// Newest and oldest version that a section says, where its description says others.
+    /// Newest and oldest version stated for a section whose description states others.
     contradictions: BTreeMap<String, (u32, u32)>,
 }
 
 impl Schema {
-    /// No sections yet, of a machine type or of none.
+    /// Creates a schema without sections, for a machine type or without one.
     pub fn new(machine: Option<&str>) -> Self {
         Self { machine: machine.map(str::to_owned), ..Self::default() }
     }
 
-    /// The machine type, if it is named.
+    /// The machine type, if the schema names one.
     pub fn machine(&self) -> Option<&str> {
         self.machine.as_deref()
     }
@@ -84,25 +85,25 @@ impl Schema {
         self.sections.iter().find(|(known, _)| known == name).map(|(_, description)| description)
     }
 
-    /// Says that a load is refused if the section called `name` does not come.
+    /// Declares that a load is refused if the section called `name` is missing.
     pub fn require(&mut self, name: &str) {
         self.required.insert(name.to_owned());
     }
 
-    /// True if a load is refused without the section called `name`. QEMU's do without any.
+    /// True if a load is refused without the section called `name`. Never true for a dump of QEMU.
     pub fn requires(&self, name: &str) -> bool {
         self.required.contains(name)
     }
 
-    /// Names of earlier releases under which the section called `name` loads, too.
+    /// Names in earlier releases under which the section called `name` still loads.
     pub fn aliases<'s>(&'s self, name: &'s str) -> impl Iterator<Item = &'s str> {
         self.aliases.iter().filter(move |(_, section)| *section == name).map(|(older, _)| older.as_str())
     }
 
-    /// Says that the section called `name` also loads under `older`.
+    /// Declares that the section called `name` also loads under `older`.
     ///
     /// # Errors
-    /// `Misuse` if there is no such section, or if `older` is the name or the older name of another one.
+    /// `Misuse` if there is no such section, or if `older` is the name or an older name of another section.
     pub fn add_alias(&mut self, name: &str, older: &str) -> Result<()> {
         let misuse = |message: String| Err(Error::new(ErrorKind::Misuse, message).in_field(name));
         match self.aliases.get(older) {
@@ -116,16 +117,16 @@ impl Schema {
         }
     }
 
-    /// The newest and the oldest version that the section called `name` says for itself, if its description says others.
+    /// The newest and the oldest version stated for the section called `name`, if its description states others.
     pub(crate) fn contradiction(&self, name: &str) -> Option<(u32, u32)> {
         self.contradictions.get(name).copied()
     }
 
-    /// Adds a section. Several devices of one kind share a name and a description: that is one entry.
+    /// Adds a section. Several devices of one kind share a name and a description, which is one entry.
     ///
     /// # Errors
-    /// `Misuse` if the name has another description already, is an older name of another section, or is the key of the
-    /// machine type.
+    /// `Misuse` if the name already has another description, is an older name of another section, or is the key of the machine
+    /// type.
     pub fn add(&mut self, name: &str, description: &Description) -> Result<()> {
         let misuse = |message: &str| Err(Error::new(ErrorKind::Misuse, message).in_field(name));
         match self.section(name) {

@@ -1,4 +1,4 @@
-//! From JSON to descriptions: our own text and QEMU's dumps. Nothing in the text is trusted.
+//! Parses descriptions from JSON, this library's own or QEMU's dumps. The text is not trusted.
 
 use serde_json::{Map, Value};
 
@@ -10,13 +10,13 @@ use crate::schema::{Count, Description, Field, Kind, Length, Limit, MaybeStatic,
 pub(super) const ALIASES: &str = "aliases";
 /// Longest text in bytes; QEMU's dump of all devices of an x86 build has a few million.
 const MAX_TEXT: usize = 16 << 20;
-/// Most structs and subsections inside one another; QEMU's have up to 5.
+/// The deepest nesting of structs and subsections; QEMU's have up to 5 levels.
 const MAX_DEPTH: usize = 32;
-/// Most dimensions of an array.
+/// The most dimensions of an array.
 const MAX_DIMENSIONS: usize = 8;
-/// Begins the type name of a field of which only the size is known.
+/// The beginning of the type name of a field of which only the size is known.
 pub(super) const OPAQUE: &str = "size ";
-/// What `limit` can say: one of these words, a list of values, or an object of two.
+/// The values of `limit`: one of these words, a list of values, or an object of two.
 pub(super) const EQUAL: &str = "equal";
 pub(super) const AT_MOST_CURRENT: &str = "at_most_current";
 pub(super) const NOT_ZERO: &str = "not_zero";
@@ -27,11 +27,11 @@ pub(super) const LAST: &str = "last";
 type Object = Map<String, Value>;
 
 impl Schema {
-    /// Reads a text that [`to_json`](Self::to_json) or QEMU's `-dump-vmstate` wrote.
+    /// Parses a text that [`to_json`](Self::to_json) or QEMU's `-dump-vmstate` wrote.
     ///
     /// # Errors
-    /// `Malformed`, with the path of keys to the place: no JSON, too long or too deep, a key that is missing, unknown or
-    /// of the wrong type, numbers that disagree.
+    /// `Malformed`, with the path of keys to the place: not JSON, too long or too deep, a key that is missing, unknown or of the
+    /// wrong type, numbers that contradict each other.
     pub fn from_json(text: &str) -> Result<Self> {
         let schema = Self::from_dump(text)?;
         match schema.contradictions.keys().next() {
@@ -41,11 +41,11 @@ impl Schema {
         }
     }
 
-    /// As [`from_json`](Self::from_json), of a text of which a section may say other versions than its description:
-    /// [`check_schemas`](crate::compat::check_schemas) has no verdict on such a section, and compares the others.
+    /// As for [`from_json`](Self::from_json), but a section may state other versions than its description:
+    /// [`check_schemas`](crate::compat::check_schemas) then gives no verdict on that section, and compares the others.
     ///
     /// # Errors
-    /// As [`from_json`](Self::from_json).
+    /// As for [`from_json`](Self::from_json).
     pub fn from_dump(text: &str) -> Result<Self> {
         if text.len() > MAX_TEXT {
             return malformed(format!("a schema of {} bytes is too long, at most {MAX_TEXT} are read", text.len()));
@@ -56,7 +56,7 @@ impl Schema {
         for (key, value) in object(&root)? {
             schema.read_entry(key, value).map_err(|error| error.in_field(key.as_str()))?;
         }
-        // A section that comes later in the text may have the name.
+        // A later section in the text may have the name.
         for (key, value) in object(&root)? {
             schema.read_aliases(key, value).map_err(|error| error.in_field(key.as_str()))?;
         }
@@ -130,7 +130,7 @@ fn field(value: &Value, depth: usize) -> Result<Field> {
         Some(false) => Presence::Since(since),
         None => return wrong("field_exists", "true or false"),
     };
-    // QEMU's name for what nobody reads (`VMSTATE_UNUSED`).
+    // QEMU's name for ignored bytes (`VMSTATE_UNUSED`).
     let kind = match name == "unused" && !of.contains_key("type") && !of.contains_key("Description") {
         true => repeated(of, Kind::Unused(number(of, "size")?))?,
         false => kind(of, depth)?,
@@ -141,7 +141,7 @@ fn field(value: &Value, depth: usize) -> Result<Field> {
     Ok(Field { count, conversion, is_unframed, ..Field::new(name.into(), kind, presence) })
 }
 
-/// What decides whether a field is there.
+/// Parses the condition under which a field is present.
 fn decided(of: &Object) -> Result<Presence> {
     match (of.get("exists"), of.get("tag")) {
         (Some(_), Some(_)) => malformed("\"exists\" does not go with \"tag\"".into()),
@@ -166,7 +166,7 @@ fn count(value: &Value) -> Result<Count> {
     Ok(Count::new(length, factor, number(of, "most")?, flag(of, "room")?))
 }
 
-/// False if the key is missing.
+/// Parses a flag; false if the key is missing.
 fn flag(of: &Object, key: &str) -> Result<bool> {
     match of.get(key).map(Value::as_bool) {
         None => Ok(false),
@@ -175,7 +175,7 @@ fn flag(of: &Object, key: &str) -> Result<bool> {
     }
 }
 
-/// Keys that say what the bytes are.
+/// The keys of a KIND.
 const KIND: &[&str] = &[
     "num",
     "size",
@@ -199,7 +199,7 @@ fn kind(of: &Object, depth: usize) -> Result<Kind> {
     repeated(of, element)
 }
 
-/// The array that `num` and `dimensions` make of `kind`.
+/// Wraps `kind` in the arrays that `num` and `dimensions` state.
 fn repeated(of: &Object, mut kind: Kind) -> Result<Kind> {
     for dimension in dimensions(of)?.into_iter().rev() {
         kind = match dimension {
@@ -253,7 +253,7 @@ fn element(of: &Object, name: &str, size: usize, depth: usize) -> Result<Kind> {
     }
 }
 
-/// An element of a list or a map.
+/// Parses an element of a list or a map.
 fn alone(key: &str, of: &Object, depth: usize) -> Result<MaybeStatic<Kind>> {
     inside(key, of, |value| {
         let of = object(value)?;
@@ -300,7 +300,7 @@ fn nested(of: &Object, depth: usize) -> Result<Kind> {
     })
 }
 
-/// Lengths of an array, outermost first; QEMU says one number for all.
+/// Parses the lengths of an array, outermost first; QEMU states one number for all dimensions.
 fn dimensions(of: &Object) -> Result<Vec<Option<usize>>> {
     let total = if of.contains_key("num") { Some(number(of, "num")?) } else { None };
     let Some(value) = of.get("dimensions") else { return Ok(total.map(Some).into_iter().collect()) };
@@ -325,7 +325,7 @@ fn object(value: &Value) -> Result<&Object> {
     value.as_object().ok_or_else(|| Error::new(ErrorKind::Malformed, "an object {…} expected"))
 }
 
-/// A key that this reader does not know could change what the others mean.
+/// Refuses unknown keys: they could change the meaning of the others.
 fn only(of: &Object, known: &[&str]) -> Result<()> {
     match of.keys().find(|key| !known.contains(&key.as_str())) {
         Some(key) => malformed(format!("key {key:?} is not known")),

@@ -1,4 +1,4 @@
-//! From descriptions to JSON: two spaces a level, keys in QEMU's order.
+//! Formats descriptions as JSON: two spaces for each level, keys in QEMU's order.
 
 use serde_json::{Map, Number, Value};
 
@@ -112,7 +112,7 @@ fn counted(count: &Count) -> Map<String, Value> {
     object
 }
 
-/// What the bytes are: of a field, or of an element of a list or a map.
+/// Adds the keys of a KIND, for a field or for an element of a list or a map.
 fn put_kind(kind: &Kind, object: &mut Map<String, Value>) {
     let (element, dimensions) = elements(kind);
     let count = dimensions.iter().try_fold(1_u64, |count, dimension| Some(count.saturating_mul((*dimension)?)));
@@ -120,7 +120,7 @@ fn put_kind(kind: &Kind, object: &mut Map<String, Value>) {
         object.insert("num".into(), count.into());
     }
     object.insert("size".into(), size(element).into());
-    // What a dump of QEMU does not say was not known when it was read.
+    // A property that a dump of QEMU does not state was unknown when the dump was read.
     if opaque_size(element).is_none() {
         object.insert("type".into(), type_name(element).into());
     }
@@ -178,7 +178,7 @@ fn json_number(number: i128) -> Value {
     Number::from_i128(number).map_or(Value::Null, Value::Number)
 }
 
-/// What an array repeats, and how often on each level.
+/// The element of an array, and the length of each dimension.
 fn elements(mut kind: &Kind) -> (&Kind, Vec<Option<u64>>) {
     let mut dimensions = Vec::new();
     loop {
@@ -196,7 +196,7 @@ fn elements(mut kind: &Kind) -> (&Kind, Vec<Option<u64>>) {
     }
 }
 
-/// Bytes on the wire if all fields are there; what an outcome decides counts as nothing.
+/// Size on the wire if all fields are present; parts whose size an outcome decides count as zero.
 fn size(of: &Kind) -> u64 {
     match of {
         Kind::Bool => 1,
@@ -213,7 +213,7 @@ fn size(of: &Kind) -> u64 {
     }
 }
 
-/// The size of a field of which QEMU's dump said nothing else.
+/// The size of a field for which a dump of QEMU states only the size.
 pub(crate) fn opaque_size(kind: &Kind) -> Option<u64> {
     let Kind::Custom(name) = kind else { return None };
     let size = name.strip_prefix(OPAQUE)?.parse().ok()?;

@@ -1,5 +1,5 @@
-//! From a description to its program. A description that several share is compiled once, so a program is never larger than
-//! what it was made of.
+//! Compiles a description into its program. A description that is used several times is compiled once, so a program is never
+//! larger than its description.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -8,17 +8,17 @@ use super::{Encoding, Form, Framing, Item, Meaning, Member, Nested, Program, Ste
 use crate::schema::type_name::type_name;
 use crate::schema::{Description, Field, Kind, Presence, json};
 
-/// The presence of what is always there.
+/// The presence of a member that is always sent.
 pub(super) static ALWAYS: Presence = Presence::Since(0);
 
 impl<'a> Program<'a> {
-    /// What `description` has on the wire.
+    /// Compiles `description`.
     pub(crate) fn of(description: &'a Description) -> Rc<Self> {
         Compiler::default().program(description)
     }
 }
 
-/// What was compiled so far, by its place in memory.
+/// The programs compiled so far, by the address of their description.
 #[derive(Default)]
 struct Compiler<'a> {
     programs: HashMap<*const Description, Rc<Program<'a>>>,
@@ -53,7 +53,7 @@ impl<'a> Compiler<'a> {
         Step::Member(Member { presence, count, conversion, ..self.always(name, kind) })
     }
 
-    /// A member of which nothing else is said.
+    /// A member with default properties.
     fn always(&mut self, name: &'a str, kind: &'a Kind) -> Member<'a> {
         let (name, type_name, encoding) = (name.into(), type_name(kind), self.encoding(kind));
         Member { name, type_name, presence: &ALWAYS, count: None, conversion: None, encoding }
@@ -98,7 +98,7 @@ impl<'a> Compiler<'a> {
                 self.maps.insert(place, map.clone());
                 map
             }
-            // Only an array of checks, which has no bytes either.
+            // An array of checks, which has no bytes.
             Kind::Check => fixed(Meaning::Raw, 0),
         }
     }

@@ -1,5 +1,5 @@
-//! From an entry of a stream's self-description to its program. Nothing in the text is trusted: what is wrong in it
-//! becomes a step that nobody gets beyond, so that all before it can still be read.
+//! Compiles an entry of a stream's self-description into its program. The text is not trusted: an invalid entry becomes a step
+//! that stops the reader, so that all before it can still be decoded.
 
 use std::borrow::Cow;
 
@@ -9,7 +9,7 @@ use super::compile::ALWAYS;
 use super::{Encoding, Form, Framing, Item, Meaning, Member, Nested, Program, Step};
 
 impl<'a> Program<'a> {
-    /// What a self-description says was sent: an entry of `devices`, a `struct` or one of `subsections` in it.
+    /// The program of the state that was sent: of an entry of `devices`, a `struct` or one of its `subsections`.
     pub(crate) fn described(by: &'a Value) -> Self {
         let fields = list(by, "fields").map(|fields| fields.iter().map(member));
         let subsections = list(by, "subsections").unwrap_or_default().iter().map(sent);
@@ -22,7 +22,7 @@ impl<'a> Program<'a> {
     }
 }
 
-/// The steps up to the first that is wrong: nobody gets beyond that one.
+/// The steps up to the first invalid one, which becomes a `Refuse`.
 fn steps<'a>(all: impl Iterator<Item = Result<Step<'a>, String>>) -> Vec<Step<'a>> {
     let mut steps = Vec::new();
     for step in all {
@@ -71,7 +71,7 @@ fn element<'a>(field: &'a Value, type_name: &str) -> Result<Encoding<'a>, String
         let program = Program::described(nested).into();
         return Ok(Encoding::Struct(Nested { program, version: 0, form: Form::Object, size: Some(size) }));
     }
-    // Behind a space is what a reader compares the value with: `uint32 equal`.
+    // After a space comes the value's limit: `uint32 equal`.
     let (meaning, width) = match type_name.split(' ').next().unwrap_or_default() {
         "bool" if type_name == "bool" => (Meaning::Bool, 1),
         "bool" | "uint8" => (Meaning::Unsigned, 1),

@@ -1,9 +1,9 @@
-//! A description as a program over wire items: what comes on the wire, step by step. Whoever reads bytes by a
-//! description, describes them or compares two descriptions interprets it.
+//! A description as a program over wire items: the sequence of items on the wire. Everything that decodes bytes, writes
+//! self-descriptions or compares descriptions interprets it.
 //!
-//! A program is made from a [`Description`](super::Description) (`compile`) or from a stream's own self-description
-//! (`described`). It has one step or encoding for each way to *decode*; what only changes the meaning of bytes is a
-//! [`Meaning`]. All versions are in one program, since a nested struct and a subsection have versions of their own.
+//! A program is compiled from a [`Description`](super::Description) (`compile`) or from a stream's self-description
+//! (`described`). It has one step or encoding for each way to *decode*; differences that only concern the meaning of bytes are in
+//! [`Meaning`]. One program contains all versions, since a nested struct and a subsection have versions of their own.
 
 mod compile;
 mod described;
@@ -13,18 +13,18 @@ use std::rc::Rc;
 
 use super::{Count, Limit, MaybeStatic, Presence};
 
-/// What one struct has on the wire.
+/// The program of one struct.
 #[derive(Debug)]
 pub(crate) struct Program<'a> {
     /// Name of the struct.
     pub(crate) name: &'a str,
-    /// Oldest version of which bytes can be read.
+    /// Oldest version that can be decoded.
     pub(crate) oldest: u32,
     /// Newest version, the one that is written.
     pub(crate) newest: u32,
-    /// What a load asks the device itself, if the description says it.
+    /// The functions of the device that a load calls, if the description lists them.
     pub(crate) hooks: Option<&'a [MaybeStatic<str>]>,
-    /// In wire order.
+    /// The steps in wire order.
     pub(crate) steps: Vec<Step<'a>>,
 }
 
@@ -33,39 +33,39 @@ pub(crate) struct Program<'a> {
 pub(crate) enum Step<'a> {
     /// A value with a name.
     Member(Member<'a>),
-    /// No bytes: the device checks what it has so far.
+    /// No bytes: the device checks the fields loaded so far.
     Check {
-        /// The description's name for it.
+        /// The name in the description.
         name: &'a str,
         /// True if the check is a predicate (QEMU's `field_exists`).
         is_predicate: bool,
     },
-    /// Subsections that may come: written in this order, found by looking ahead (`Reader::peek_subsection`).
+    /// Subsections that may follow: written in this order, found by looking ahead (`Reader::peek_subsection`).
     Subsections(Vec<Rc<Program<'a>>>),
-    /// A subsection that was sent, at this version if the self-description says a usable one.
+    /// A subsection that was sent, with its version if the self-description has a valid one.
     Sent(Option<u32>, Rc<Program<'a>>),
-    /// No reader can continue here, for this reason.
+    /// The reader stops with this error.
     Refuse(String),
 }
 
 /// A value with a name.
 #[derive(Debug)]
 pub(crate) struct Member<'a> {
-    /// Name, as the description has it.
+    /// Name in the description.
     pub(crate) name: Cow<'a, str>,
-    /// Type in the words of a self-description; of an array, that of its elements.
+    /// Type name in a self-description; for an array, that of its elements.
     pub(crate) type_name: Cow<'a, str>,
-    /// When it is there.
+    /// The condition under which the member is present.
     pub(crate) presence: &'a Presence,
-    /// How many elements it may have, if the description says it.
+    /// The limit on the number of elements, if the description states it.
     pub(crate) count: Option<&'a Count>,
-    /// What turns the bytes into a value and may refuse to.
+    /// The conversion from the bytes to the value, which may refuse.
     pub(crate) conversion: Option<&'a str>,
-    /// Its bytes.
+    /// The encoding of its bytes.
     pub(crate) encoding: Encoding<'a>,
 }
 
-/// How the bytes of a value go on.
+/// The structure of a value's bytes.
 #[derive(Clone, Debug)]
 pub(crate) enum Encoding<'a> {
     /// Bytes of one meaning.
@@ -74,22 +74,22 @@ pub(crate) enum Encoding<'a> {
     Struct(Nested<'a>),
     /// Elements, one after another.
     Repeat(Framing, Rc<Self>),
-    /// The value, or one byte `30` where a pointer is null; the outcome says which.
+    /// The value, or one byte `30` where a pointer is null; the outcome decides.
     Nullable(Rc<Self>),
-    /// No reader can continue here, for this reason.
+    /// The reader stops with this error.
     Refuse(String),
 }
 
 /// A nested struct.
 #[derive(Clone, Debug)]
 pub(crate) struct Nested<'a> {
-    /// What it has on the wire.
+    /// The program of the struct.
     pub(crate) program: Rc<Program<'a>>,
-    /// At this version.
+    /// The version of its layout.
     pub(crate) version: u32,
     /// How a self-description shows the field.
     pub(crate) form: Form,
-    /// Its bytes, if a self-description says so.
+    /// Size in bytes, if a self-description states it.
     pub(crate) size: Option<u64>,
 }
 
@@ -109,26 +109,26 @@ pub(crate) enum Form {
 pub(crate) enum Framing {
     /// The description fixes the number.
     Fixed(u64),
-    /// The outcome says it; the bytes do not.
+    /// The outcome is the number; the bytes do not contain it.
     Counted,
-    /// A byte `01` before each element, a byte `00` behind the last. The outcome says it, too.
+    /// A byte `01` before each element, a byte `00` after the last. The outcome is the number, too.
     List,
-    /// As a list, behind the number in 4 bytes.
+    /// As a list, after the number in 4 bytes.
     Map,
 }
 
 /// Bytes of one meaning.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Item<'a> {
-    /// What they mean.
+    /// The meaning of the bytes.
     pub(crate) meaning: Meaning<'a>,
-    /// How many; `None`: the outcome says it, of a bitmap in bits.
+    /// Size in bytes; if `None`, the outcome is the size, for a bitmap in bits.
     pub(crate) size: Option<u64>,
-    /// Which values a reader takes.
+    /// The values that a reader accepts.
     pub(crate) limit: Option<&'a Limit>,
 }
 
-/// What bytes mean.
+/// The meaning of bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Meaning<'a> {
     /// 0 or 1.
@@ -141,15 +141,15 @@ pub(crate) enum Meaning<'a> {
     Timer,
     /// An IEEE 754 double.
     Double,
-    /// Words of a bitmap of so many bits; `None`: the outcome says how many.
+    /// Words of a bitmap of this many bits; if `None`, the outcome is the number.
     Bitmap(Option<u64>),
     /// Bytes without further meaning.
     Raw,
-    /// Bytes that no device reads.
+    /// Bytes that readers ignore.
     Unused,
-    /// Something of which a dump of QEMU says only this name.
+    /// A type of which a dump of QEMU states only this name.
     Opaque(&'a str),
-    /// What a hand-written codec of this name makes.
+    /// Bytes of a hand-written codec of this name.
     Codec(&'a str),
 }
 
@@ -159,12 +159,12 @@ impl<'a> Program<'a> {
         self.oldest <= version && version <= self.newest
     }
 
-    /// The values with names, those of all versions.
+    /// The named values of all versions.
     pub(crate) fn members(&self) -> impl Iterator<Item = &Member<'a>> {
         self.steps.iter().filter_map(|step| if let Step::Member(member) = step { Some(member) } else { None })
     }
 
-    /// The subsections that may come.
+    /// The subsections that may follow.
     pub(crate) fn subsections(&self) -> impl Iterator<Item = &Self> {
         let all = self.steps.iter().filter_map(|step| if let Step::Subsections(all) = step { Some(all) } else { None });
         all.flatten().map(|subsection| &**subsection)
@@ -172,7 +172,7 @@ impl<'a> Program<'a> {
 }
 
 impl Encoding<'_> {
-    /// True if a length, or the bytes themselves, say how many elements there are.
+    /// True if a length or the bytes themselves determine the number of elements.
     pub(crate) const fn is_counted(&self) -> bool {
         match self {
             Self::Repeat(framing, _) => !matches!(framing, Framing::Fixed(_)),
@@ -181,12 +181,12 @@ impl Encoding<'_> {
         }
     }
 
-    /// True if the bytes are those of a hand-written codec, or of a field of which only the size is known.
+    /// True for the bytes of a hand-written codec, and of a field of which only the size is known.
     pub(crate) const fn is_codec(&self) -> bool {
         matches!(self, Self::Item(Item { meaning: Meaning::Codec(_) | Meaning::Opaque(_), .. }))
     }
 
-    /// What arrays repeat, through all dimensions.
+    /// The innermost element of nested arrays.
     pub(crate) fn element(&self) -> &Self {
         match self {
             Self::Repeat(Framing::Fixed(_) | Framing::Counted, element) => element.element(),
