@@ -1,5 +1,5 @@
-//! `minivmm run --config FILE`: options of `run` as the keys of a TOML file, which become arguments before those of the command
-//! line. So an option is declared once, and one that is given on the command line takes the place of the file's.
+//! `minivmm run --config FILE` reads options of `run` from a TOML file and inserts them as arguments before those of the
+//! command line. So each option is declared once, and the command line overrides the file.
 
 use std::collections::BTreeMap;
 use std::error::Error as _;
@@ -18,15 +18,16 @@ use crate::files::{self, Fit, Mode};
 /// Longest file that is read, in bytes.
 const LONGEST: u64 = 1 << 20;
 
-/// `arguments`, and behind `run` those of the file that they name, if they name one.
+/// Inserts the options of the file that `--config` names behind `run`; returns `arguments` unchanged without `--config`.
 ///
 /// # Errors
-/// The file cannot be read; or what is wrong in it, with its line and key.
+/// The file cannot be read, or a line and key of it are wrong.
 pub(super) fn expand(mut arguments: Vec<OsString>) -> Result<Vec<OsString>, UsageError> {
     if arguments.get(1).is_none_or(|command| command != "run") {
         return Ok(arguments);
     }
-    // What is missing may stand in the file, and what is wrong is told by the one who reads all of it.
+    // This parse only looks for `--config`: a required option may be in the file, and mistakes are reported when the whole line
+    // is parsed.
     let lenient = Cli::command().ignore_errors(true).mut_subcommand("run", |run| run.ignore_errors(true));
     let given = lenient.try_get_matches_from(&arguments).ok();
     let given = given.as_ref().and_then(|matches| matches.subcommand_matches("run"));
@@ -53,7 +54,7 @@ struct ConfigFile<'f> {
 }
 
 impl ConfigFile<'_> {
-    /// What stands in the file, but for what is `given`.
+    /// Arguments for all keys of the file except the `given` ones.
     fn arguments(&self, given: &ArgMatches) -> Result<Vec<OsString>, UsageError> {
         let table = DeTable::parse(self.text)
             .map_err(|error| self.refusal(error.span().unwrap_or_default().start, error.message()))?;
@@ -82,7 +83,7 @@ impl ConfigFile<'_> {
         Ok(arguments)
     }
 
-    /// A key's values as the command line has them, and where each stands.
+    /// Values of a key as the command line takes them, and the position of each in the file.
     fn values(
         &self,
         name: &str,
@@ -98,7 +99,7 @@ impl ConfigFile<'_> {
     }
 
     fn value(&self, name: &str, option: &Arg, value: &Spanned<DeValue<'_>>) -> Result<(usize, String), UsageError> {
-        // Its name says of which type a value is.
+        // The option's value name says which TOML type its values have.
         let kind = option.get_value_names().and_then(|names| names.first()).map_or("", |name| name.as_str());
         let at = value.span().start;
         let (text, expected) = match (kind, value.get_ref()) {
@@ -121,7 +122,7 @@ impl ConfigFile<'_> {
         Ok((at, text))
     }
 
-    /// Refuses what the option itself refuses. What it needs beside it may come from the command line.
+    /// Refuses a value that the option's own parser refuses; options that it requires may come from the command line.
     fn check(&self, at: usize, name: &str, argument: &str) -> Result<(), UsageError> {
         match Cli::try_parse_from(["minivmm", "run", argument]) {
             Err(error) if error.kind() == clap::error::ErrorKind::ValueValidation => {
@@ -144,7 +145,7 @@ mod tests {
     use crate::cli::{Command, Parsed, parse};
     use crate::config::{Config, ListenAt};
 
-    /// The machine of a file, with more options on the command line.
+    /// Parses the machine of a file and of more options on the command line.
     fn run(toml: &str, more: &[&str]) -> Result<Config, String> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("vm.toml");
@@ -174,7 +175,7 @@ mod tests {
         assert_eq!(run("incoming = \"tcp:h:1\"\nmemory = 1048576", &[]).unwrap().memory, 1 << 20);
     }
 
-    /// Of both sides of a migration.
+    /// The file may be shared by both sides of a migration: the command line adds to it and overrides it.
     #[test]
     fn the_command_line_comes_first() {
         let toml = "kernel = \"vmlinuz\"\nmemory = \"1G\"\ndisk = [\"a.raw\", \"b.raw\"]";

@@ -1,4 +1,4 @@
-//! `minivmm cont`: lets a stopped guest go on, or takes one back that a migration has left standing.
+//! `minivmm cont` resumes a stopped guest, or takes back a guest that a migration left stopped.
 
 use clap::Args;
 use serde_json::json;
@@ -12,17 +12,17 @@ use crate::control::ClientError;
     after_help = "Examples:\n  minivmm cont --control unix:/run/vm/qmp\n  minivmm cont --control unix:/run/vm/qmp --force"
 )]
 pub struct ContArgs {
-    /// The machine.
+    /// The machine to resume.
     #[command(flatten)]
     pub machine: MachineArgs,
-    /// After a migration of which nothing proves that the destination does not run the guest: run it here all the same.
-    /// If it does run there, two guests write to the same disks
+    /// Resume the guest here although nothing proves after a migration that the destination does not run it. If the destination
+    /// does run it, two guests write to the same disks
     #[arg(long)]
     pub force: bool,
 }
 
 impl ContArgs {
-    /// Asks the machine.
+    /// Sends `cont` to the machine.
     ///
     /// # Errors
     /// The machine cannot be reached, or refuses.

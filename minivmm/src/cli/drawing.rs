@@ -1,8 +1,8 @@
-//! What the pictures of this program have in common: SVG that needs no font and no script, for light and dark pages.
+//! Building blocks of the pictures of `plan` and `report`: SVG without fonts and scripts, for light and dark pages.
 
 use std::fmt::Display;
 
-/// Colours in place of variables: not only browsers show the pictures.
+/// Style with literal colours: viewers other than browsers may not support CSS variables.
 pub(super) const STYLE: &str = "\
 text { font: 13px system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif; fill: #1f2328; }
 .head { font-size: 18px; font-weight: 600; } .name { font-weight: 600; } .small { font-size: 12px; }
@@ -21,23 +21,23 @@ circle.sent { fill: #0f62c9; } circle.left { fill: #c2570c; } circle.pause { fil
 
 pub(super) const WIDTH: f64 = 920.0;
 pub(super) const MARGIN: f64 = 24.0;
-/// Where a diagram begins, right of the numbers of its axis.
+/// Left edge of a diagram, right of its axis labels.
 pub(super) const LEFT: f64 = 110.0;
 
-/// Text as it stands in SVG and HTML, also within an attribute.
+/// Escapes text for SVG and HTML, also within an attribute.
 pub(super) fn escape(text: impl Display) -> String {
     text.to_string().replace('&', "&amp;").replace('<', "&lt;").replace('"', "&quot;")
 }
 
-/// What an axis does with a value.
+/// Distance of an axis's lines.
 enum Scale {
-    /// Powers of a base.
+    /// Lines at powers of this base.
     Powers(f64),
-    /// Multiples of a step.
+    /// Lines at multiples of this step.
     Steps(f64),
 }
 
-/// A scale of the values of a diagram, from one of its lines to another.
+/// Vertical axis of a diagram.
 pub(super) struct Axis {
     scale: Scale,
     least: i32,
@@ -47,7 +47,7 @@ pub(super) struct Axis {
 }
 
 impl Axis {
-    /// Powers of `base`, with room for all values but zeros; `top` is its upper edge.
+    /// Axis of powers of `base` that has room for all values except zeros; `top` is its upper edge.
     #[expect(clippy::cast_possible_truncation, reason = "an exponent")]
     pub(super) fn powers(base: f64, values: impl Iterator<Item = f64>, (top, high): (f64, f64)) -> Self {
         let (least, most) = values
@@ -62,7 +62,7 @@ impl Axis {
         Self { scale, least, most: (most.ceil() as i32).max(least + 1), top, high }
     }
 
-    /// From 0 on, with room for all values: some steps of 1, 2 or 4 powers of `base`'s unit.
+    /// Axis from 0 with room for all values, in 3 to 6 steps of a power of `base` times a power of two.
     #[expect(clippy::cast_possible_truncation, reason = "a handful of steps")]
     pub(super) fn steps(base: f64, values: impl Iterator<Item = f64>, (top, high): (f64, f64)) -> Self {
         let most = values.fold(0.0, f64::max);
@@ -82,11 +82,11 @@ impl Axis {
             Scale::Steps(step) => value / step,
         };
         let share = (place - f64::from(self.least)) / f64::from(self.most - self.least);
-        // Nothing is at the lower edge.
+        // Values below the lowest line are drawn at the lower edge.
         self.top + self.high * (1.0 - share.clamp(0.0, 1.0))
     }
 
-    /// Where 0 is, or what is too small.
+    /// Position of 0 and of values below the lowest line.
     pub(super) fn bottom(&self) -> f64 {
         self.top + self.high
     }
@@ -99,11 +99,11 @@ impl Axis {
     }
 }
 
-/// The SVG so far.
+/// Text of an SVG that is being drawn.
 pub(super) struct Canvas(String);
 
 impl Canvas {
-    /// An empty page, with its title. A picture of its own brings its `style`; one within a page has the page's.
+    /// Begins a picture with its title. A picture in a file of its own brings its `style`; one within a page uses the page's.
     pub(super) fn new(title: &str, height: f64, style: &str) -> Self {
         let mut canvas = Self(String::new());
         canvas.put(&format!(r#"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img">"#));
@@ -124,7 +124,7 @@ impl Canvas {
         self.put(&format!(r#"<text class="{class}" x="{x:.1}" y="{y:.1}">{}</text>"#, escape(text)));
     }
 
-    /// A bar, which tells what it stands for.
+    /// Draws a bar with the tooltip `tells`.
     pub(super) fn bar(&mut self, class: &str, [x, y]: [f64; 2], [width, height]: [f64; 2], tells: &str) {
         self.put(&format!(
             r#"<rect class="{class}" x="{x:.1}" y="{y:.1}" width="{width:.1}" height="{height:.1}"><title>{}</title></rect>"#,
@@ -132,7 +132,7 @@ impl Canvas {
         ));
     }
 
-    /// The names of the colours, above the diagram's edge `top`.
+    /// Draws a legend of the colours above the diagram's edge `top`.
     pub(super) fn legend(&mut self, top: f64, names: &[(&str, &str)]) {
         let spans: Vec<_> =
             names.iter().map(|(class, name)| format!(r#"<tspan class="{class}" dx="16">{name}</tspan>"#)).collect();
@@ -140,7 +140,7 @@ impl Canvas {
         self.put(&format!(r#"<text class="small" x="{x:.1}" y="{y:.1}">{}</text>"#, spans.concat()));
     }
 
-    /// The lines of an axis, and their values.
+    /// Draws the lines of an axis, with their values.
     pub(super) fn axis(&mut self, axis: &Axis, name: impl Fn(f64) -> String) {
         let every = (axis.most - axis.least) / 6 + 1;
         for line in (axis.least..=axis.most).filter(|line| (line - axis.least) % every == 0) {
@@ -151,12 +151,12 @@ impl Canvas {
         }
     }
 
-    /// A limit across the diagram.
+    /// Draws a limit across the diagram.
     pub(super) fn limit(&mut self, y: f64) {
         self.put(&format!(r#"<path class="limit" d="M{LEFT} {y:.1}H{}"/>"#, WIDTH - MARGIN));
     }
 
-    /// A line through points.
+    /// Draws a line through points.
     pub(super) fn line(&mut self, class: &str, points: impl Iterator<Item = (f64, f64)>) {
         let points: Vec<_> = points.map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
         self.put(&format!(r#"<polyline class="{class}" points="{}"/>"#, points.join(" ")));

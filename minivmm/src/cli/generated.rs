@@ -1,4 +1,5 @@
-//! `minivmm completions` and `minivmm man`: what shells and manuals know of the command line, made from its declaration.
+//! `minivmm completions` and `minivmm man` generate shell completions and manual pages from the declaration of the command
+//! line.
 
 use std::fs;
 use std::io;
@@ -17,13 +18,13 @@ use crate::cli::{Cli, UsageError};
 minivmm completions zsh > ~/.zfunc/_minivmm\n  minivmm completions fish > ~/.config/fish/completions/minivmm.fish"
 )]
 pub struct CompletionsArgs {
-    /// The shell
+    /// Shell to print completions for
     #[arg(value_name = "SHELL")]
     shell: Shell,
 }
 
 impl CompletionsArgs {
-    /// The shell's script.
+    /// Generates the shell's completion script.
     pub fn text(&self) -> Vec<u8> {
         let mut script = Vec::new();
         clap_complete::generate(self.shell, &mut Cli::command(), "minivmm", &mut script);
@@ -41,7 +42,7 @@ pub struct ManArgs {
 }
 
 impl ManArgs {
-    /// The page to print: none where pages were written.
+    /// Generates the manual pages; returns the page to print, or nothing where pages were written to a folder.
     ///
     /// # Errors
     /// The folder cannot be written to.

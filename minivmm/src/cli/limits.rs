@@ -5,10 +5,10 @@ use std::num::NonZeroU64;
 use crate::cli::values::size;
 use crate::config::{Rate, RateLimits};
 
-/// What a user may write.
+/// Usage text of the options of a rate limit.
 pub(super) const USAGE: &str = "bytes-per-second=SIZE, bytes-burst=SIZE, ops-per-second=N, ops-burst=N";
 
-/// The options met so far.
+/// Options of a rate limit that were parsed so far.
 #[derive(Default)]
 pub(super) struct LimitOptions {
     bytes: RateOptions,
@@ -22,7 +22,7 @@ struct RateOptions {
 }
 
 impl LimitOptions {
-    /// Takes `key=value`; false if it is no option of a limit.
+    /// Parses `key=value`; returns false if the key is no option of a rate limit.
     pub(super) fn take(&mut self, option: &str) -> Result<bool, String> {
         let Some((key, value)) = option.split_once('=') else { return Ok(false) };
         let (option, value) = match key {
@@ -38,7 +38,7 @@ impl LimitOptions {
         Ok(true)
     }
 
-    /// The limits. A burst that is not given is what comes in a second.
+    /// Builds the limits. A burst that is not given is the amount of one second.
     pub(super) fn finish(self) -> Result<RateLimits, String> {
         Ok(RateLimits { bytes: self.bytes.finish("bytes")?, operations: self.operations.finish("ops")? })
     }

@@ -1,4 +1,4 @@
-//! Which running machine a command asks; and `minivmm stop` and `minivmm quit`, which need to know nothing else.
+//! Flag that selects a running machine; and `minivmm stop` and `minivmm quit`, which have no other flag.
 
 use std::path::PathBuf;
 
@@ -21,7 +21,7 @@ impl MachineArgs {
         Client::connect(&self.control)
     }
 
-    /// Has the machine carry out `command`, which takes no arguments.
+    /// Sends `command`, which takes no arguments, to the machine.
     ///
     /// # Errors
     /// The machine cannot be reached, or refuses.

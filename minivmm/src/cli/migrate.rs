@@ -27,13 +27,13 @@ use crate::error::say;
 use crate::passed;
 use crate::sandbox::{self, Kind};
 
-/// Time between two looks at the figures: often enough to follow, rare enough to cost nothing.
+/// Interval between two queries of the figures: short enough to follow, long enough to cost nothing.
 const INTERVAL: Duration = Duration::from_millis(200);
-/// Time between two looks at the figures for a report, which draws them.
+/// Interval between two queries of the figures for a report, which draws them.
 const SAMPLING: Duration = Duration::from_millis(50);
 
 const AFTER_HELP: &str = "\
-Progress goes to standard error: one line that is rewritten on a terminal, elsewhere a line of key=value words for each new phase and round.
+Progress goes to standard error: on a terminal one line that is rewritten, elsewhere a line of key=value words for each new phase and round.
 The first Ctrl-C cancels the migration and waits until the guest runs on; the second ends this command at once, and the machine goes on
 cancelling.
 
@@ -41,10 +41,10 @@ Exit codes:
   0  the guest runs at the destination, or is in the file
   1  the migration failed or was cancelled, or the machine refused to begin: the guest is where it was
   2  nothing was begun: the command line is wrong, or the machine cannot be reached
-  3  the destination did not confirm, and holds the guest or has run it: it stands at the source; with --postcopy also: the guest ran at the
+  3  the destination did not confirm, but holds the guest's disks or has run the guest: the guest stays stopped at the source; with --postcopy also: the guest ran at the
      destination, and the rest of its memory was given up
-  4  the destination did not confirm, and nothing proves whether it runs the guest: it stands at the source
-  5  unknown: the machine went away before it said, or a second Ctrl-C: look at both sides
+  4  the destination did not confirm, and nothing proves whether it runs the guest: the guest stays stopped at the source
+  5  unknown: the machine went away before it reported the end, or Ctrl-C was pressed twice: look at both sides
 
 Examples:
   minivmm migrate --control unix:/run/vm/qmp unix:/run/vm/move
@@ -56,56 +56,56 @@ Examples:
   minivmm migrate --control unix:/run/vm/qmp 'exec:ssh b.example socat - UNIX-CONNECT:/run/vm/move'
   minivmm migrate --control unix:/run/vm/qmp --channels 4 --compress zstd:1 --auto-converge tcp:10.0.0.2:4444";
 
-/// By this name the machine knows the descriptor that it is passed for a migration.
+/// Name under which a descriptor is passed to the machine for a migration.
 const PASSED: &str = "migrate";
 
 /// Flags of `minivmm migrate`.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = AFTER_HELP)]
 pub struct MigrateArgs {
-    /// The machine.
+    /// The machine to migrate.
     #[command(flatten)]
     pub machine: MachineArgs,
-    /// Where the machine shall go: unix:PATH, tcp:HOST:PORT or vsock:CID:PORT; to whoever is at the other end of COMMAND, which this
-    /// process starts in a shell and which has to carry bytes both ways: exec:COMMAND; over a connected socket that this process was
-    /// passed: fd:N. Or, with its guest stopped, into the new file PATH: file:PATH[,offset=N]; or into a pipe or file that was
-    /// passed: fd:N
+    /// Destination: unix:PATH, tcp:HOST:PORT or vsock:CID:PORT. exec:COMMAND starts COMMAND in a shell and connects to its
+    /// standard input and output; it has to carry bytes both ways. fd:N is a connected socket that this process was passed.
+    /// file:PATH[,offset=N] stops the guest and writes it to a new file; so does fd:N with a pipe or file that was passed
     #[arg(value_name = "ADDRESS", value_parser = str::parse::<Address>, required_unless_present = "local")]
     pub to: Option<Address>,
-    /// Hand the guest over at once, and send the rest of its memory while it runs at the destination. A connection that breaks meanwhile is
-    /// made again
+    /// Switch over at once (post-copy): the guest runs at the destination while the rest of its memory is sent. A connection
+    /// that breaks meanwhile is made again
     #[arg(long, conflicts_with_all = ["local", "to_qemu"])]
     pub postcopy: bool,
-    /// The file is for a QEMU: it has only what one reads
+    /// Write a file for QEMU, without the sections that only minivmm reads
     #[arg(long)]
     pub to_qemu: bool,
-    /// Send the content of the writable disks along, to hosts that do not share storage: the destination makes an image for each of them
-    /// (minivmm run --disk FILE,create=SIZE)
+    /// Send the content of the writable disks too, for hosts without shared storage: the destination creates an image for each
+    /// of them (minivmm run --disk FILE,create=SIZE)
     #[arg(long, conflicts_with_all = ["local", "to_qemu"])]
     pub copy_disk: bool,
-    /// Go on with a migration with --postcopy whose connection broke, and whose command does not run any more: the guest's memory goes on to
-    /// this address. The command that began the migration does that by itself
+    /// Resume a migration with --postcopy whose connection broke and whose command does not run any more: the rest of the
+    /// guest's memory is sent to this address. A command that still runs does that by itself
     #[arg(long, conflicts_with_all = ["local", "to_qemu", "copy_disk", "postcopy", "target_schema"])]
     pub resume: bool,
-    /// A new process on this host.
+    /// Options for a new process on this host.
     #[command(flatten)]
     pub update: UpdateArgs,
-    /// A snapshot: the guest goes on here once all of it is in the file
+    /// Set for a snapshot: the guest runs on here once all of it is in the file.
     #[arg(skip)]
     pub keep_running: bool,
-    /// What the destination's minivmm, of an older release, wrote with dump-schema: the guest is sent as that release sends it
+    /// Schema that the destination's minivmm, of an older release, wrote with dump-schema: the guest is sent in the format of
+    /// that release
     #[arg(long, value_name = "FILE")]
     pub target_schema: Option<PathBuf>,
-    /// Write what the migration was like into an HTML page, with its numbers as JSON; what was in the file is replaced
+    /// Write a report of the migration as an HTML page, with its numbers as JSON; an existing file is overwritten
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
-    /// TLS.
-    #[command(flatten, next_help_heading = "How it is encrypted, in this migration and later ones")]
+    /// Parameters of TLS.
+    #[command(flatten, next_help_heading = "Encryption, in this migration and later ones")]
     pub tls: TlsArgs,
-    /// How pages are sent.
+    /// Parameters of sending pages.
     #[command(flatten, next_help_heading = "How pages are sent, in this migration and later ones")]
     pub sending: SendingArgs,
-    /// What decides.
+    /// Parameters of the policy.
     #[command(
         flatten,
         next_help_heading = "When to switch over, throttle and give up, in this migration and later ones"
@@ -113,18 +113,19 @@ pub struct MigrateArgs {
     pub policy: PolicyArgs,
 }
 
-/// How a migration that began came to its end. All but the first carry a sentence that says why, and where the guest is.
+/// How a migration that had begun ended. Each variant but the first carries a sentence that says why, and where the guest is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// The guest runs at the destination.
     Completed,
-    /// Failed or cancelled: the guest is where it was.
+    /// The migration failed or was cancelled: the guest is where it was.
     Stayed(String),
-    /// The destination did not confirm, but holds the guest's disks, or somebody has run it: it stands at the source.
+    /// The destination did not confirm, but holds the guest's disks, or a process has run the guest: the guest stays stopped at
+    /// the source.
     Unacknowledged(String),
-    /// The destination did not confirm, and nothing proves whether it runs the guest: it stands at the source.
+    /// The destination did not confirm, and nothing proves whether it runs the guest: the guest stays stopped at the source.
     Undecided(String),
-    /// The machine went away before it said how the migration ended.
+    /// The machine went away before it reported how the migration ended.
     Unknown(String),
 }
 
@@ -138,7 +139,7 @@ impl Outcome {
 }
 
 impl MigrateArgs {
-    /// Migrates, and shows progress on standard error. Ctrl-C cancels; a second one ends the process.
+    /// Migrates, and shows progress on standard error. Ctrl-C cancels the migration; a second Ctrl-C ends the process.
     ///
     /// # Errors
     /// The machine cannot be reached, or refuses to begin.
@@ -169,7 +170,7 @@ impl MigrateArgs {
             arguments["keep-running"] = true.into();
         }
         if let Some(file) = &self.target_schema {
-            // The machine reads it, and may have been started in another folder.
+            // The machine reads the file, and may have been started in another folder.
             arguments["target-schema"] = std::path::absolute(file)?.display().to_string().into();
         }
         if self.resume {
@@ -182,7 +183,7 @@ impl MigrateArgs {
         client.migrate(arguments, changes.chain(postcopy))?;
         if self.postcopy {
             match client.execute("migrate-start-postcopy", json!({})) {
-                // One that has ended already tells its end.
+                // A migration that has ended already reports its end below.
                 Ok(_) | Err(ClientError::Refused(_)) => {}
                 Err(error) => return Err(error),
             }
@@ -200,7 +201,7 @@ impl MigrateArgs {
     ) -> Outcome {
         let end = follow(client, interrupts, report.as_mut(), &mut Again::new(to));
         let figures = match end {
-            // The machine may end as soon as the guest has left: its last event tells.
+            // The machine may exit as soon as the guest has left; then its last event says how the migration ended.
             Err(_) if client.migration_status() == Some("completed") => Ok(json!({"status": "completed"})),
             end => end,
         };
@@ -208,13 +209,13 @@ impl MigrateArgs {
         if let Some(report) = report {
             let to = to.to_string();
             let written = report.write((&to, outcome.sentence()), figures.unwrap_or_default(), client);
-            // The migration has ended as it has.
+            // A report that cannot be written does not change how the migration ended.
             written.unwrap_or_else(say);
         }
         outcome
     }
 
-    /// How a migration with these last figures ended.
+    /// Derives the outcome of a migration from its last figures.
     fn outcome(&self, to: &Address, figures: Result<&Value, &ClientError>, client: &mut Client) -> Outcome {
         let figures = match figures {
             Ok(figures) => figures,
@@ -239,7 +240,7 @@ impl MigrateArgs {
             }
             Some("unacknowledged") => Outcome::Unacknowledged(why("the destination did not confirm")),
             Some("undecided") => Outcome::Undecided(why("the destination did not confirm")),
-            // In post-copy, after the destination ran the guest.
+            // A migration in post-copy failed after the destination ran the guest.
             Some("failed") if state(client).is_ok_and(|state| state == "postmigrate") => {
                 Outcome::Unacknowledged(failure(figures))
             }
@@ -254,11 +255,12 @@ impl MigrateArgs {
     }
 }
 
-/// What the machine cannot reach by itself, and is passed: it starts no programs, and has other descriptors than this process.
+/// Opens a connection that the machine cannot make itself: the machine starts no programs, and does not have this process's
+/// descriptors.
 fn to_be_passed(to: &Address) -> Result<Option<OwnedFd>, ClientError> {
     let refused = |why| ClientError::Address { address: to.to_string(), why };
     match to {
-        // It ends with its end of the connection, and is not waited for.
+        // The command ends when its connection does; nothing waits for it.
         Address::Exec(line) => match command::run(line) {
             Ok((_child, socket)) => Ok(Some(socket)),
             Err(error) => Err(refused(error.to_string())),
@@ -273,18 +275,18 @@ fn to_be_passed(to: &Address) -> Result<Option<OwnedFd>, ClientError> {
     }
 }
 
-/// Added to the failure of `exec:COMMAND` whose command answered nothing, as the usual `exec:gzip >FILE` of QEMU.
-const ONE_WAY: &str = ". A command has to carry bytes both ways, for the destination's answers decide. Into a command that only reads, the guest goes \
-     stopped: minivmm migrate fd:3 3> >(COMMAND)";
+/// Hint for an `exec:COMMAND` that answered nothing, as QEMU's usual `exec:gzip >FILE`.
+const ONE_WAY: &str = ". The command has to carry bytes both ways, because the source waits for the destination's answers. For a command that only reads, \
+     stop the guest and write it to a pipe: minivmm migrate fd:3 3> >(COMMAND)";
 
-/// Between two attempts to connect again.
+/// Interval between two attempts to reconnect.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// Connects a migration in post-copy again whose connection broke.
+/// Reconnects a migration in post-copy whose connection broke.
 struct Again {
-    /// Where to; none if this process cannot make such a connection twice.
+    /// Address of the destination; `None` if this process cannot connect to it twice.
     uri: Option<String>,
-    /// When that was last tried, since it broke.
+    /// When the last attempt began; `None` while the connection is whole.
     tried: Option<Instant>,
 }
 
@@ -294,7 +296,7 @@ impl Again {
         Self { uri: is_address.then(|| to.to_string()), tried: None }
     }
 
-    /// Looks whether it is broken.
+    /// Reconnects if `figures` say that the connection is broken.
     fn look(&mut self, client: &mut Client, figures: &Value) -> Result<(), ClientError> {
         if figures["status"] != "postcopy-paused" {
             self.tried = None;
@@ -307,24 +309,24 @@ impl Again {
             let why = figures["error-desc"].as_str().unwrap_or("the connection broke");
             let what = match self.uri {
                 Some(_) => {
-                    "this command connects again until that succeeds; Ctrl-C gives the guest's memory up, and so the guest"
+                    "this command reconnects until it succeeds; Ctrl-C gives up the rest of the guest's memory, and with it the guest"
                 }
                 None => {
-                    "minivmm migrate --resume ADDRESS connects again; Ctrl-C gives the guest's memory up, and so the guest"
+                    "minivmm migrate --resume ADDRESS reconnects; Ctrl-C gives up the rest of the guest's memory, and with it the guest"
                 }
             };
             say(format_args!("{why} ({what})"));
         }
         let Some(uri) = &self.uri else { return Ok(()) };
         match client.execute("migrate", json!({"uri": uri, "resume": true})) {
-            // It is connected by now, or has ended.
+            // A refusal means that the migration is connected by now, or has ended.
             Ok(_) | Err(ClientError::Refused(_)) => Ok(()),
             Err(error) => Err(error),
         }
     }
 }
 
-/// Until the migration has ended; its last figures.
+/// Shows progress until the migration has ended; returns the last figures.
 fn follow(
     client: &mut Client,
     interrupts: &Interrupts,
@@ -338,7 +340,7 @@ fn follow(
             shown.cancelling();
             interrupts.asking();
             match client.execute("migrate_cancel", json!({})) {
-                // Too late: the end tells what became of it.
+                // A refusal means that the migration has ended: the figures say how.
                 Ok(_) | Err(ClientError::Refused(_)) => {}
                 Err(error) => return Err(error),
             }
@@ -362,7 +364,7 @@ fn state(client: &mut Client) -> Result<String, ClientError> {
     Ok(status["status"].as_str().unwrap_or("unknown").into())
 }
 
-/// Where the guest of a failed migration is, as far as the machine says.
+/// Where the guest of a failed migration is, as the machine reports it.
 fn whereabouts(client: &mut Client) -> String {
     match state(client) {
         Ok(state) if state == "running" => "the guest runs on where it was".into(),
@@ -371,14 +373,14 @@ fn whereabouts(client: &mut Client) -> String {
     }
 }
 
-/// SIGINT and SIGTERM: the first is something to look at between two steps, the second ends the process once the machine was asked to
-/// cancel. Both may come at once: timeout(1) sends one to its command, and one to the command's process group.
+/// Handles SIGINT and SIGTERM: the first signal is noted for the next poll, the second ends the process once the machine was
+/// asked to cancel. Both may come at once: timeout(1) signals its command and then the command's process group.
 struct Interrupts {
     pending: Arc<AtomicBool>,
     asking: mpsc::Sender<()>,
 }
 
-/// From one look at the interrupts to the next, which asks the machine to cancel, and for the request to be on its way.
+/// Time until the next poll of the signals, which asks the machine to cancel; and time for that request to be sent.
 const ASKED_WITHIN: Duration = Duration::from_secs(1);
 const ON_ITS_WAY: Duration = Duration::from_millis(50);
 
@@ -393,24 +395,24 @@ impl Interrupts {
             if signals.wait().is_ok() {
                 told.store(true, Ordering::Release);
                 let _ = signals.wait();
-                // A machine that does not answer is not waited for.
+                // Bounded: a machine that does not answer must not keep the process.
                 let _ = asked.recv_timeout(ASKED_WITHIN);
                 thread::sleep(ON_ITS_WAY);
-                say("the machine was asked to cancel, and its answer is not waited for: see minivmm status");
+                say("the machine was asked to cancel; this command does not wait for its answer: see minivmm status");
                 std::process::exit(EXIT_UNKNOWN.into());
             }
         })?;
         Ok(Self { pending, asking })
     }
 
-    /// There was one since the last call.
+    /// True if there was a signal since the last call.
     fn pending(&self) -> bool {
         self.pending.swap(false, Ordering::AcqRel)
     }
 
-    /// The machine is about to be asked to cancel.
+    /// Records that the machine is about to be asked to cancel.
     fn asking(&self) {
-        // Nobody listens any more once there was a second one.
+        // Fails where the thread has ended; the second signal ended the process then.
         let _ = self.asking.send(());
     }
 }

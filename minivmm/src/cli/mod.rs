@@ -1,4 +1,4 @@
-//! The command line: what the user typed becomes plain data, or one sentence that says what to change.
+//! The command line: parses what the user typed to plain data, or to one sentence that says what to change.
 
 mod config_file;
 mod cont;
@@ -51,40 +51,40 @@ pub const EXIT_UNDECIDED: u8 = 4;
 /// Exit code of a migration that ended as [`Outcome::Unknown`].
 pub const EXIT_UNKNOWN: u8 = 5;
 
-/// What the user wants.
+/// The command that the user gave.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
     /// Run a virtual machine, or receive one
     Run(Box<RunArgs>),
     /// Migrate a running machine, and wait for the end
     Migrate(MigrateArgs),
-    /// Snapshots of a running guest, which it can be run from
+    /// Save snapshots of a running guest
     #[command(subcommand)]
     Snapshot(SnapshotCommand),
-    /// Foretell a migration: rounds, times, throttle, and what would help
+    /// Predict a migration: rounds, times, throttle, and what would help
     Plan(Box<PlanArgs>),
-    /// Say what a running machine does: its guest, its migration, its devices
+    /// Show the state of a running machine: its guest, its migration, its devices
     Status(StatusArgs),
-    /// Stop the guest; cont lets it go on
+    /// Stop the guest; cont resumes it
     #[command(after_help = "Example:\n  minivmm stop --control unix:/run/vm/qmp")]
     Stop(MachineArgs),
-    /// Let a stopped guest go on, or take it back after a migration
+    /// Resume a stopped guest, or take it back after a migration
     Cont(ContArgs),
     /// End a machine's process, whatever its guest does
     #[command(after_help = "Example:\n  minivmm quit --control unix:/run/vm/qmp")]
     Quit(MachineArgs),
-    /// Certificates for encrypted migrations
+    /// Make certificates for encrypted migrations
     #[command(subcommand)]
     Tls(TlsCommand),
-    /// Print the command line of minivmm that matches one of QEMU's microvm
+    /// Translate a command line of QEMU's microvm to one of minivmm
     #[command(
         after_help = "Example:\n  minivmm from-qemu -- qemu-system-x86_64 -M microvm,acpi=on -accel kvm -kernel vmlinuz"
     )]
     FromQemu(TranslateArgs),
-    /// Print the command line of QEMU that matches one of minivmm's
+    /// Translate a command line of minivmm to one of QEMU
     #[command(after_help = "Example:\n  minivmm to-qemu -- run --kernel vmlinuz --memory 512M --cpus 2")]
     ToQemu(TranslateArgs),
-    /// Print completions of this command line for a shell
+    /// Print completions for a shell
     Completions(CompletionsArgs),
     /// Print the manual page, or write one for each command
     Man(ManArgs),
@@ -93,9 +93,9 @@ pub enum Command {
 const AFTER_HELP: &str = "\
 Exit codes:
   0  done
-  1  the machine refused or failed; of migrate and snapshot save: the guest is where it was; of plan: the migration gives up
+  1  the machine refused or failed; for migrate and snapshot save: the guest is where it was; for plan: the migration gives up
   2  the command line is wrong, a file cannot be used, or the machine cannot be reached
-  3, 4 and 5 are told by minivmm migrate --help
+  3, 4 and 5 are explained by minivmm migrate --help
 
 Examples:
   minivmm run --kernel vmlinuz --initrd initrd.img --append console=ttyS0 --control unix:a.qmp
@@ -111,24 +111,24 @@ struct Cli {
     command: Command,
 }
 
-/// One sentence that names the flag and what to do; the process ends with [`EXIT_USAGE`].
+/// One sentence that names the flag and what to do; the process exits with [`EXIT_USAGE`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct UsageError(pub String);
 
-/// What came of reading the command line.
+/// Result of parsing the command line.
 #[derive(Clone, Debug)]
 pub enum Parsed {
     /// A command to carry out.
     Command(Box<Command>),
-    /// Help or the version, asked for: print it and end with success.
+    /// Help or version that the user asked for: print it and exit with success.
     Text(String),
 }
 
 /// Reads an argument vector; the first item is the program's name.
 ///
 /// # Errors
-/// The first thing that is wrong.
+/// The first mistake in the arguments.
 pub fn parse(arguments: impl IntoIterator<Item = impl Into<OsString>>) -> Result<Parsed, UsageError> {
     let arguments = config_file::expand(arguments.into_iter().map(Into::into).collect())?;
     match Cli::try_parse_from(arguments) {
@@ -146,16 +146,16 @@ pub fn parse(arguments: impl IntoIterator<Item = impl Into<OsString>>) -> Result
     }
 }
 
-/// The demo was a command of earlier releases.
+/// Whether the subcommand is `demo`, which earlier releases had.
 fn is_demo(subcommand: Option<&ContextValue>) -> bool {
     matches!(subcommand, Some(ContextValue::String(name)) if name == "demo")
 }
 
-/// clap's first paragraph is the message, what follows is tips and usage.
+/// Returns the first paragraph of clap's report, which is its message; tips and usage follow it.
 fn one_sentence(report: &str) -> String {
     let message = report.split("\n\n").next().unwrap_or(report);
     let words: Vec<&str> = message.trim_start_matches("error: ").split_whitespace().collect();
     let sentence = words.join(" ");
-    // These say what is possible instead: from `values`, or clap's list for an enum.
+    // These messages list the possible values: the texts of `values`, or clap's list for an enum.
     if sentence.starts_with("invalid value") { sentence } else { format!("{sentence}; see minivmm --help") }
 }

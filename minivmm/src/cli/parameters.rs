@@ -1,6 +1,6 @@
 //! Options for the parameters of a migration: one for each that vmstate lists in [`PARAMETERS`], as `--downtime-limit 200ms`.
 //!
-//! Name, range and meaning are the list's. An option takes the units that people write, and its help shows minivmm's default.
+//! Name, range and meaning come from the list. An option takes units, as `200ms`, and its help shows minivmm's default.
 
 use std::time::Duration;
 
@@ -11,17 +11,17 @@ use vmstate::migrate::{PARAMETERS, Parameter, ParameterUnit, ParameterValue, Par
 use crate::cli::{UsageError, values};
 use crate::vm::default_parameters;
 
-/// The parameters that say how pages are sent. All others are for the [policy](vmstate::migrate::policy).
+/// Parameters of sending pages. All others are for the [policy](vmstate::migrate::policy).
 const SENDING: &[&str] =
     &["multifd", "multifd-channels", "multifd-compression", "multifd-zstd-level", "xbzrle", "xbzrle-cache-size"];
 
-/// What decides when to switch over, throttle and give up.
+/// Options of the policy: when to switch over, throttle and give up.
 pub type PolicyArgs = ParameterArgs<false>;
 
-/// How pages are sent: the parameters, and options that set two of them at once.
+/// Options of sending pages: one for each parameter, and options that set two parameters at once.
 pub type SendingArgs = ParameterArgs<true>;
 
-/// Parameters and their new values: those of one of the two groups that were given.
+/// Parameters of one of the two groups that were given, with their new values.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ParameterArgs<const SENDS: bool>(Changes);
 
@@ -30,20 +30,20 @@ type Changes = Vec<(&'static str, ParameterValue)>;
 impl<const SENDS: bool> ParameterArgs<SENDS> {
     fn options() -> impl Iterator<Item = Arg> {
         let parameters = PARAMETERS.iter().filter(|parameter| SENDING.contains(&parameter.name) == SENDS);
-        // `--xbzrle` is among those that set two.
+        // `--xbzrle` is one of the options that set two parameters.
         let parameters = parameters.filter(|parameter| parameter.name != "xbzrle").map(option);
         parameters.chain(SENDS.then(pairs).into_iter().flatten())
     }
 
-    /// What was given.
+    /// The parameters that were given, with their new values.
     pub(super) fn changes(&self) -> impl Iterator<Item = (&'static str, ParameterValue)> + '_ {
         self.0.iter().cloned()
     }
 
-    /// `parameters`, changed as was asked for.
+    /// Applies the options to `parameters`.
     ///
     /// # Errors
-    /// Names the parameter that does not fit the others.
+    /// A parameter does not fit the others; the error names it.
     pub fn of(&self, parameters: Parameters) -> Result<Parameters, UsageError> {
         parameters.changed(self.changes()).map_err(|error| UsageError(error.message().to_owned()))
     }
@@ -85,15 +85,15 @@ fn pairs() -> [Arg; 3] {
     let pair = |name: &'static str, value: &'static str| Arg::new(name).long(name).value_name(value);
     [
         pair("channels", "N")
-            .help("Send pages on so many channels: --multifd --multifd-channels N")
+            .help("Send pages on N channels: --multifd --multifd-channels N")
             .allow_negative_numbers(true)
             .value_parser(channels),
         pair("compress", "none|zstd[:LEVEL]")
-            .help("How pages on them are compressed: --multifd-compression and --multifd-zstd-level")
+            .help("Compression of pages on the channels: --multifd-compression and --multifd-zstd-level")
             .requires("channels")
             .value_parser(compression),
         pair("xbzrle", "on|off|SIZE")
-            .help("Send of a page that was sent before what changed of it; with SIZE: --xbzrle-cache-size SIZE [default: off]")
+            .help("Send only the changed bytes of a page that was sent before; with SIZE: --xbzrle-cache-size SIZE [default: off]")
             .num_args(0..=1)
             .require_equals(true)
             .default_missing_value("on")
@@ -113,7 +113,7 @@ fn compression(text: &str) -> Result<Changes, String> {
             .and_then(|level| Ok(vec![change("multifd-compression", "zstd")?, level])),
         Some(_) => Err(String::new()),
     };
-    changes.map_err(|_| "it is none, zstd or zstd:LEVEL, with a level of 1 to 20".into())
+    changes.map_err(|_| "expected none, zstd or zstd:LEVEL, with a level of 1 to 20".into())
 }
 
 fn xbzrle(text: &str) -> Result<Changes, String> {
@@ -146,7 +146,7 @@ fn option(parameter: &'static Parameter) -> Arg {
     }
 }
 
-/// What a user may write, with its unit.
+/// Values of a unit that a user may write.
 fn possible(unit: ParameterUnit) -> String {
     match unit {
         ParameterUnit::Milliseconds(most) => {
@@ -175,7 +175,7 @@ fn change(name: &str, text: &str) -> Result<(&'static str, ParameterValue), Stri
     };
     match value.filter(|value| parameter.accepts(value)) {
         Some(value) => Ok((parameter.name, value)),
-        None => Err(format!("it is {}", possible(parameter.unit))),
+        None => Err(format!("expected {}", possible(parameter.unit))),
     }
 }
 

@@ -1,5 +1,5 @@
-//! What a user sees of a migration while it runs: on a terminal one line that is rewritten, elsewhere a line for each new
-//! phase and round, of `key=value` words with the unit in the key.
+//! Progress of a migration: on a terminal one line that is rewritten, elsewhere a line of `key=value` words, with the unit in
+//! the key, for each new phase and round.
 
 use std::io::{self, IsTerminal, Write};
 
@@ -9,17 +9,18 @@ use vmstate::error::Printable;
 
 use crate::cli::units::{milliseconds, rate, size};
 
-/// Columns of a terminal that does not know how many it has.
+/// Columns of a terminal that does not report its width.
 const COLUMNS: usize = 80;
-/// A line that fills the terminal goes on in the next one, which is then not rewritten; and the terminal writes `^C` behind it.
+/// Columns left free: a line that fills the terminal wraps and is then not rewritten, and the terminal writes `^C` behind the
+/// line.
 const SPARE: usize = 3;
 
 /// Shows a migration on standard error.
 #[derive(Debug)]
 pub(super) struct Progress {
-    /// Where the line is rewritten.
+    /// Standard error is a terminal: the line is rewritten.
     terminal: bool,
-    /// There is a line that has no end yet.
+    /// The terminal shows a line without its newline.
     open: bool,
     /// Phase and round of the last line.
     last: Option<(String, u64)>,
@@ -30,7 +31,7 @@ impl Progress {
         Self { terminal: io::stderr().is_terminal(), open: false, last: None }
     }
 
-    /// Shows what `query-migrate` answered.
+    /// Shows the answer to `query-migrate`.
     pub(super) fn show(&mut self, figures: &Value) {
         if self.terminal {
             self.rewrite(|room| fitting(figures, room));
@@ -63,7 +64,7 @@ impl Progress {
 }
 
 impl Drop for Progress {
-    /// Takes the line away.
+    /// Erases the line.
     fn drop(&mut self) {
         if self.open {
             let _ = write!(io::stderr(), "\r\x1b[K");
@@ -85,40 +86,40 @@ fn left(figures: &Value) -> Option<u64> {
     Some(figures["expected-total-time"].as_u64()?.saturating_sub(figures["total-time"].as_u64()?))
 }
 
-/// No more exactly than it can be predicted.
+/// Rounds a predicted time to the precision that a prediction can have.
 fn rounded(milliseconds: u64) -> u64 {
     milliseconds.next_multiple_of(if milliseconds < 10_000 { 100 } else { 1000 })
 }
 
-/// Bytes a second that the guest dirties.
+/// Rate at which the guest dirties memory, in bytes a second.
 fn dirty_rate(ram: &Value) -> u64 {
     ram["dirty-pages-rate"].as_u64().unwrap_or(0).saturating_mul(ram["page-size"].as_u64().unwrap_or(0))
 }
 
-/// Bytes a second that go through the wire.
+/// Rate at which the source sends, in bytes a second.
 fn sending_rate(ram: &Value) -> u64 {
     // QMP has 10⁶ bits a second. A float becomes the nearest integer, at least 0.
     (ram["mbps"].as_f64().unwrap_or(0.0) * 1e6 / 8.0).round() as u64
 }
 
-/// How much is said.
+/// Length of the line that is shown.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Style {
     All,
-    /// Without what changes little.
+    /// Leaves out figures that change little.
     Short,
-    /// The same in fewer letters.
+    /// Abbreviates the words and units of `Short`.
     Brief,
-    /// And without saying what the time at the end is.
+    /// Also leaves out the label of the time to the end.
     Briefest,
 }
 
-/// For a person, all of it.
+/// All figures, for a person.
 pub(super) fn sentence(figures: &Value) -> String {
     told(figures, Style::All)
 }
 
-/// For a person, as much as has room; the last part may be cut off in a terminal of less than 80 columns.
+/// As many figures as fit into `room`, for a person; the last one may be cut off in a terminal of less than 80 columns.
 fn fitting(figures: &Value, room: usize) -> String {
     let fits = |text: &String| text.chars().count() <= room;
     let mut longer = [Style::All, Style::Short, Style::Brief].into_iter().map(|style| told(figures, style));
@@ -133,7 +134,7 @@ fn told(figures: &Value, style: Style) -> String {
     let unit = |text: String| if style >= Style::Brief { text.replace("iB", "").replace(' ', "") } else { text };
     let of_ram = |member: &str| unit(size(ram[member].as_u64().unwrap_or(0)));
     let round = &ram["dirty-sync-count"];
-    // That the rounds go on is plain where they are counted.
+    // The round implies the phase `active`.
     let mut text = match (style, phase(figures)) {
         (Style::Short | Style::Brief | Style::Briefest, "active") => String::new(),
         (_, phase) => format!("{phase}, "),
@@ -143,7 +144,7 @@ fn told(figures: &Value, style: Style) -> String {
         text += &format!(" of {}, {} sent", of_ram("total"), of_ram("transferred"));
     }
     text += &format!(", {}", unit(rate(sending_rate(ram))));
-    // It is measured at the end of a round.
+    // The dirty rate is first measured at the end of round 1.
     if round.as_u64() > Some(1) {
         let word = ["guest dirties", "dirties", "dirty", "dirty"][style as usize];
         text += &format!(", {word} {}", unit(rate(dirty_rate(ram))));
@@ -163,7 +164,7 @@ fn told(figures: &Value, style: Style) -> String {
     text
 }
 
-/// For a program, or a log.
+/// All figures, for a program or a log.
 fn words(figures: &Value) -> String {
     let ram = &figures["ram"];
     let mut text = format!("phase={}", phase(figures));
@@ -214,7 +215,7 @@ mod tests {
         assert_eq!(sentence(&json!({})), "waiting");
     }
 
-    /// What matters for how it ends has room in a terminal of 80 columns, of which three are spare.
+    /// The figures that decide how the migration ends fit into a terminal of 80 columns, three of which are left free.
     #[test]
     fn a_narrow_terminal_shows_less_and_the_end_all_the_same() {
         let mut figures = figures();

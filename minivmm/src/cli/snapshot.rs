@@ -1,7 +1,8 @@
-//! `minivmm snapshot`: a running machine's guest of one moment in a new file.
+//! `minivmm snapshot` writes the guest of a running machine, as it is at one moment, to a new file.
 //!
-//! It is a migration to that file behind which the guest goes on. So it has to have nothing that its past in the file would need unchanged: no
-//! writable disk, no lease. Others are put aside by `minivmm migrate file:PATH`, behind which the guest stands.
+//! A snapshot is a migration to a file after which the guest runs on here. The guest in the file needs everything outside the
+//! file unchanged, so a guest with a writable disk or a lease is refused; `minivmm migrate file:PATH` saves such a guest and
+//! leaves it stopped.
 
 use std::io;
 use std::path::PathBuf;
@@ -13,26 +14,26 @@ use crate::cli::migrate::MigrateArgs;
 use crate::config::Address;
 
 const AFTER_HELP: &str = "\
-The guest's memory is written to FILE while it runs; then it stands for a moment, as in a migration's switch-over, the rest is written, and it goes on.
-FILE has the guest of that moment, and is there only once all of it is on the disk:
+The guest's memory is written to FILE while the guest runs; then the guest is stopped for a moment, as in a migration's switch-over, the rest is written, and the guest runs on.
+FILE holds the guest of that moment, and appears only once all of it is on the disk:
   minivmm snapshot save --control unix:/run/vm/qmp /var/lib/vm/state
   minivmm run --config vm.toml --incoming file:/var/lib/vm/state
-Each guest that is run from FILE has the network addresses, keys and random numbers of the others.
+All guests that are run from FILE have the same network addresses, keys and random numbers.
 
-Disks are not in FILE. A guest with a writable disk or a --lease is refused, for it would go on and change them. With its disks it is put
-aside while it stands:
+Disks are not in FILE. A guest with a writable disk or a --lease is refused, because it would run on and change them. To save a guest
+with its disks, copy them while the guest is stopped:
   minivmm migrate --control unix:/run/vm/qmp file:/var/lib/vm/state
   cp --preserve=xattr disk.raw /var/lib/vm/disk.raw
   minivmm cont --control unix:/run/vm/qmp
-The file is run later with that copy as its disk. On the disk itself, whichever goes on first, the guest of the file or the one here,
-moves the ownership record beside it on, and the other one is refused.
+The file is run later with that copy as its disk. On the disk itself only one guest can run on, the one of the file or
+the one here: the first one advances the ownership record beside the disk, and the other one is refused.
 
-Exit codes: 0, the guest is in the file, and runs on; others as of minivmm migrate, and the guest runs on.";
+Exit codes: 0, the guest is in the file, and runs on; others as for minivmm migrate, and the guest runs on.";
 
-/// What is done about snapshots.
+/// Commands for snapshots.
 #[derive(Clone, Debug, Subcommand)]
 pub enum SnapshotCommand {
-    /// Write the guest of one moment to a new file, and let it run on
+    /// Save the running guest to a new file, and let the guest run on
     Save(SnapshotArgs),
 }
 
@@ -40,7 +41,7 @@ pub enum SnapshotCommand {
 #[derive(Args, Clone, Debug)]
 #[command(after_help = AFTER_HELP)]
 pub struct SnapshotArgs {
-    /// The machine.
+    /// The running machine.
     #[command(flatten)]
     pub machine: MachineArgs,
     /// The new file
@@ -49,10 +50,11 @@ pub struct SnapshotArgs {
 }
 
 impl SnapshotCommand {
-    /// The migration that does it. The machine makes the file, and may have been started in another folder.
+    /// Converts to the migration that writes the snapshot. Its path is absolute, since the machine may have been started in
+    /// another folder.
     ///
     /// # Errors
-    /// This process has no folder.
+    /// This process has no current folder.
     pub fn into_migration(self) -> io::Result<MigrateArgs> {
         let Self::Save(SnapshotArgs { machine, file }) = self;
         Ok(MigrateArgs {

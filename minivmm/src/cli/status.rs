@@ -1,4 +1,4 @@
-//! `minivmm status`: what a running machine says of itself, in a few lines or as JSON.
+//! `minivmm status` prints the state of a running machine, in a few lines or as JSON.
 
 use std::fmt::Write;
 
@@ -11,7 +11,7 @@ use crate::cli::migrate;
 use crate::cli::progress::sentence;
 use crate::control::ClientError;
 
-/// What is asked, and under which name the answer stands in the JSON. A machine of another release may lack some.
+/// Queries, and the name of each answer in the JSON. A machine of another release may lack some.
 const QUERIES: &[(&str, &str)] = &[
     ("version", "query-version"),
     ("status", "query-status"),
@@ -26,7 +26,7 @@ const QUERIES: &[(&str, &str)] = &[
 #[command(after_help = "Examples:\n  minivmm status --control unix:/run/vm/qmp\n  \
 minivmm status --control unix:/run/vm/qmp --json | jq .migration.ram")]
 pub struct StatusArgs {
-    /// The machine.
+    /// The running machine.
     #[command(flatten)]
     pub machine: MachineArgs,
     /// Print one JSON object, whose members are the answers to QMP's queries
@@ -35,7 +35,7 @@ pub struct StatusArgs {
 }
 
 impl StatusArgs {
-    /// What to print.
+    /// Queries the machine; returns the text to print.
     ///
     /// # Errors
     /// The machine cannot be reached, or fails while it answers.

@@ -1,4 +1,4 @@
-//! Real argument vectors, and what the user then reads.
+//! Argument vectors, and the configuration or the error text that a user gets.
 
 use std::path::{Path, PathBuf};
 
@@ -129,8 +129,8 @@ fn a_console_in_a_file_has_a_limit_on_request() {
     assert_eq!(serial("file:/tmp/a,max=64K"), Serial::File { path: "/tmp/a".into(), max: Some(65536) });
 }
 
-/// Where a flag says by itself that a path follows, the path may look like a descriptor. Nothing is passed here, so a
-/// descriptor would be refused.
+/// Where only a path can follow, a path that looks like a descriptor is taken as a path. No descriptor was passed, so one would
+/// be refused.
 #[test]
 fn a_path_that_looks_like_a_descriptor_is_a_path() {
     let config = run(&["--incoming", "unix:fd:1", "--serial", "file:fd:2", "--control", "unix:fd:3"]).unwrap();
@@ -280,10 +280,7 @@ fn a_disk_is_made_for_a_guest_that_arrives_only() {
     let disks = run(&["--incoming", "unix:/tmp/in", "--disk", "/nowhere/a.raw,create=1G"]).unwrap().disks;
     assert_eq!((disks[0].create, disks[0].read_only), (Some(1 << 30), false));
     let refusal = run(&["--kernel", READABLE, "--disk", "a.raw,create=1G"]).unwrap_err();
-    assert!(
-        refusal.starts_with("--disk a.raw: create= is for a disk whose content comes along with a guest"),
-        "{refusal}"
-    );
+    assert!(refusal.starts_with("--disk a.raw: create= is for a disk whose content a migration sends"), "{refusal}");
 }
 
 #[test]
@@ -300,15 +297,15 @@ fn addresses_are_checked() {
     for address in ["tcp:host", "tcp::", "tcp::65536", "tcp:host:65536", "tcp:host:"] {
         assert_eq!(wrong(address), start(address) + "lacks a host or a port of 0 to 65535; write tcp:HOST:PORT");
     }
-    // Nobody but this host is let in unless it is asked for.
+    // Without a host only this host can connect.
     let incoming = |address: &str| run(&["--incoming", address]).unwrap().incoming;
     assert_eq!(incoming("tcp::4444"), Some(ListenAt::Address(Address::Tcp("127.0.0.1:4444".into()))));
     let refusal = run(&["--incoming", "defer"]).unwrap_err();
-    assert!(refusal.ends_with("nobody can say where the migration comes from; give --control as well"), "{refusal}");
+    assert!(refusal.ends_with("without a QMP socket the address cannot be given; give --control as well"), "{refusal}");
     assert_eq!(run(&["--incoming", "defer", "--control", "unix:q"]).unwrap().incoming, Some(ListenAt::Deferred));
 }
 
-/// Those of TLS are read at once: a wrong one is refused by its name.
+/// Parameters of TLS are parsed with the command line: a wrong one is refused with its name.
 #[test]
 fn the_parameters_of_tls_are_options_of_a_machine() {
     let pin = "AB".repeat(32);
@@ -319,7 +316,7 @@ fn the_parameters_of_tls_are_options_of_a_machine() {
     assert!(refusal.contains("'--tls-pin") && refusal.contains("64 hexadecimal digits"), "{refusal}");
 }
 
-/// Keys can be read by who made them alone, and nothing is replaced.
+/// Keys are readable for their owner only, and no file is replaced.
 #[test]
 fn certificates_are_made_once_and_keys_are_the_users_alone() {
     use std::os::unix::fs::PermissionsExt;
@@ -381,7 +378,7 @@ fn migrate_and_no_command() {
     assert_eq!(command(&["start"]).unwrap_err(), "unrecognized subcommand 'start'; see minivmm --help");
 }
 
-/// Each line of an example is a command line, but for what a shell or a file has a part in.
+/// Each line of an example parses, except lines that a shell or a file completes.
 #[test]
 fn each_command_has_examples_that_it_takes() {
     fn look(command: &clap::Command) {

@@ -1,4 +1,4 @@
-//! `minivmm tls`, and the options for the parameters of TLS in every command that has connections of migrations.
+//! `minivmm tls`, and the options for the parameters of TLS of all commands that migrate.
 
 use std::fmt::Write;
 use std::io;
@@ -11,7 +11,7 @@ use crate::certificates::{self, Wanted};
 use crate::cli::UsageError;
 use crate::config::Tls;
 
-/// What is done about certificates.
+/// Commands for certificates.
 #[derive(Clone, Debug, Subcommand)]
 pub enum TlsCommand {
     /// Make certificates for two hosts that trust each other
@@ -24,7 +24,7 @@ pub enum TlsCommand {
     after_help = "Examples:\n  minivmm tls init certs --host b.example --host 192.0.2.2\n  minivmm tls init certs --self-signed"
 )]
 pub struct InitArgs {
-    /// Where the files go, for tls-creds: it is made if it is not there, and no file is replaced
+    /// Directory for the files, which is the value of --tls-creds: created if it does not exist; no file is replaced
     #[arg(value_name = "DIR")]
     directory: PathBuf,
     /// Name or address of a destination; may be repeated
@@ -33,16 +33,16 @@ pub struct InitArgs {
     /// How long the certificates are valid, in days: 1 to 36500
     #[arg(long, value_name = "N", default_value = "365", value_parser = clap::value_parser!(u32).range(1..=36500))]
     days: u32,
-    /// Make no authority: the other side is given the SHA-256 of the certificate, as tls-pin
+    /// Sign the certificates by themselves, without an authority: the other side is given their SHA-256 as --tls-pin
     #[arg(long)]
     self_signed: bool,
 }
 
 impl TlsCommand {
-    /// Does it; what the user is told.
+    /// Makes the certificates; returns the text for the user.
     ///
     /// # Errors
-    /// What cannot be made, or is there already.
+    /// A file cannot be made, or exists already.
     pub fn carry_out(&self) -> Result<String, UsageError> {
         let Self::Init(InitArgs { directory, hosts, days, self_signed }) = self;
         let wanted =
@@ -55,7 +55,7 @@ impl TlsCommand {
         }
         let next = match self_signed {
             true => {
-                "Give each side the SHA-256 of the other side's certificate: a source --tls-pin of the server's, a destination of the client's."
+                "Give each side the SHA-256 of the other side's certificate: to the source the server's as --tls-pin, to the destination the client's."
             }
             false => {
                 "Copy the directory to the other host; ca-key.pem is needed only to sign more certificates, and stays."
@@ -66,15 +66,16 @@ impl TlsCommand {
     }
 }
 
-/// What was given of the [parameters](Tls::PARAMETERS), in their order.
+/// [Parameters](Tls::PARAMETERS) of TLS that were given, in their order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TlsArgs(Vec<(&'static str, String)>);
 
 impl TlsArgs {
-    /// What was given, as changes of parameters of a machine that may have been started in another folder.
+    /// The options as changes of a machine's parameters. Paths are absolute, since the machine may have been started in another
+    /// folder.
     ///
     /// # Errors
-    /// There is no folder here.
+    /// This process has no current folder.
     pub(super) fn changes(&self) -> io::Result<impl Iterator<Item = (&'static str, ParameterValue)>> {
         let mut changes = Vec::new();
         for (name, text) in &self.0 {
@@ -87,10 +88,10 @@ impl TlsArgs {
         Ok(changes.into_iter())
     }
 
-    /// What was given, where nothing was before.
+    /// The options as the parameters of a new machine.
     pub(super) fn parameters(&self) -> Tls {
         let mut tls = Tls::default();
-        // Each was read in the same way before.
+        // Cannot fail: the parser of the options has checked each text.
         self.0.iter().for_each(|(name, text)| drop(tls.set(name, text)));
         tls
     }

@@ -1,23 +1,23 @@
-//! Sizes, rates and times as this program shows them to people: three digits or so, and a unit.
+//! Formats of sizes, rates and times for people: about three digits, and a unit.
 
 use std::time::Duration;
 
-/// Bytes, in powers of 1024.
+/// Formats bytes, in powers of 1024.
 pub(super) fn size(bytes: u64) -> String {
     scaled(bytes as f64, 1024.0, &["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"])
 }
 
-/// Bytes a second, in powers of 1024.
+/// Formats bytes a second, in powers of 1024.
 pub(super) fn rate(bytes_per_second: u64) -> String {
     format!("{}/s", size(bytes_per_second))
 }
 
-/// A wire's bits a second, in powers of 1000, as networks have them.
+/// Formats a wire's bandwidth as bits a second in powers of 1000, as networks have it.
 pub(super) fn bits(bytes_per_second: u64) -> String {
     scaled(bytes_per_second as f64 * 8.0, 1000.0, &["bit/s", "kbit/s", "Mbit/s", "Gbit/s", "Tbit/s", "Pbit/s"])
 }
 
-/// A time that was measured.
+/// Formats a measured time.
 pub(super) fn time(time: Duration) -> String {
     let seconds = time.as_secs_f64();
     let (value, digits, unit) = match seconds {
@@ -33,7 +33,7 @@ pub(super) fn time(time: Duration) -> String {
     format!("{} {unit}", short(&format!("{value:.digits$}")))
 }
 
-/// As [`time`], of milliseconds as QMP has them.
+/// Formats milliseconds of QMP as [`time`] does.
 pub(super) fn milliseconds(milliseconds: u64) -> String {
     time(Duration::from_millis(milliseconds))
 }
@@ -53,7 +53,7 @@ fn scaled(mut value: f64, step: f64, units: &[&str]) -> String {
     format!("{} {}", short(&format!("{value:.digits$}")), units.get(unit).copied().unwrap_or_default())
 }
 
-/// Without zeros at the end of a fraction.
+/// Removes the zeros at the end of a fraction.
 fn short(number: &str) -> &str {
     if number.contains('.') { number.trim_end_matches('0').trim_end_matches('.') } else { number }
 }

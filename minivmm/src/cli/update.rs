@@ -1,6 +1,6 @@
 //! `minivmm migrate --local`: starts a new minivmm on this host, has the machine hand its guest over to it, and ends the machine's process.
 //!
-//! Until the new process has confirmed that it runs the guest, ending that process is all that a failure needs.
+//! Until the new process has confirmed that it runs the guest, any failure is handled by ending the new process.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, OpenOptions};
@@ -31,11 +31,11 @@ const LOOK: Duration = Duration::from_millis(2);
 /// Flags of `minivmm migrate` for a new process on this host.
 #[derive(Args, Clone, Debug, Default)]
 pub struct UpdateArgs {
-    /// Start a new minivmm on this host with the machine's own options, hand the guest over to it without copying its memory, and end the
-    /// machine's process. The machine has --share-memory on
+    /// Start a new minivmm on this host with the machine's own options, hand the guest over to it without copying its memory,
+    /// and end the machine's process. The machine needs --share-memory on
     #[arg(long, conflicts_with = "to")]
     local: bool,
-    /// The new minivmm, if it is not the one that this command belongs to
+    /// The new minivmm [default: the program of this command]
     #[arg(long, value_name = "PATH", requires = "local")]
     program: Option<PathBuf>,
     /// Options of minivmm run for the new process, in place of the machine's own
@@ -44,7 +44,7 @@ pub struct UpdateArgs {
 }
 
 impl UpdateArgs {
-    /// Does it; `migrate` has the machine go to an address.
+    /// Replaces the machine's process; `migrate` migrates the machine to an address.
     ///
     /// # Errors
     /// The machine cannot be reached or refuses, or the new process does not start: the guest is where it was.
@@ -63,7 +63,7 @@ impl UpdateArgs {
         let outcome = await_ready(&mut new, &at).and_then(|()| migrate(&Address::Local(at.clone())));
         match &outcome {
             Ok(Outcome::Completed) => {
-                // Before the old process ends, which removes its socket's file but no other's: there is one at any time.
+                // Before the old process ends: it removes only its own socket's file, so that at any time there is a socket.
                 take_name(&control).unwrap_or_else(say);
                 match old.execute("quit", json!({})) {
                     Err(ClientError::Refused(why)) => {
@@ -71,25 +71,25 @@ impl UpdateArgs {
                             "process {process}, which had the guest, does not end: {why}; end it: kill {process}"
                         ));
                     }
-                    // One that ends may close the connection before it answers.
+                    // A machine that ends may close the connection before it answers.
                     _ => old.await_end(),
                 }
                 progress::print(&format!("the guest runs in process {}", new.id()));
             }
-            // The guest is where it was, or nothing was begun.
+            // The guest is where it was, or nothing was begun: the new process is not needed.
             Ok(Outcome::Stayed(_)) | Err(ClientError::Refused(_) | ClientError::Address { .. }) => {
                 let _ = new.kill();
                 let _ = new.wait();
                 let _ = fs::remove_file(&at);
             }
-            // It may have the guest.
+            // The new process may have the guest.
             _ => progress::print(&format!("the new process has the number {}", new.id())),
         }
         outcome
     }
 
-    /// The new process, which waits at `at` for the guest of the process `old`; it runs in the folder of that one, and prints where that
-    /// one does. If another process made the control socket, it does so where this command does.
+    /// Starts the new process, which waits at `at` for the guest of the process `old`. It runs in the folder of `old` and has
+    /// the same outputs; if another process made the control socket, it has the folder and outputs of this command.
     fn start(&self, old: i32, at: &Path) -> Result<Child, ClientError> {
         let program = self.program.clone().map_or_else(std::env::current_exe, Ok)?;
         let line = fs::read(format!("/proc/{old}/cmdline"))
@@ -113,13 +113,13 @@ impl UpdateArgs {
             };
             command.current_dir(format!("/proc/{old}/cwd")).stdout(output(1)).stderr(output(2));
         }
-        // A group of its own: an interrupt of this command is none for the machine.
+        // A process group of its own, so that Ctrl-C for this command does not end the machine.
         command.stdin(Stdio::null()).process_group(0);
         command.spawn().map_err(|error| refused(format!("{}: {error}", program.display())))
     }
 }
 
-/// Gives the new process's control socket the name of the old one's.
+/// Renames the new process's control socket to the name of the old one's.
 fn take_name(control: &Path) -> Result<(), String> {
     let aside = aside(control);
     match fs::rename(&aside, control) {
@@ -130,12 +130,12 @@ fn take_name(control: &Path) -> Result<(), String> {
                  rename it, as the user who may: mv {aside} {control}"
             ))
         }
-        // One that was given another control socket, or none, has none aside.
+        // A process that was given another control socket or none has no socket to rename.
         _ => Ok(()),
     }
 }
 
-/// What the user does in place of the machine's own options.
+/// Tells the user to give the options instead of the machine's own.
 fn give(how: &str) -> String {
     format!("give the new process its options yourself{how}: minivmm migrate --local -- OPTION...")
 }
@@ -203,7 +203,7 @@ fn listens(at: &Path) -> io::Result<bool> {
     Ok(sockets.split(|&byte| byte == b'\n').any(is_one))
 }
 
-/// Until the new process waits for the guest.
+/// Waits until the new process waits for the guest.
 fn await_ready(new: &mut Child, at: &Path) -> Result<(), ClientError> {
     let until = Instant::now() + READY;
     while !listens(at)? {

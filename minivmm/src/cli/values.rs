@@ -1,4 +1,4 @@
-//! Values of command-line flags: from text to plain data, with a sentence for the user where that fails.
+//! Parsers of the values of flags: from text to plain data, or to a sentence for the user.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -9,7 +9,8 @@ use crate::cpu::Choice;
 use crate::devices::virtio::blk::SECTOR;
 use crate::passed;
 
-/// Bytes, from a number with an optional `K`, `M`, `G` or `T` (powers of 1024); what else [`config::size`] reads is read, too.
+/// Parses bytes: a number with an optional `K`, `M`, `G` or `T` (powers of 1024), or any other form that [`config::size`]
+/// reads.
 pub(super) fn size(text: &str) -> Result<u64, String> {
     config::size(text, 1).map_err(|wrong| match wrong {
         NoSize::Malformed => "write a number of bytes, or one with K, M, G or T, as 256M".into(),
@@ -17,7 +18,7 @@ pub(super) fn size(text: &str) -> Result<u64, String> {
     })
 }
 
-/// As [`size`] reads it, with the largest unit that leaves no fraction.
+/// Formats a size for [`size`], with the largest unit that leaves no fraction.
 pub(super) fn size_shown(bytes: u64) -> String {
     match bytes.trailing_zeros() {
         _ if bytes == 0 => "0".into(),
@@ -28,12 +29,12 @@ pub(super) fn size_shown(bytes: u64) -> String {
     }
 }
 
-/// A number without a sign, which `u64::from_str` would take.
+/// Parses a number without a sign, which `u64::from_str` would accept.
 pub(super) fn number(text: &str) -> Option<u64> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
 }
 
-/// A time, from a number with `ms`, `s`, `min` or `h`; without a unit it is in ms, as in QEMU's parameters.
+/// Parses a time: a number with `ms`, `s`, `min` or `h`; without a unit it is in ms, as in QEMU's parameters.
 pub(super) fn time(text: &str) -> Option<Duration> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let milliseconds = match &text[digits.len()..] {
@@ -46,7 +47,7 @@ pub(super) fn time(text: &str) -> Option<Duration> {
     number(digits)?.checked_mul(milliseconds).map(Duration::from_millis)
 }
 
-/// Bytes a second, as `2G/s` or `1.5G`, in powers of 1024.
+/// Parses bytes a second, as `2G/s` or `1.5G`, in powers of 1024.
 pub(super) fn bytes_per_second(text: &str) -> Result<u64, String> {
     let number = text.strip_suffix("/s").unwrap_or(text);
     scaled(number.strip_suffix('B').unwrap_or(number), 1024.0)
@@ -54,8 +55,8 @@ pub(super) fn bytes_per_second(text: &str) -> Result<u64, String> {
         .ok_or_else(|| "write bytes a second, as 500M/s or 1.5G/s".into())
 }
 
-/// Bytes a second of a wire: `100G`, `100Gbit/s` and `100Gbps` are bits, as networks have them, in powers of 1000; `12G/s` and `12GB/s`
-/// are bytes, in powers of 1024.
+/// Parses a wire's bandwidth as bytes a second: `100G`, `100Gbit/s` and `100Gbps` are bits, as networks have them, in powers of
+/// 1000; `12G/s` and `12GB/s` are bytes, in powers of 1024.
 pub(super) fn bandwidth(text: &str) -> Result<u64, String> {
     let bits = ["bit/s", "bit", "bps"].into_iter().find_map(|unit| text.strip_suffix(unit));
     let bytes = if text.ends_with("/s") || text.ends_with('B') { bytes_per_second(text).ok() } else { None };
@@ -64,10 +65,10 @@ pub(super) fn bandwidth(text: &str) -> Result<u64, String> {
         _ => scaled(bits.unwrap_or(text), 1000.0).and_then(|bits| whole(bits / 8.0)),
     };
     wire.filter(|&wire| wire > 0)
-        .ok_or_else(|| "write bits a second, as 100G or 100Gbit/s, or bytes, as 12G/s; more than none".into())
+        .ok_or_else(|| "write bits a second, as 100G or 100Gbit/s, or bytes, as 12G/s; more than 0".into())
 }
 
-/// A time, with a fraction and down to microseconds: `0.2ms`, `50us`, `1s`; without a unit it is in ms.
+/// Parses a time, with a fraction and down to microseconds: `0.2ms`, `50us`, `1s`; without a unit it is in ms.
 pub(super) fn short_time(text: &str) -> Result<Duration, String> {
     let units = [("us", 1e-6), ("µs", 1e-6), ("ms", 1e-3), ("s", 1.0), ("", 1e-3)];
     let of = |(unit, seconds): (&str, f64)| Some((text.strip_suffix(unit)?, seconds));
@@ -76,7 +77,7 @@ pub(super) fn short_time(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "write a time, as 0.2ms, 50us or 1s".into())
 }
 
-/// A share of all, in percent, as a part of 1.
+/// Parses a percentage to a share of 1.
 pub(super) fn share(text: &str) -> Result<f64, String> {
     let percent = fraction(text.strip_suffix('%').unwrap_or(text));
     percent
@@ -85,7 +86,7 @@ pub(super) fn share(text: &str) -> Result<f64, String> {
         .ok_or_else(|| "write a percentage from 0 to below 100, as 0.01%".into())
 }
 
-/// A number with an optional `K`, `M`, `G` or `T`: powers of `step`.
+/// Parses a number with an optional `K`, `M`, `G` or `T`: powers of `step`.
 fn scaled(text: &str, step: f64) -> Option<f64> {
     let power = text.chars().last().and_then(|last| "kmgt".find(last.to_ascii_lowercase()));
     let number = if power.is_some() { text.get(..text.len() - 1)? } else { text };
@@ -93,19 +94,20 @@ fn scaled(text: &str, step: f64) -> Option<f64> {
     Some(fraction(number)? * step.powi(i32::try_from(power).ok()?))
 }
 
-/// Digits, with a point among them or without; no sign, no exponent.
+/// Parses digits with at most one point; no sign, no exponent.
 fn fraction(text: &str) -> Option<f64> {
     let digits = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
     digits.then(|| text.parse().ok())?
 }
 
-/// What fits into 64 bits.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it was looked at before")]
+/// Converts a number that fits into 64 bits.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the range is checked before")]
 fn whole(number: f64) -> Option<u64> {
     (0.0..=u64::MAX as f64 / 2.0).contains(&number).then(|| number.round() as u64)
 }
 
-/// Guest RAM: whole pages, from the megabyte that the boot protocol needs to the 64 GiB that the machine can map.
+/// Parses the size of guest RAM: whole pages, from the megabyte that the boot protocol needs to the 64 GiB that the machine can
+/// map.
 pub(super) fn memory(text: &str) -> Result<u64, String> {
     let bytes = size(text)?;
     if !(1 << 20..=64 << 30).contains(&bytes) {
@@ -117,7 +119,7 @@ pub(super) fn memory(text: &str) -> Result<u64, String> {
     Ok(bytes)
 }
 
-/// A number of vCPUs.
+/// Parses a number of vCPUs.
 pub(super) fn cpus(text: &str) -> Result<u8, String> {
     match text.parse() {
         Ok(count @ 1..=8) => Ok(count),
@@ -195,7 +197,8 @@ pub(super) fn net(text: &str) -> Result<Net, String> {
     Ok(Net { network, mac, uso, vhost, limits })
 }
 
-/// A passed tap; or Linux's rule for interface names: below `IFNAMSIZ` (16) with the NUL, no slash, no colon, no white space
+/// Parses the name of a tap: a passed one, or a name by Linux's rule for interfaces: below `IFNAMSIZ` (16) with the NUL, no
+/// slash, no colon, no white space
 /// (`dev_valid_name`, net/core/dev.c).
 fn tap(name: &str) -> Result<Network, String> {
     if passed::reference(Path::new(name)).is_some() {
@@ -225,7 +228,7 @@ fn mac_address(text: &str) -> Result<[u8; 6], String> {
     Ok(address)
 }
 
-/// Least bytes of a console's file: with less a line or two would be all that it holds.
+/// Least size of a console's file: a smaller one would hold only a line or two.
 const SERIAL_MAX_MIN: u64 = 4096;
 
 /// `stdio`, `file:PATH[,max=SIZE]`, `pty` or `none`
@@ -275,7 +278,7 @@ pub(super) fn restore(text: &str) -> Result<Restore, String> {
     }
 }
 
-/// `unix:PATH`, for sockets that are never reached over a network.
+/// Parses `unix:PATH`, for sockets that are never reached over a network.
 pub(super) fn control(text: &str) -> Result<PathBuf, String> {
     match text.parse() {
         Ok(Address::Unix(path)) => Ok(path),
@@ -283,13 +286,13 @@ pub(super) fn control(text: &str) -> Result<PathBuf, String> {
     }
 }
 
-/// `unix:PATH` or `fd:N`, where a machine is reached.
+/// Parses `unix:PATH` or `fd:N`, the control socket of a machine.
 pub(super) fn control_here(text: &str) -> Result<PathBuf, String> {
     let path = descriptor(text).or_else(|_| control(text).map(no_descriptor));
     path.map_err(|_| "write unix:PATH or fd:N".into())
 }
 
-/// `unix:PATH`, `tcp:HOST:PORT` or `fd:N`, where a source is awaited; `file:PATH`; or `defer`.
+/// Parses where a migration comes from: `unix:PATH`, `tcp:HOST:PORT` or `fd:N`; `file:PATH`; or `defer`.
 pub(super) fn incoming(text: &str) -> Result<ListenAt, String> {
     if text == "defer" {
         return Ok(ListenAt::Deferred);
@@ -300,18 +303,18 @@ pub(super) fn incoming(text: &str) -> Result<ListenAt, String> {
     }
 }
 
-/// `fd:N` or `fd:NAME`, and nothing else.
+/// Parses `fd:N` or `fd:NAME`, and nothing else.
 pub(super) fn descriptor(text: &str) -> Result<PathBuf, String> {
     let path = PathBuf::from(text);
     if passed::reference(&path).is_some() { Ok(path) } else { Err("write fd:N or fd:NAME".into()) }
 }
 
-/// A path that only looks as if it named a descriptor.
+/// Prefixes `./` to a path that looks like a descriptor but is a path.
 fn no_descriptor(path: PathBuf) -> PathBuf {
     if passed::reference(&path).is_some() { Path::new(".").join(path) } else { path }
 }
 
-/// Parts between single commas; a doubled comma stands for one within a part, as in QEMU's options.
+/// Splits at single commas; a doubled comma stands for one within a part, as in QEMU's options.
 pub(super) fn comma_separated(text: &str) -> Vec<String> {
     let mut parts = vec![String::new()];
     let mut chars = text.chars().peekable();

@@ -1,39 +1,39 @@
-//! The capabilities of QEMU's migrations, all of QEMU 10.0's in its order, with the reason where one is not here or cannot be switched
-//! off; and the reason for each parameter that is not here.
+//! All capabilities of QEMU 10.0's migrations, in its order, with the reason where minivmm lacks one or cannot switch it off;
+//! and the reason for each parameter that minivmm lacks.
 
 use vmstate::migrate::{Parameter, ParameterUnit, Parameters};
 
 use crate::control::report;
 use serde_json::{Value, json};
 
-/// What can be done with a capability.
+/// Whether a capability can be switched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Standing {
-    /// Switched on and off: a parameter of vmstate that is a flag.
+    /// Can be switched: a parameter of vmstate that is a flag.
     Switched,
-    /// Switched on and off: [`PAUSE`] and [`BLOCK_TIME`], which are the machine's own.
+    /// Can be switched: [`PAUSE`] and [`BLOCK_TIME`], which only the machine has.
     Own,
-    /// Always on, and why it stays so.
+    /// Always on, for this reason.
     Always(&'static str),
-    /// Always off, and why.
+    /// Always off, for this reason.
     Never(&'static str),
 }
 
 use Standing::{Always, Never, Own, Switched};
 
-/// The capability that has a migration wait before its switch-over.
+/// Capability with which a migration waits before its switch-over.
 pub(super) const PAUSE: &str = "pause-before-switchover";
 
-/// The capability that has a destination measure how long its vCPUs wait for pages in post-copy.
+/// Capability with which a destination measures how long its vCPUs wait for pages in post-copy.
 pub(super) const BLOCK_TIME: &str = "postcopy-blocktime";
 
 const NO_PREEMPT: &str = "pages that are asked for go before all others on the one connection";
 
 const CAPABILITIES: &[(&str, Standing)] = &[
     ("xbzrle", Switched),
-    ("rdma-pin-all", Never("RDMA is no transport here")),
+    ("rdma-pin-all", Never("minivmm has no RDMA transport")),
     ("auto-converge", Switched),
-    ("zero-blocks", Never("a disk whose content goes along (copy-disk) keeps its holes in any case")),
+    ("zero-blocks", Never("the content of a disk that is sent (copy-disk) always keeps its holes")),
     ("events", Always("every client is sent the events MIGRATION and MIGRATION_PASS")),
     ("postcopy-ram", Switched),
     ("x-colo", Never("a guest runs in one machine at a time")),
@@ -49,10 +49,7 @@ const CAPABILITIES: &[(&str, Standing)] = &[
     ("dirty-bitmaps", Never("disks are raw images, which have no dirty bitmaps")),
     (BLOCK_TIME, Own),
     ("late-block-activate", Never("disks are handed over by their locks, at the commit")),
-    (
-        "x-ignore-shared",
-        Never("memory that both sides share is not a matter of a capability here: migrate local:PATH hands it over"),
-    ),
+    ("x-ignore-shared", Never("shared memory needs no capability: migrate local:PATH hands it over")),
     (
         "validate-uuid",
         Never("a machine has no UUID; the two sides compare memory, processors, disks and cards instead"),
@@ -62,7 +59,7 @@ const CAPABILITIES: &[(&str, Standing)] = &[
     ("postcopy-preempt", Never(NO_PREEMPT)),
     (
         "switchover-ack",
-        Never("no device here has to agree on its own; the destination confirms the whole machine in any case"),
+        Never("no device has to agree to the switch-over; the destination always confirms the whole machine"),
     ),
     (
         "dirty-limit",
@@ -78,12 +75,12 @@ const CAPABILITIES: &[(&str, Standing)] = &[
     ),
 ];
 
-/// The parameters of QEMU 10.0 that are not here, each with the reason.
+/// Parameters of QEMU 10.0 that minivmm lacks, each with the reason.
 pub(super) const PARAMETERS_ABSENT: &[(&str, &str)] = &[
     ("cpu-throttle-tailslow", "the throttle follows the rate at which each vCPU dirties memory, also near its end"),
     ("block-bitmap-mapping", "disks are raw images, which have no dirty bitmaps"),
     ("x-checkpoint-delay", "there are no checkpoints: a guest runs in one machine at a time"),
-    ("max-postcopy-bandwidth", "once the guest runs at the destination its pages go as fast as they can"),
+    ("max-postcopy-bandwidth", "in post-copy, pages are sent without a limit"),
     ("multifd-zlib-level", "page channels compress with zstd; set multifd-zstd-level"),
     ("multifd-qatzip-level", "page channels compress with zstd; set multifd-zstd-level"),
     ("x-vcpu-dirty-limit-period", "it belongs to vcpu-dirty-limit"),
@@ -93,9 +90,12 @@ pub(super) const PARAMETERS_ABSENT: &[(&str, &str)] = &[
     ),
     (
         "mode",
-        "what QEMU's mode cpr-transfer does is an address here, with one socket for the descriptors and for the migration: migrate to local:PATH; other addresses are as with QEMU's mode normal",
+        "migrate to local:PATH does what QEMU's mode cpr-transfer does, with one socket for the descriptors and the migration; other addresses are as with QEMU's mode normal",
     ),
-    ("zero-page-detection", "zero pages are found by whoever reads the page, on page channels by their threads"),
+    (
+        "zero-page-detection",
+        "the thread that reads a page finds out whether it is zero; with page channels this is the channel's thread",
+    ),
     ("direct-io", "files are written through the page cache"),
 ];
 
@@ -104,7 +104,7 @@ pub(super) fn capability_names() -> impl Iterator<Item = &'static str> {
     CAPABILITIES.iter().map(|(name, _)| *name)
 }
 
-/// Each capability that does not change: its name, on or off, and why.
+/// Lists each capability that cannot be switched: its name, on or off, and the reason.
 pub(super) fn reasons() -> impl Iterator<Item = (&'static str, &'static str, &'static str)> {
     CAPABILITIES.iter().filter_map(|(name, standing)| match standing {
         Switched | Own => None,
@@ -124,7 +124,7 @@ pub(super) fn capabilities(parameters: &Parameters, own: impl Fn(&str) -> bool) 
     CAPABILITIES.iter().map(|&(name, standing)| json!({"capability": name, "state": state(name, standing)})).collect()
 }
 
-/// The parameter that switching the capability `name` sets; none where it is as it is to be.
+/// Returns the parameter that switching the capability `name` sets, or `None` where there is nothing to set.
 ///
 /// # Errors
 /// The reason for which the capability cannot be switched on.

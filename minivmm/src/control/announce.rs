@@ -1,4 +1,4 @@
-//! `announce-self`, and the parameters of migrations that say how a guest that arrives is announced.
+//! `announce-self`, and the migration parameters that say how an arriving guest is announced.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ const ALL: [Figure; 4] = [INITIAL, MAX, ROUNDS, STEP];
 
 const ALL_CARDS: &str = "every card is announced, in the same way";
 
-/// The rows of the table.
+/// Rows of the command table.
 pub(super) fn commands() -> Vec<Command> {
     vec![
         Command::new(
@@ -36,27 +36,27 @@ pub(super) fn commands() -> Vec<Command> {
     ]
 }
 
-/// As arguments of `migrate-set-parameters`, and in `query-migrate-parameters`.
+/// Members of `migrate-set-parameters` and `query-migrate-parameters` for the announcement.
 pub(super) fn parameters() -> [Member; 4] {
     ALL.map(|(_, name, ..)| optional(name, Kind::Size))
 }
 
-/// Takes those parameters out of `members`: `announcing`, changed so.
+/// Takes the announcement's parameters out of `members`, and returns `announcing` with these changes.
 ///
 /// # Errors
-/// One is out of its range.
+/// A value is out of its range.
 pub(super) fn take(announcing: Announcing, members: &mut Map<String, Value>) -> Result<Announcing, Failure> {
     changed(announcing, |(_, parameter, ..)| (parameter, members.shift_remove(parameter)))
 }
 
-/// Adds those parameters to `members`.
+/// Adds the announcement's parameters to `members`.
 pub(super) fn show(announcing: Announcing, members: &mut Value) {
     for ((_, parameter, ..), value) in figures(announcing) {
         members[parameter] = value;
     }
 }
 
-/// The arguments of `announce-self` that announce a guest as its arrival does unless parameters say otherwise.
+/// Arguments of `announce-self` that repeat the default announcement of an arriving guest.
 pub(super) fn defaults() -> Value {
     let arguments = figures(Announcing::default()).map(|((argument, ..), value)| (argument.into(), value));
     Value::Object(arguments.into_iter().collect())

@@ -1,4 +1,4 @@
-//! The address of a migration as QMP has it: a URI, or since QEMU 8.2 a list with one channel.
+//! Address of a migration in QMP: a URI, or since QEMU 8.2 a list with one channel.
 
 use serde_json::Value;
 
@@ -6,7 +6,7 @@ use crate::config::Address;
 use crate::control::commands::{Arguments, Failure};
 use crate::control::kind::{Kind, Member, Shape, needed, optional};
 
-/// The arguments `uri` and `channels`, of which a command has one.
+/// Arguments `uri` and `channels`; a command is given one of them.
 pub(super) fn arguments() -> [Member; 2] {
     let socket = Shape::by(
         "type",
@@ -29,10 +29,10 @@ pub(super) fn arguments() -> [Member; 2] {
     [optional("uri", Kind::Text), optional("channels", Kind::list(Kind::object(channel)))]
 }
 
-/// Where to, or from where.
+/// Reads the address of the migration.
 ///
 /// # Errors
-/// Not exactly one of the arguments is there, or there is no such address.
+/// Not exactly one of the arguments is given, or its address is wrong.
 pub(super) fn address(arguments: &Arguments) -> Result<Address, Failure> {
     let uri = match (arguments.text("uri"), arguments.list("channels")) {
         (Some(uri), []) => uri.to_owned(),
@@ -43,7 +43,7 @@ pub(super) fn address(arguments: &Arguments) -> Result<Address, Failure> {
     uri.parse().map_err(Failure::generic)
 }
 
-/// The URI of an address that has the kind above.
+/// Converts an address of the kind above to a URI.
 fn uri(address: &Value) -> String {
     let text = |member: &str| address[member].as_str().unwrap_or_default();
     match (text("transport"), text("type")) {
@@ -55,7 +55,7 @@ fn uri(address: &Value) -> String {
         ("exec", _) => {
             let args: Vec<_> = address["args"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
             match args[..] {
-                // What QEMU makes of `exec:COMMAND`.
+                // QEMU's form of `exec:COMMAND`.
                 ["/bin/sh", "-c", command] => format!("exec:{command}"),
                 _ => format!("exec:{}", args.iter().map(|arg| quoted(arg)).collect::<Vec<_>>().join(" ")),
             }
@@ -64,7 +64,7 @@ fn uri(address: &Value) -> String {
     }
 }
 
-/// As one word of the shell (POSIX.1-2017, XCU 2.2.2).
+/// Quotes a word for the shell (POSIX.1-2017, XCU 2.2.2).
 fn quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
 }

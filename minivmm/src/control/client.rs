@@ -1,4 +1,4 @@
-//! A QMP client, for the commands of this program that speak to a running machine.
+//! QMP client, for the commands of this program that control a running machine.
 
 use std::io::{self, BufRead, BufReader, IoSlice, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -12,10 +12,10 @@ use vmstate::migrate::ParameterValue;
 
 use crate::control::report;
 
-/// Longest message a server is believed to send, in bytes.
+/// Longest message that is accepted from a server, in bytes.
 const MESSAGE_MAX: u64 = 1 << 20;
 
-/// What went wrong between this program and the machine.
+/// Why a command to a machine failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// No server answers at the socket.
@@ -26,7 +26,7 @@ pub enum ClientError {
         /// The system's reason.
         source: io::Error,
     },
-    /// What the machine tells cannot be written where it should be.
+    /// The report cannot be written to its file.
     #[error("--report {}: {source}; give a path that may be written to", path.display())]
     Report {
         /// The flag's value.
@@ -34,10 +34,10 @@ pub enum ClientError {
         /// The system's reason.
         source: io::Error,
     },
-    /// What the machine should be passed cannot be had.
+    /// The connection that the machine should be passed cannot be made.
     #[error("{address}: {why}")]
     Address {
-        /// Where the machine should go.
+        /// Address of the migration.
         address: String,
         /// Why.
         why: String,
@@ -51,12 +51,12 @@ pub enum ClientError {
     /// The connection failed.
     #[error("the control socket failed: {0}")]
     Io(#[from] io::Error),
-    /// The other side does not speak QMP.
+    /// The server does not speak QMP.
     #[error("the control socket does not speak QMP: {0}")]
     Protocol(String),
 }
 
-/// A connection that has been negotiated.
+/// Connection whose capabilities are negotiated.
 #[derive(Debug)]
 pub struct Client {
     stream: BufReader<UnixStream>,
@@ -100,19 +100,19 @@ impl Client {
         }
     }
 
-    /// Passes a descriptor to the machine, which knows it by `name` from then on.
+    /// Passes a descriptor to the machine under the name `name`.
     ///
     /// # Errors
     /// As [`execute`](Self::execute).
     pub fn pass(&mut self, name: &str, passed: &OwnedFd) -> Result<(), ClientError> {
         let rights = [passed.as_raw_fd()];
         let (socket, with) = (self.stream.get_ref().as_raw_fd(), [ControlMessage::ScmRights(&rights)]);
-        // It needs a byte to go with, and white space is none of a command.
+        // A descriptor needs at least one byte to travel with; white space between commands is ignored.
         sendmsg::<()>(socket, &[IoSlice::new(b" ")], &with, MsgFlags::empty(), None).map_err(io::Error::from)?;
         self.execute("getfd", json!({"fdname": name})).map(drop)
     }
 
-    /// The process that made the socket.
+    /// Returns the id of the process that made the socket.
     ///
     /// # Errors
     /// The system's.
@@ -125,8 +125,8 @@ impl Client {
         while self.message().is_ok() {}
     }
 
-    /// Begins a migration with these arguments of `migrate`. The parameters that change do so for it and for later ones, or not at
-    /// all if the machine refuses to begin, as during another migration.
+    /// Begins a migration with these arguments of `migrate`. The changes of parameters hold for it and for later migrations;
+    /// nothing changes if the machine refuses to begin, as during another migration.
     ///
     /// # Errors
     /// As [`execute`](Self::execute).
@@ -142,7 +142,7 @@ impl Client {
         self.execute("migrate", arguments).map(drop)
     }
 
-    /// The status in the last MIGRATION event: the last word of a machine that has ended.
+    /// Status in the last MIGRATION event; after the machine has ended, it is all that is known of the migration.
     pub fn migration_status(&self) -> Option<&str> {
         self.migration_status.as_deref()
     }

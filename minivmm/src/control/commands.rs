@@ -1,4 +1,4 @@
-//! From a command's name and arguments to its answer: both are held against the table, and then the command is carried out.
+//! Checks a command's name and arguments against the table, and carries the command out.
 
 use serde_json::{Map, Value, json};
 
@@ -29,7 +29,7 @@ impl From<Refusal> for Failure {
     }
 }
 
-/// Whether a client waits for its commands in their order, or has asked out of band.
+/// Whether a command is executed in order, or out of band.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Band {
     In,
@@ -51,42 +51,42 @@ pub(super) fn answer(caller: &Caller, band: Band, name: &str, arguments: Map<Str
     (command.carry_out)(caller, Arguments(arguments))
 }
 
-/// Asks the driver, which has no more to say than that it is done.
+/// Sends a request to the driver; the answer is empty.
 pub(super) fn ask(handle: &Handle, request: Request) -> Result<Value, Failure> {
     done(handle.ask(request))
 }
 
-/// The answer of a command that has no more to say than that it is done.
+/// Converts the driver's outcome to an empty answer.
 pub(super) fn done(outcome: Result<(), Refusal>) -> Result<Value, Failure> {
     outcome?;
     Ok(json!({}))
 }
 
-/// The arguments of one command, which the table allows.
+/// Arguments of a command, already checked against the table.
 pub(super) struct Arguments(Map<String, Value>);
 
 impl Arguments {
-    /// A string, where it is given.
+    /// Returns a string, if it is given.
     pub(super) fn text(&self, name: &str) -> Option<&str> {
         self.0.get(name)?.as_str()
     }
 
-    /// True or false, where it is given.
+    /// Returns a boolean, if it is given.
     pub(super) fn switch(&self, name: &str) -> Option<bool> {
         self.0.get(name)?.as_bool()
     }
 
-    /// A number, where it is given.
+    /// Returns a number, if it is given.
     pub(super) fn integer(&self, name: &str) -> Option<i64> {
         self.0.get(name)?.as_i64()
     }
 
-    /// A list, where it is given; else an empty one.
+    /// Returns a list, empty if it is not given.
     pub(super) fn list(&self, name: &str) -> &[Value] {
         self.0.get(name).and_then(Value::as_array).map_or(&[], Vec::as_slice)
     }
 
-    /// All of them.
+    /// Returns all arguments.
     pub(super) fn into_members(self) -> Map<String, Value> {
         self.0
     }

@@ -1,5 +1,5 @@
-//! Descriptors that a client passes with its bytes (SCM_RIGHTS, unix(7)), and the names that it gives them with `getfd`. Each client has its
-//! own, as with QEMU (monitor/fds.c); they close with its connection.
+//! Descriptors that a client passes with its bytes (SCM_RIGHTS, unix(7)), and the names that it gives them with `getfd`. Each
+//! client has descriptors of its own, as with QEMU (monitor/fds.c); they are closed with its connection.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, IoSliceMut, Read};
@@ -19,24 +19,24 @@ use crate::control::table::Command;
 use crate::sync::lock;
 use crate::vm::Handle;
 
-/// Descriptors that one message may bring; the kernel closes what is beyond.
+/// Most descriptors in one message; the kernel closes any further ones.
 const MESSAGE_MAX: usize = 8;
 
-/// Descriptors of a client that have no name yet, and those that have one, at most.
+/// Most descriptors of a client without a name, and most with a name.
 const KEPT_MAX: usize = 32;
 
-/// What one client has passed. Clones share it.
+/// Descriptors that one client has passed. Clones share them.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Descriptors(Arc<Mutex<Kept>>);
 
 #[derive(Debug, Default)]
 struct Kept {
-    /// In the order in which they came.
+    /// Descriptors without a name, in the order in which they came.
     unnamed: VecDeque<OwnedFd>,
     named: BTreeMap<String, Descriptor>,
 }
 
-/// What a command works with: the machine, and the descriptors that the client has passed.
+/// Context of a command: the machine, and the descriptors that the client has passed.
 #[derive(Clone, Debug)]
 pub(super) struct Caller {
     pub(super) handle: Handle,
@@ -51,7 +51,7 @@ impl Deref for Caller {
     }
 }
 
-/// The rows of the table.
+/// Rows of the command table.
 pub(super) fn commands() -> Vec<Command> {
     vec![
         Command::new(
@@ -61,7 +61,7 @@ pub(super) fn commands() -> Vec<Command> {
             |caller, arguments| caller.descriptors.name(&arguments),
         )
         .takes([needed("fdname", Kind::Text)]),
-        Command::new("closefd", "closes what `getfd` has given the name `fdname`", |caller, arguments| {
+        Command::new("closefd", "closes the descriptor that `getfd` named `fdname`", |caller, arguments| {
             caller.descriptors.close(&arguments)
         })
         .takes([needed("fdname", Kind::Text)]),
@@ -96,7 +96,7 @@ impl Descriptors {
         }
     }
 
-    /// The descriptor that `address` names, if it names one, goes into it, and has the name no longer.
+    /// Moves the descriptor that `address` names, if it names one, into `address`; the name is free then.
     ///
     /// # Errors
     /// No descriptor has this name.
@@ -118,7 +118,7 @@ impl Descriptors {
     }
 }
 
-/// The bytes of a client, and on the side what it passes.
+/// Reads a client's bytes, and collects the descriptors that it passes.
 #[derive(Debug)]
 pub(super) struct Incoming<'a> {
     stream: &'a UnixStream,
@@ -126,12 +126,12 @@ pub(super) struct Incoming<'a> {
 }
 
 impl<'a> Incoming<'a> {
-    /// What comes over `stream`.
+    /// Reads from `stream`.
     pub(super) fn new(stream: &'a UnixStream) -> Self {
         Self { stream, descriptors: Descriptors::default() }
     }
 
-    /// Where that goes which is passed.
+    /// Returns the descriptors that the client passes.
     pub(super) fn descriptors(&self) -> Descriptors {
         self.descriptors.clone()
     }

@@ -1,4 +1,4 @@
-//! Commands about how fast the guest dirties its memory.
+//! Commands that measure how fast the guest dirties its memory.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::control::kind::{Kind, Member, needed, optional};
 use crate::control::table::Command;
 use crate::vm::{DirtyRate, Request, Sampling};
 
-/// How long may be measured, and of how many pages of each GiB (QEMU's `migration/dirtyrate.h`).
+/// Range of the measuring time, and of the pages sampled in each GiB (QEMU's `migration/dirtyrate.h`).
 const TIME: std::ops::RangeInclusive<i64> = 50..=60_000;
 const PAGES: std::ops::RangeInclusive<i64> = 128..=16_384;
 const PAGES_DEFAULT: i64 = 512;
@@ -20,7 +20,7 @@ const NO_LIMIT: &str = "dirty page limit feature requires KVM with accelerator p
                         bitmap, which does not tell the rate of each vCPU; for a migration set auto-converge, which slows only vCPUs that \
                         dirty memory";
 
-/// The rows of the table.
+/// Rows of the command table.
 pub(super) fn commands() -> Vec<Command> {
     let cpu = || optional("cpu-index", Kind::Integer);
     let limit = ["cpu-index", "limit-rate", "current-rate"].map(|figure| needed(figure, Kind::Integer));
@@ -28,7 +28,7 @@ pub(super) fn commands() -> Vec<Command> {
         Command::new(
             "calc-dirty-rate",
             "begins to measure how fast the guest dirties its memory, for `calc-time` from 50 ms to 60 s; `mode` is `page-sampling`: \
-             `sample-pages` of each GiB are looked at twice. The other modes are refused: the dirty bitmap is for migrations, \
+             `sample-pages` of each GiB are compared with themselves at the end. The other modes are refused: the dirty bitmap is for migrations, \
              whose `query-migrate` has the rate",
             calculate,
         )
@@ -51,7 +51,7 @@ pub(super) fn commands() -> Vec<Command> {
             needed("sample-pages", Kind::Integer),
             needed("mode", Kind::word(MODES)),
         ])),
-        Command::new("set-vcpu-dirty-limit", "always refused, as by a QEMU without KVM's dirty ring: nothing tells how many pages each vCPU dirties a second. The write faults by which \
+        Command::new("set-vcpu-dirty-limit", "always refused, as by a QEMU without KVM's dirty ring: minivmm cannot measure how many pages each vCPU dirties a second. The write faults by which \
              `auto-converge` tells vCPUs apart are counted once for each time that a page is protected: in a migration when it is sent, at other \
              times never; and a processor that logs writes by itself makes none ([why](decisions/0045-no-dirty-limit.md))", |_, _| {
             Err(Failure::generic(NO_LIMIT))

@@ -1,8 +1,8 @@
-//! Published state as Prometheus reads it: the text format, version 0.0.4
+//! Prints the published state for Prometheus, in the text format, version 0.0.4
 //! (<https://prometheus.io/docs/instrumenting/exposition_formats/#text-based-format>).
 //!
-//! Names end with their unit, as Prometheus has it: seconds, bytes, ratios of 0 to 1. What a migration has not measured has no
-//! sample.
+//! Names end with their unit, by Prometheus' convention: seconds, bytes, ratios of 0 to 1. A figure that a migration has not
+//! measured has no sample.
 
 use std::fmt::{Display, Write};
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::kvm::exits::Reason;
 use crate::memory::PAGE_SIZE;
 use crate::vm::{Handle, MigrationStatus};
 
-/// All metrics of the machine now. Reads what the driver has published, and waits for nothing.
+/// Prints all metrics of the machine. It reads what the driver has published, and never waits.
 pub(super) fn page(handle: &Handle) -> String {
     let mut page = Page::default();
     page.gauge(
@@ -71,7 +71,7 @@ fn exits(page: &mut Page, handle: &Handle) {
 fn migration(page: &mut Page, figures: &Progress) {
     page.gauge(
         "minivmm_migration_elapsed_seconds",
-        "Since the migration began, or what it took.",
+        "Time since the migration began, or from its beginning to its end.",
         [one(seconds(figures.elapsed))],
     );
     page.gauge("minivmm_migration_rounds", "Rounds begun.", [one(figures.rounds)]);
@@ -84,7 +84,7 @@ fn migration(page: &mut Page, figures: &Progress) {
     let kinds = kinds.map(|(kind, pages)| (format!("kind=\"{kind}\""), pages.saturating_mul(PAGE_SIZE)));
     page.gauge(
         "minivmm_migration_page_bytes",
-        "Guest memory moved, by how its pages went: whole, as zero, as what changed.",
+        "Guest memory moved, by the form of its pages: whole, zero, or only their changes.",
         kinds,
     );
     page.gauge(
@@ -99,12 +99,12 @@ fn migration(page: &mut Page, figures: &Progress) {
     );
     page.gauge(
         "minivmm_migration_throttle_ratio",
-        "By how much less the guest is to dirty.",
+        "Part by which the throttle lowers the guest's dirty rate.",
         [one(f64::from(figures.throttle_percent) / 100.0)],
     );
     page.gauge(
         "minivmm_migration_slowdown_ratio",
-        "Part of the elapsed time for which a vCPU was made to stand, on average, before the pause.",
+        "Part of the elapsed time for which a vCPU was stopped, on average, before the pause.",
         [one(figures.slowdown.share(figures.elapsed))],
     );
     page.gauge(
@@ -125,27 +125,27 @@ fn migration(page: &mut Page, figures: &Progress) {
     let parts = figures.downtime.into_iter().flat_map(report::parts);
     page.gauge(
         "minivmm_migration_downtime_part_seconds",
-        "Where the measured pause went.",
+        "Parts of the measured pause.",
         parts.map(|(part, time)| (format!("part=\"{part}\""), seconds(time))),
     );
 }
 
-/// Lines so far.
+/// Text of the page so far.
 #[derive(Default)]
 struct Page(String);
 
 impl Page {
-    /// Values that go up and down.
+    /// Adds a metric whose value goes up and down.
     fn gauge(&mut self, name: &str, help: &str, samples: impl IntoIterator<Item = (String, impl Display)>) {
         self.family("gauge", (name, help), samples);
     }
 
-    /// Values that go up, until the machine is reset.
+    /// Adds a metric whose value goes up until the machine is reset.
     fn counter(&mut self, name: &str, help: &str, samples: impl IntoIterator<Item = (String, impl Display)>) {
         self.family("counter", (name, help), samples);
     }
 
-    /// A family of samples: labels, as they stand between braces, and value of each.
+    /// Adds a family of samples: for each its labels, as written between braces, and its value.
     fn family(
         &mut self,
         kind: &str,
@@ -160,7 +160,7 @@ impl Page {
     }
 }
 
-/// A sample without labels.
+/// Makes a sample without labels.
 fn one<T>(value: T) -> (String, T) {
     (String::new(), value)
 }

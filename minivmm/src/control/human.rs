@@ -1,5 +1,5 @@
-//! `human-monitor-command`: lines of QEMU's monitor for people, each carried out as the command for programs that it stands for, and
-//! answered in the words of QEMU's monitor (`monitor/hmp.c`, `migration/migration-hmp-cmds.c`).
+//! `human-monitor-command`: each line of QEMU's monitor for people is carried out as the matching QMP command, and answered in
+//! the format of QEMU's monitor (`monitor/hmp.c`, `migration/migration-hmp-cmds.c`).
 
 use serde_json::{Map, Value, json};
 use vmstate::migrate::{Parameter, ParameterUnit};
@@ -12,25 +12,25 @@ use crate::control::human_info as info;
 use crate::control::kind::{Kind, needed, optional};
 use crate::control::table::Command;
 
-/// One line that can be written.
+/// A command of QEMU's monitor.
 struct Line {
-    /// The argument's names, as QEMU's help shows them.
+    /// Names of the command, as QEMU's help shows them.
     names: &'static str,
-    /// What follows, as QEMU's help shows it.
+    /// Arguments of the command, as QEMU's help shows them.
     takes: &'static str,
     about: &'static str,
     carry_out: fn(&Caller, &[&str]) -> Result<String, Wrong>,
 }
 
-/// Why a line is not carried out.
+/// Why a command is not carried out.
 enum Wrong {
     /// The line lacks an argument.
     Lacks,
-    /// The line has an argument too many.
+    /// The line has one argument too many.
     TooLong,
-    /// The line has another argument than this.
+    /// An argument is not one of these.
     Expected(&'static str),
-    /// What it stands for is refused.
+    /// The matching QMP command failed.
     Refused(Failure),
 }
 
@@ -40,7 +40,7 @@ impl From<Failure> for Wrong {
     }
 }
 
-/// A line with nothing behind its name.
+/// Makes a command without arguments.
 macro_rules! plain {
     ($names:expr, $about:expr, $command:expr) => {
         line($names, "", $about, |caller, _| run(caller, $command, json!({})))
@@ -48,10 +48,10 @@ macro_rules! plain {
 }
 
 const LINES: &[Line] = &[
-    line("announce_self", "", "tell the network where the guest is", |caller, _| {
+    line("announce_self", "", "announce the guest to the network", |caller, _| {
         run(caller, "announce-self", announce::defaults())
     }),
-    plain!("cont|c", "let the guest go on", "cont"),
+    plain!("cont|c", "resume the guest", "cont"),
     line("help|?", "[cmd]", "show the help", |_, words| Ok(help(words.first().copied()))),
     line("info", "[subcommand]", "show various information about the system state", |caller, words| match words {
         [] => Ok(info::help()),
@@ -64,7 +64,7 @@ const LINES: &[Line] = &[
     line(
         "migrate",
         "[-d] [-r] uri",
-        "migrate to URI (-d is what is done in any case: it goes on while you read; -r connects a migration in postcopy again)",
+        "migrate to URI (always in the background, as with -d; -r resumes a paused postcopy migration)",
         |caller, words| {
             let (detached, words) = match words {
                 ["-d", words @ ..] => (true, words),
@@ -128,13 +128,13 @@ const LINES: &[Line] = &[
     plain!("system_reset", "reset the system", "system_reset"),
 ];
 
-/// The rows of the table.
+/// Rows of the command table.
 pub(super) fn commands() -> Vec<Command> {
     vec![
         Command::new(
             "human-monitor-command",
-            "one line of QEMU's monitor for people, as `info migrate`; `help` lists those that are here. What is wrong with the \
-             line is in the text that is returned, as with QEMU",
+            "one line of QEMU's monitor for people, as `info migrate`; `help` lists the commands that minivmm has. A mistake in the \
+             line is described in the returned text, as with QEMU",
             |caller, arguments: Arguments| Ok(carry_out(caller, arguments.text("command-line").unwrap_or_default()).into()),
         )
         .takes([needed("command-line", Kind::Text), optional("cpu-index", Kind::Integer)])
@@ -142,7 +142,7 @@ pub(super) fn commands() -> Vec<Command> {
     ]
 }
 
-/// What the monitor prints.
+/// Carries out a line, and returns what the monitor prints.
 fn carry_out(caller: &Caller, text: &str) -> String {
     let words: Vec<_> = text.split_whitespace().collect();
     let Some((name, words)) = words.split_first() else { return String::new() };
@@ -176,7 +176,7 @@ fn unknown(what: &str) -> String {
     format!("unknown command: '{what}'\r\n")
 }
 
-/// The words, if there are exactly `N` of them.
+/// Returns the words if there are exactly `N` of them.
 fn exactly<'w, const N: usize>(words: &[&'w str]) -> Result<[&'w str; N], Wrong> {
     <[&str; N]>::try_from(words).map_err(|_| if words.len() < N { Wrong::Lacks } else { Wrong::TooLong })
 }
@@ -187,7 +187,8 @@ fn run(caller: &Caller, command: &str, arguments: Value) -> Result<String, Wrong
     Ok(String::new())
 }
 
-/// A parameter's value as people write it: bytes a second in MiB, other sizes in bytes, unless a suffix says otherwise.
+/// Reads a parameter's value as the monitor takes it: bytes a second in MiB, other sizes in bytes, unless a suffix says
+/// otherwise.
 fn parameter(name: &str, text: &str) -> Result<Value, Wrong> {
     if !is_parameter(name) {
         return Err(Failure::generic(format!("invalid parameter value: {name}")).into());
@@ -200,7 +201,7 @@ fn parameter(name: &str, text: &str) -> Result<Value, Wrong> {
     })
 }
 
-/// True if the command for programs knows the parameter, or says why it is not here.
+/// Whether the QMP command has the parameter, or a reason for its absence.
 fn is_parameter(name: &str) -> bool {
     let set = crate::control::table::COMMANDS.iter().find(|command| command.name == "migrate-set-parameters");
     set.is_some_and(|set| {

@@ -1,4 +1,4 @@
-//! What `info` shows in `human-monitor-command`: the answers for programs, as QEMU's monitor prints them.
+//! `info` of `human-monitor-command`: prints answers of QMP in the format of QEMU's monitor.
 
 use std::fmt::Write;
 
@@ -8,7 +8,7 @@ use vmstate::migrate::{Parameter, ParameterUnit};
 use crate::control::commands::{Band, Failure, answer};
 use crate::control::descriptors::Caller;
 
-/// A name behind `info`, what it shows, and what of an answer it prints.
+/// A topic of `info`: its name, its help, the query whose answer it prints, and how.
 type Info = (&'static str, &'static str, &'static str, fn(&Value) -> String);
 
 const INFO: &[Info] = &[
@@ -58,13 +58,13 @@ const INFO: &[Info] = &[
     }),
 ];
 
-/// What `info NAME` prints; none if there is no such thing.
+/// Returns what `info NAME` prints, or `None` if there is no such topic.
 pub(super) fn show(caller: &Caller, name: &str) -> Result<Option<String>, Failure> {
     let Some((_, _, command, print)) = INFO.iter().find(|(known, ..)| *known == name) else { return Ok(None) };
     Ok(Some(print(&answer(caller, Band::In, command, Map::new())?)))
 }
 
-/// What `info` alone prints.
+/// Returns what `info` alone prints.
 pub(super) fn help() -> String {
     INFO.iter().map(|(name, about, ..)| format!("info {name}  -- {about}\r\n")).collect()
 }
@@ -73,7 +73,7 @@ fn each(list: &Value, print: impl Fn(&Value) -> String) -> String {
     list.as_array().into_iter().flatten().map(print).collect()
 }
 
-/// A string without its quotes, anything else as JSON.
+/// Prints a string without its quotes, and anything else as JSON.
 fn text(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
@@ -87,7 +87,7 @@ fn unit(parameter: &str) -> &'static str {
     }
 }
 
-/// Where a figure is in the answer, its name, by how much it is divided, and its unit.
+/// A figure: its path in the answer, its label, its divisor and its unit.
 type Figure = (&'static str, &'static str, u64, &'static str);
 
 const FIGURES: &[Figure] = &[
@@ -117,7 +117,7 @@ fn migration(answer: &Value) -> String {
     let mut shown = String::new();
     let Some(status) = answer["status"].as_str() else { return shown };
     let why = answer["error-desc"].as_str().map(|why| format!(" ({why})")).unwrap_or_default();
-    // Writing to a string does not fail.
+    // Writing to a string cannot fail.
     let _ = write!(shown, "Migration status: {status}{why}\r\n");
     for (place, name, divisor, unit) in FIGURES {
         if let Some(figure) = answer.pointer(place).and_then(Value::as_u64) {

@@ -1,4 +1,4 @@
-//! Commands about the protocol itself: what is agreed on with a client, and what there is to be asked.
+//! Commands about the protocol itself: negotiation with a client, and the lists of commands.
 
 use serde_json::{Value, json};
 
@@ -7,10 +7,10 @@ use crate::control::report;
 use crate::control::schema::SCHEMA;
 use crate::control::table::{COMMANDS, Command};
 
-/// The capability of the protocol that the greeting offers: commands that overtake others.
+/// Capability of the protocol that the greeting offers: out-of-band execution.
 pub(super) const OUT_OF_BAND: &str = "oob";
 
-/// The rows of the table.
+/// Rows of the command table.
 pub(super) fn commands() -> Vec<Command> {
     let (text, name) = (|| Kind::Text, || needed("name", Kind::Text));
     let version = ["major", "minor", "micro"].map(|part| needed(part, Kind::Integer));
@@ -18,11 +18,11 @@ pub(super) fn commands() -> Vec<Command> {
     vec![
         Command::new(
             "qmp_capabilities",
-            "first, and once; before it no other is a command. `enable` may hold `oob`, for [`exec-oob`](#out-of-band)",
+            "the first command, given once; before it every other command is refused. `enable` may hold `oob`, for [`exec-oob`](#out-of-band)",
             |_, _| Ok(json!({})),
         )
         .takes([optional("enable", Kind::list(Kind::word([OUT_OF_BAND])))]),
-        Command::new("query-version", "the release of QEMU whose protocol this is, and what really answers", |_, _| {
+        Command::new("query-version", "the release of QEMU whose protocol minivmm follows, and the release of minivmm", |_, _| {
             Ok(report::version())
         })
         .gives(Kind::object(version)),

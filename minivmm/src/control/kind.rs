@@ -1,7 +1,7 @@
-//! What an argument or an answer may be, in QEMU's types; a value that is something else is refused in QEMU's words.
+//! Types of arguments and answers, after QEMU's; a value of another type is refused with QEMU's message.
 //!
-//! Facts: QEMU's `qapi/qobject-input-visitor.c` and `qapi/qapi-visit-core.c`. A struct's members are looked at in their order, then
-//! those of the case that its tag chooses, and last what is left over.
+//! Facts: QEMU's `qapi/qobject-input-visitor.c` and `qapi/qapi-visit-core.c`. A struct's members are checked in their order,
+//! then those of the case that its tag selects, and last the members that are left over.
 
 use serde_json::{Map, Value};
 
@@ -16,7 +16,7 @@ pub(super) enum Kind {
     Any,
     /// A signed integer of 64 bits.
     Integer,
-    /// An unsigned integer of 64 bits. As with QEMU a negative one is no error of the type.
+    /// An unsigned integer of 64 bits. As with QEMU, a negative number is no error of the type.
     Size,
     /// Any number.
     Number,
@@ -45,7 +45,7 @@ pub(super) struct Member {
     pub(super) needed: bool,
 }
 
-/// Further members, by the word that is in the needed member `tag`.
+/// Further members, selected by the value of the needed member `tag`.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Choice {
     pub(super) tag: &'static str,
@@ -78,10 +78,10 @@ impl Kind {
         Self::Word(words.into_iter().collect())
     }
 
-    /// Whether `value` is one; `path` leads to it from the command's arguments, `name` is its own.
+    /// Checks that `value` is of this kind; `path` leads to it from the command's arguments, `name` is its own name.
     ///
     /// # Errors
-    /// QEMU's sentence.
+    /// QEMU's message.
     pub(super) fn check(&self, value: &Value, path: &str, name: &str) -> Result<(), String> {
         let wrong = |expected: &str| Err(format!("Invalid parameter type for '{path}', expected: {expected}"));
         match (self, value) {
@@ -113,29 +113,29 @@ impl Kind {
 }
 
 impl Shape {
-    /// One with these members.
+    /// Shape with these members.
     pub(super) fn of(members: impl IntoIterator<Item = Member>) -> Self {
         Self { members: members.into_iter().collect(), choice: None }
     }
 
-    /// One with a word `tag`, which says which further members there are.
+    /// Shape with a member `tag`, whose value selects the further members.
     pub(super) fn by(tag: &'static str, cases: impl IntoIterator<Item = (&'static str, Shape)>) -> Self {
         let cases: Vec<_> = cases.into_iter().collect();
         let words = Kind::word(cases.iter().map(|(word, _)| *word));
         Self { members: vec![needed(tag, words)], choice: Some(Box::new(Choice { tag, cases })) }
     }
 
-    /// As [`by`](Self::by), with further members in all cases.
+    /// Like [`by`](Self::by), with further members in all cases.
     pub(super) fn and(mut self, members: impl IntoIterator<Item = Member>) -> Self {
         self.members.extend(members);
         self
     }
 
-    /// Whether `given` has the members that it must have, and no others; `path` leads to it, and is empty for the arguments
+    /// Checks that `given` has all needed members and no unknown ones; `path` leads to it, and is empty for the arguments
     /// themselves.
     ///
     /// # Errors
-    /// QEMU's sentence.
+    /// QEMU's message.
     pub(super) fn check(&self, given: &Map<String, Value>, path: &str) -> Result<(), String> {
         let mut known = Vec::new();
         self.check_members(given, path, &mut known)?;

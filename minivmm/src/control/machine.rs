@@ -9,11 +9,11 @@ use crate::control::report;
 use crate::control::table::{Command, Event};
 use crate::vm::{DiskFacts, Request, RunState};
 
-/// The rows of the table.
+/// Rows of the command table.
 pub(super) fn commands() -> Vec<Command> {
     let run_state = RunState::ALL.map(RunState::as_str);
     vec![
-        Command::new("query-name", "nothing: a machine has no name here", |_, _| Ok(json!({})))
+        Command::new("query-name", "nothing: a machine of minivmm has no name", |_, _| Ok(json!({})))
             .gives(Kind::object([optional("name", Kind::Text)])),
         Command::new("query-uuid", "zeros, as with QEMU where none was given", |_, _| {
             Ok(json!({"UUID": "00000000-0000-0000-0000-000000000000"}))
@@ -41,12 +41,12 @@ pub(super) fn commands() -> Vec<Command> {
         ]))),
         Command::new(
             "stop",
-            "answered when the guest stands. At a waiting destination: the guest arrives stopped",
+            "answered when the guest is stopped. At a waiting destination the guest will arrive stopped",
             |handle, _| ask(handle, Request::Stop),
         ),
         Command::new(
             "cont",
-            "answered when the guest runs. At a waiting destination it takes a `stop` back; after a migration, \
+            "answered when the guest runs. At a waiting destination it cancels a `stop`; after a migration, \
              [see below](#cont-after-a-migration)",
             cont,
         )
@@ -62,10 +62,10 @@ pub(super) fn commands() -> Vec<Command> {
     ]
 }
 
-/// The rows of the table of events.
+/// Rows of the event table.
 pub(super) fn events() -> Vec<Event> {
     vec![
-        Event::new("STOP", "the guest stands", []),
+        Event::new("STOP", "the guest was stopped", []),
         Event::new("RESUME", "the guest runs", []),
         Event::with_reason(
             "SHUTDOWN",
@@ -142,7 +142,7 @@ fn block_kind() -> Kind {
     ])
 }
 
-/// As QEMU reports a raw image on virtio-blk whose name it made up itself. A limit of both directions is one of either.
+/// Reports a raw image on virtio-blk as QEMU does when it made up the image's name itself. A rate limit counts both directions together.
 fn block(index: u32, disk: &DiskFacts) -> Value {
     json!({
         "device": format!("virtio{index}"),

@@ -1,10 +1,10 @@
-//! The tables of `docs/control.md`, made of the table of commands and events.
+//! Generates the tables of `docs/control.md` from the table of commands and events.
 
 use crate::control::absent;
 use crate::control::kind::Member;
 use crate::control::table::{COMMANDS, EVENTS};
 
-/// Each table by its name in the page, as Markdown.
+/// Returns each table as Markdown, with its name in the page.
 pub fn tables() -> [(&'static str, String); 4] {
     let commands = COMMANDS.iter().map(|command| {
         let band = if command.out_of_band { "; also [out of band](#out-of-band)" } else { "" };
@@ -26,7 +26,7 @@ pub fn tables() -> [(&'static str, String); 4] {
     ]
 }
 
-/// Names of the arguments; for a command with many, only that there are many.
+/// Lists the names of the arguments; a command with many of them refers to its section.
 fn arguments(members: &[Member]) -> String {
     if members.len() > 8 {
         return "see there".into();

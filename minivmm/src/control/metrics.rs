@@ -1,7 +1,6 @@
-//! Where Prometheus finds the machine's metrics: a small HTTP server at a socket of the process's owner or at a loopback
-//! port, on a thread of its own.
+//! HTTP server for the machine's metrics, on a thread of its own: at a unix socket for this user only, or at a loopback port.
 //!
-//! It serves one client after the other, and none for long, so that a client costs the machine neither memory nor threads.
+//! One client is served at a time, each for a short time at most, so that clients cost the machine neither memory nor threads.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -21,12 +20,12 @@ use crate::vm::Handle;
 /// Longest request, in bytes.
 const REQUEST_MAX: usize = 8 * 1024;
 
-/// How long a client may take for its whole request, and for taking the answer.
+/// How long a client may take for its request, and for reading the answer.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 const FLAG: &str = "--metrics";
 
-/// A socket at which metrics are not served yet.
+/// Listening socket whose clients are not served yet.
 #[derive(Debug)]
 pub struct MetricsSocket(Listener);
 
@@ -36,7 +35,7 @@ enum Listener {
     Tcp(TcpListener),
 }
 
-/// Serves metrics until it is dropped: then a socket's file is removed.
+/// Server of metrics; dropping it removes the socket's file.
 #[derive(Debug)]
 pub struct Metrics(
     #[expect(dead_code, reason = "kept for its file, which is removed when it is dropped")] Arc<MetricsSocket>,
@@ -58,7 +57,7 @@ impl MetricsSocket {
                 )));
             }
         };
-        // A name could be anybody's address.
+        // A host name could resolve to an address of another interface.
         let loopback = peer.replacen("localhost:", "127.0.0.1:", 1).parse::<SocketAddr>().ok();
         let loopback = loopback.filter(|address| address.ip().is_loopback());
         let why = "metrics are served at loopback only; write tcp:127.0.0.1:PORT";
@@ -66,7 +65,7 @@ impl MetricsSocket {
         TcpListener::bind(address).map(|listener| Self(Listener::Tcp(listener))).map_err(refused)
     }
 
-    /// The port, where it is one.
+    /// Returns the port of a TCP socket.
     ///
     /// # Errors
     /// The system's.
@@ -77,7 +76,7 @@ impl MetricsSocket {
         }
     }
 
-    /// Serves who comes, on a thread of its own.
+    /// Serves clients on a thread of its own.
     ///
     /// # Errors
     /// The thread cannot be spawned.
@@ -94,7 +93,7 @@ impl MetricsSocket {
                 Listener::Unix(socket) => socket.listener().accept().and_then(|(client, _)| serve(client, handle)),
                 Listener::Tcp(listener) => listener.accept().and_then(|(client, _)| serve(client, handle)),
             };
-            // A client that left, or the host is out of descriptors: both pass.
+            // Clients leave, and the host may be out of descriptors for a while: the server continues.
             if served.is_err() {
                 thread::sleep(Duration::from_millis(10));
             }
@@ -117,7 +116,7 @@ fn serve(mut client: impl Read + Write + AsFd, handle: &Handle) -> io::Result<()
     client.write_all(text.as_bytes())
 }
 
-/// Up to the empty line behind its head, or to where it is too long; what comes behind is nobody's.
+/// Reads a request up to the empty line after its head or up to [`REQUEST_MAX`]; anything that follows is ignored.
 fn request(client: &mut impl Read) -> io::Result<Vec<u8>> {
     let (mut request, mut part) = (Vec::new(), [0; 1024]);
     let deadline = Instant::now() + PATIENCE;
@@ -131,7 +130,7 @@ fn request(client: &mut impl Read) -> io::Result<Vec<u8>> {
     Ok(request)
 }
 
-/// Status line and text. RFC 9112, section 3: the request line is `METHOD TARGET VERSION`.
+/// Returns status line and text. RFC 9112, section 3: the request line is `METHOD TARGET VERSION`.
 fn answer(request: &[u8], page: impl FnOnce() -> String) -> (&'static str, String) {
     let line = request.split(|&byte| byte == b'\r').next().unwrap_or_default();
     let words: Vec<_> = line.split(|&byte| byte == b' ').collect();
@@ -144,6 +143,6 @@ fn answer(request: &[u8], page: impl FnOnce() -> String) -> (&'static str, Strin
         [_, _, version] if version.starts_with(b"HTTP/1.") => {
             ("405 Method Not Allowed", "only GET is answered\n".into())
         }
-        _ => ("400 Bad Request", "this is no request of HTTP/1.1\n".into()),
+        _ => ("400 Bad Request", "this is not a request of HTTP/1.1\n".into()),
     }
 }

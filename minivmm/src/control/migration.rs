@@ -13,20 +13,20 @@ use crate::control::table::{Command, Event};
 use crate::control::{absent, announce, channels, report};
 use crate::vm::{MigrationStatus, ParameterChange, Request, Terms};
 
-/// QEMU's words for states of a migration that minivmm's never are in.
+/// States of a QEMU's migration that minivmm's never have.
 const STATUS_OF_OTHERS: [&str; 3] = ["postcopy-recover-setup", "colo", "wait-unplug"];
 
-/// The rows of the table.
+/// Rows of the command table.
 pub(super) fn commands() -> Vec<Command> {
     vec![
         Command::new(
             "migrate",
-            "answered when it has begun. `uri`, or `channels` as QEMU has them since 8.2, says where to; `target-schema` names a \
-             file: the schema of the older release that the destination has; with `keep-running` the guest goes on here once all of it is in a \
-             [file](#migration-to-a-file), with `to-qemu` the file has only what a QEMU reads; with `copy-disk` the content of the writable disks [goes \
-             along](live-migration.md#disks-that-come-along); `parameters` is an object of [parameters](migration-policy.md#parameters), \
+            "answered when the migration has begun. `uri`, or `channels` as QEMU has them since 8.2, is the destination's address; `target-schema` names a \
+             file: the schema of the older release that the destination has; with `keep-running` the guest runs on here once all of it is in a \
+             [file](#migration-to-a-file), with `to-qemu` the file has only sections that QEMU reads; with `copy-disk` the content of the writable disks [is \
+             sent, too](live-migration.md#disks-that-come-along); `parameters` is an object of [parameters](migration-policy.md#parameters), \
              switches among them, which change only if the migration begins; `detach` changes nothing; `resume` \
-             connects a migration in [post-copy](live-migration.md#post-copy) again whose connection broke, and answers before it is connected",
+             reconnects a migration in [post-copy](live-migration.md#post-copy) whose connection broke, and is answered before the connection is made",
             migrate,
         )
         .takes(channels::arguments().into_iter().chain([
@@ -50,26 +50,26 @@ pub(super) fn commands() -> Vec<Command> {
         }),
         Command::new(
             "migrate-continue",
-            "lets a migration go on that waits before its switch-over ([capability](#capabilities) `pause-before-switchover`); `state` is \
+            "continues a migration that waits before its switch-over ([capability](#capabilities) `pause-before-switchover`); `state` is \
              `pre-switchover`",
             migrate_continue,
         )
         .takes([needed("state", status())]),
         Command::new(
             "migrate-start-postcopy",
-            "lets a migration that began with the [capability](#capabilities) `postcopy-ram` hand its guest over now, and send the rest of \
-             its memory while the guest runs at the destination",
+            "switches a migration that began with the [capability](#capabilities) `postcopy-ram` to post-copy now: the rest of the guest's \
+             memory is sent while the guest runs at the destination",
             |handle, _| ask(handle, Request::MigrateStartPostcopy),
         ),
         Command::new(
             "migrate-pause",
-            "breaks the connection of a migration in post-copy, at either side, so that it can go on over another one",
+            "breaks the connection of a migration in post-copy, at either side, so that the migration can be resumed over another one",
             |caller, _| done(caller.pause_postcopy()),
         )
         .out_of_band(),
         Command::new(
             "migrate-recover",
-            "at a destination whose connection broke in post-copy: its source may connect at `uri`, too. It may in any case where it connected first",
+            "at a destination whose connection broke in post-copy: its source may also connect at `uri`; it can always connect at its first address",
             |caller, arguments| {
                 let mut at = channels::address(&arguments)?;
                 caller.descriptors.put_into(&mut at)?;
@@ -90,8 +90,8 @@ pub(super) fn commands() -> Vec<Command> {
         .gives(Kind::list(rounds())),
         Command::new(
             "query-migrate-sections",
-            "the devices that went over in the pause, in their order, once the migration is over: bytes, and the time to save each at a source, \
-             the time to load each at a destination and at a source that such a one has told; QEMU lacks it",
+            "the sections that were sent in the pause, in their order, once the migration is over: bytes, and the time to save each at a source, \
+             the time to load each at a destination, and at a source whose destination reported it; QEMU lacks it",
             |handle, _| Ok(report::sections(&handle.sections())),
         )
         .gives(Kind::list(section())),
@@ -109,7 +109,7 @@ pub(super) fn commands() -> Vec<Command> {
         )
         .takes(parameters(Kind::TextOrNull))
         .lacks(absent::PARAMETERS_ABSENT),
-        Command::new("query-migrate-parameters", "all of them, as they hold", |handle, _| {
+        Command::new("query-migrate-parameters", "all parameters with their current values", |handle, _| {
             let mut shown = report::parameters(&handle.parameters(), &handle.tls());
             announce::show(handle.announcing(), &mut shown);
             Ok(shown)
@@ -121,7 +121,7 @@ pub(super) fn commands() -> Vec<Command> {
             set_capabilities,
         )
         .takes([needed("capabilities", Kind::list(capability()))]),
-        Command::new("query-migrate-capabilities", "all of them, as they hold", |handle, _| {
+        Command::new("query-migrate-capabilities", "all capabilities with their current values", |handle, _| {
             Ok(absent::capabilities(&handle.parameters(), |name| match name {
                 absent::PAUSE => handle.pauses_before_switchover(),
                 _ => handle.measures_block_time(),
@@ -130,7 +130,7 @@ pub(super) fn commands() -> Vec<Command> {
         .gives(Kind::list(capability())),
         Command::new(
             "dump-schema",
-            "writes to the new file `file` what this machine sends, section by section; a newer minivmm takes it as \
+            "writes the schema of all sections that this machine sends to the new file `file`; a newer minivmm takes it as \
              `target-schema`",
             |handle, arguments| ask(handle, Request::DumpSchema(arguments.text("file").unwrap_or_default().into())),
         )
@@ -138,7 +138,7 @@ pub(super) fn commands() -> Vec<Command> {
     ]
 }
 
-/// The rows of the table of events.
+/// Rows of the event table.
 pub(super) fn events() -> Vec<Event> {
     vec![
         Event::new(
@@ -146,7 +146,7 @@ pub(super) fn events() -> Vec<Event> {
             "the status of the migration changed. QEMU sends this and the next one only with the capability `events`",
             [needed("status", status())],
         ),
-        Event::new("MIGRATION_PASS", "a source begins the round of that number", [needed("pass", Kind::Integer)]),
+        Event::new("MIGRATION_PASS", "a source begins the round with this number", [needed("pass", Kind::Integer)]),
     ]
 }
 
@@ -158,13 +158,14 @@ fn capability() -> Kind {
     Kind::object([needed("capability", Kind::word(absent::capability_names())), needed("state", Kind::Switch)])
 }
 
-/// Those of `migrate-set-parameters`: a flag is a capability; and how a guest that arrives is announced.
+/// Parameters of `migrate-set-parameters`: those of the engine except flags, which are capabilities; those of TLS; and those of
+/// the announcement.
 fn parameters(tls: Kind) -> Vec<Member> {
     let engines = of_the_engine().filter(|member| member.kind != Kind::Switch);
     engines.chain(of_tls(tls)).chain(announce::parameters()).collect()
 }
 
-/// As with QEMU they are set to null, too, which is the empty text, and are shown as text.
+/// Parameters of TLS. As with QEMU, null sets the empty text, and answers have a string.
 fn of_tls(kind: Kind) -> impl Iterator<Item = Member> {
     Tls::PARAMETERS.iter().map(move |(name, _)| optional(name, kind.clone()))
 }
@@ -178,7 +179,7 @@ fn of_the_engine() -> impl Iterator<Item = Member> {
     PARAMETERS.iter().map(move |parameter| optional(parameter.name, kind(parameter.unit)))
 }
 
-/// Of `query-migrate`: which members it has, and when, is told in the manual.
+/// Answer of `query-migrate`: the manual says which members it has at which time.
 fn figures() -> Kind {
     let integers = |names: &[&'static str]| names.iter().map(|name| needed(name, Kind::Integer)).collect::<Vec<_>>();
     let ram = integers(&[
@@ -271,7 +272,7 @@ fn set_parameters(caller: &Caller, arguments: Arguments) -> Result<Value, Failur
     Ok(done)
 }
 
-/// The parameters that are `given` by name.
+/// Reads the parameters that are `given` by name.
 fn change(given: Map<String, Value>) -> Result<ParameterChange, Failure> {
     let mut change = ParameterChange::default();
     for (name, given) in given {
@@ -288,7 +289,7 @@ fn change(given: Map<String, Value>) -> Result<ParameterChange, Failure> {
             (_, Value::String(word)) => Some(ParameterValue::Word(word.clone().into())),
             (_, given) => given.as_u64().map(ParameterValue::Number),
         };
-        // A negative one is none: QEMU takes it for a very large one.
+        // A negative number is refused; QEMU would take it for a very large one.
         let refused = || Failure::generic(format!("Parameter '{name}' expects {}", parameter.expects()));
         change = change.with(parameter.name, value.ok_or_else(refused)?);
     }

@@ -1,5 +1,5 @@
-//! How a running machine is reached: metrics for Prometheus, and the control socket with QMP, the JSON protocol of QEMU's monitor, in
-//! QEMU's words and units.
+//! Control of a running machine: metrics for Prometheus, and the control socket with QMP, the JSON protocol of QEMU's monitor,
+//! with QEMU's names and units.
 
 mod absent;
 mod announce;

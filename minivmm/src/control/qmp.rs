@@ -1,7 +1,8 @@
-//! One client's conversation: its commands one by one, and the answer to each. A byte is looked at once, however it comes.
+//! QMP session of one client: reads its commands one by one, and answers each. Each byte is parsed once, however few arrive at
+//! a time.
 //!
-//! Facts: QEMU's `docs/interop/qmp-spec.rst`. The server speaks first; only `qmp_capabilities` is a command until it
-//! succeeded; each answer echoes the command's `id`; JSON values need no newline between them.
+//! Facts: QEMU's `docs/interop/qmp-spec.rst`. The server greets first; every command except `qmp_capabilities` is refused until
+//! that one succeeded; each answer echoes the command's `id`; JSON values need no newline between them.
 
 use std::io::{self, Read};
 
@@ -14,15 +15,15 @@ use crate::control::introspection::OUT_OF_BAND;
 use crate::control::report;
 use crate::vm::Handle;
 
-/// Longest command, in bytes: far beyond any that exists, and no burden.
+/// Longest command, in bytes: longer than any that exists, and short enough to buffer.
 const COMMAND_MAX: usize = 64 * 1024;
 
 const NEGOTIATE: &str = "qmp_capabilities";
 
-/// The member that names a command in place of `execute`, where it is to overtake others.
+/// Member that names a command instead of `execute`, for execution out of band.
 const EXECUTE_OUT_OF_BAND: &str = "exec-oob";
 
-/// One client's conversation with the machine.
+/// QMP session of one client.
 #[derive(Debug)]
 pub struct Session<R> {
     conversation: Conversation,
@@ -31,7 +32,7 @@ pub struct Session<R> {
     over: bool,
 }
 
-/// How far a client and the machine have agreed, and so what the client may ask for. A clone stays as it was.
+/// What client and machine have negotiated, which decides what the client may send. A clone does not see later changes.
 #[derive(Clone, Debug)]
 pub struct Conversation {
     caller: Caller,
@@ -39,49 +40,49 @@ pub struct Conversation {
     out_of_band: bool,
 }
 
-/// What a client said.
+/// A command of a client, or the error in its text.
 #[derive(Debug)]
 pub struct Said(Result<Value, String>);
 
 impl Said {
-    /// True if the client wants the answer before those to what it said earlier.
+    /// Whether the client asked for execution out of band.
     pub fn is_out_of_band(&self) -> bool {
         self.0.as_ref().is_ok_and(|command| command.get(EXECUTE_OUT_OF_BAND).is_some())
     }
 }
 
 impl<R: Read> Session<R> {
-    /// A conversation that has not begun, with the client whose bytes `source` gives.
+    /// Begins a session with the client whose bytes `source` reads.
     pub fn new(handle: Handle, source: R) -> Self {
         let caller = Caller { handle, descriptors: Descriptors::default() };
         let conversation = Conversation { caller, negotiated: false, out_of_band: false };
         Self { conversation, input: Input::new(source), over: false }
     }
 
-    /// With what the client passes in these.
+    /// Adds the descriptors that the client passes.
     #[must_use]
     pub(super) fn with_descriptors(mut self, descriptors: Descriptors) -> Self {
         self.conversation.caller.descriptors = descriptors;
         self
     }
 
-    /// What the server says first.
+    /// Returns the server's greeting.
     pub fn greeting(&self) -> Vec<u8> {
         line(&json!({"QMP": {"version": report::version(), "capabilities": [OUT_OF_BAND]}}))
     }
 
-    /// What was agreed on. It does not change any more once it [is negotiated](Conversation::is_negotiated).
+    /// Returns the negotiated state, which does not change any more once it [is negotiated](Conversation::is_negotiated).
     pub fn conversation(&self) -> &Conversation {
         &self.conversation
     }
 
-    /// Waits for what the client says next; `None` once it has left, or has sent a command that is too long.
+    /// Waits for the client's next command; `None` once the client has left, or has sent a command that is too long.
     pub fn listen(&mut self) -> Option<Said> {
         let first = self.input.begin().filter(|_| !self.over)?;
         let value = Deserializer::from_reader(&mut self.input).into_iter().next()?;
         match value {
             Ok(value) => {
-                // Numbers and words end where something else begins, and that was taken from the input.
+                // A number or word ends at the byte after it, which the parser has consumed.
                 if !matches!(first, b'{' | b'[' | b'"') {
                     self.input.give_back();
                 }
@@ -102,7 +103,7 @@ impl<R: Read> Session<R> {
         }
     }
 
-    /// The answer to what the client said. Waits for the driver where a command does.
+    /// Answers a command; waits for the driver if the command does.
     pub fn answer(&mut self, said: Said) -> Vec<u8> {
         self.conversation.answer(said)
     }
@@ -119,7 +120,7 @@ impl Conversation {
         self.out_of_band
     }
 
-    /// As [`Session::answer`].
+    /// Like [`Session::answer`].
     pub fn answer(&mut self, Said(said): Said) -> Vec<u8> {
         line(&match said {
             Ok(command) => self.execute(command),
@@ -151,7 +152,7 @@ impl Conversation {
         if !self.negotiated && name != NEGOTIATE {
             return Err(Failure::not_found("Expecting capabilities negotiation with 'qmp_capabilities'"));
         }
-        // The table lets only this one capability pass.
+        // The table allows this one capability only.
         let out_of_band = arguments.get("enable").and_then(Value::as_array).is_some_and(|list| !list.is_empty());
         let value = answer(&self.caller, band, &name, arguments)?;
         if name == NEGOTIATE {
@@ -160,7 +161,7 @@ impl Conversation {
         Ok(value)
     }
 
-    /// Takes the name of the command, and how it is to be executed.
+    /// Takes out the name of the command, and its band.
     fn name(&self, command: &mut Map<String, Value>) -> Result<(String, Band), Failure> {
         let in_turn = command.shift_remove("execute");
         let out_of_band = if self.out_of_band { command.shift_remove(EXECUTE_OUT_OF_BAND) } else { None };
@@ -178,19 +179,19 @@ impl Conversation {
     }
 }
 
-/// What comes from a client. serde_json reads it byte by byte, and never more than one byte behind a value.
+/// Input from a client. serde_json reads it byte by byte, and at most one byte beyond a value.
 #[derive(Debug)]
 struct Input<R> {
     source: R,
     buffer: [u8; 4096],
-    /// Bytes in the buffer that were not taken.
+    /// Index of the first byte in the buffer that was not taken.
     from: usize,
     to: usize,
-    /// The byte taken last; none at the end.
+    /// Byte that was taken last; `None` at the end of the input.
     last: Option<u8>,
-    /// Bytes that the command in hand may still have.
+    /// Bytes that the current command may still have.
     left: usize,
-    /// The rest of the line does not count.
+    /// The rest of the line is ignored.
     skipping: bool,
 }
 
@@ -199,7 +200,7 @@ impl<R: Read> Input<R> {
         Self { source, buffer: [0; 4096], from: 0, to: 0, last: None, left: 0, skipping: false }
     }
 
-    /// The first byte of a command, which is taken by whoever reads next; none once there are no more.
+    /// Returns the first byte of a command without taking it; `None` at the end of the input.
     fn begin(&mut self) -> Option<u8> {
         loop {
             let byte = self.take().ok()??;
@@ -214,7 +215,7 @@ impl<R: Read> Input<R> {
         }
     }
 
-    /// A line in which something is wrong was answered, and has no further answer.
+    /// Ignores the rest of a line with a mistake, which was answered already.
     fn skip_line(&mut self) {
         self.skipping = self.last != Some(b'\n');
     }
@@ -236,7 +237,7 @@ impl<R: Read> Input<R> {
         Ok(self.last)
     }
 
-    /// The byte taken last, if there was one, is taken once more.
+    /// Puts the byte that was taken last back into the input.
     fn give_back(&mut self) {
         if self.last.take().is_some() {
             self.from -= 1;
@@ -269,7 +270,7 @@ fn with_id(mut reply: Value, id: Option<Value>) -> Value {
     reply
 }
 
-/// The server ends each message with CR LF.
+/// Prints a message as the server sends it, ended by CR LF.
 pub(super) fn line(message: &Value) -> Vec<u8> {
     let mut bytes = message.to_string().into_bytes();
     bytes.extend_from_slice(b"\r\n");

@@ -1,4 +1,4 @@
-//! Published state in QMP's field names and units.
+//! Prints the published state with QMP's names and units.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -13,7 +13,7 @@ use crate::config::Tls;
 use crate::memory::PAGE_SIZE;
 use crate::vm::{Event, MigrationInfo, MigrationStatus, RunState};
 
-/// The release of QEMU whose machine and protocol this is, as its clients look for it, and what really answers.
+/// Version of QEMU that clients look for, and the version of minivmm.
 pub(super) fn version() -> Value {
     json!({
         "qemu": {"micro": 0, "minor": 0, "major": 10},
@@ -28,7 +28,7 @@ pub(super) fn status(state: RunState) -> Value {
 
 /// Body of `query-migrate`: times in milliseconds, sizes in bytes, `mbps` in 10⁶ bits a second.
 ///
-/// QEMU shows figures only from the first round on and while they mean something; so does this.
+/// As QEMU, it shows figures only from the first round on, and only while they mean something.
 pub(super) fn migration(info: &MigrationInfo) -> Value {
     use MigrationStatus::{
         Active, Cancelled, Cancelling, Completed, Device, Failed, None, PostcopyActive, PostcopyPaused,
@@ -89,7 +89,7 @@ fn page_waits(PageWaits { count, median, p99, longest, .. }: PageWaits) -> Value
     json!({"count": count, "median-us": microseconds(median), "p99-us": microseconds(p99), "longest-us": microseconds(longest)})
 }
 
-/// Rounds that are told at most: the last ones.
+/// Most rounds in the answer: the last ones.
 const ROUNDS_MAX: usize = 4096;
 
 /// Body of `query-migrate-rounds`, which QEMU lacks: the rounds that are over, in bytes, pages and microseconds.
@@ -108,7 +108,7 @@ pub(super) fn rounds(rounds: &[Round]) -> Value {
         .collect()
 }
 
-/// Body of `query-migrate-sections`, which QEMU lacks: what went whole in the pause, in bytes and nanoseconds.
+/// Body of `query-migrate-sections`, which QEMU lacks: sections sent whole in the pause, in bytes and nanoseconds.
 pub(super) fn sections(sections: &[SectionReport]) -> Value {
     let shown = sections.iter().map(|section| {
         let mut shown = json!({"section": section.idstr, "instance": section.instance, "bytes": section.bytes});
@@ -127,7 +127,7 @@ pub(super) fn heat(heat: &HeatMap) -> Value {
     json!({"cell-bytes": heat.cell_bytes, "pages": heat.pages})
 }
 
-/// Where the downtime went.
+/// Parts of the downtime.
 pub(super) fn parts(downtime: Downtime) -> [(&'static str, Duration); 6] {
     [
         ("pause", downtime.pause),
@@ -139,18 +139,18 @@ pub(super) fn parts(downtime: Downtime) -> [(&'static str, Duration); 6] {
     ]
 }
 
-/// What the destination has measured of its part.
+/// Parts of the downtime that the destination has measured.
 pub(super) fn takeover_parts(takeover: Takeover) -> [(&'static str, Duration); 2] {
     [("machine", takeover.machine), ("resume", takeover.resume)]
 }
 
-/// Such parts in microseconds. QEMU has neither object.
+/// Prints parts of the downtime in microseconds. QEMU has no such objects.
 fn shown<const COUNT: usize>(parts: [(&'static str, Duration); COUNT]) -> Value {
     Value::Object(parts.map(|(part, time)| (part.into(), microseconds(time))).into_iter().collect())
 }
 
-/// How long vCPUs have stood before the pause, on average, in microseconds, and the part of the time that this is, in percent.
-/// QEMU has no such object.
+/// Time for which vCPUs were stopped before the pause, on average, in microseconds, and its share of the elapsed time in
+/// percent. QEMU has no such object.
 fn slowdown(figures: &Progress) -> Value {
     let slowdown = figures.slowdown;
     json!({
@@ -174,7 +174,7 @@ fn xbzrle(count: XbzrleCount) -> Value {
 }
 
 fn ram(figures: &Progress) -> Value {
-    // Pages of which only what changed was sent are not among QEMU's normal ones.
+    // QEMU does not count pages that were sent as changes among the normal ones.
     let normal = figures.normal_pages.saturating_sub(figures.xbzrle.map_or(0, |count| count.encoded));
     json!({
         "transferred": figures.bytes,
@@ -199,7 +199,7 @@ pub(super) fn parameters(parameters: &Parameters, tls: &Tls) -> Value {
     Value::Object(shown.chain(of_tls).collect())
 }
 
-/// A parameter's value, as it stands in commands and answers.
+/// Prints a parameter's value for commands and answers.
 pub(super) fn value(value: &ParameterValue) -> Value {
     match value {
         ParameterValue::Time(time) => milliseconds(*time),
@@ -209,7 +209,7 @@ pub(super) fn value(value: &ParameterValue) -> Value {
     }
 }
 
-/// The message for `event`, or `None` where QMP has none for that change.
+/// Returns the message for `event`, or `None` if QMP has no such event.
 pub(super) fn event(event: Event, at: SystemTime) -> Option<Value> {
     let (name, data) = match event {
         Event::RunState { new: RunState::Running, .. } => ("RESUME", None),

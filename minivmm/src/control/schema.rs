@@ -1,7 +1,7 @@
-//! The answer to `query-qmp-schema`, made of the table of commands and events.
+//! Generates the answer to `query-qmp-schema` from the table of commands and events.
 //!
-//! Facts: QEMU's `docs/devel/qapi-code-gen.rst`, "Client JSON Protocol introspection". Built-in types have names; of all others
-//! the names are numbers, of lists the element's in brackets. Types that are the same have one name.
+//! Facts: QEMU's `docs/devel/qapi-code-gen.rst`, "Client JSON Protocol introspection". Built-in types have names. Other types
+//! have numbers as names; a list has the name of its element in brackets. Equal types have one name.
 
 use std::sync::LazyLock;
 
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::control::kind::{Choice, Kind, Shape};
 use crate::control::table::{COMMANDS, EVENTS};
 
-/// All of it. It never changes.
+/// The whole schema, which never changes.
 pub(super) static SCHEMA: LazyLock<Value> = LazyLock::new(|| {
     let mut types = Types::default();
     let mut entities = Vec::new();
@@ -33,7 +33,7 @@ pub(super) static SCHEMA: LazyLock<Value> = LazyLock::new(|| {
     entities.into()
 });
 
-/// Types by the names they were given.
+/// Types that were described, by name.
 #[derive(Default)]
 struct Types {
     numbered: Vec<Kind>,
@@ -42,7 +42,7 @@ struct Types {
 }
 
 impl Types {
-    /// The name of `kind`, which is described if it was not yet.
+    /// Returns the name of `kind`, and describes it if that was not done yet.
     fn name(&mut self, kind: &Kind) -> Value {
         match kind {
             Kind::Text => self.builtin("str", "string"),
@@ -102,7 +102,7 @@ impl Types {
         name
     }
 
-    /// The number of `kind`, and whether it is new.
+    /// Returns the number of `kind`, and whether it is new.
     fn number(&mut self, kind: &Kind) -> (Value, bool) {
         let known = self.numbered.iter().position(|other| other == kind);
         let index = known.unwrap_or_else(|| {
@@ -117,7 +117,7 @@ impl Types {
         name.into()
     }
 
-    /// Describes a type that is not numbered, unless it was described.
+    /// Describes a type without a number, unless it is described already.
     fn once(&mut self, entity: Value) {
         if !self.listed.contains(&entity["name"]) {
             self.listed.push(entity["name"].clone());

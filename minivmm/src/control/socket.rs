@@ -1,4 +1,4 @@
-//! The QMP socket: who may connect, one reader and one writer thread a client, and a clean end.
+//! QMP socket: who may connect, one reader and one writer thread for each client, and an orderly end.
 
 use std::io::{self, Write};
 use std::net::Shutdown;
@@ -25,36 +25,35 @@ use crate::sandbox::{self, Kind};
 use crate::sync::lock;
 use crate::vm::Handle;
 
-/// Clients at once: a management program, a person, and room. When one more comes, the one that said nothing for longest goes.
+/// Most clients at once. When one more connects, the client that was silent for longest is disconnected.
 const CLIENTS_MAX: usize = 16;
 
-/// Messages that wait for a slow client before it is cut off.
+/// Most messages that wait for a slow client; with more it is disconnected.
 const OUTGOING_MAX: usize = 256;
 
-/// Commands of a client that wait for their turn, as with QEMU (its `QMP_REQ_QUEUE_LEN_MAX`); then the client is not read on, and what
-/// it asks out of band waits, too.
+/// Most commands of a client that wait for execution, as with QEMU (its `QMP_REQ_QUEUE_LEN_MAX`); with more, the client is not
+/// read, and its out-of-band commands wait, too.
 const WAITING_MAX: usize = 8;
 
-/// How long a client may leave a message unread before it is cut off.
+/// How long a client may leave a message unread before it is disconnected.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long the clients together may take, at the end, to read what is on its way to them, and to hear that there is no
-/// driver any more.
+/// How long all clients together may take, at the end, to read their pending messages, and to learn that the driver has ended.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(250);
 
-/// The flag that names the socket of QMP.
+/// Flag that names the QMP socket.
 const FLAG: &str = "--control";
 
-/// Why there is no control socket, or none for metrics.
+/// Why the control socket or the metrics' socket cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
-    /// Something other than a socket has that name.
+    /// A file with this name is no socket.
     #[error("{0} {path}: the file exists and is no socket; remove it or choose another path", path = .1.display())]
     NotASocket(&'static str, PathBuf),
-    /// Another process answers there.
+    /// Another process listens at this path.
     #[error("{0} {path}: another process listens there; end it or choose another path", path = .1.display())]
     InUse(&'static str, PathBuf),
-    /// The descriptor that was passed does not do.
+    /// The passed descriptor is no listening stream socket.
     #[error("--control {}: {what}; pass a unix stream socket that listens", path.display())]
     Passed {
         /// The flag's value.
@@ -65,17 +64,17 @@ pub enum ControlError {
     /// The system refused.
     #[error("{flag} {}: {source}; choose a path in a directory that you may write", path.display())]
     Bind {
-        /// The flag that names it.
+        /// Flag that names the socket.
         flag: &'static str,
         /// The socket's path.
         path: PathBuf,
         /// The system's reason.
         source: io::Error,
     },
-    /// The address cannot be listened at.
+    /// The system refuses to listen at the address.
     #[error("{flag} {address}: {source}")]
     Listen {
-        /// The flag that names it.
+        /// Flag that names the address.
         flag: &'static str,
         /// The flag's value.
         address: String,
@@ -84,8 +83,8 @@ pub enum ControlError {
     },
 }
 
-/// A listening control socket; dropped, it answers what is under way, closes, and removes its file. A client that does not
-/// read, or waits for a driver that is stuck, does not keep it from that.
+/// Control socket that serves clients. Dropping it answers the running commands, closes the connections, and removes the
+/// socket's file; a client that does not read, or that waits for a stuck driver, does not delay that for long.
 #[derive(Debug)]
 pub struct Server {
     socket: Arc<ControlSocket>,
@@ -93,7 +92,7 @@ pub struct Server {
     acceptor: Option<JoinHandle<()>>,
 }
 
-/// A control socket at which nobody is served yet; dropped, it removes its file.
+/// Control socket whose clients are not served yet; dropping it removes its file.
 #[derive(Debug)]
 pub struct ControlSocket {
     path: PathBuf,
@@ -103,7 +102,7 @@ pub struct ControlSocket {
 
 type Clients = Arc<Mutex<Vec<Client>>>;
 
-/// What the server keeps of a client.
+/// A client and its threads.
 #[derive(Debug)]
 struct Client {
     stream: UnixStream,
@@ -112,25 +111,25 @@ struct Client {
     thread: JoinHandle<()>,
 }
 
-/// How far a client's conversation is, as its reader sees it.
+/// State of a client, which its reader thread maintains.
 #[derive(Debug)]
 struct Standing {
     negotiated: AtomicBool,
-    /// Commands of it that are being carried out, or wait for that.
+    /// Commands of the client that are being executed or wait for execution.
     pending: AtomicUsize,
     heard: Mutex<Instant>,
 }
 
-/// A message for a client, or the end of them.
+/// A message for a client, or the end of the messages.
 type Outgoing = Option<Vec<u8>>;
 
 impl ControlSocket {
-    /// Listens at `path`, which `flag` names, for the owner of this process only; or at the socket that was passed as `fd:N`, whose
-    /// file and mode are its maker's.
+    /// Listens at `path`, which `flag` names, for the owner of this process only; or at the passed socket `fd:N`, whose file
+    /// and mode belong to the process that made it.
     ///
     /// # Errors
-    /// The path is taken, or the system refuses it. A socket file that nobody listens on any more is replaced. What was
-    /// passed is no such socket.
+    /// The path is taken, or the system refuses it; or the passed descriptor is no listening socket. A socket file at which no
+    /// process listens any more is replaced.
     pub fn open(flag: &'static str, path: &Path) -> Result<Self, ControlError> {
         if let Some(reference) = passed::reference(path) {
             let listener =
@@ -143,8 +142,8 @@ impl ControlSocket {
         Ok(Self { path: path.into(), inode: inode(path), listener })
     }
 
-    /// As [`open`](Self::open) for a machine that takes a guest over from another process of this host. Where that one listens at `path`,
-    /// this one does [`aside`], until somebody gives its socket the name.
+    /// Like [`open`](Self::open), for a machine that takes its guest over from another process of this host. If that process
+    /// listens at `path`, this one listens at [`aside`] until its socket is renamed.
     ///
     /// # Errors
     /// As [`open`](Self::open).
@@ -166,7 +165,7 @@ impl ControlSocket {
 
 impl Drop for ControlSocket {
     fn drop(&mut self) {
-        // Another process may have put its own socket there meanwhile.
+        // Another process may have made a socket of its own at the path meanwhile.
         for path in [self.path.clone(), aside(&self.path)] {
             if self.inode.is_some() && inode(&path) == self.inode {
                 let _ = std::fs::remove_file(&path);
@@ -175,7 +174,7 @@ impl Drop for ControlSocket {
     }
 }
 
-/// Where a machine listens while another process has `path`.
+/// Path at which a machine listens while another process listens at `path`.
 pub fn aside(path: &Path) -> PathBuf {
     let mut aside = path.as_os_str().to_owned();
     aside.push(".new");
@@ -183,15 +182,15 @@ pub fn aside(path: &Path) -> PathBuf {
 }
 
 impl Server {
-    /// Listens at `path`, as [`ControlSocket::open`], and serves who comes.
+    /// Listens at `path` like [`ControlSocket::open`], and serves clients.
     ///
     /// # Errors
-    /// As [`ControlSocket::open`], or cannot spawn a thread.
+    /// The same as [`ControlSocket::open`]; or a thread cannot be spawned.
     pub fn bind(path: &Path, handle: Handle) -> Result<Self, ControlError> {
         Self::serve(ControlSocket::open(FLAG, path)?, handle)
     }
 
-    /// Serves who comes to `socket`.
+    /// Serves clients at `socket`.
     ///
     /// # Errors
     /// The thread cannot be spawned.
@@ -219,7 +218,8 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // A socket that others have as well would be shut down for all: the thread waits there until the process ends.
+        // A passed socket is not shut down, since other processes may use it: the accepting thread stays until the process
+        // ends.
         if passed::reference(&self.socket.path).is_none() {
             // Wakes `accept`; std has no shutdown for listeners.
             let _ = nix::sys::socket::shutdown(self.socket.listener.as_raw_fd(), nix::sys::socket::Shutdown::Both);
@@ -227,8 +227,8 @@ impl Drop for Server {
                 let _ = acceptor.join();
             }
         }
-        // Readers see the end of their input; replies and events on their way still go out, for a while.
-        // The list is taken out first: an event would have to wait for its lock.
+        // Readers see the end of their input, while replies and events are still written for a while. The list is moved out
+        // first, since publishing an event takes its lock.
         let clients = std::mem::take(&mut *lock(&self.clients));
         for client in &clients {
             let _ = client.stream.shutdown(Shutdown::Read);
@@ -238,7 +238,7 @@ impl Drop for Server {
             while !client.thread.is_finished() && Instant::now() < deadline {
                 thread::sleep(Duration::from_millis(1));
             }
-            // What goes on beyond that is left to end by itself.
+            // Threads that still run then end by themselves.
             let _ = client.stream.shutdown(Shutdown::Both);
         }
     }
@@ -258,7 +258,7 @@ fn remove_stale(flag: &'static str, path: &Path) -> Result<(), ControlError> {
     }
 }
 
-/// True if nobody listens there. Does not wait: a full queue of connections also belongs to a listener.
+/// Whether no process listens at the path. Does not wait: a full queue of connections also belongs to a listener.
 fn is_dead(path: &Path) -> io::Result<bool> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let fd = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
@@ -278,7 +278,7 @@ fn listen_privately(path: &Path) -> io::Result<UnixListener> {
     Ok(fd.into())
 }
 
-/// A listening socket of unix: nobody is reached over a network here.
+/// Takes a passed unix socket that listens; others are refused, since no client may come over a network.
 fn passed_listener(reference: &str) -> Result<UnixListener, String> {
     let failed = |error: io::Error| error.to_string();
     let socket = Socket::from(passed::descriptor(reference).map_err(failed)?);
@@ -290,7 +290,7 @@ fn passed_listener(reference: &str) -> Result<UnixListener, String> {
     if !socket.is_listener().map_err(failed)? {
         return Err("it is a socket that does not listen".into());
     }
-    // systemd passes it as its unit says, which may be so that accept(2) does not wait.
+    // systemd may pass the socket in non-blocking mode.
     socket.set_nonblocking(false).map_err(failed)?;
     Ok(socket.into())
 }
@@ -308,10 +308,10 @@ fn accept(listener: &UnixListener, clients: &Mutex<Vec<Client>>, handle: &Handle
                 if clients.len() >= CLIENTS_MAX
                     && let Some(idle) = longest_idle(&clients)
                 {
-                    // Its threads end by themselves.
+                    // The client's threads end by themselves.
                     let _ = clients.swap_remove(idle).stream.shutdown(Shutdown::Both);
                 }
-                // One too many is closed at once: it sees no greeting.
+                // A client beyond the limit is closed at once, before its greeting.
                 if clients.len() < CLIENTS_MAX
                     && let Ok(client) = serve(stream, handle.clone())
                 {
@@ -320,13 +320,14 @@ fn accept(listener: &UnixListener, clients: &Mutex<Vec<Client>>, handle: &Handle
             }
             // EINVAL is what `Server::drop` causes.
             Err(error) if error.raw_os_error() == Some(nix::libc::EINVAL) => return,
-            // Out of descriptors, say: clients that leave make room.
+            // The process may be out of descriptors: clients that leave release some.
             Err(_) => thread::sleep(Duration::from_millis(100)),
         }
     }
 }
 
-/// The client that can best be spared: none that waits for an answer, and first one that never negotiated.
+/// Chooses the client to disconnect: none that waits for an answer; first one that has not negotiated, then the one that was
+/// silent for longest.
 fn longest_idle(clients: &[Client]) -> Option<usize> {
     let standings = clients.iter().map(|client| &client.standing).enumerate();
     let idle = standings.filter(|(_, standing)| standing.pending.load(Ordering::SeqCst) == 0);
@@ -334,8 +335,8 @@ fn longest_idle(clients: &[Client]) -> Option<usize> {
     least.map(|(index, _)| index)
 }
 
-/// Queues an event for each client; one whose queue is full is cut off, so it can neither miss an event nor hold up the
-/// thread that publishes it.
+/// Queues an event for each client. A client whose queue is full is disconnected, so that no client misses an event or blocks
+/// the publishing thread.
 fn tell(clients: &[Client], message: &[u8]) {
     for client in clients.iter().filter(|client| client.standing.negotiated.load(Ordering::SeqCst)) {
         if client.outgoing.try_send(Some(message.to_vec())).is_err() {
@@ -369,13 +370,14 @@ fn serve(stream: UnixStream, handle: Handle) -> io::Result<Client> {
     Ok(Client { stream, outgoing, standing, thread })
 }
 
-/// Until the client leaves, or cannot be written to. Waits where it does not read its answers: that is its own matter.
+/// Serves a client until it leaves or cannot be written to. A client that does not read its answers blocks only its own thread.
 fn serve_commands(mut session: Session<Incoming<'_>>, outgoing: &SyncSender<Outgoing>, standing: &Arc<Standing>) {
     let mut alive = outgoing.send(Some(session.greeting())).is_ok();
     let mut turns: Option<Turns> = None;
     while alive && let Some(said) = session.listen() {
         standing.pending.fetch_add(1, Ordering::SeqCst);
-        // Before the answer is sent: a client that has its answer counts as heard before each client that speaks later.
+        // Recorded before the answer is sent: a client that has its answer then counts as heard before every client that sends
+        // later.
         *lock(&standing.heard) = Instant::now();
         if let Some(turns) = turns.as_ref().filter(|_| !said.is_out_of_band()) {
             alive = turns.said.send(said).is_ok();
@@ -387,7 +389,7 @@ fn serve_commands(mut session: Session<Incoming<'_>>, outgoing: &SyncSender<Outg
             turns = Turns::begin(conversation.clone(), outgoing.clone(), Arc::clone(standing)).ok();
             alive = turns.is_some();
         }
-        // Before the answer is out, too: what happens once the client has it must not be missed.
+        // Set before the answer is sent: the client must get every event that follows its answer.
         standing.negotiated.store(conversation.is_negotiated(), Ordering::SeqCst);
         alive = alive && outgoing.send(Some(answer)).is_ok();
         standing.pending.fetch_sub(1, Ordering::SeqCst);
@@ -398,7 +400,7 @@ fn serve_commands(mut session: Session<Incoming<'_>>, outgoing: &SyncSender<Outg
     }
 }
 
-/// Where a client may ask out of band, the thread that carries out what it asks for in turn, while the client is read on.
+/// Thread that executes a client's commands in order while the reader goes on, for clients that may send commands out of band.
 struct Turns {
     said: SyncSender<Said>,
     thread: JoinHandle<()>,
@@ -410,7 +412,7 @@ impl Turns {
         outgoing: SyncSender<Outgoing>,
         standing: Arc<Standing>,
     ) -> io::Result<Self> {
-        // One more is being carried out.
+        // One more command is being executed.
         let (said, sayings) = sync_channel(WAITING_MAX - 1);
         let thread = spawn("qmp-turns", move || {
             for said in sayings {
@@ -428,7 +430,7 @@ impl Turns {
 fn write(mut output: UnixStream, messages: &Receiver<Outgoing>) {
     while let Ok(Some(message)) = messages.recv() {
         if output.write_all(&message).is_err() {
-            // Wakes the reader as well.
+            // Also wakes the reader.
             let _ = output.shutdown(Shutdown::Both);
             return;
         }

@@ -1,5 +1,5 @@
-//! The one table of commands and events: it dispatches, checks arguments, answers `query-commands` and `query-qmp-schema`, and is the
-//! table in `docs/control.md`. Its rows stand with the code that carries them out.
+//! The table of commands and events: it dispatches, checks arguments, answers `query-commands` and `query-qmp-schema`, and is
+//! printed in `docs/control.md`. Each row is in the file of the function that carries it out.
 
 use std::sync::LazyLock;
 
@@ -13,24 +13,24 @@ use crate::control::{announce, dirty_rate, human, introspection, machine, migrat
 /// One command.
 pub(super) struct Command {
     pub(super) name: &'static str,
-    /// What it does, in the words of the manual.
+    /// Description for the manual.
     pub(super) about: &'static str,
     pub(super) arguments: Shape,
-    /// Arguments that QEMU's command has and this one has not, each with the reason.
+    /// Arguments of QEMU's command that this one lacks, each with the reason.
     pub(super) lacks: &'static [(&'static str, &'static str)],
     pub(super) reply: Kind,
-    /// May overtake commands that wait.
+    /// The command may be executed out of band.
     pub(super) out_of_band: bool,
     pub(super) carry_out: CarryOut,
 }
 
-/// Carries out a command whose arguments the table allows.
+/// Carries out a command whose arguments were checked.
 pub(super) type CarryOut = fn(&Caller, Arguments) -> Result<Value, Failure>;
 
 /// One event.
 pub(super) struct Event {
     pub(super) name: &'static str,
-    /// When it is sent, in the words of the manual.
+    /// When the event is sent, for the manual.
     pub(super) about: &'static str,
     pub(super) data: Shape,
 }
@@ -47,31 +47,31 @@ pub(super) static EVENTS: LazyLock<Vec<Event>> =
     LazyLock::new(|| machine::events().into_iter().chain(migration::events()).collect());
 
 impl Command {
-    /// Without arguments, and with nothing to say when it is done.
+    /// Command without arguments and with an empty answer.
     pub(super) fn new(name: &'static str, about: &'static str, carry_out: CarryOut) -> Self {
         let (arguments, reply) = (Shape::default(), Kind::Object(Shape::default()));
         Self { name, about, arguments, lacks: &[], reply, out_of_band: false, carry_out }
     }
 
-    /// With these arguments.
+    /// Adds arguments.
     pub(super) fn takes(mut self, arguments: impl IntoIterator<Item = Member>) -> Self {
         self.arguments = Shape::of(arguments);
         self
     }
 
-    /// Without these ones of QEMU's, each with the reason.
+    /// Adds QEMU's arguments that the command lacks, each with the reason.
     pub(super) fn lacks(mut self, absent: &'static [(&'static str, &'static str)]) -> Self {
         self.lacks = absent;
         self
     }
 
-    /// Which answers with that.
+    /// Sets the type of the answer.
     pub(super) fn gives(mut self, reply: Kind) -> Self {
         self.reply = reply;
         self
     }
 
-    /// Which may be executed out of band, too.
+    /// Allows execution out of band.
     pub(super) fn out_of_band(mut self) -> Self {
         self.out_of_band = true;
         self
@@ -83,7 +83,7 @@ impl Event {
         Self { name, about, data: Shape::of(data) }
     }
 
-    /// About something that the guest, or somebody else, did for a reason.
+    /// Event with a `reason`, for an action of the guest or of a person.
     pub(super) fn with_reason(name: &'static str, about: &'static str, reasons: &[&'static str]) -> Self {
         let reason = needed("reason", Kind::word(reasons.iter().copied()));
         Self::new(name, about, [needed("guest", Kind::Switch), reason])

@@ -163,7 +163,7 @@ fn migrate_asks_for_its_parameters_with_the_migration() {
     assert_eq!(output.status.code(), Some(2));
     assert_eq!(
         String::from_utf8(output.stderr).unwrap(),
-        "minivmm: invalid value '100%' for '--max-cpu-throttle <PERCENT>': it is percent, 1 to 99\n"
+        "minivmm: invalid value '100%' for '--max-cpu-throttle <PERCENT>': expected percent, 1 to 99\n"
     );
     assert!(requests.try_recv().is_err(), "the machine was asked");
 }

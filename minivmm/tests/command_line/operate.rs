@@ -84,7 +84,7 @@ fn a_second_interrupt_ends_the_command_and_not_the_cancel() {
     let output = child.wait_with_output().unwrap();
     let text = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(5), "{text}");
-    assert!(text.ends_with("is not waited for: see minivmm status\n"), "{text}");
+    assert!(text.ends_with("does not wait for its answer: see minivmm status\n"), "{text}");
     release.send(()).unwrap();
     assert!(driver.join().unwrap(), "the machine was left with its cancel");
 }

@@ -18,7 +18,7 @@ fn a_connection_that_breaks_in_post_copy_is_made_again() {
     let output = migrate(directory.path()).arg("--postcopy").output().unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(0), "{said}");
-    assert!(said.contains("the wire broke (this command connects again until that succeeds; Ctrl-C gives"), "{said}");
+    assert!(said.contains("the wire broke (this command reconnects until it succeeds; Ctrl-C gives"), "{said}");
     assert!(said.contains("migrated to unix:/run/there"), "{said}");
     let asked = [requests.recv(), requests.recv(), requests.recv()].map(Result::unwrap);
     assert!(matches!(asked[0], Request::Migrate(..)), "{asked:?}");

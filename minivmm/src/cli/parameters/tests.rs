@@ -90,35 +90,38 @@ fn what_is_out_of_range_is_refused_by_name_with_the_range() {
     for (line, why) in [
         (
             &["--downtime-limit", "2001s"][..],
-            "invalid value '2001s' for '--downtime-limit <TIME>': it is a time of 0 to 2000s, as 300ms, 2s, 5min or 1h",
+            "invalid value '2001s' for '--downtime-limit <TIME>': expected a time of 0 to 2000s, as 300ms, 2s, 5min or 1h",
         ),
-        (&["--downtime-limit", "1.5s"], "it is a time of 0 to 2000s, as 300ms, 2s, 5min or 1h"),
-        (&["--downtime-limit", "3d"], "it is a time of 0 to 2000s, as 300ms, 2s, 5min or 1h"),
-        (&["--downtime-limit", "ms"], "it is a time of 0 to 2000s, as 300ms, 2s, 5min or 1h"),
-        (&["--deadline", "99999999999999h"], "it is a time of 0 to 18446744073709ms, as 300ms, 2s, 5min or 1h"),
-        (&["--max-bandwidth", "fast"], "'--max-bandwidth <SIZE>': it is bytes a second, or K, M or G of them, as 50M"),
-        (&["--max-bandwidth", "-1"], "'--max-bandwidth <SIZE>': it is bytes a second, or K, M or G of them, as 50M"),
-        (&["--cpu-throttle-initial", "0"], "'--cpu-throttle-initial <PERCENT>': it is percent, 1 to 99"),
-        (&["--throttle-trigger-threshold", "101%"], "it is percent, 1 to 100"),
-        (&["--max-rounds", "4294967296"], "'--max-rounds <N>': it is a number, 0 to 4294967295"),
-        (&["--max-rounds", "+1"], "'--max-rounds <N>': it is a number, 0 to 4294967295"),
-        (&["--multifd-channels", "256"], "it is a number, 1 to 255"),
-        (&["--channels", "0"], "'--channels <N>': it is a number, 1 to 255"),
-        (&["--channels=1", "--compress", "none:1"], "it is none, zstd or zstd:LEVEL, with a level of 1 to 20"),
-        (&["--channels=1", "--compress", "zstd:21"], "it is none, zstd or zstd:LEVEL, with a level of 1 to 20"),
-        (&["--channels=1", "--compress", "zlib"], "it is none, zstd or zstd:LEVEL, with a level of 1 to 20"),
-        (&["--xbzrle=3M"], "it is bytes, or K, M or G of them, as 64M: a power of two of at least 4K"),
-        (&["--xbzrle-cache-size", "2K"], "it is bytes, or K, M or G of them, as 64M: a power of two of at least 4K"),
-        (&["--auto-converge=1"], "'--auto-converge[=<on|off>]': it is on or off"),
-        (&["--aim", "fast"], "'--aim <WORD>': it is soonest or least-disturbance"),
-        (&["--deadline-action", "stop"], "it is cancel or switch-over or throttle"),
+        (&["--downtime-limit", "1.5s"], "expected a time of 0 to 2000s, as 300ms, 2s, 5min or 1h"),
+        (&["--downtime-limit", "3d"], "expected a time of 0 to 2000s, as 300ms, 2s, 5min or 1h"),
+        (&["--downtime-limit", "ms"], "expected a time of 0 to 2000s, as 300ms, 2s, 5min or 1h"),
+        (&["--deadline", "99999999999999h"], "expected a time of 0 to 18446744073709ms, as 300ms, 2s, 5min or 1h"),
+        (
+            &["--max-bandwidth", "fast"],
+            "'--max-bandwidth <SIZE>': expected bytes a second, or K, M or G of them, as 50M",
+        ),
+        (&["--max-bandwidth", "-1"], "'--max-bandwidth <SIZE>': expected bytes a second, or K, M or G of them, as 50M"),
+        (&["--cpu-throttle-initial", "0"], "'--cpu-throttle-initial <PERCENT>': expected percent, 1 to 99"),
+        (&["--throttle-trigger-threshold", "101%"], "expected percent, 1 to 100"),
+        (&["--max-rounds", "4294967296"], "'--max-rounds <N>': expected a number, 0 to 4294967295"),
+        (&["--max-rounds", "+1"], "'--max-rounds <N>': expected a number, 0 to 4294967295"),
+        (&["--multifd-channels", "256"], "expected a number, 1 to 255"),
+        (&["--channels", "0"], "'--channels <N>': expected a number, 1 to 255"),
+        (&["--channels=1", "--compress", "none:1"], "expected none, zstd or zstd:LEVEL, with a level of 1 to 20"),
+        (&["--channels=1", "--compress", "zstd:21"], "expected none, zstd or zstd:LEVEL, with a level of 1 to 20"),
+        (&["--channels=1", "--compress", "zlib"], "expected none, zstd or zstd:LEVEL, with a level of 1 to 20"),
+        (&["--xbzrle=3M"], "expected bytes, or K, M or G of them, as 64M: a power of two of at least 4K"),
+        (&["--xbzrle-cache-size", "2K"], "expected bytes, or K, M or G of them, as 64M: a power of two of at least 4K"),
+        (&["--auto-converge=1"], "'--auto-converge[=<on|off>]': expected on or off"),
+        (&["--aim", "fast"], "'--aim <WORD>': expected soonest or least-disturbance"),
+        (&["--deadline-action", "stop"], "expected cancel or switch-over or throttle"),
     ] {
         let refusal = changes(line).unwrap_err();
         assert!(refusal.contains(why), "{line:?}: {refusal}");
     }
 }
 
-/// As a user reads it: each option, with unit, range and minivmm's default.
+/// The help lists each option with unit, range and minivmm's default.
 #[test]
 fn the_help_has_every_parameter_with_unit_and_default() {
     let help = Both::command().term_width(200).render_help().to_string();

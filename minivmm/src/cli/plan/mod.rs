@@ -1,4 +1,4 @@
-//! `minivmm plan`: what a migration would be like, played by the engine on a virtual wire before anybody is moved.
+//! `minivmm plan` predicts a migration: the engine migrates a simulated guest over a simulated wire.
 
 mod picture;
 mod recorded;
@@ -32,78 +32,78 @@ pub struct PlanArgs {
     /// Guest memory
     #[arg(long, value_name = "SIZE", required_unless_present = "from", value_parser = values::size)]
     memory: Option<u64>,
-    /// So much of it is zero, and stays so
+    /// Part of guest memory that is zero and stays so
     #[arg(long, value_name = "SIZE", value_parser = values::size)]
     zero: Option<u64>,
-    /// What the guest writes a second, as 2G/s: each write to a page counts 4K
+    /// Rate at which the guest writes memory, as 2G/s: each write to a page counts 4K
     #[arg(long, value_name = "RATE", value_parser = values::bytes_per_second)]
     dirty_rate: Option<u64>,
-    /// So much memory is written at all [default: all that is not zero]
+    /// Part of guest memory that the guest writes to [default: all that is not zero]
     #[arg(long, value_name = "SIZE", value_parser = values::size)]
     working_set: Option<u64>,
     /// When and where the guest writes
     #[arg(long, value_name = "PATTERN", default_value = "steady")]
     pattern: PatternName,
-    /// vCPUs: more of them take longer to stop and to load
+    /// Number of vCPUs: more of them take longer to stop and to load
     #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u32).range(1..=4096))]
     vcpus: u32,
-    /// Of the wire, in bits a second as networks have it: 100G or 100Gbit/s; or in bytes: 12G/s
+    /// Bandwidth of the wire, in bits a second as networks have it: 100G or 100Gbit/s; or in bytes: 12G/s
     #[arg(long, value_name = "RATE", required_unless_present = "from", value_parser = values::bandwidth)]
     bandwidth: Option<u64>,
-    /// From a question to the destination to its answer, as ping shows it, as 0.2ms
+    /// Round-trip time of the wire, as ping shows it: 0.2ms
     #[arg(long, value_name = "TIME", default_value = "0.2ms", value_parser = values::short_time)]
     latency: Duration,
-    /// An answer comes later by up to this much
+    /// Jitter of the wire: an answer comes later by up to this time
     #[arg(long, value_name = "TIME", default_value = "0", value_parser = values::short_time)]
     jitter: Duration,
-    /// Share of the packets that are lost, as 0.01%
+    /// Share of the packets that the wire loses, as 0.01%
     #[arg(long, value_name = "PERCENT", default_value = "0", value_parser = values::share)]
     loss: f64,
-    /// Of all that is random: the same number gives the same plan
+    /// Seed of the random numbers: the same seed gives the same plan
     #[arg(long, value_name = "N", default_value = "0")]
     seed: u64,
-    /// Take memory, writes, wire and pause from a migration that was: the file of minivmm migrate --report, what query-migrate
-    /// answered, or the file of cargo demo --json. Other options win
+    /// Take memory, writes, wire and pause from a recorded migration: the file of minivmm migrate --report, the answer to
+    /// query-migrate, or the file of cargo demo --json. Other options override it
     #[arg(long, value_name = "FILE")]
     from: Option<PathBuf>,
     /// Print the plan as JSON
     #[arg(long)]
     json: bool,
-    /// Draw the plan: an SVG
+    /// Draw the plan to an SVG file
     #[arg(long, value_name = "FILE")]
     plot: Option<PathBuf>,
-    /// What decides.
+    /// Parameters of the policy.
     #[command(flatten, next_help_heading = "When to switch over, throttle and give up")]
     policy: PolicyArgs,
 }
 
-/// When and where a guest writes, by name.
+/// When and where a guest writes, by the pattern's name.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum PatternName {
-    /// At all times and places alike
+    /// At a constant rate, all over the working set
     Steady,
-    /// Each vCPU writes in a fifth of the time, five times as fast, 200 ms at a time
+    /// Each vCPU writes for a fifth of the time, five times as fast, in bursts of 200 ms
     Bursty,
-    /// For 10 s with 1.75 times the rate, then for 10 s with a quarter of it, to another working set
+    /// 10 s at 1.75 times the rate, then 10 s at a quarter of the rate to another working set
     Phased,
-    /// Nine writes of ten go to a tenth of the working set
+    /// Nine of ten writes go to a tenth of the working set
     HotSpot,
 }
 
-/// A plan, as it is shown.
+/// Output of a plan.
 #[derive(Clone, Debug)]
 pub struct Planned {
-    /// For the standard output.
+    /// Text for the standard output.
     pub text: String,
-    /// The guest would run at the destination.
+    /// Whether the guest would run at the destination.
     pub completes: bool,
 }
 
 impl PlanArgs {
-    /// Plays the migration, and draws it if that was asked for.
+    /// Simulates the migration, and draws it if a picture was asked for.
     ///
     /// # Errors
-    /// What was asked for cannot be, or a file cannot be read or written.
+    /// The scenario is impossible, or a file cannot be read or written.
     pub fn carry_out(&self) -> Result<Planned, UsageError> {
         let scenario = self.scenario()?;
         let misuse = |error: vmstate::Error| UsageError(error.message().to_owned());
@@ -146,10 +146,10 @@ impl PlanArgs {
     }
 }
 
-/// What is shown of a plan.
+/// A plan and its scenario, for the three outputs: text, JSON and picture.
 struct Shown<'a> {
     scenario: &'a Scenario,
     plan: &'a Plan,
-    /// Where it gives up.
+    /// Changes that would let the migration complete; `None` if it completes.
     remedies: Option<Remedies>,
 }

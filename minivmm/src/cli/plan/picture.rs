@@ -1,5 +1,5 @@
-//! A plan as a picture: round by round what was sent and what is left, and the pause that would follow beside its limit, with the
-//! throttle. SVG that needs no font and no script, for light and dark pages.
+//! Picture of a plan: for each round what was sent and what is left, the downtime if the switch-over began then beside its
+//! limit, and the throttle. SVG without fonts and scripts, for light and dark pages.
 
 use std::time::Duration;
 
@@ -10,10 +10,10 @@ use crate::cli::drawing::{Axis, Canvas, LEFT, MARGIN, STYLE, WIDTH};
 use crate::cli::units::{size, time};
 
 const HEIGHT: f64 = 600.0;
-/// Upper edges of both parts, and how high each is.
+/// Upper edges of the two diagrams, and the height of each.
 const TOPS: [f64; 2] = [96.0, 326.0];
 const HIGH: f64 = 180.0;
-/// With more rounds than this no points are drawn, only lines.
+/// Most rounds for which points are drawn; with more there are only lines.
 const POINTS: usize = 60;
 
 /// Draws the plan.
@@ -71,7 +71,7 @@ fn step(rounds: usize) -> f64 {
     (WIDTH - MARGIN - LEFT) / rounds.max(1) as f64
 }
 
-/// Where a round stands.
+/// Horizontal position of a round.
 fn place(index: usize, rounds: usize) -> f64 {
     LEFT + step(rounds) * (index as f64 + 0.5)
 }

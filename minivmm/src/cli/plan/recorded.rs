@@ -1,4 +1,4 @@
-//! A migration that was, as a scenario: what its report says of memory, writes, wire, pause, and the work besides.
+//! A recorded migration as a scenario: memory, writes, wire, pause and other work, as its report has them.
 
 use std::fs;
 use std::num::NonZeroU64;
@@ -10,32 +10,32 @@ use vmstate::migrate::plan::{self, Plan, Scenario};
 
 use crate::cli::UsageError;
 
-/// Writes to a page in a round for one that a report counts, at most.
+/// Most writes to a page in a round that are assumed for each one that a report counts.
 const MOST_REPEATED: u64 = 64;
-/// Halvings of the range in which the working set is looked for: to less than a page of a gibibyte.
+/// Bisections of the range of the working set: exact to less than a page of a gibibyte.
 const HALVINGS: u32 = 18;
 
-/// One migration.
+/// A recorded migration.
 struct Recorded {
-    /// What `query-migrate` answered.
+    /// The answer to `query-migrate`.
     figures: Value,
-    /// In a report: each round, and the parameters as they were.
+    /// Each round, and the parameters used; only a report has them.
     rounds: Value,
     parameters: Value,
 }
 
-/// The scenario in which the plan is as the migration was.
+/// Builds the scenario whose plan reproduces the recorded migration.
 pub(super) fn scenario(file: &Path) -> Result<Scenario, UsageError> {
     let recorded = Recorded::read(file)?;
     let mut scenario = Scenario::new(recorded.number("total")?, recorded.bytes_per_second(file)?);
     scenario.zero = recorded.number("duplicate")?.saturating_mul(recorded.page()).min(scenario.memory);
-    // Two questions are part of it: who is there, and whether the machines fit.
+    // The setup has two round trips: the handshake and the preflight.
     scenario.setup = recorded.milliseconds("setup-time").saturating_sub(2 * scenario.connection.round_trip);
     let part =
         |name: &str| Duration::from_micros(recorded.figures["downtime-parts"][name].as_u64().unwrap_or_default());
     if recorded.figures["downtime-parts"].is_object() {
         scenario.pause.stop = part("pause") + part("sync");
-        // What the pages took is planned anew; the rest is what devices and destination take.
+        // The plan computes the time of the pages; the rest is the time of the devices and the destination.
         let rest = part("devices") + part("confirm") + part("commit");
         scenario.pause.load = rest.saturating_sub(2 * scenario.connection.round_trip);
         scenario.pause.device_bytes = 0;
@@ -51,21 +51,22 @@ pub(super) fn scenario(file: &Path) -> Result<Scenario, UsageError> {
         let plan = played(&scenario)?;
         let rounds = u32::try_from(plan.rounds.len().max(1)).unwrap_or(u32::MAX);
         scenario.after_round = between.saturating_sub(between_rounds(&plan)) / rounds;
-        // In that time the guest wrote, too.
+        // The guest wrote during this time, too.
         fit_writes(&mut scenario, &recorded)?;
     }
     Ok(scenario)
 }
 
-/// Time of a plan that is neither before the first page, nor in a round, nor in the pause.
+/// Time of a plan outside of setup, rounds and pause.
 fn between_rounds(plan: &Plan) -> Duration {
     let rounds: Duration = plan.report.rounds.iter().map(|round| round.duration).sum();
     let pause = plan.report.downtime.map(|downtime| downtime.total()).unwrap_or_default();
     plan.report.total.saturating_sub(plan.report.setup + rounds + pause)
 }
 
-/// Finds the working set with which as many pages are sent as were: no report has it. Where all memory is too little for that, the
-/// guest wrote pages more than once in a round, which no report counts: it is found how often.
+/// Finds the working set with which the plan sends as many pages as were sent, since no report has it. If even all memory is
+/// too little, the guest wrote pages more than once in a round, which no report counts: then the number of writes per page is
+/// found.
 fn fit_writes(scenario: &mut Scenario, recorded: &Recorded) -> Result<(), UsageError> {
     let sent = recorded.number("normal")?;
     let memory = scenario.memory;
@@ -79,7 +80,7 @@ fn fit_writes(scenario: &mut Scenario, recorded: &Recorded) -> Result<(), UsageE
     }
 }
 
-/// Sets the least in a range with which so many pages are sent.
+/// Bisects for the least value of a range with which the plan sends so many pages.
 fn halve(
     scenario: &mut Scenario,
     sent: u64,
@@ -107,11 +108,11 @@ impl Recorded {
     fn read(file: &Path) -> Result<Self, UsageError> {
         let refused = |why: String| UsageError(format!("--from {}: {why}", file.display()));
         let text = fs::read_to_string(file).map_err(|error| refused(error.to_string()))?;
-        // A report is a page with its numbers inside.
+        // A report is an HTML page that embeds its numbers as JSON.
         let inside = text.split_once(r#"id="data">"#).and_then(|(_, data)| data.split_once("</script>"));
         let json = inside.map_or(text.as_str(), |(data, _)| data);
         let value: Value = serde_json::from_str(json).map_err(|error| refused(format!("it is no JSON: {error}")))?;
-        // A report's; an answer of QMP; the last hop of the demo's report; or the figures alone.
+        // The figures of a report, of an answer of QMP, of the last hop of the demo's report, or the figures alone.
         let hop = value["hops"].as_array().and_then(|hops| hops.last()).map(|hop| &hop["migration"]);
         let figures = [hop, Some(&value["figures"]), Some(&value["return"]), Some(&value)];
         match figures.into_iter().flatten().find(|value| value["ram"].is_object()) {
@@ -132,7 +133,7 @@ impl Recorded {
         Duration::from_millis(self.figures[name].as_u64().unwrap_or_default())
     }
 
-    /// What [`between_rounds`] is of a plan; `None`: the file does not say how long each round took.
+    /// Counterpart of [`between_rounds`] for the recorded migration; `None` if the file does not say how long each round took.
     fn between_rounds(&self) -> Option<Duration> {
         let lasted = |round: &Value| round["duration-us"].as_u64().map(Duration::from_micros);
         let rounds: Duration = self.rounds.as_array()?.iter().map(lasted).sum::<Option<_>>()?;
@@ -149,12 +150,8 @@ impl Recorded {
         self.figures["ram"]["page-size"].as_u64().unwrap_or(4096)
     }
 
-    /// As it was measured at the end, `mbps` in 10⁶ bits a second.
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "`as` saturates, which is what is wanted"
-    )]
+    /// Bandwidth as measured at the end; `mbps` is in 10⁶ bits a second.
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "`as` saturates, as intended")]
     fn bytes_per_second(&self, file: &Path) -> Result<u64, UsageError> {
         let speed = self.figures["ram"]["mbps"].as_f64().map_or(0.0, |mbps| mbps * 1e6 / 8.0) as u64;
         let unknown = || UsageError(format!("--from {}: ram.mbps says no speed; give --bandwidth", file.display()));

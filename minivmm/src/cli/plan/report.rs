@@ -1,4 +1,4 @@
-//! A plan as a table for people, and as JSON.
+//! Output of a plan as a table and as JSON.
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -9,11 +9,11 @@ use vmstate::migrate::plan::{MOST_ROUNDS, Pattern, PlannedRound, Scenario};
 use super::Shown;
 use crate::cli::units::{bits, rate, size, time};
 
-/// Rounds at the beginning and at the end that are shown of many.
+/// Rounds shown at the beginning and at the end of a long table.
 const FIRST: usize = 12;
 const LAST: usize = 6;
 
-/// Table, verdict, and what would help.
+/// Prints the table, the verdict, and what would help.
 pub(super) fn text(shown: &Shown<'_>) -> String {
     let rounds = &shown.plan.rounds;
     let mut text = format!("guest    {}\nwire     {}\n", guest(shown.scenario), wire(shown.scenario));
@@ -43,7 +43,7 @@ pub(super) fn text(shown: &Shown<'_>) -> String {
 
 fn row(index: usize, begins: Duration, round: &PlannedRound) -> String {
     let mut row = String::new();
-    // Writing to a string does not fail.
+    // Writing to a string cannot fail.
     let _ = writeln!(
         row,
         "{:>5} {:>10} {:>10} {:>11} {:>11} {:>12} {:>8} % {:>12}",
@@ -59,7 +59,7 @@ fn row(index: usize, begins: Duration, round: &PlannedRound) -> String {
     row
 }
 
-/// The guest in a line.
+/// Describes the guest in a line.
 pub(super) fn guest(scenario: &Scenario) -> String {
     let Scenario { memory, zero, vcpus, writes, .. } = *scenario;
     let mut line = format!("{} of memory", size(memory));
@@ -86,7 +86,7 @@ pub(super) fn guest(scenario: &Scenario) -> String {
     )
 }
 
-/// The wire in a line.
+/// Describes the wire in a line.
 pub(super) fn wire(scenario: &Scenario) -> String {
     let connection = scenario.connection;
     let mut line = format!("{}, round trip {}", bits(connection.bytes_per_second), time(connection.round_trip));
@@ -102,7 +102,7 @@ pub(super) fn wire(scenario: &Scenario) -> String {
     line
 }
 
-/// How it ends, and what would help.
+/// Says how the migration ends, and what would let it complete.
 pub(super) fn verdict(shown: &Shown<'_>) -> (String, Vec<String>) {
     let (plan, limit) = (shown.plan, shown.scenario.parameters.downtime_limit);
     let rounds = if plan.rounds.len() == 1 { "1 round".into() } else { format!("{} rounds", plan.rounds.len()) };
@@ -148,12 +148,12 @@ pub(super) fn verdict(shown: &Shown<'_>) -> (String, Vec<String>) {
         enough.push(format!("--auto-converge, which throttles by up to {percent} %"));
     }
     if enough.is_empty() {
-        enough.push("would be neither a faster wire alone, nor a longer pause, nor --auto-converge".into());
+        enough.push("no single change: neither a faster wire, nor a longer pause, nor --auto-converge".into());
     }
     (verdict, enough)
 }
 
-/// Times in ms and sizes in bytes, as in QMP.
+/// Prints the plan as JSON: times in ms and sizes in bytes, as in QMP.
 pub(super) fn json(shown: &Shown<'_>) -> Value {
     let Shown { scenario, plan, remedies } = shown;
     let milliseconds = |time: Duration| time.as_secs_f64() * 1e3;
@@ -192,12 +192,12 @@ pub(super) fn json(shown: &Shown<'_>) -> Value {
     })
 }
 
-/// As `--bandwidth` takes it, not less than it is: whole megabits.
+/// Formats a rate for `--bandwidth` in whole megabits, rounded up.
 fn flag_bits(bytes_per_second: u64) -> String {
     format!("{}M", bytes_per_second.saturating_mul(8).div_ceil(1_000_000))
 }
 
-/// As `--max-bandwidth` takes it, not less than it is.
+/// Formats a size for `--max-bandwidth`, rounded up.
 fn flag_size(bytes: u64) -> String {
     format!("{}K", bytes.div_ceil(1024))
 }

@@ -1,4 +1,4 @@
-//! What is typed, read and shown. What a plan says is held against arithmetic in vmstate's own tests.
+//! Arguments, files and outputs of `minivmm plan`. Tests of vmstate hold the plan itself against arithmetic.
 
 use std::fs;
 
@@ -83,7 +83,7 @@ fn what_is_said_to_be_enough_can_be_typed_and_is() {
             line.replace("--bandwidth 1G", if flags.contains("--bandwidth") { "" } else { "--bandwidth 1G" });
         assert!(planned(&format!("{repeated} {flags}")).expect("a plan").completes, "{flags}");
     }
-    // Where nothing is to be had alone, that is said.
+    // The plan says so where no single change is enough.
     let shown = planned(&format!("{line} --auto-converge --max-rounds 1 --downtime-limit 0")).expect("a plan");
     assert!(shown.text.contains("enough   "), "{}", shown.text);
 }
@@ -104,11 +104,11 @@ fn every_condition_of_a_guest_and_a_wire_can_be_given() {
     assert!(refused("--bandwidth 1G").contains("--memory"));
     assert!(refused("--memory 1G --bandwidth 1G --zero 2G").contains("no more of it is zero"));
     assert!(refused("--memory 1G --bandwidth 1G --latency 9s").contains("5 s"));
-    assert!(refused("--memory 1G --bandwidth 0").contains("more than none"));
+    assert!(refused("--memory 1G --bandwidth 0").contains("more than 0"));
     assert!(refused("--memory 1G --bandwidth 1G --plot /dev/null/plan.svg").contains("--plot /dev/null/plan.svg"));
 }
 
-/// 256 MiB, half of it zero, at 100 MB/s; 2500 pages went again.
+/// A migration of 256 MiB, half of it zero, at 100 MB/s, of which 2500 pages were sent again.
 fn figures() -> Value {
     json!({
         "status": "completed",
@@ -136,14 +136,14 @@ fn a_migration_that_was_is_planned_again() {
     let sum =
         |name: &str| plan["rounds"].as_array().unwrap().iter().map(|round| round[name].as_u64().unwrap()).sum::<u64>();
     assert_eq!(sum("duplicate"), 32768);
-    // Those of the pause are not of a round.
+    // Pages of the pause belong to no round.
     assert!((34_000..=35_300).contains(&sum("normal")), "{plan}");
     assert!(plan["guest"].as_str().unwrap().starts_with("256 MiB of memory, 128 MiB of it zero"), "{plan}");
     // 5 ms to stop, and 12 ms for devices and destination; the pages come on top.
     let downtime = plan["downtime"].as_f64().unwrap();
     assert!((17.0..60.0).contains(&downtime), "{plan}");
 
-    // A guest that wrote all of its 128 MiB again, and again, and of which each page was counted once a round.
+    // A guest that wrote all of its 128 MiB again and again, while each page was counted once a round.
     let mut busy = figures();
     busy["ram"]["normal"] = json!(3 * 32768);
     let again = from(&busy);
@@ -182,7 +182,7 @@ fn a_report_says_what_a_migration_took_besides_its_pages() {
     assert_eq!(plan["downtime-limit"], 100.0);
     let text = planned(&line).expect("a plan").text;
     assert!(text.contains(", limited to 128 MiB/s\nbesides  "), "{text}");
-    // On a wire that is ten times as wide the rest takes as long as it did.
+    // On a wire ten times as fast the work besides pages takes as long as before.
     let wide = as_json(&format!("{line} --bandwidth 8G --max-bandwidth 0"))["total-time"].as_f64().expect("a time");
     assert!((total - wide - 0.9 * 1446.0).abs() < 50.0, "{total} {wide}");
 }

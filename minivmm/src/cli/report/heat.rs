@@ -8,7 +8,7 @@ use crate::memory::PAGE_SIZE;
 
 /// Squares in a row.
 const COLUMNS: usize = 64;
-/// Up to how often the pages of a square were sent on average, and what its colour is called; the last has no end.
+/// Upper limit of a square's average number of sends, and the label of its colour; the last one has no limit.
 const STEPS: [(f64, &str); 6] = [
     (0.0, "never"),
     (1.0, "once"),
@@ -18,7 +18,7 @@ const STEPS: [(f64, &str); 6] = [
     (f64::INFINITY, "more often"),
 ];
 
-/// `None` if nothing was counted.
+/// Draws the heat map; `None` if nothing was counted.
 pub(super) fn picture(heat: &Value, memory: Option<u64>) -> Option<String> {
     let (cell, pages) = (heat["cell-bytes"].as_u64()?, heat["pages"].as_array()?);
     if pages.is_empty() || cell == 0 {
@@ -43,7 +43,7 @@ pub(super) fn picture(heat: &Value, memory: Option<u64>) -> Option<String> {
     for row in 0..rows {
         let (mut first, last) = (row * COLUMNS, pages.len().min((row + 1) * COLUMNS));
         while first < last {
-            // Neighbours that are alike are one element.
+            // Equal neighbours are drawn as one element.
             let alike = (first..last).take_while(|&index| times(index) == times(first)).count().max(1);
             let (often, next) = (times(first), first + alike);
             let class = STEPS.iter().position(|(most, _)| often <= *most).unwrap_or(STEPS.len() - 1);

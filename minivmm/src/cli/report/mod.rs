@@ -1,6 +1,6 @@
-//! `minivmm migrate --report FILE`: what a migration was like, as a page that a person reads and as the numbers in it.
+//! `minivmm migrate --report FILE` writes a migration's figures to an HTML page, for a person and as JSON.
 //!
-//! While it runs its figures are kept now and then; rounds, devices and parameters come from the machine once it is over.
+//! Samples of the figures are taken while the migration runs; rounds, devices and parameters are queried once it is over.
 
 mod heat;
 mod page;
@@ -16,14 +16,14 @@ use serde_json::{Value, json};
 
 use crate::control::{Client, ClientError};
 
-/// Figures kept at most: then every second is dropped, and from then on kept half as often.
+/// Most samples that are kept: at this number every second one is dropped, and from then on half as many are taken.
 const SAMPLES: usize = 1000;
 
-/// What is kept of each answer to `query-migrate`, beside `ram`.
+/// Members that are kept of each answer to `query-migrate`, beside `ram`.
 const OF_FIGURES: &[&str] = &["status", "expected-downtime", "cpu-throttle-percentage"];
 const OF_RAM: &[&str] = &["transferred", "remaining", "mbps", "dirty-sync-count", "dirty-pages-rate", "page-size"];
 
-/// What is asked once it is over, and its name in the JSON.
+/// Queries after the migration, and the name of each answer in the JSON.
 const AFTERWARDS: [(&str, &str); 4] = [
     ("rounds", "query-migrate-rounds"),
     ("sections", "query-migrate-sections"),
@@ -31,31 +31,31 @@ const AFTERWARDS: [(&str, &str); 4] = [
     ("parameters", "query-migrate-parameters"),
 ];
 
-/// The page about migrations, of which each is a [`Record`] that has ended.
+/// Prints the page about some migrations, each a [`Record`] that has ended.
 pub fn page(records: &[Value]) -> String {
     page::page(records)
 }
 
-/// The numbers of a migration, as they are gathered.
+/// Numbers of a migration, gathered while it runs.
 #[derive(Debug)]
 pub struct Record {
     begun: Instant,
     samples: Vec<Value>,
-    /// One in so many looks is kept.
+    /// Interval of the samples, in calls of `look`.
     every: usize,
     looks: usize,
     ram: Value,
 }
 
 impl Default for Record {
-    /// A migration begins.
+    /// Begins the record of a migration.
     fn default() -> Self {
         Self { begun: Instant::now(), samples: Vec::new(), every: 1, looks: 0, ram: Value::Null }
     }
 }
 
 impl Record {
-    /// Takes in what `query-migrate` answered.
+    /// Adds an answer to `query-migrate`.
     pub fn look(&mut self, figures: &Value) {
         let ram = &figures["ram"];
         if ram.is_null() {
@@ -82,8 +82,8 @@ impl Record {
         }
     }
 
-    /// A migration `to` there has ended as `sentence` says, with these last `figures`; `ask` has the source answer a query, and
-    /// returns null if it does not know it.
+    /// Completes the record of a migration to the address `to`, which ended as `sentence` says, with these last `figures`.
+    /// `ask` sends a query to the source, and returns null if the source does not have it.
     pub fn end(self, (to, sentence): (&str, &str), mut figures: Value, mut ask: impl FnMut(&str) -> Value) -> Value {
         if figures["ram"].is_null() {
             figures["ram"] = self.ram;
@@ -96,7 +96,7 @@ impl Record {
     }
 }
 
-/// A report that is being gathered, and its file.
+/// Report that is being gathered, and its file.
 #[derive(Debug)]
 pub(super) struct Report {
     path: PathBuf,
@@ -105,15 +105,15 @@ pub(super) struct Report {
 }
 
 impl Report {
-    /// Opens the file, before anything begins: what was in it is replaced.
+    /// Creates the file before the migration begins; an existing one is emptied.
     pub(super) fn create(path: &Path) -> Result<Self, ClientError> {
         let file = File::create(path).map_err(|source| ClientError::Report { path: path.into(), source })?;
         Ok(Self { path: path.into(), file, record: Record::default() })
     }
 
-    /// Writes the page about a migration `to` there, which ended as `sentence` says.
+    /// Writes the page; `end` is the destination's address and the sentence that says how the migration ended.
     pub(super) fn write(mut self, end: (&str, &str), figures: Value, client: &mut Client) -> Result<(), ClientError> {
-        // A machine that has ended, or of another release, does not tell.
+        // A machine that has exited or is of another release does not answer.
         let data = self.record.end(end, figures, |query| client.execute(query, json!({})).unwrap_or_default());
         let failed = |source: io::Error| ClientError::Report { path: self.path, source };
         self.file.write_all(page(&[data]).as_bytes()).map_err(failed)

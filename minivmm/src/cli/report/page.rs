@@ -1,5 +1,5 @@
-//! The page of a report: one HTML file that loads nothing and runs no script. Each number in it stands in a `data` element with its exact
-//! value and its place in the JSON behind it.
+//! HTML page of a report, which loads nothing and runs no script. Each number is a `data` element with its exact value and its
+//! path in the JSON that the page embeds.
 
 use serde_json::Value;
 
@@ -8,7 +8,7 @@ use super::pictures::{self, Part};
 use super::shown::{Shown, bytes, elapsed, milliseconds, nanoseconds, number, plain};
 use crate::cli::drawing::{STYLE, escape};
 
-/// Of the page around the pictures.
+/// Style of the page outside the pictures.
 const PAGE_STYLE: &str = "\
 :root { color-scheme: light dark; }
 body { font: 15px/1.45 system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif; max-width: 960px; margin: 24px auto; padding: 0 16px;
@@ -34,32 +34,32 @@ rect.sent { fill: #0f62c9; stroke: none; } rect.left { fill: #c2570c; stroke: no
   .h0 { fill: #1c2128; } .h1 { fill: #45320f; } .h2 { fill: #84510f; } .h3 { fill: #c9661a; } .h4 { fill: #f2795f; } .h5 { fill: #ffd0c2; }
 }";
 
-/// Rounds that the table lists; more are in the JSON.
+/// Most rounds in the table; the JSON has all of them.
 const ROUNDS: usize = 100;
-/// Devices that the table lists: those that took longest.
+/// Most devices in the table: those that took longest.
 const DEVICES: usize = 8;
 
-/// The parts of the downtime by their name in the JSON, as a page calls and explains them.
+/// Parts of the downtime: name in the JSON, label and explanation.
 const PARTS: [(&str, &str, &str); 6] = [
     ("pause", "stop", "vCPUs and devices come to rest, and their state is read"),
     ("sync", "dirty log", "the dirty log is read for the last time"),
     ("pages", "last pages", "the pages that are still dirty are handed to the wire"),
     ("devices", "devices", "devices are saved and handed to the wire"),
     ("confirm", "load", "the wire is emptied, and the destination loads and checks everything"),
-    ("commit", "resume", "the destination takes over and says so"),
+    ("commit", "resume", "the destination takes over and confirms"),
 ];
 
-/// The parts of the guest's gap, which the demo knows.
+/// Parts of the guest's gap, which only the demo measures.
 const FELT: [(&str, &str, &str); 3] = [
-    ("before-ms", "before", "from the guest's last tick until it stood"),
-    ("stopped-ms", "stopped", "until the destination let it go on"),
-    ("after-ms", "after", "until its first tick"),
+    ("before-ms", "before", "from the guest's last tick until the guest was stopped"),
+    ("stopped-ms", "stopped", "until the destination resumed the guest"),
+    ("after-ms", "after", "until the guest's first tick there"),
 ];
 
-/// The whole page, of some migrations.
+/// Renders the page about some migrations.
 pub(super) fn page(records: &[Value]) -> String {
     let mut page = String::from("<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n");
-    // Nothing is loaded, whatever a name in the data contains.
+    // Forbids the browser to load anything, whatever a name in the data contains.
     page += "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">\n";
     page += "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<link rel=\"icon\" href=\"data:,\">\n";
     let title = records.first().map(|record| text(record, "/to")).unwrap_or_default();
@@ -67,7 +67,7 @@ pub(super) fn page(records: &[Value]) -> String {
         &format!("<title>A migration to {title}</title>\n<style>\n{STYLE}\n{PAGE_STYLE}\n</style>\n</head>\n<body>\n");
     for (index, record) in records.iter().enumerate() {
         page += &format!("<section>\n{}", migration(record));
-        // `<` would end the element within a string; JSON has no other place for it.
+        // `<` in a string could end the element; JSON has `<` only in strings.
         let json = record.to_string().replace('<', "\\u003c");
         let id = if index == 0 { "data".into() } else { format!("data-{}", index + 1) };
         page += &format!("<script type=\"application/json\" id=\"{id}\">{json}</script>\n</section>\n");
@@ -79,12 +79,12 @@ fn text(data: &Value, at: &str) -> String {
     escape(data.pointer(at).and_then(Value::as_str).unwrap_or_default())
 }
 
-/// A heading, a sentence about what follows, and that.
+/// Renders a heading, a sentence about the content, and the content.
 fn chapter(title: &str, sentence: &str, content: &str) -> String {
     format!("<h2>{title}</h2>\n<p class=\"soft\">{sentence}</p>\n<div class=\"wide\">\n{content}</div>\n")
 }
 
-/// What one migration was like.
+/// Renders what one migration was like.
 fn migration(data: &Value) -> String {
     let mut page =
         format!("<h1>A migration to {}</h1>\n<p class=\"soft\">{}</p>\n", text(data, "/to"), text(data, "/end"));
@@ -124,7 +124,7 @@ fn migration(data: &Value) -> String {
     page
 }
 
-/// A figure that is read first, and what it is to be compared with.
+/// A main figure of a migration, and its limit or comparison.
 struct Card {
     name: &'static str,
     at: (&'static str, Shown),
@@ -177,7 +177,7 @@ fn cards(data: &Value) -> String {
     format!("<div class=\"cards\">\n{}</div>\n", cards.collect::<String>())
 }
 
-/// The parts that stand `at` in the JSON, if they do; `scale` makes microseconds of their numbers.
+/// Reads the parts at the path `at` of the JSON, if there are any; `scale` converts their numbers to microseconds.
 fn parts(data: &Value, at: &str, known: &[(&str, &'static str, &'static str)], scale: f64) -> Option<Vec<Part>> {
     let parts = known.iter().map(|(key, name, meaning)| {
         let at = format!("{at}/{key}");
@@ -195,7 +195,7 @@ fn table_of_parts(data: &Value, parts: &[Part]) -> String {
     format!("<table>\n{}</table>\n", rows.collect::<String>())
 }
 
-/// The devices that took longest to be saved and loaded.
+/// Renders the table of devices that took longest to save and load.
 fn devices(data: &Value) -> String {
     let sections = data["sections"].as_array().map_or(&[][..], Vec::as_slice);
     if sections.is_empty() {
@@ -228,15 +228,15 @@ fn devices(data: &Value) -> String {
     let part = |name: &str| number(data, &format!("/figures/takeover-parts/{name}"), elapsed);
     if let (Some(machine), Some(resume)) = (part("machine"), part("resume")) {
         table += &format!(
-            "<p class=\"soft\">Behind the last device the destination's machine took its state over in {machine}, and let the guest run in \
+            "<p class=\"soft\">After the last device the destination set the state of its machine in {machine}, and resumed the guest in \
              {resume}.</p>\n"
         );
     }
     let sentence = match is_loading_known {
         true => {
-            "How long each section took to be saved here and loaded there; the state of vCPUs and chips was read in the stop."
+            "How long each section took to be saved here and loaded there; the state of vCPUs and chips was read during the stop."
         }
-        false => "How long each section took to be saved; the state of vCPUs and chips was read in the stop.",
+        false => "How long each section took to be saved; the state of vCPUs and chips was read during the stop.",
     };
     chapter("Device by device", sentence, &table)
 }

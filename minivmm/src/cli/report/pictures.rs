@@ -9,19 +9,19 @@ use crate::cli::drawing::{Axis, Canvas, LEFT, MARGIN, WIDTH};
 const HIGH: f64 = 190.0;
 const TOP: f64 = 36.0;
 
-/// A part of a time that a bar shows.
+/// Part of a time, drawn as a piece of a bar.
 pub(super) struct Part {
     pub(super) name: &'static str,
     pub(super) meaning: &'static str,
-    /// Its place in the JSON.
+    /// Path of the number in the JSON.
     pub(super) at: String,
-    /// In microseconds.
+    /// Time in microseconds.
     pub(super) time: f64,
-    /// How the number of the JSON is read.
+    /// Format of the JSON's number.
     pub(super) shown: Shown,
 }
 
-/// What was sent in each round, beside what the guest dirtied meanwhile.
+/// Draws what was sent in each round, beside what the guest dirtied meanwhile.
 pub(super) fn by_round(rounds: &[Value]) -> String {
     let of = |round: &Value, member: &str| round[member].as_f64().unwrap_or(0.0);
     let mut canvas = Canvas::new("Bytes sent and dirtied in each round", TOP + HIGH + 32.0, "");
@@ -47,7 +47,7 @@ pub(super) fn by_round(rounds: &[Value]) -> String {
     canvas.finish()
 }
 
-/// What went through the wire a second, beside what the guest dirtied, and the throttle.
+/// Draws the bandwidth, the dirty rate and the throttle over time.
 pub(super) fn over_time(samples: &[Value]) -> String {
     let of = |sample: &Value, member: &str| sample[member].as_f64().unwrap_or(0.0);
     let sent = |sample: &Value| of(sample, "mbps") * 1e6 / 8.0;
@@ -74,7 +74,7 @@ pub(super) fn over_time(samples: &[Value]) -> String {
     canvas.finish()
 }
 
-/// Parts of a time, one behind the other, and a mark at another time, in microseconds, to compare them with.
+/// Draws the parts of a time one behind the other, and a mark at another time to compare them with, in microseconds.
 pub(super) fn parts(title: &str, parts: &[Part], mark: Option<(&str, f64)>) -> String {
     let total: f64 = parts.iter().map(|part| part.time).sum();
     let scale = (WIDTH - 2.0 * MARGIN) / total.max(mark.map_or(0.0, |(_, at)| at)).max(1.0);

@@ -1,4 +1,4 @@
-//! Numbers of the JSON, exactly and as a person reads them.
+//! Numbers of the JSON, with their exact values and as text for a person.
 
 use std::time::Duration;
 
@@ -7,10 +7,10 @@ use serde_json::Value;
 use crate::cli::drawing::escape;
 use crate::cli::units::{rate, size, time};
 
-/// How a person reads a number.
+/// Formats a number for a person.
 pub(super) type Shown = fn(f64) -> String;
 
-/// The element for the number that stands `at` in the JSON, if one does.
+/// Renders the number at the path `at` of the JSON, if there is one.
 pub(super) fn number(data: &Value, at: &str, shown: Shown) -> Option<String> {
     let value = data.pointer(at)?.as_number()?;
     Some(format!("<data value=\"{value}\" title=\"{at}\">{}</data>", escape(shown(value.as_f64()?))))
@@ -28,7 +28,7 @@ pub(super) fn milliseconds(value: f64) -> String {
     elapsed(value * 1e3)
 }
 
-/// Of microseconds.
+/// Formats microseconds.
 pub(super) fn elapsed(value: f64) -> String {
     time(Duration::from_secs_f64(value.max(0.0) / 1e6))
 }

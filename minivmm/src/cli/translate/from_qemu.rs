@@ -9,7 +9,7 @@ use crate::cli::values;
 use crate::config::Address;
 use crate::passed;
 
-/// Options of QEMU's without an argument that change nothing of what the guest sees.
+/// QEMU's options without an argument that change nothing that the guest sees.
 const IGNORED: &[&str] = &["no-user-config", "no-reboot", "only-migratable", "no-fd-bootchk", "mem-prealloc"];
 
 /// QEMU's other options without an argument (qemu-options.hx), and why they have no match.
@@ -43,7 +43,7 @@ struct Machine {
     memory: Option<String>,
     serial: Option<String>,
     chardevs: BTreeMap<String, Options>,
-    /// Drives and nodes of a disk: image and whether it is read-only.
+    /// Options of each `-drive` and `-blockdev`, by its id or node name.
     drives: BTreeMap<String, Options>,
     netdevs: BTreeMap<String, Options>,
     devices: Vec<Options>,
@@ -99,7 +99,7 @@ impl Machine {
             "kernel" | "initrd" => self.flag(&format!("--{option}"), file(value)),
             "append" => self.flag("--append", value),
             "display" | "vga" | "monitor" | "parallel" if value == "none" => {}
-            // Of the host alone, or of a clock chip that `-M microvm,rtc=off` leaves out.
+            // These concern only the host, or a clock chip that `-M microvm,rtc=off` leaves out.
             "name" | "rtc" | "sandbox" | "trace" | "D" | "d" => {}
             "bios" => {
                 self.no_match("-bios", "minivmm has no firmware, and takes the guest of QEMU's own: leave it out")
@@ -165,7 +165,8 @@ impl Machine {
         }
     }
 
-    /// The first of those that `names` has between colons; QEMU takes the next where it has not that one.
+    /// Checks the first accelerator in the list `names`, whose separator is a colon; QEMU would try the next one if it lacked
+    /// the first.
     fn accelerator(&mut self, names: &str, part: &str) {
         self.kvm |= names.split(':').next() == Some("kvm");
         if !self.kvm {
@@ -224,7 +225,8 @@ impl Machine {
     fn finish_cpu(&mut self) {
         // QEMU's default.
         let cpu = self.cpu.take().unwrap_or_else(|| "qemu64".into());
-        // minivmm is strict in any case, and shows nothing that is not migrated unless asked for.
+        // minivmm always refuses a feature that the host lacks, and shows only features that can be migrated unless asked for
+        // others.
         let same = ["enforce", "enforce=on", "check", "check=on", "migratable=on"];
         let parts: Vec<_> = cpu.split(',').filter(|part| !same.contains(part)).collect();
         let cpu = parts.join(",");
@@ -329,7 +331,7 @@ impl Machine {
         };
         let format = drive.take("format").or_else(|| drive.take("driver"));
         let path = drive.take("file.filename").or_else(|| drive.take("filename")).or_else(|| {
-            // A node of its own.
+            // A format node may name a file node.
             let file = drive.take("file")?;
             match self.drives.remove(&file) {
                 Some(mut node) => node.take("filename"),
@@ -385,13 +387,13 @@ impl Machine {
     }
 }
 
-/// A file's name where minivmm would take `fd:…` for a passed descriptor.
+/// Prefixes `./` to a file's name that minivmm would read as a passed descriptor, `fd:…`.
 fn file(path: &str) -> String {
     let taken = passed::reference(Path::new(path)).is_some();
     format!("{}{path}", if taken { "./" } else { "" })
 }
 
-/// What `--net` says for a `-netdev` of this kind, or why there is no match.
+/// Value of `--net` for a `-netdev` of this kind, or why there is no match.
 fn network(kind: &str, netdev: &mut Options) -> Result<String, &'static str> {
     match kind {
         "tap" => {
@@ -406,7 +408,7 @@ fn network(kind: &str, netdev: &mut Options) -> Result<String, &'static str> {
         "stream" => {
             netdev.ignore("server", &["off"]);
             netdev.ignore("addr.type", &["unix"]);
-            // minivmm connects again in any case, after a second.
+            // minivmm always reconnects, after a second.
             netdev.ignore("reconnect", &[]);
             netdev.ignore("reconnect-ms", &[]);
             let path = netdev

@@ -1,4 +1,4 @@
-//! `minivmm from-qemu` and `minivmm to-qemu`: the same machine in the other monitor's words, or which part has no match.
+//! `minivmm from-qemu` and `minivmm to-qemu` translate a machine's command line, or name each part that has no match.
 
 mod from_qemu;
 mod options;
@@ -11,26 +11,27 @@ use clap::Args;
 pub use from_qemu::from_qemu;
 pub use to_qemu::to_qemu;
 
-/// Properties of QEMU's network card that switch UDP segmentation off; a QEMU before 8.2 has neither them nor the segmentation.
+/// Properties of QEMU's network card that switch UDP segmentation off; a QEMU before 8.2 has neither the properties nor the
+/// segmentation.
 const USO: [&str; 3] = ["host_uso", "guest_uso4", "guest_uso6"];
 
 /// A command line to translate.
 #[derive(Args, Clone, Debug)]
 pub struct TranslateArgs {
-    /// The command line, behind `--`
+    /// Command line to translate, behind `--`
     #[arg(last = true, required = true, value_name = "WORD")]
     pub words: Vec<String>,
 }
 
-/// The words of the other command line, or a sentence for each part without a match.
+/// Words of the translated command line, or a sentence for each part without a match.
 pub type Translation = Result<Vec<String>, Vec<String>>;
 
-/// A command line of the shell that gives these words.
+/// Joins words to a command line of the shell.
 pub fn line(words: &[String]) -> String {
     words.iter().map(|word| quote(word)).collect::<Vec<_>>().join(" ")
 }
 
-/// A word as a POSIX shell reads it back: between single quotes nothing but the single quote itself is special (POSIX.1-2017,
+/// Quotes a word for a POSIX shell: between single quotes nothing but the single quote itself is special (POSIX.1-2017,
 /// Shell Command Language, 2.2.2).
 fn quote(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "_-+=./:,@%".contains(c);

@@ -7,8 +7,8 @@ use crate::cli::values::comma_separated;
 pub(super) struct Options(Vec<(String, String)>);
 
 impl Options {
-    /// `first` is the key of a first part without `=`. Others without one are switches: `on`, or off as `noKEY`. The last value of a
-    /// key holds.
+    /// Parses `text`; `first` is the key of a first part without `=`. Other parts without `=` are switches: `KEY` is on,
+    /// `noKEY` off. The last value of a key counts.
     pub(super) fn parse(text: &str, first: &str) -> Self {
         let part = |(n, part): (usize, String)| match part.split_once('=') {
             Some((key, value)) => (key.to_owned(), value.to_owned()),
@@ -26,13 +26,13 @@ impl Options {
         Self(options)
     }
 
-    /// The value of `key`.
+    /// Takes out the value of `key`.
     pub(super) fn take(&mut self, key: &str) -> Option<String> {
         let at = self.0.iter().position(|(name, _)| name == key)?;
         Some(self.0.remove(at).1)
     }
 
-    /// Takes out `key` if it is a switch.
+    /// Takes out `key` as a switch.
     pub(super) fn switch(&mut self, key: &str) -> Option<bool> {
         let on = match self.0.iter().find(|(name, _)| name == key)?.1.as_str() {
             "on" | "yes" | "true" | "y" => true,
@@ -42,18 +42,18 @@ impl Options {
         self.take(key).map(|_| on)
     }
 
-    /// Leaves out `key` if it says one of `values`, which change nothing of the machine.
+    /// Takes out `key` if its value is among `values`, which change nothing of the machine.
     pub(super) fn ignore(&mut self, key: &str, values: &[&str]) {
         self.0.retain(|(name, value)| name != key || !values.is_empty() && !values.contains(&value.as_str()));
     }
 
-    /// What nobody took, as it was written.
+    /// Options that were not taken out, as they were written.
     pub(super) fn rest(self) -> impl Iterator<Item = String> {
         self.0.into_iter().map(|(key, value)| format!("{key}={value}"))
     }
 }
 
-/// A value in an option, its commas doubled.
+/// Doubles the commas of an option's value.
 pub(super) fn escape(value: &str) -> String {
     value.replace(',', ",,")
 }

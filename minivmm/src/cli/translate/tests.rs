@@ -1,4 +1,4 @@
-//! Command lines in both monitors' words, and the shell that reads a line back.
+//! Translations of command lines in both directions, and the quoting for a shell.
 
 use std::process::Command;
 
@@ -9,7 +9,7 @@ fn words(text: &str) -> Vec<String> {
 }
 
 /// The three examples of QEMU's documentation of microvm (docs/system/i386/microvm.rst), and command lines that other projects
-/// document: each part that has no match is named, in a line that begins so, and nothing else is.
+/// document: each part without a match has a line that begins as listed, and there are no other lines.
 #[test]
 fn documented_examples_say_what_has_no_match() {
     const COMMON: &str = "-enable-kvm -cpu host -m 512m -smp 2 -kernel vmlinux -nodefaults -no-user-config -nographic \
@@ -61,7 +61,7 @@ fn documented_examples_say_what_has_no_match() {
     }
 }
 
-/// What the lines of the first example say, done: it has a match.
+/// The first example has a match once the advice in its lines is followed.
 #[test]
 fn the_first_documented_example_has_a_match_once_its_lines_are_followed() {
     let followed = "qemu-system-x86_64 -M microvm,ioapic2=off -global virtio-mmio.force-legacy=false -enable-kvm -cpu host -m 512m \
@@ -75,7 +75,7 @@ fn the_first_documented_example_has_a_match_once_its_lines_are_followed() {
     );
 }
 
-/// A disk that is lost on the way would be another machine: two drives without a name, or with one name.
+/// Two drives without a name, or with the same name, are refused: without one of them the machine would be another one.
 #[test]
 fn no_drive_is_lost() {
     let with = |drives: &str| from_qemu(&words(&QEMU.replace("-drive id=test,", drives))).unwrap_err();
@@ -111,7 +111,7 @@ fn a_line_with_a_match_is_translated_and_back() {
          tap,id=net0,ifname=t0,script=no,downscript=no -device virtio-net-device,netdev=net0,mac=52:54:00:12:34:56 -qmp \
          unix:q,server=on,wait=off -incoming unix:in -nodefaults -no-user-config"
     );
-    // Each is a translation of the other from there on.
+    // From here on each line is the translation of the other.
     let again = to_qemu(&from_qemu(&theirs).unwrap()).unwrap();
     assert_eq!(again, theirs);
 }
@@ -210,8 +210,8 @@ fn what_has_no_match_is_named_a_line_a_part() {
     }
 }
 
-/// The oracle is the shell: it reads back each word, whatever is in it. All characters of ASCII but NUL, alone and next to
-/// quotes, and words that would be a command, an option or nothing.
+/// The oracle is the shell, which reads each word back: all characters of ASCII but NUL, alone and next to quotes, and words
+/// that would be a command, an option or nothing.
 #[test]
 fn a_shell_reads_the_line_back() {
     let mut words: Vec<String> = (1..128_u8).map(|byte| char::from(byte).to_string()).collect();

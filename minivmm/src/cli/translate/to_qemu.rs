@@ -12,7 +12,7 @@ use crate::passed;
 /// Translates minivmm's `words`, which begin with `run` or with the program, to a command line of QEMU.
 ///
 /// # Errors
-/// A sentence for each part that has no match, or what is wrong with the command line.
+/// A sentence for each part that has no match, or for the mistake in the command line.
 pub fn to_qemu(words: &[String]) -> Translation {
     let named = words.first().is_some_and(|word| word.rsplit('/').next() == Some("minivmm"));
     let program = if named { None } else { Some("minivmm".to_owned()) };
@@ -66,7 +66,7 @@ fn qemu(config: &Config) -> Translation {
         flag("-device", format!("virtio-blk-device,drive=disk{n}"));
         if disk.create.is_some() {
             unmatched.push(format!(
-                "--disk number {}: a QEMU takes no content that comes along; copy the image there first",
+                "--disk number {}: QEMU cannot receive the content of a disk; copy the image there first",
                 n + 1
             ));
         }
@@ -108,7 +108,7 @@ fn qemu(config: &Config) -> Translation {
     if unmatched.is_empty() { Ok(words) } else { Err(unmatched) }
 }
 
-/// The name in a command line; a descriptor has none.
+/// The file's name for a command line; a passed descriptor has none.
 fn file(unmatched: &mut Vec<String>, flag: &str, path: &Path) -> String {
     if passed::reference(path).is_some() {
         unmatched.push(format!("{flag} {}: give a name in place of a passed descriptor", path.display()));

@@ -1,4 +1,4 @@
-//! Clients at the socket: those that behave, and those that do not.
+//! Clients at the socket, well-behaved and misbehaving.
 
 use std::io::{BufRead, BufReader, ErrorKind, IoSlice, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -21,10 +21,10 @@ use crate::config::Address;
 use crate::control::{Client, ClientError, Server};
 use crate::vm::{Event, Handle, Request, RunState};
 
-/// What a host may need that is busy with other things.
+/// Bound of a wait, enough for a busy host.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What is sent into the pipe that was passed is what the machine was given.
+/// The machine gets the descriptor that the client passed: bytes written at the machine come out of the client's pipe.
 #[test]
 fn a_client_passes_descriptors_and_names_them() {
     let (handle, _shared, seen) = running();
@@ -37,7 +37,7 @@ fn a_client_passes_descriptors_and_names_them() {
     let migrate = json!({"uri": "fd:move"});
     let said = |answer: Result<Value, ClientError>| answer.unwrap_err().to_string();
     let unknown = "File descriptor named 'move' has not been found";
-    assert_eq!(said(other.execute("migrate", migrate.clone())), unknown, "it is the other client's");
+    assert_eq!(said(other.execute("migrate", migrate.clone())), unknown, "a name belongs to its client");
     client.execute("migrate", migrate.clone()).unwrap();
     let Ok(Request::Migrate(Address::Descriptor { name, passed: Some(passed) }, _)) = seen.recv_timeout(PATIENCE)
     else {
@@ -49,24 +49,24 @@ fn a_client_passes_descriptors_and_names_them() {
     drop((theirs, passed));
     let mut all = String::new();
     input.read_to_string(&mut all).unwrap();
-    assert_eq!(all, "guest", "and it is closed everywhere");
+    assert_eq!(all, "guest", "every copy of the descriptor is closed");
 
-    assert_eq!(said(client.execute("migrate", migrate)), unknown, "it is used up");
+    assert_eq!(said(client.execute("migrate", migrate)), unknown, "a name is used once");
     let (input, out) = std::io::pipe().unwrap();
     client.pass("move", &out.into()).unwrap();
     client.execute("closefd", json!({"fdname": "move"})).unwrap();
-    assert_eq!((&input).read(&mut [0]).unwrap(), 0, "it is closed");
-    // As a running QEMU 10.0.2 answers.
+    assert_eq!((&input).read(&mut [0]).unwrap(), 0, "closefd closes the descriptor");
+    // Answer of a running QEMU 10.0.2.
     let digit = said(client.pass("7", &input.into()).map(|()| Value::Null));
     assert_eq!(digit, "Parameter 'fdname' expects a name not starting with a digit");
     assert_eq!(
         said(client.execute("getfd", json!({"fdname": "x"}))),
         "No file descriptor supplied via SCM_RIGHTS",
-        "each is named once"
+        "a descriptor is named once"
     );
 }
 
-/// Forty are sent and none is named; the kernel says what is open of the pipe that went first.
+/// Forty descriptors are sent and none is named; the pipe shows that the first one was closed.
 #[test]
 fn of_descriptors_without_a_name_the_oldest_go() {
     let (handle, _shared, _seen) = running();
@@ -84,7 +84,7 @@ fn of_descriptors_without_a_name_the_oldest_go() {
     pass(&out.into());
     let other = OwnedFd::from(std::io::pipe().unwrap().0);
     (0..40).for_each(|_| pass(&other));
-    assert_eq!(first.read(&mut [0]).unwrap(), 0, "it is closed");
+    assert_eq!(first.read(&mut [0]).unwrap(), 0, "the oldest descriptor is closed");
 }
 
 struct Peer {
@@ -100,7 +100,7 @@ impl Peer {
         peer
     }
 
-    /// One that has negotiated.
+    /// Connects and negotiates.
     fn at_work(path: &Path) -> Self {
         let mut peer = Self::connect(path);
         peer.send("{\"execute\":\"qmp_capabilities\"}");
@@ -108,7 +108,7 @@ impl Peer {
         peer
     }
 
-    /// True once the server has closed it.
+    /// Whether the server has closed the connection.
     fn is_closed(&mut self) -> bool {
         let mut line = String::new();
         self.input.read_line(&mut line).unwrap();
@@ -179,7 +179,7 @@ fn events_go_to_clients_that_negotiated_before_the_reply_that_caused_them() {
     assert!(rest.is_empty(), "a client that did not negotiate was told {rest:?}");
 }
 
-/// QEMU's `docs/interop/qmp-spec.rst`, "Out-of-band execution". Nobody takes the requests, so `stop` is not answered.
+/// QEMU's `docs/interop/qmp-spec.rst`, "Out-of-band execution". No driver takes the requests, so `stop` is not answered.
 #[test]
 fn what_is_asked_out_of_band_overtakes_what_waits() {
     let directory = tempfile::tempdir().unwrap();
@@ -191,7 +191,7 @@ fn what_is_asked_out_of_band_overtakes_what_waits() {
     assert_eq!(peer.next(), json!({"return": {}}));
     peer.send(r#"{"execute":"stop","id":1}{"execute":"query-status","id":2}{"exec-oob":"migrate-pause","id":3}"#);
     assert_eq!(peer.next()["id"], 3, "the others wait for the driver, or for the one before");
-    // The driver ends: those that waited are answered in their turn.
+    // The driver ends: the waiting commands are answered in order.
     drop(queue);
     assert_eq!((peer.next()["id"].clone(), peer.next()["id"].clone()), (json!(1), json!(2)));
     drop(server);
@@ -201,7 +201,7 @@ fn what_is_asked_out_of_band_overtakes_what_waits() {
 fn queries_are_answered_while_the_driver_is_busy() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("qmp");
-    // Nobody takes the requests.
+    // No driver takes the requests.
     let (handle, queue, _shared) = Handle::new(RunState::Running);
     let server = Server::bind(&path, handle).unwrap();
     let (mut waiting, mut asking) = (Peer::connect(&path), Peer::connect(&path));
@@ -214,13 +214,13 @@ fn queries_are_answered_while_the_driver_is_busy() {
         asking.send(&json!({"execute": command}).to_string());
         assert!(asking.next().get("return").is_some(), "{command}");
     }
-    // The driver ends: who waits for it is told so, and the server can close.
+    // The driver ends: waiting clients get an error, and the server can close.
     drop(queue);
     assert_eq!(waiting.next()["error"]["desc"], "the machine has ended");
     drop(server);
 }
 
-/// The client that was silent for longest makes room, clients that never negotiated first.
+/// A new client replaces the one that was silent for longest, and first those that never negotiated.
 #[test]
 fn idle_clients_lock_nobody_out() {
     let directory = tempfile::tempdir().unwrap();
@@ -235,7 +235,7 @@ fn idle_clients_lock_nobody_out() {
         peer.send(r#"{"execute":"query-status"}"#);
         assert_eq!(peer.next()["return"]["status"], "running");
     }
-    // All of the room is taken by clients at work, of which one was not heard of for longest.
+    // Clients that have negotiated take all places; one of them was silent for longest.
     let mut working: Vec<Peer> = (0..14).map(|_| Peer::at_work(&path)).collect();
     assert!(silent[1..].iter_mut().all(Peer::is_closed));
     monitor.send(r#"{"execute":"query-status"}"#);
@@ -252,7 +252,7 @@ fn idle_clients_lock_nobody_out() {
 fn a_client_that_waits_for_an_answer_is_never_closed_for_another_one() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("qmp");
-    // Nobody takes the requests.
+    // No driver takes the requests.
     let (handle, queue, _shared) = Handle::new(RunState::Running);
     let _server = Server::bind(&path, handle.clone()).unwrap();
     let mut waiting: Vec<Peer> = (0..16).map(|_| Peer::at_work(&path)).collect();
@@ -273,12 +273,12 @@ fn a_client_that_waits_for_an_answer_is_never_closed_for_another_one() {
     }
 }
 
-/// The process ends whatever its driver does.
+/// The process ends even if its driver is stuck.
 #[test]
 fn the_server_closes_while_a_client_waits_for_a_driver_that_is_stuck() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("qmp");
-    // Nobody takes the requests, and nobody says that there is no driver.
+    // No driver takes the requests, and none ends.
     let (handle, _queue, _shared) = Handle::new(RunState::Running);
     let server = Server::bind(&path, handle).unwrap();
     let mut waiting = Peer::connect(&path);
@@ -293,7 +293,7 @@ fn the_server_closes_while_a_client_waits_for_a_driver_that_is_stuck() {
     assert!(!path.exists());
 }
 
-/// Its answer does not wait for the driver.
+/// The answer to `quit` does not wait for the driver.
 #[test]
 fn quit_is_answered_while_the_driver_is_stuck() {
     let (handle, _queue, _shared) = Handle::new(RunState::Running);
@@ -316,16 +316,16 @@ fn a_client_that_does_not_read_is_cut_off_and_never_waited_for() {
     }
     let waited = before.since();
     assert!(waited < Duration::from_secs(1), "publishing waited {waited:?}");
-    // It reads what the kernel had buffered, then the end of the connection.
+    // The client reads what the kernel had buffered, then the end of the connection.
     let mut rest = Vec::new();
     let events = match deaf.input.read_to_end(&mut rest) {
         Ok(_) | Err(_) => rest.iter().filter(|&&byte| byte == b'\n').count(),
     };
-    assert!(events < 20_000, "it was not cut off");
+    assert!(events < 20_000, "the client was not disconnected");
     drop(server);
 }
 
-/// Its connection is closed when an answer cannot be written for the write timeout, and its threads end.
+/// The connection is closed when an answer cannot be written within the write timeout, and the client's threads end.
 #[test]
 fn a_client_that_reads_no_answer_is_cut_off() {
     let directory = tempfile::tempdir().unwrap();
@@ -339,7 +339,7 @@ fn a_client_that_reads_no_answer_is_cut_off() {
     assert_eq!(cut.map(|error| error.kind()), Some(ErrorKind::BrokenPipe));
 }
 
-/// A connection, unless it would have to be waited for.
+/// Connects, or fails if that would have to wait.
 fn connect_at_once(path: &Path) -> nix::Result<OwnedFd> {
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
     let client = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
@@ -367,7 +367,7 @@ fn only_a_dead_socket_is_replaced() {
         bind().unwrap_err().to_string(),
         sentence("another process listens there; end it or choose another path")
     );
-    // Also if it does not accept anybody: that is not waited for.
+    // The check does not wait for a listener that accepts no connection.
     let mut queue = Vec::new();
     while let Ok(client) = connect_at_once(&path) {
         queue.push(client);
@@ -378,7 +378,7 @@ fn only_a_dead_socket_is_replaced() {
     let server = bind().unwrap();
     Peer::connect(&path);
 
-    // Its own file only is removed.
+    // The server removes no file but its own.
     std::fs::remove_file(&path).unwrap();
     let other = UnixListener::bind(&path).unwrap();
     drop(server);
@@ -412,8 +412,8 @@ fn the_client_speaks_with_the_server() {
     assert!(matches!(client.execute("stop", json!({})), Err(ClientError::Closed | ClientError::Io(_))));
 }
 
-/// Nobody but the client moves: the driver is at a request that it never ends, another client waits for it, and who is told of an event
-/// does not take it. What the client asks of a migration is answered all the same.
+/// Only the client makes progress: the driver never ends a request, another client waits for the driver, and the receiver of an
+/// event does not take it. The client's queries about the migration are answered all the same.
 #[test]
 fn queries_need_nobody_who_may_wait() {
     let (handle, queue, shared) = Handle::new(RunState::Running);

@@ -1,11 +1,11 @@
-//! Lines for people: what they print is what QEMU 10.0.2's monitor printed.
+//! Lines of the monitor for people print what QEMU 10.0.2's monitor printed.
 
 use serde_json::json;
 
 use super::{Talk, running};
 use crate::vm::{ParameterChange, Request, Terms};
 
-/// What a line prints.
+/// Returns what a line prints.
 fn print(talk: &mut Talk, line: &str) -> String {
     let command = json!({"execute": "human-monitor-command", "arguments": {"command-line": line}});
     talk.say(command.to_string().as_bytes()).remove(0)["return"].as_str().unwrap().to_owned()

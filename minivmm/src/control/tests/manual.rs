@@ -1,10 +1,10 @@
-//! The manual's tables are the table's.
+//! The tables in the manual are generated from the command table.
 
 use std::path::Path;
 
 use crate::control::tables;
 
-/// `BLESS=1` writes them.
+/// `BLESS=1` rewrites the manual.
 #[test]
 fn the_tables_in_the_manual_are_those_of_the_commands() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/control.md");

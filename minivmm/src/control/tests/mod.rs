@@ -1,4 +1,4 @@
-//! The control socket against a driver that is only a thread: QEMU's own answers as the golden ones.
+//! The control socket with a thread instead of the driver, against answers that QEMU gave.
 
 mod clients;
 mod human;
@@ -57,7 +57,7 @@ fn running() -> (Handle, Arc<Published>, Receiver<Request>) {
     (handle, shared, requests_seen)
 }
 
-/// A client's bytes, so many at a time; it waits when they are all read, and goes on later.
+/// A client's input, returned in pieces of a given size; a read at its end waits for more.
 #[derive(Clone, Default)]
 struct Typed(Arc<Mutex<VecDeque<u8>>>, Option<usize>);
 
@@ -89,7 +89,7 @@ impl Talk {
         talk
     }
 
-    /// Everything the session answers to `input`, which ends with a whole command, as JSON values.
+    /// Returns everything that the session answers to `input`, which ends with a whole command, as JSON values.
     fn say(&mut self, input: &[u8]) -> Vec<Value> {
         self.typed.0.lock().unwrap().extend(input);
         let mut answers = Vec::new();
@@ -101,7 +101,7 @@ impl Talk {
     }
 }
 
-/// Each pair was typed at `qemu-system-x86_64 -M none -qmp unix:…` 10.0.2 and answered so.
+/// Each command was typed at `qemu-system-x86_64 -M none -qmp unix:…` 10.0.2, which gave this answer.
 #[test]
 fn answers_are_those_of_qemu() {
     let (handle, _shared, _seen) = running();
@@ -322,7 +322,7 @@ fn migration_figures_are_in_the_units_of_qemu() {
     });
     let slowed = &talk.say(query)[0]["return"];
     assert_eq!(slowed["cpu-throttle-percentage"], 30);
-    // 2.975 ms of 11.9 ms.
+    // 2.975 ms are 25 % of 11.9 ms.
     assert_eq!(
         slowed["guest-slowdown"],
         json!({"throttled": 2900, "rehearsed": 75, "percent": 25.0, "highest-throttle": 40})
@@ -339,7 +339,7 @@ fn migration_figures_are_in_the_units_of_qemu() {
             "encoding-rate": 40.5, "overflow": 3
         })
     );
-    // Nine of the 28 were not sent whole.
+    // Nine of the 28 pages were sent as changes.
     assert_eq!((&changed["ram"]["normal"], &changed["ram"]["normal-bytes"]), (&json!(19), &json!(19 * 4096)));
     shared.update_migration(|info| {
         info.figures.xbzrle = None;
@@ -426,7 +426,7 @@ fn framing_takes_any_split_and_survives_garbage() {
             assert!(wrong["error"]["desc"].as_str().unwrap().starts_with("JSON parse error, "));
             assert_eq!(*right, status, "after {garbage:?}");
         }
-        // A line that is wrong is answered once, and a number or a word ends where its line does, or something else begins.
+        // A wrong line has one answer; a number or a word ends with its line, or where another value begins.
         let counts = [("{bad json} more\n", 1), ("1234\n", 1), ("12[]true{}\n", 4), ("{\"execute\":1} 56 truex\n", 3)];
         for (line, count) in counts {
             assert_eq!(answers(line.as_bytes()).len(), 1 + count, "{line:?}");
@@ -437,11 +437,11 @@ fn framing_takes_any_split_and_survives_garbage() {
 #[test]
 fn a_command_has_64_kib_at_most_and_nothing_behind_a_longer_one_counts() {
     let (handle, _shared, _seen) = running();
-    // As long as may be, with its quotes.
+    // A string of the longest command, with its quotes.
     let text = |len: usize| format!("\"{}\"", "a".repeat(len - 2));
     let mut talk = Talk::negotiated(&handle);
     assert_eq!(talk.say(text(64 << 10).as_bytes())[0]["error"]["desc"], "QMP input must be a JSON object");
-    // White space between commands is nobody's, and of a line that was wrong nothing is kept.
+    // White space between commands belongs to none, and nothing is kept of a wrong line.
     assert!(talk.say(&[b'\n'; 100 << 10]).is_empty());
     assert_eq!(talk.say(&[&b"{bad"[..], &[b' '; 100 << 10], b"\n"].concat()).len(), 1);
     let longer = format!("{}{{\"execute\":\"query-status\"}}", text((64 << 10) + 1));
@@ -459,6 +459,6 @@ fn what_comes_byte_by_byte_is_read_once() {
     let before = ClockId::CLOCK_THREAD_CPUTIME_ID.now().unwrap();
     assert_eq!(Talk::in_pieces(&handle, Some(1)).say(command.as_bytes()).len(), 1);
     let taken = Duration::from(ClockId::CLOCK_THREAD_CPUTIME_ID.now().unwrap() - before);
-    // Minutes, if each byte made the session read all of the command anew.
+    // The test would take minutes if the session parsed the whole command again for each byte.
     assert!(taken < Duration::from_secs(5), "{taken:?} for {} bytes", command.len());
 }

@@ -1,5 +1,5 @@
-//! A running QEMU as the oracle: the same lines go to both, and the answers must be the same; and what the schema says of commands
-//! that both have.
+//! A running QEMU as the oracle: both get the same lines, and the answers must be equal; so must the schemas of commands that
+//! both have.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Write};
@@ -13,7 +13,7 @@ use vmstate_lab::{qemu, skip};
 
 use super::{Talk, running};
 
-/// A QEMU without a machine, ended with this value.
+/// A QEMU without a machine; dropping it ends the process.
 struct Qemu {
     process: Child,
     stream: BufReader<UnixStream>,
@@ -60,7 +60,7 @@ impl Qemu {
         serde_json::from_str(&line).unwrap()
     }
 
-    /// What it answers to a line.
+    /// Returns the answer to a line.
     fn say(&mut self, line: &str) -> Value {
         self.stream.get_mut().write_all(format!("{line}\n").as_bytes()).unwrap();
         loop {
@@ -72,7 +72,7 @@ impl Qemu {
     }
 }
 
-/// Lines to which a machine without a migration answers as QEMU does, word for word.
+/// Lines to which a machine without a migration gives the same answers as QEMU.
 const LINES: &[&str] = &[
     r#"{"exec-oob":"migrate-pause","id":1}"#,
     r#"{"execute":"qmp_capabilities","arguments":{"enable":5}}"#,
@@ -175,10 +175,10 @@ const LINES: &[&str] = &[
     r#"{"execute":"query-migrate"}"#,
 ];
 
-/// Capabilities that cannot be switched off here.
+/// Capabilities that minivmm cannot switch off.
 const ALWAYS_ON: [&str; 3] = ["events", "return-path", "mapped-ram"];
 
-/// Arguments and answers' members that QEMU has not.
+/// Arguments, and members of answers, that QEMU lacks.
 const EXTENSIONS: &[&str] = &[
     "cont(force)",
     "migrate(copy-disk)",
@@ -211,7 +211,7 @@ const EXTENSIONS: &[&str] = &[
     "MIGRATION(status = undecided)",
 ];
 
-/// Commands that QEMU has not.
+/// Commands that QEMU lacks.
 const OWN: &[&str] = &["dump-schema", "query-migrate-heat", "query-migrate-rounds", "query-migrate-sections"];
 
 #[test]
@@ -257,9 +257,9 @@ fn answers_and_schema_are_those_of_a_running_qemu() {
         }
     }
     let named: BTreeSet<_> = EXTENSIONS.iter().map(|&what| what.to_owned()).collect();
-    assert_eq!(beyond, named, "what is not QEMU's, against the list");
+    assert_eq!(beyond, named, "members that QEMU lacks, and EXTENSIONS");
 
-    // Each parameter of QEMU's can be set, or is refused with a reason.
+    // Each parameter of QEMU can be set, or is refused with a reason.
     let (_, theirs) = both("query-migrate-parameters");
     for (name, value) in theirs.as_object().unwrap() {
         let line = json!({"execute": "migrate-set-parameters", "arguments": {name: value}}).to_string();
@@ -270,7 +270,7 @@ fn answers_and_schema_are_those_of_a_running_qemu() {
     }
 }
 
-/// What `ours` has and `theirs` has not; of a member that is missing, nothing of what is in it.
+/// Lists what `ours` has and `theirs` lacks; of a missing member, nothing within it.
 fn missing(ours: &BTreeSet<String>, theirs: &BTreeSet<String>) -> Vec<String> {
     let all: Vec<_> = ours.difference(theirs).collect();
     let within =
@@ -279,7 +279,7 @@ fn missing(ours: &BTreeSet<String>, theirs: &BTreeSet<String>) -> Vec<String> {
     outermost.map(|one| one.trim_start_matches('.').to_owned()).collect()
 }
 
-/// A schema by the names in it.
+/// A schema, indexed by its names.
 struct Schema(BTreeMap<String, Value>);
 
 impl Schema {
@@ -288,7 +288,7 @@ impl Schema {
         Self(named.map(|entity| (entity["name"].as_str().unwrap().to_owned(), entity.clone())).collect())
     }
 
-    /// Everything that a value of that type may be: each member by its path, with its type, or with the words that it may be.
+    /// Lists everything that a value of the type may be: each member with its path, and with its type or its possible words.
     fn flat(&self, name: &Value) -> BTreeSet<String> {
         let mut all = BTreeSet::new();
         self.add(name, "", &mut all);

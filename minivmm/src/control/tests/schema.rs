@@ -1,4 +1,4 @@
-//! The schema against the answers that are really given, and against the rules of its format.
+//! The schema against real answers, and against the rules of its format.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -17,7 +17,7 @@ fn ask(talk: &mut Talk, command: &str) -> Value {
     talk.say(json!({"execute": command}).to_string().as_bytes()).remove(0)["return"].take()
 }
 
-/// Each member of a type's description is a type's name, and each type but the commands' and events' is used.
+/// Every type that is named is described, and every described type is used, except those of commands and events.
 #[test]
 fn every_name_in_the_schema_is_described_once() {
     let (handle, _shared, _seen) = running();
@@ -26,7 +26,7 @@ fn every_name_in_the_schema_is_described_once() {
     for entity in schema.as_array().unwrap() {
         let (name, meta) = (entity["name"].as_str().unwrap(), entity["meta-type"].as_str().unwrap());
         let root = matches!(meta, "command" | "event");
-        assert_eq!(uses.insert(name.to_owned(), usize::from(root)), None, "{name} is there twice");
+        assert_eq!(uses.insert(name.to_owned(), usize::from(root)), None, "{name} is described twice");
     }
     let mut used = |name: &Value| {
         let name = name.as_str().unwrap();
@@ -42,7 +42,7 @@ fn every_name_in_the_schema_is_described_once() {
     assert!(uses.iter().all(|(_, uses)| *uses > 0), "{uses:?}");
 }
 
-/// What a query answers, empty and with all that there can be, is what the schema promises.
+/// Answers to queries, empty ones and ones with all members, match the schema.
 #[test]
 fn every_query_answers_as_the_schema_says() {
     let (handle, shared, _seen) = running();
@@ -85,7 +85,7 @@ fn every_query_answers_as_the_schema_says() {
             command.reply.check(&reply, "reply", "reply").unwrap_or_else(|why| panic!("{}: {why}", command.name));
         }
     }
-    // All that may be there was there.
+    // Every optional member was present.
     let migration = COMMANDS.iter().find(|command| command.name == "query-migrate").unwrap();
     let Kind::Object(shape) = &migration.reply else { panic!() };
     let reply = ask(&mut talk, "query-migrate");
@@ -121,7 +121,7 @@ fn what_is_not_here_is_refused_with_the_reason() {
         let said = refusal("migrate-set-parameters", arguments.into());
         assert!(said.starts_with(&format!("Parameter '{name}' is not supported: ")), "{said}");
     }
-    assert!(seen.try_recv().is_err(), "nothing may have changed");
+    assert!(seen.try_recv().is_err(), "a refused command must change nothing");
     let fine = json!({"capabilities": [
         {"capability": "postcopy-preempt", "state": false}, {"capability": "return-path", "state": true},
     ]});
