@@ -150,7 +150,7 @@ pub mod guide {
             #[doc = "[migration-policy.md]: crate::guide#pages-of-the-repository"]
             #[doc = "[performance.md#downtime]: crate::guide#pages-of-the-repository"]
             #[doc = "[qemu.md]: crate::guide#pages-of-the-repository"]
-            #[doc = "[testing.md#held-against-qemu]: crate::guide#pages-of-the-repository"]
+            #[doc = "[testing.md#compared-with-qemu]: crate::guide#pages-of-the-repository"]
             #[doc = ""]
             #[doc = include_str!(concat!("../docs/", $file))]
             pub mod $name {}
