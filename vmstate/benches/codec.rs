@@ -1,8 +1,8 @@
-//! How fast device state is encoded and decoded: vmstate beside bincode, postcard and `serde_json`, with the same state.
+//! Speed of encoding and decoding device state: vmstate beside bincode, postcard and `serde_json`, with the same state.
 //!
-//! `cargo bench -p vmstate --bench codec [-- ROUNDS [NAME [DIRECTION [STATE]]]]`; with a NAME only that one runs, for a profiler.
-//! The codecs take turns in each round, so that a noisy machine is noisy to all of them. vmstate carries names, versions
-//! and footers, compares, checks ranges, and can undo; the others carry the values.
+//! `cargo bench -p vmstate --bench codec [-- ROUNDS [NAME [DIRECTION [STATE]]]]`; with a NAME, only that codec runs, for a
+//! profiler. The codecs take turns in each round, so that noise of the machine affects all of them. vmstate carries names,
+//! versions and footers, compares, checks ranges, and can undo a load; the others carry only the values.
 
 mod device;
 mod machine;
@@ -19,12 +19,12 @@ use serde::de::DeserializeOwned;
 use vmstate::codec::Writer;
 use vmstate::section::Sections;
 
-/// How often a codec runs in one round: so few that most rounds are not interrupted.
+/// How often a codec runs in one round; a low number, so that most rounds are not interrupted.
 const RUNS: u32 = 20;
-/// How often each codec is there, with memory and stack at other places each time: how these lie to one another, within a page
-/// and a cache line, decides over a third of the time of some.
+/// Number of copies of each codec, each with its memory and stack at another place: the placement within a page and a cache line
+/// decides over a third of the time of some codecs.
 const PLACES: usize = 8;
-/// Lower the stack, by more bytes each.
+/// Functions that move the stack down, each by more bytes.
 const LOWER: [Lower; 4] = [lower::<16>, lower::<32>, lower::<48>, lower::<64>];
 type Lower = fn(&mut dyn FnMut() -> f64) -> f64;
 
@@ -41,11 +41,11 @@ fn main() {
     compare::<Requests>("enum", rounds, &arguments);
 }
 
-/// State in mid-flight that every codec can take.
+/// State in use by a guest, which every codec can encode.
 trait State: Serialize + DeserializeOwned + Encode + Decode<()> + 'static {
-    /// Another `seed` has other values in as many bytes.
+    /// Creates the state; another `seed` gives other values of the same size.
     fn new(seed: u64) -> Self;
-    /// It, as an embedder of vmstate registers it.
+    /// The state as sections, as an embedder of vmstate registers it.
     fn sections(&mut self) -> Sections<'_>;
 }
 
@@ -77,14 +77,14 @@ macro_rules! device {
 
 device!(Ports, Requests);
 
-/// Prints the times of all codecs with a state `S`.
+/// Prints the times of all codecs for the state `S`.
 fn compare<S: State>(state: &str, rounds: usize, arguments: &[String]) {
     let wanted = |at: usize, name: &str| arguments.get(at).is_none_or(|wanted| wanted == name);
     if !wanted(3, state) {
         return;
     }
     let codecs = |place| {
-        // Between the memory of one place and of the next.
+        // Separates the memory of one place from that of the next.
         Box::leak(vec![0_u8; 520 * place].into_boxed_slice());
         [vmstate::<S>(), bincode::<S>(), postcard::<S>(), serde_json::<S>()]
     };
@@ -110,7 +110,7 @@ fn compare<S: State>(state: &str, rounds: usize, arguments: &[String]) {
     }
 }
 
-/// Calls `run` with the stack lower by so many bytes.
+/// Calls `run` with the stack moved down by this many bytes.
 #[inline(never)]
 fn lower<const BYTES: usize>(run: &mut dyn FnMut() -> f64) -> f64 {
     let bytes = [0_u8; BYTES];
@@ -121,17 +121,17 @@ fn lower<const BYTES: usize>(run: &mut dyn FnMut() -> f64) -> f64 {
 
 struct Codec {
     name: &'static str,
-    /// Bytes of the encoded state.
+    /// Size of the encoded state in bytes.
     size: usize,
     encode: Box<dyn FnMut()>,
     decode: Box<dyn FnMut()>,
 }
 
 impl Codec {
-    /// Seconds of one run.
+    /// The time of one run in seconds.
     fn time(&mut self, direction: &str) -> f64 {
         let run = if direction == "encode" { &mut self.encode } else { &mut self.decode };
-        // Once more than is timed: the codec before has left its own data in the caches.
+        // One run more than is timed: the previous codec's data is still in the caches.
         run();
         let begun = Instant::now();
         (0..RUNS).for_each(|_| run());
@@ -139,7 +139,7 @@ impl Codec {
     }
 }
 
-/// A state for as long as the program runs, and another to load into.
+/// A state that lives as long as the program, and another to load into.
 fn states<S: State>() -> (&'static mut S, &'static mut S) {
     (Box::leak(Box::new(S::new(1))), Box::leak(Box::new(S::new(2))))
 }
@@ -168,7 +168,7 @@ fn vmstate<S: State>() -> Codec {
     }
 }
 
-/// The fastest of its configurations: little-endian integers of fixed width, into a buffer of the right size.
+/// bincode in its fastest configuration: little-endian integers of fixed width, into a buffer of the right size.
 fn bincode<S: State>() -> Codec {
     let config = bincode::config::standard().with_fixed_int_encoding();
     let encoded = |state: &S| bincode::encode_to_vec(state, config).expect("a state");
@@ -211,7 +211,7 @@ fn serde_json<S: State>() -> Codec {
     )
 }
 
-/// A codec that makes one value of bytes: a new state, which replaces the old.
+/// A codec that decodes into a new value, which replaces the old one.
 fn codec<S: State>(
     name: &'static str,
     encoded: impl Fn(&S) -> Vec<u8>,

@@ -1,8 +1,8 @@
-//! What 50 devices of 12 fields cost to compile: with `VmState`, and with serde's derive and bincode.
+//! Cost of compiling 50 devices of 12 fields: with `VmState`, and with serde's derive and bincode.
 //!
-//! `cargo bench -p vmstate --bench compile [-- REPEATS]` writes a crate for each, builds what they depend on, and then builds
-//! each crate alone, in turns: the CPU time, in user mode, of `cargo check`, `cargo build` and `cargo build --release`, and the size of the
-//! program. Both programs save and load every device.
+//! `cargo bench -p vmstate --bench compile [-- REPEATS]` writes a crate for each, builds their dependencies, and then builds each
+//! crate alone, in turns: the CPU time, in user mode, of `cargo check`, `cargo build` and `cargo build --release`, and the size
+//! of the program. Both programs save and load every device.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -22,7 +22,7 @@ fn main() {
     let crates = [vmstate(), serde()];
     println!("CPU seconds of the crate of {DEVICES} devices, best of {repeats}; ratio to serde's");
     for command in [&["check"][..], &["build"], &["build", "--release"]] {
-        // What they depend on.
+        // Build the dependencies.
         crates.iter().for_each(|measured| _ = measured.cargo(command));
         let mut best = [Duration::MAX; 2];
         for _ in 0..repeats {
@@ -101,10 +101,10 @@ fn serde() -> Crate {
     Crate::new("serde", dependencies, &program)
 }
 
-/// What stands before a device, before its queue, and before fields that a word names.
+/// The attributes before a device, before its queue, and before named fields.
 type Attributes = (String, String, Vec<(&'static str, String)>);
 
-/// All devices, each with a struct of its own in it.
+/// The source of all devices, each with a nested struct of its own.
 fn devices(attributes: impl Fn(usize) -> Attributes) -> String {
     each(|index| {
         let (device, queue, words) = attributes(index);
@@ -159,19 +159,19 @@ impl Crate {
              [dependencies]\n{dependencies}\n\n[profile.release]\nstrip = true\n\n[workspace]\n"
         );
         fs::write(dir.join("Cargo.toml"), manifest).expect("a manifest");
-        // The versions that the workspace has.
+        // The dependencies' versions of the workspace.
         fs::copy(concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.lock"), dir.join("Cargo.lock")).expect("a lock file");
         fs::write(dir.join("src/main.rs"), program).expect("a program");
         Self { name, dir }
     }
 
-    /// Lets cargo compile the crate again.
+    /// Makes cargo compile the crate again.
     fn touch(&self) {
         let program = fs::File::options().append(true).open(self.dir.join("src/main.rs")).expect("the program");
         program.set_modified(std::time::SystemTime::now()).expect("a time");
     }
 
-    /// The CPU time of cargo and what it runs.
+    /// The CPU time of cargo and its child processes.
     fn cargo(&self, arguments: &[&str]) -> Duration {
         let before = cpu_time_of_children();
         let mut cargo = Command::new(env!("CARGO"));
@@ -180,7 +180,7 @@ impl Crate {
         cpu_time_of_children() - before
     }
 
-    /// Bytes of the optimised program, without symbols.
+    /// Size of the optimised program without symbols, in bytes.
     fn size(&self) -> u64 {
         let program = self.dir.join("target/release").join(format!("{}-devices", self.name));
         fs::metadata(program).expect("the program").len()

@@ -1,5 +1,5 @@
-//! A bus of devices behind locks, as most VMMs have it: vCPU threads reach a device through the bus, the engine through
-//! the table of sections, and neither knows its type.
+//! A bus of devices behind locks, as most VMMs have it: vCPU threads access a device through the bus, the engine through the
+//! table of sections, and neither depends on the device's type.
 //!
 //! `cargo run --example bus`
 
@@ -10,14 +10,14 @@ use vmstate::codec::{Reader, Strictness, Writer};
 use vmstate::section::{Section, Sections};
 use vmstate::{ErrorKind, VmState};
 
-/// What the bus needs of a device. As [`Section`] is above it, every device has its state ready, and a device that
-/// derives no `VmState` does not compile.
+/// The interface of a device on the bus. [`Section`] is a supertrait, so every device can be migrated, and a device that does not
+/// derive `VmState` does not compile.
 trait Device: Section + Send {
     fn read(&mut self, register: u16) -> u8;
     fn write(&mut self, register: u16, value: u8);
 }
 
-/// A real-time clock's memory: an index register, and what it points to.
+/// The memory of a real-time clock: an index register, and the bytes that it selects.
 #[derive(VmState, Debug, PartialEq)]
 #[vmstate(name = "cmos", version = 1)]
 struct Cmos {
@@ -27,7 +27,7 @@ struct Cmos {
 }
 
 impl Cmos {
-    /// The guest cannot set more than 7 bits, and so a stream may not either: `read` relies on it.
+    /// The guest can set only 7 bits of the index, so a stream must not set more: `read` relies on it.
     fn index_is_inside(&self) -> Result<(), String> {
         if self.index < 128 { Ok(()) } else { Err(format!("index {} of 128", self.index)) }
     }
@@ -46,7 +46,7 @@ impl Device for Cmos {
     }
 }
 
-/// A debug port that counts. What it has printed is the host's.
+/// A debug port that counts. Its printed text belongs to the host and is not migrated.
 #[derive(VmState, Debug, Default, PartialEq)]
 #[vmstate(name = "debug-port", version = 1)]
 struct DebugPort {
@@ -68,7 +68,7 @@ impl Device for DebugPort {
 
 type Shared = Arc<Mutex<dyn Device>>;
 
-/// Ports and the devices behind them.
+/// The ports and their devices.
 struct Bus {
     devices: Vec<(u16, Shared)>,
 }
@@ -92,7 +92,8 @@ impl Bus {
         self.access(port, |device, register| device.read(register)).unwrap_or(0xff)
     }
 
-    /// The machine's table of sections, which names no device's type either. Each clone of an `Arc` is the same device.
+    /// The machine's table of sections, which does not name any device's type either. Each clone of an `Arc` refers to the same
+    /// device.
     fn sections(&self) -> vmstate::Result<Sections<'static>> {
         let mut sections = Sections::new();
         for (_, device) in &self.devices {
@@ -108,7 +109,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     here.write(0x71, 0xab);
     here.write(0x80, b'!');
 
-    // What a migration does with the sections, one by one. `vmstate::migrate::snapshot` writes them all as a file.
+    // A migration does the following with each section. `vmstate::migrate::snapshot` writes all of them to a file.
     let mut sections = there.sections()?;
     for section in here.sections()?.in_order() {
         let mut out = Writer::new();
@@ -122,7 +123,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         return Err("the clock's memory did not arrive".into());
     }
 
-    // A stream that would have the device read beyond its memory is refused, and the device is as it was.
+    // A stream that would make the device read outside of its memory is refused, and the device is unchanged.
     sections.begin_load();
     let mut hostile = [0; 129];
     hostile[0] = 200;
@@ -137,7 +138,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 #[cfg(test)]
 mod tests {
     #[test]
-    fn devices_of_any_type_travel_and_refuse() {
+    fn devices_of_any_type_load_and_refuse() {
         super::main().unwrap();
     }
 }

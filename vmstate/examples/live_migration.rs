@@ -1,8 +1,8 @@
-//! A toy VM that moves, while its guest runs, to another one over a pair of unix sockets; without KVM.
+//! A toy VM that migrates to another one over a pair of unix sockets while its guest runs; without KVM.
 //!
-//! The guest is one "vCPU", a thread that writes its memory all the time, and now and then the memory of a device, a TPM with
-//! some megabytes of its own: a section in parts, most of which is sent while the guest runs. Source and destination are two threads here; in a
-//! VMM they are two processes. In the end the memory is compared with what the guest must have written.
+//! The guest is one "vCPU", a thread that writes to its memory all the time, and sometimes to the memory of a device, a TPM with
+//! some megabytes of its own: that is a section in parts, most of which is sent while the guest runs. Source and destination are
+//! two threads here; in a VMM they are two processes. At the end, the memory is compared with what the guest must have written.
 //!
 //! `cargo run --example live_migration`
 
@@ -26,11 +26,11 @@ use vmstate::schema::Description;
 use vmstate::section::{IterativeSection, Record, Sections};
 
 const PAGES: u64 = 2048;
-/// Of the TPM's memory.
+/// Number of pages of the TPM's memory.
 const TPM_PAGES: u64 = 512;
 const WORDS_PER_PAGE: u64 = PAGE_SIZE / 8;
 
-/// Memory of the guest or of a device, and the log of its pages that were written. Shared by the vCPU and the engine.
+/// Memory of the guest or of a device, with the dirty log of its pages. The vCPU and the engine share it.
 struct Memory {
     blocks: [RamBlock; 1],
     words: Vec<AtomicU64>,
@@ -51,8 +51,8 @@ impl Memory {
         self.words.iter().map(|word| word.load(Ordering::SeqCst)).collect()
     }
 
-    /// A write of the guest. The page is marked after it: whoever clears the mark and then reads sees this write, or the
-    /// mark stays for the next look.
+    /// A write by the guest. The page is marked after the write: a reader that clears the mark and then reads gets this write, or
+    /// the mark stays for the next round.
     fn guest_writes(&self, word: u64, value: u64) {
         self.words[word as usize].store(value, Ordering::SeqCst);
         let page = word / WORDS_PER_PAGE;
@@ -94,7 +94,7 @@ impl GuestRam for Memory {
     }
 }
 
-/// The dirty log. A hypervisor turns it on and off; this one always records.
+/// The dirty log. A hypervisor's log is started and stopped; this one always records.
 struct Log(Arc<Memory>);
 
 impl DirtyLog for Log {
@@ -102,7 +102,7 @@ impl DirtyLog for Log {
         Ok(())
     }
 
-    /// Reports and clears in one, so that `clear` has nothing left to do.
+    /// Reports and clears in one step, so `clear` has nothing left to do.
     fn sync(&mut self, _block: usize, words: &mut [u64]) -> Result<()> {
         for (word, dirty) in words.iter_mut().zip(&self.0.dirty) {
             *word |= dirty.swap(0, Ordering::SeqCst);
@@ -117,8 +117,8 @@ impl DirtyLog for Log {
     fn stop(&mut self) {}
 }
 
-/// The TPM's memory as a section in parts. On the wire: of the START the number of pages; of PART and END a page's number and bytes for
-/// each page, and then [`END`](Self::END). All numbers are u32.
+/// The TPM's memory as a section in parts. On the wire, the START has the number of pages; PART and END have a page's number and
+/// bytes for each page, and then [`END`](Self::END). All numbers are u32.
 struct Tpm {
     memory: Arc<Memory>,
     /// Pages of this round that are not sent yet.
@@ -126,7 +126,7 @@ struct Tpm {
 }
 
 impl Tpm {
-    /// In place of a page's number: the body ends here.
+    /// Ends a body, in place of a page's number.
     const END: u32 = u32::MAX;
 
     fn new(memory: &Arc<Memory>) -> Self {
@@ -140,7 +140,7 @@ impl IterativeSection for Tpm {
         &TPM
     }
 
-    /// Its memory always records what is written, so that nothing has to begin here.
+    /// The memory always records writes, so nothing has to be started here.
     fn setup(&mut self, out: &mut Outbox) -> Result<()> {
         self.pending = (0..TPM_PAGES as u32).collect();
         out.put(&(TPM_PAGES as u32).to_be_bytes());
@@ -152,7 +152,7 @@ impl IterativeSection for Tpm {
         (self.pending.len() as u64 + u64::from(written)) * (4 + PAGE_SIZE)
     }
 
-    /// Takes the marks away. The pages are read after it, so a write that is not in the bytes has a mark for the next round.
+    /// Clears the marks. The pages are read afterwards, so a write that is not in the bytes has a mark for the next round.
     fn sync(&mut self) -> Result<()> {
         for (first, word) in (0..).step_by(64).zip(&self.memory.dirty) {
             let written = word.swap(0, Ordering::SeqCst);
@@ -200,7 +200,7 @@ impl IterativeSection for Tpm {
     }
 }
 
-/// The vCPU's registers: all that the guest's program needs to go on.
+/// The vCPU's registers: the complete state of the guest's program.
 #[derive(VmState, Clone, Debug, Default, PartialEq)]
 #[vmstate(name = "toy/cpu", version = 1)]
 struct Cpu {
@@ -209,8 +209,8 @@ struct Cpu {
 }
 
 impl Cpu {
-    /// One instruction: the word that it writes, and the value. A function of the registers alone, so that a test can
-    /// run the program again.
+    /// One instruction: the word that it writes, and the value. It depends on the registers alone, so a test can run the program
+    /// again.
     fn step(&mut self) -> (u64, u64) {
         self.steps += 1;
         self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -219,7 +219,7 @@ impl Cpu {
         (page * WORDS_PER_PAGE + (self.random >> 20) % WORDS_PER_PAGE, self.steps)
     }
 
-    /// One instruction, done. Every 16th one has the TPM write something, too.
+    /// Executes one instruction. Every 16th instruction makes the TPM write, too.
     fn run(&mut self, memory: &Memory, tpm: &Memory) {
         let (word, value) = self.step();
         memory.guest_writes(word, value);
@@ -236,8 +236,8 @@ struct Toy {
     cpu: Arc<Mutex<Cpu>>,
     go_on: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
-    /// Stands for the lock of a disk image that both sides see: who may run the guest. `vmstate::ownership` has it for real
-    /// files.
+    /// Stands for the lock of a disk image on shared storage, which decides who may run the guest. `vmstate::ownership`
+    /// implements it for real files.
     disk: Arc<AtomicBool>,
 }
 
@@ -275,7 +275,7 @@ impl Toy {
         }
     }
 
-    /// Both memories are what the program writes in as many steps as the vCPU has done.
+    /// Checks that both memories are as the program leaves them after as many steps as the vCPU has done.
     fn verify(&self) -> bool {
         let (mut again, memory, tpm) = (Cpu::default(), Memory::new("", PAGES), Memory::new("", TPM_PAGES));
         let steps = whole(&self.cpu).steps;
@@ -294,7 +294,7 @@ impl Machine for Toy {
     }
 
     fn loaded(&mut self) -> Result<()> {
-        // Here the state that a hypervisor holds would be given to it.
+        // Here, state that a hypervisor holds would be passed to it.
         Ok(())
     }
 
@@ -328,7 +328,7 @@ fn send(mut toy: Toy, stream: UnixStream) -> Result<Toy, Box<dyn Error + Send + 
         ram: &*memory,
         log: &mut Log(Arc::clone(&memory)),
     };
-    // Another thread would hold a clone of it, to cancel, to change limits, and to watch.
+    // Another thread would hold a clone of it, to cancel, to change limits, and to read the progress.
     let control = Control::default();
     let departure = source::run(outgoing, &SourceOptions::new("toy"), &control);
     let report = &departure.report;
@@ -389,7 +389,7 @@ fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
 #[cfg(test)]
 mod tests {
     #[test]
-    fn the_guest_arrives_with_all_that_it_wrote() {
+    fn the_guest_arrives_with_all_of_its_writes() {
         super::main().unwrap();
     }
 }

@@ -1,5 +1,5 @@
-//! A timer against a clock: the machine has a clock that stands still while the guest is paused, a watchdog fires by it, and
-//! after a load it has as long to run as before, on a host whose own clock shows something else.
+//! A timer and a clock: the machine has a clock that stops while the guest is paused; a watchdog uses it, and after a load has as
+//! much time left as before, on a host whose own clock shows another time.
 //!
 //! `cargo run --example timer`
 
@@ -12,10 +12,10 @@ use vmstate::section::Sections;
 use vmstate::state::{Deadline, GuestClock};
 use vmstate::{VmState, Wire};
 
-/// The guest's clock: what it shows is the time that the host's has gone on since it was set. Its state is that time, and
-/// not the host's, which means nothing elsewhere.
+/// The guest's clock: its time advances with the host's clock from the value to which it was set. Its state is that time, and not
+/// the host's, which has no meaning on another host.
 struct Clock {
-    /// When it was set, by the host's clock, and to what.
+    /// When the clock was set, in host time, and to which time.
     set: Mutex<(Instant, Duration)>,
 }
 
@@ -47,8 +47,8 @@ impl GuestClock for Clock {
     }
 }
 
-/// The clock's section. It has a higher priority than the sections with deadlines, so that a deadline that loads is
-/// converted by a clock that is right.
+/// The clock's section. It has a higher priority than the sections with deadlines, so that deadlines are converted by a clock
+/// that is already loaded.
 #[derive(VmState, Default)]
 #[vmstate(name = "clock", version = 1, priority = 10)]
 struct ClockState {
@@ -60,11 +60,11 @@ struct ClockState {
 #[vmstate(name = "watchdog", version = 1)]
 struct Watchdog {
     timeout_ms: u16,
-    /// The host's `Instant` at which a host timer is armed; on the wire, what the guest's clock then shows.
+    /// The host's `Instant` at which a host timer is armed; on the wire, the guest clock's time at that instant.
     expiry: Deadline<Arc<Clock>>,
 }
 
-/// A host: its clock, as far as the example needs one, and the machine on it.
+/// A host: its clock, as far as the example needs one, and its machine.
 struct Host {
     now: Instant,
     clock: Arc<Clock>,
@@ -82,7 +82,7 @@ impl Host {
         self.watchdog.expiry.at?.checked_duration_since(self.now)
     }
 
-    /// The guest is paused: the clock's state is what it shows now.
+    /// The guest is paused: the clock's state is its present time.
     fn save(&mut self) -> vmstate::Result<(Vec<u8>, Vec<u8>)> {
         let (mut clock, mut watchdog) = (Writer::new(), Writer::new());
         let shows = self.clock.guest_time(self.now).unwrap_or_default();
@@ -91,7 +91,7 @@ impl Host {
         Ok((clock.into_bytes(), watchdog.into_bytes()))
     }
 
-    /// As a load does it: the clock first, set to go on from now, then the deadline.
+    /// Loads the clock first, set to continue from now, then the deadline.
     fn load(&mut self, (clock, watchdog): &(Vec<u8>, Vec<u8>)) -> vmstate::Result<()> {
         let mut state = ClockState::default();
         state.load_or_keep(&mut Reader::strict(clock), 1)?;
@@ -101,7 +101,7 @@ impl Host {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    // The guest has run for a minute, and the watchdog, fed 12 s ago, fires in 18 s.
+    // The guest has run for a minute; its watchdog was reset 12 s ago and fires in 18 s.
     let start = Instant::now();
     let mut here = Host::new(start, Duration::ZERO);
     here.watchdog.expiry.at = Some(start + Duration::from_secs(78));
@@ -109,7 +109,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let stream = here.save()?;
     println!("clock {:02x?}\nwatchdog {:02x?}", stream.0, stream.1);
 
-    // Another host, and five hours later: the guest was in a file meanwhile.
+    // Another host, five hours later: the guest was in a file meanwhile.
     let mut there = Host::new(start + Duration::from_secs(5 * 3600), Duration::ZERO);
     there.load(&stream)?;
     println!("left: {:?} here, {:?} there", here.left(), there.left());
@@ -117,7 +117,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         return Err("the watchdog does not fire when it should".into());
     }
 
-    // The order of the sections on the wire is that of their priorities, however they were registered.
+    // The order of the sections on the wire follows their priorities, not the order of registration.
     let mut sections = Sections::new();
     sections.add(&mut there.watchdog)?;
     sections.add(ClockState::default())?;

@@ -1,5 +1,5 @@
-//! A virtio device with the queues of the crate `virtio-queue`: they are fields like any other, and a stream whose queue no
-//! driver could have set up is refused.
+//! A virtio device with queues of the crate `virtio-queue`: they are fields like any other, and a stream whose queue no driver
+//! could have set up is refused.
 //!
 //! `cargo run --example virtio --features virtio-queue`
 
@@ -9,20 +9,21 @@ use virtio_queue::{Queue, QueueT};
 use vmstate::codec::{Reader, Writer};
 use vmstate::{ErrorKind, VmState, Wire};
 
-/// Of the virtio specification: the device has given up until the driver resets it.
+/// Device status bit of the virtio specification: the device stops until the driver resets it.
 const NEEDS_RESET: u8 = 64;
 
 /// An entropy device: a transport's registers, and one queue.
 #[derive(VmState)]
 #[vmstate(name = "virtio-rng", version = 1, validate = Self::is_what_a_driver_can_do, post_load = Self::look_again)]
 struct Rng {
-    /// What the device offers is configuration: both sides must offer the same.
+    /// The offered features are configuration: both sides must offer the same.
     #[vmstate(equal)]
     offered: u64,
     accepted: u64,
     status: u8,
     queue: Queue,
-    /// The driver has put buffers there and the device has not looked yet. Host side: after a load the device looks anyway.
+    /// The driver has added buffers that the device has not processed yet. This is host state: after a load, the device checks
+    /// the queue anyway.
     #[vmstate(skip)]
     notified: bool,
 }
@@ -39,7 +40,8 @@ impl Rng {
         }
     }
 
-    /// The ring's indices and descriptors are the guest's: they are checked when the device works, as ever, not here.
+    /// The ring's indices and descriptors belong to the guest: the device checks them when it processes the queue, as always, and
+    /// not here.
     fn look_again(&mut self, _version: u32) -> Result<(), String> {
         self.notified = self.queue.ready() && self.status & NEEDS_RESET == 0;
         Ok(())
@@ -66,7 +68,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         return Err("the queue did not arrive, or nobody looks into it".into());
     }
 
-    // Another offer is another device: the stream is of a machine that is configured otherwise.
+    // Other offered features are another device: the stream comes from a machine with another configuration.
     let mut poorer = Rng { offered: 0, ..Rng::new()? };
     let error = poorer.load_or_keep(&mut Reader::strict(out.as_slice()), 1).err().ok_or("it was loaded")?;
     println!("refused: {error}");
@@ -79,7 +81,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 #[cfg(test)]
 mod tests {
     #[test]
-    fn queues_travel_and_another_configuration_is_refused() {
+    fn queues_load_and_another_configuration_is_refused() {
         super::main().unwrap();
     }
 }

@@ -1,4 +1,4 @@
-//! What a save and a load allocate: nothing for a field. Counted by the allocator, on the machine of the benchmark.
+//! Allocations of a save and a load: none for a single field. Counted by a global allocator, on the machine of the benchmark.
 #![cfg(feature = "engine")]
 
 #[path = "../benches/machine/mod.rs"]
@@ -9,8 +9,8 @@ use machine::Machine;
 use machine::sections::{load, save};
 use vmstate::codec::Writer;
 
-/// `Vec`s of the machine that are not empty: the queues of two disks and two cards, the disks' requests, the cards' tables
-/// of addresses. A load keeps a copy of each until it has succeeded.
+/// Non-empty `Vec`s of the machine: the queues of two disks and two cards, the disks' requests, the cards' tables of addresses. A
+/// load keeps a copy of each until it has succeeded.
 const VECS: u64 = 4 + 2 + 2;
 
 #[test]

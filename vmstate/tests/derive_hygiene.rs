@@ -1,4 +1,4 @@
-//! Derived code relies on nothing of the scope it lands in, and is silent under every lint.
+//! Derived code does not depend on names in the scope where it is used, and triggers no lint.
 #![no_implicit_prelude]
 #![deny(warnings, clippy::all, clippy::pedantic, clippy::nursery)]
 #![deny(missing_docs, missing_debug_implementations, unreachable_pub, unused_qualifications, trivial_casts)]
@@ -7,7 +7,7 @@ extern crate vmstate as renamed;
 
 use ::std::prelude::rust_2024::derive;
 
-/// Names that derived code would trip over if it were careless.
+/// Names that careless derived code would resolve to.
 #[allow(dead_code, non_camel_case_types, missing_debug_implementations, clippy::redundant_pub_crate)]
 mod traps {
     pub(super) struct Result;
@@ -84,7 +84,7 @@ impl<T, const N: usize> Device<T, N> {
     }
 }
 
-/// Fields whose bytes need more than their type.
+/// Fields whose encoding is not given by their type alone.
 #[derive(renamed::VmState, Debug, Default)]
 #[vmstate(name = "parts", crate = renamed)]
 pub struct Parts {
@@ -106,7 +106,7 @@ pub struct Parts {
     timer: renamed::Timer,
 }
 
-/// Positions are names too.
+/// A tuple struct: positions are names, too.
 #[derive(renamed::VmState, Debug)]
 #[vmstate(name = "pair", crate = ::vmstate)]
 pub struct Pair(u8, #[vmstate(skip)] u8, u8);
@@ -152,7 +152,7 @@ impl renamed::Temporary<Represented> for Tmp {
     }
 }
 
-/// Everything by something else.
+/// Each field in another representation.
 #[derive(renamed::VmState, Debug)]
 #[vmstate(name = "represented", priority = 1, needed = Self::needed, early_setup, unmigratable)]
 #[vmstate(instance_id = 1, alias_id = 2, crate = ::vmstate)]

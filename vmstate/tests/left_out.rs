@@ -1,4 +1,5 @@
-//! A guest that goes with a copy of its disk: the two files say nothing about each other, and a lease decides, if there is one.
+//! A guest that migrates with a copy of its disk: the two image files prove nothing about each other, and a lease decides, if
+//! there is one.
 #![cfg(feature = "engine")]
 
 use std::fs::File;
@@ -44,7 +45,7 @@ fn a_disk_that_is_left_out_decides_nothing_and_keeps_its_lock() {
         assert_eq!((destination.claim().unwrap(), destination.is_provable()), (claim, leased));
         assert!(!open(&copy).held_by_another().unwrap());
         assert_eq!(source.claim().unwrap(), if leased { Claim::Held } else { Claim::Undecidable });
-        // The guest goes on there, with all that is its.
+        // The guest runs there, with all of its resources.
         destination.advance().unwrap();
         assert_eq!((generation(&disk), generation(&copy)), (Some(1), Some(1)));
         assert!(destination.has_exclusive() && destination.is_provable());
@@ -54,7 +55,7 @@ fn a_disk_that_is_left_out_decides_nothing_and_keeps_its_lock() {
     }
 }
 
-/// A migration with copied disks fails, and the next one is without.
+/// A migration with copied disks fails, and the next one has none.
 #[test]
 fn a_disk_that_was_left_out_decides_again() {
     let folder = tempfile::tempdir().unwrap();

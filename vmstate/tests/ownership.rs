@@ -1,5 +1,5 @@
-//! Who may run a guest: two sets of resources, each with its own opening of the same or of copied files, as two processes
-//! have. What is in a record is looked at in the file, past the library.
+//! Who may run a guest: two sets of resources, each with its own open file of the same or of copied files, as in two processes.
+//! Tests read records directly from the file, without the library.
 #![cfg(feature = "engine")]
 
 use std::fs::{File, Permissions};
@@ -27,7 +27,7 @@ fn open(path: &Path, access: Access) -> Arc<Resource> {
     Arc::new(Resource::image(file, path, access))
 }
 
-/// A guest's set with these writable disks, opened anew.
+/// A guest's set with these writable disks, newly opened.
 fn guest(disks: &[&Path]) -> Ownership {
     let named = (0..).zip(disks).map(|(index, path)| (Role::Disk(index), open(path, Access::Exclusive)));
     Ownership::new(named.collect::<Vec<_>>()).unwrap()
@@ -45,7 +45,7 @@ fn booted(disks: &[&Path]) -> Ownership {
     set
 }
 
-/// The record's 36 bytes, as the file system has them.
+/// The 36 bytes of the record, read from the file system.
 fn attribute(path: &Path) -> Vec<u8> {
     let mut bytes = [0; 256];
     let len = fgetxattr(File::open(path).unwrap(), ATTRIBUTE, &mut bytes[..]).unwrap();
@@ -56,8 +56,8 @@ fn generation(path: &Path) -> u64 {
     u64::from_be_bytes(attribute(path)[28..].try_into().unwrap())
 }
 
-/// A copy with its attributes. Not by `cp`: while a child process begins, it has all files open that are open here, and so
-/// keeps locks that other tests give up.
+/// Copies a file with its attributes. Not by `cp`: a new child process briefly shares all open files, and so holds locks that
+/// other tests release.
 fn copy(from: &Path, to: &str) -> PathBuf {
     let to = from.with_file_name(to);
     std::fs::copy(from, &to).unwrap();
@@ -102,7 +102,7 @@ fn a_destination_that_never_ran_leaves_the_guest_to_the_source_and_comes_too_lat
     let destination = guest(&[&disk]);
     destination.prove(Some(&source.begin().unwrap())).unwrap();
     source.release().unwrap();
-    // Here the destination was killed after it took the lock, and another one has all that it knew.
+    // Here the destination was killed after it took the lock, and another one has the same knowledge.
     assert_eq!(source.claim().unwrap(), Claim::Won);
     source.advance().unwrap();
     assert_eq!(source.claim().unwrap(), Claim::Won, "who holds the locks may ask again");
@@ -124,7 +124,7 @@ fn a_boot_in_between_makes_both_sides_stale() {
     assert_eq!((source.claim().unwrap(), destination.claim().unwrap()), (Claim::Moved, Claim::Moved));
 }
 
-/// A reader of the image, or a backup program, delays the guest; it does not lose it.
+/// A reader of the image or a backup program delays the guest, which is not lost.
 #[test]
 fn a_lock_without_a_start_only_delays() {
     let folder = folder();
@@ -154,7 +154,7 @@ fn all_locks_are_taken_or_none() {
     assert!(open(&first, Access::Exclusive).held_by_another().unwrap());
 }
 
-/// The guest runs here: what goes wrong with one disk must not let others have the rest.
+/// The guest runs here: a failure with one disk must not let others take the rest.
 #[test]
 fn a_migration_that_cannot_begin_keeps_the_locks_that_are_held() {
     let folder = folder();
@@ -300,7 +300,7 @@ fn what_is_no_record_is_never_overwritten() {
     }
 }
 
-/// A file of procfs has locks and no extended attributes; this one is only this process's.
+/// A file of procfs has locks and no extended attributes; this one belongs to this process only.
 #[test]
 fn without_a_place_for_a_record_the_lock_alone_decides() {
     let path = Path::new("/proc/self/oom_score_adj");
@@ -325,7 +325,7 @@ fn without_a_place_for_a_record_the_lock_alone_decides() {
     );
 }
 
-/// Runs `work` on a thread that has no capability: there the modes of files hold for root as well.
+/// Runs `work` on a thread without capabilities, where file modes apply to root as well.
 fn without_capabilities<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     let drop_all = || {
         let none = CapabilitySet::empty();
@@ -340,9 +340,9 @@ fn without_capabilities<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     })
 }
 
-/// xattr(7): attributes of users go by the mode of the file, whoever opened it.
+/// xattr(7): access to user attributes depends on the mode of the file, whoever opened it.
 #[test]
-fn an_image_that_was_handed_over_open_has_a_record_only_by_its_mode() {
+fn an_image_that_was_received_open_has_a_record_only_if_its_mode_allows() {
     let folder = folder();
     let disk = image(&folder, "disk", 512);
     let set_mode = |mode| std::fs::set_permissions(&disk, Permissions::from_mode(mode)).unwrap();
@@ -394,10 +394,10 @@ fn a_lease_may_be_handed_over_open() {
 }
 
 #[test]
-fn a_lease_speaks_for_images_that_have_no_record() {
+fn a_lease_stands_for_images_that_have_no_record() {
     let folder = folder();
     let lease = Arc::new(Resource::lease(&folder.path().join("lease")).unwrap());
-    // A device file may have no attributes of users, like a block device.
+    // A device file may have no user attributes, like a block device.
     let device = open(Path::new("/dev/null"), Access::Exclusive);
     assert!(!device.write_record(&Default::default()).unwrap());
     let set = Ownership::new([(Role::Disk(0), device), (Role::Lease, lease)]).unwrap();
@@ -408,7 +408,7 @@ fn a_lease_speaks_for_images_that_have_no_record() {
 }
 
 #[test]
-fn a_source_that_tells_nothing_is_not_compared_with_an_earlier_one() {
+fn a_source_without_tickets_is_not_compared_with_an_earlier_one() {
     let folder = folder();
     let disk = image(&folder, "disk", 512);
     let source = booted(&[&disk]);
@@ -420,7 +420,7 @@ fn a_source_that_tells_nothing_is_not_compared_with_an_earlier_one() {
     assert_eq!(destination.claim().unwrap(), Claim::Won);
 }
 
-/// The source has let go, as one that wrote a file; so has the guest of the file once it has run.
+/// The source has released the locks, as one that wrote a file; so has the guest of the file once it has run.
 #[test]
 fn a_guest_in_a_file_is_recognized_by_its_records_while_nobody_holds_its_locks() {
     let folder = folder();
@@ -443,7 +443,7 @@ fn a_guest_in_a_file_is_recognized_by_its_records_while_nobody_holds_its_locks()
     assert!(matches!(wrong[..], [Mismatch::Other { .. }]), "{wrong:?}");
 }
 
-/// Neither side takes the loss of a record for a guest that ran elsewhere, nor for one that did not.
+/// Neither side takes the loss of a record as proof that the guest ran elsewhere, nor that it did not.
 #[test]
 fn a_record_that_was_removed_or_damaged_proves_nothing() {
     let folder = folder();
@@ -463,7 +463,7 @@ fn a_record_that_was_removed_or_damaged_proves_nothing() {
         assert!(matches!(error, OwnershipError::RecordGone { .. }), "{error}");
         assert!(error.to_string().contains(disk.to_str().unwrap()), "{error}");
     }
-    // Nobody holds the lock after that. A person vouches for the source, whose start is recorded anew.
+    // No process holds the lock after that. An operator decides for the source, whose start is recorded again.
     source.take().unwrap();
     source.advance().unwrap();
     source.release().unwrap();

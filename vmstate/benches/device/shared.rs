@@ -1,4 +1,4 @@
-//! A hub of ports that their threads share with it: registers behind a lock, counters and flags that are atomic.
+//! A hub of ports whose state threads share: registers behind a lock, atomic counters and flags.
 
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64};
 use std::sync::{Arc, Mutex, RwLock};

@@ -1,4 +1,4 @@
-//! A virtual CPU of x86-64: mostly registers of their own, some arrays, two optional parts.
+//! A virtual x86-64 CPU: mostly single registers, some arrays, two optional parts.
 
 use bincode::{Decode, Encode};
 use serde::{Deserialize, Serialize};

@@ -1,4 +1,4 @@
-//! A machine of 20 devices in mid-flight, with the shapes of real ones; every codec gets the same structs and values.
+//! A machine of 20 devices in use by a guest, with the layouts of real devices; every codec gets the same structs and values.
 
 mod cpu;
 mod interrupts;
@@ -18,22 +18,22 @@ use virtio::{Block, Net};
 
 macro_rules! machine {
     ($($device:ident: $type:ty = $value:expr, $idstr:literal / $instance:literal;)*) => {
-        /// All devices, as a codec without sections sees them: one value.
+        /// All devices as one value, for codecs without sections.
         #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Encode, Decode)]
         pub(crate) struct Machine {
             $($device: $type,)*
         }
 
         impl Machine {
-            /// How many devices there are.
+            /// The number of devices.
             pub(crate) const DEVICES: usize = [$($idstr),*].len();
 
-            /// In mid-flight. Another `seed` has other values in as many bytes.
+            /// Creates the machine in use by a guest. Another `seed` gives other values of the same size.
             pub(crate) fn new(seed: u64) -> Self {
                 Self { $($device: $value(seed),)* }
             }
 
-            /// All devices, as an embedder of vmstate registers them.
+            /// All devices as sections, as an embedder of vmstate registers them.
             pub(crate) fn sections(&mut self) -> Sections<'_> {
                 let mut sections = Sections::new();
                 $(sections.register($idstr, $instance, &mut self.$device as &mut dyn Section).expect("a new name");)*

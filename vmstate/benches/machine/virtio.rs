@@ -1,4 +1,4 @@
-//! Virtio devices: a transport's registers, queues by count, requests in flight, buffers.
+//! Virtio devices: a transport's registers, a variable number of queues, requests in flight, buffers.
 
 use bincode::{Decode, Encode};
 use serde::{Deserialize, Serialize};

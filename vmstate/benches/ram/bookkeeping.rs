@@ -1,7 +1,7 @@
-//! What a round costs beside the pages that it sends: taking in the log, finding what is dirty, and what must be cleared.
+//! The cost of a round besides the pages that it sends: reading the log, finding dirty pages, and clearing the log.
 //!
-//! The log is a bitmap as KVM gives it, one bit a page, of a guest that is all there: the source adds a bit a page of its own. Kernel
-//! calls are not in it.
+//! The log is a bitmap with one bit for each page, as KVM returns it, for a guest whose memory is fully populated; the source has
+//! a bit for each page of its own. Kernel calls are not included.
 
 use std::hint::black_box;
 
@@ -15,7 +15,7 @@ use super::{Unit, compare};
 const GIB: u64 = 1 << 30;
 /// Size of the guest in GiB, and how many of its pages are dirty in each round.
 const GUESTS: [(u64, u64); 5] = [(64, 0), (64, 100), (64, 10_000), (64, 1_000_000), (1, 100)];
-/// Bytes of records put together at once, as the source does.
+/// Bytes of records that are collected at once, as the source does.
 const CHUNK: u64 = 1 << 20;
 
 pub(crate) fn run(rounds: usize) {
@@ -49,7 +49,7 @@ fn send_all(sender: &mut RamSender<'_>, out: &mut Outbox) {
     black_box(&mut *out).clear();
 }
 
-/// Memory of which nothing was touched at first, and that has no zero pages afterwards.
+/// Memory whose pages are all untouched at first, and has no zero pages afterwards.
 struct Memory([RamBlock; 1]);
 
 impl GuestRam for Memory {
@@ -79,7 +79,7 @@ impl GuestRam for Memory {
     }
 }
 
-/// The same pages in each round, spread over all.
+/// A log with the same pages in each round, spread over all memory.
 struct Log {
     written: Vec<u64>,
 }

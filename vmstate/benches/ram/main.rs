@@ -1,9 +1,9 @@
-//! How fast the kernels of the RAM path are: `cargo bench -p vmstate --bench ram [-- ROUNDS [NAME [PAGE]]]`, with a NAME other than `all`
-//! only that section. The table replaces the one between `<!-- kernels of the RAM path -->` and `<!-- end -->` of PAGE,
-//! a path from the root of the repository on.
+//! Speed of the kernels of the RAM path: `cargo bench -p vmstate --bench ram [-- ROUNDS [NAME [PAGE]]]`, with a NAME other than
+//! `all` only that section. The table replaces the one between `<!-- kernels of the RAM path -->` and `<!-- end -->` in PAGE, a
+//! path relative to the root of the repository.
 //!
-//! The ways to do a thing take turns in each round, so that a noisy machine is noisy to all of them; of each, the best and the
-//! median round are printed, and the ratio of the medians to the first of its group.
+//! The alternatives take turns in each round, so that noise of the machine affects all of them; for each, the best and the median
+//! round are printed, and the ratio of the medians to the first of its group.
 
 mod bookkeeping;
 mod packet;
@@ -14,7 +14,7 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::time::Instant;
 
-/// Name and benchmarks of a section, which are run so many rounds.
+/// Name and benchmark of a section; the argument is the number of rounds.
 type Section = (&'static str, fn(usize));
 
 const SECTIONS: [Section; 4] =
@@ -39,7 +39,7 @@ fn main() {
     }
 }
 
-/// All lines so far.
+/// All lines printed so far.
 static TABLE: Mutex<String> = Mutex::new(String::new());
 
 /// Prints a line of the table.
@@ -50,12 +50,12 @@ fn say(line: &str) {
     table.push('\n');
 }
 
-/// What the numbers of a group are.
+/// The unit of a group's numbers.
 #[derive(Clone, Copy)]
 enum Unit {
-    /// Megabytes a second, of a run that treats so many bytes.
+    /// Megabytes a second, for a run that processes this many bytes.
     Speed(usize),
-    /// Milliseconds, and nanoseconds for each of so many pages.
+    /// Milliseconds, and nanoseconds for each of this many pages.
     Pages(u64),
 }
 
@@ -68,10 +68,10 @@ impl Unit {
     }
 }
 
-/// One way to do a thing: its name, and one run of it.
+/// One alternative: its name, and one run of it.
 type Way<'a> = (&'a str, Box<dyn FnMut() + 'a>);
 
-/// Runs all `ways` in turn, and prints how they compare.
+/// Runs all `ways` in turn, and prints the comparison.
 fn compare(group: &str, unit: Unit, rounds: usize, ways: &mut [Way<'_>]) {
     let mut times = vec![Vec::new(); ways.len()];
     // The first round warms up.

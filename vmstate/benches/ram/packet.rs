@@ -1,4 +1,5 @@
-//! The packets of page channels, beside ones made and read field by field without checks, and beside a copy of the pages themselves.
+//! The packets of page channels, compared with packets encoded and decoded field by field without checks, and with a copy of the
+//! pages themselves.
 
 use std::hint::black_box;
 
@@ -9,12 +10,12 @@ use super::{Unit, compare};
 
 const PAGE: usize = 4096;
 const NAME: &str = "microvm.ram";
-/// Packets of a round.
+/// Number of packets in a round.
 const PACKETS: u64 = 256;
 
 pub(crate) fn run(rounds: usize) {
     let blocks = [RamBlock { name: NAME.into(), len: 1 << 30 }];
-    // Every other page, so that no page follows another.
+    // Every other page, so that no two pages are adjacent.
     let normal: Vec<u64> = (0..PACKET_PAGES as u64).map(|page| 2 * page * PAGE as u64).collect();
     let pages = PacketPages { block: 0, normal, zero: Vec::new() };
     let packet = Packet { number: 7, sync: false, coding: Coding::Raw, payload: PACKET_PAGES * PAGE, pages };
@@ -52,7 +53,7 @@ pub(crate) fn run(rounds: usize) {
     );
 }
 
-/// Once for each packet; the result is used, for all that the compiler knows.
+/// Runs `one` for each packet, and keeps the compiler from dropping the result.
 fn each<T>(one: impl Fn() -> T) {
     for _ in 0..PACKETS {
         black_box(one());
@@ -80,7 +81,7 @@ fn naive_encode(packet: &Packet) -> Vec<u8> {
     bytes
 }
 
-/// The offsets of its normal pages.
+/// Decodes the offsets of the normal pages.
 fn naive_decode(bytes: &[u8; HEADER]) -> Vec<u64> {
     let word = |at: usize| u32::from_be_bytes(*bytes[at..].first_chunk().expect("inside"));
     let offset = |index: usize| u64::from_be_bytes(*bytes[320 + 8 * index..].first_chunk().expect("inside"));

@@ -1,4 +1,5 @@
-//! XBZRLE: the encoder beside one that goes byte by byte and one that goes by words, as QEMU's without vector instructions does.
+//! XBZRLE: the encoder, compared with one that works byte by byte and one that works by words, as QEMU's without vector
+//! instructions does.
 
 use std::hint::black_box;
 
@@ -9,7 +10,7 @@ use super::{Unit, compare};
 const PAGES: usize = 256;
 const PAGE: usize = 4096;
 
-/// What changed: its name, the bytes of a page that did, and how many of them lie together.
+/// Changes of a page: a name, the number of changed bytes, and how many of them are adjacent.
 const CHANGES: [(&str, usize, usize); 5] = [
     ("none", 0, 1),
     ("1 % scattered", 41, 1),
@@ -80,7 +81,7 @@ fn length(encoded: Encoded<'_>) -> usize {
     }
 }
 
-/// Random pages, and the same with `changed` bytes of each changed, in runs of `together`.
+/// Random pages, and copies of them with `changed` bytes of each changed, in runs of `together`.
 fn pages(changed: usize, together: usize) -> (Vec<Page>, Vec<Page>) {
     let mut state = 1_u64;
     let mut random = || {
@@ -100,7 +101,7 @@ fn pages(changed: usize, together: usize) -> (Vec<Page>, Vec<Page>) {
     (old, new)
 }
 
-/// Appends both lengths and the changed bytes at `at`; returns where that ends, or `None` if it is too long.
+/// Appends both lengths and the changed bytes at `at`; returns the end, or `None` if the result is too long.
 fn put(out: &mut [u8], mut at: usize, equal: usize, changed: &[u8]) -> Option<usize> {
     for length in [equal, changed.len()] {
         if length > 0x7f {
@@ -131,7 +132,7 @@ fn naive(old: &Page, new: &Page, out: &mut [u8]) -> usize {
     }
 }
 
-/// Eight bytes at a time: a word that is zero when XORed is equal, one without a zero byte is all changed.
+/// Compares eight bytes at a time: a word whose XOR is zero is equal; if its XOR has no zero byte, all of it changed.
 fn words(old: &Page, new: &Page, out: &mut [u8]) -> usize {
     let word = |at: usize| {
         let of = |page: &Page| u64::from_le_bytes(*page[at..].first_chunk().expect("aligned"));

@@ -1,4 +1,4 @@
-//! The zero test, beside reading the same memory at all and beside a test byte by byte.
+//! The zero test, compared with only reading the same memory and with a test byte by byte.
 
 use std::hint::black_box;
 
@@ -7,13 +7,13 @@ use vmstate::raw::ram::is_zero;
 use super::{Unit, compare};
 
 const PAGE: usize = 4096;
-/// Far longer than any cache, and within one.
+/// One length much larger than any cache, and one that fits a cache.
 const LENGTHS: [(&str, usize); 2] = [("from memory", 256 << 20), ("from a cache", 256 << 10)];
 
 pub(crate) fn run(rounds: usize) {
     for (place, len) in LENGTHS {
         for (content, value) in [("zeros", 0_u64), ("no zeros", 0x0101_0101_0101_0101)] {
-            // Written: memory that was not reads as one and the same page.
+            // Written first: untouched memory would be mapped to one shared zero page.
             let mut words = vec![1; len / 8];
             words.fill(value);
             let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
@@ -33,7 +33,7 @@ pub(crate) fn run(rounds: usize) {
     }
 }
 
-/// The result is used, for all that the compiler knows.
+/// Keeps the compiler from dropping the result.
 fn seen<T>(result: T) {
     black_box(result);
 }

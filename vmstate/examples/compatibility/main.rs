@@ -1,9 +1,9 @@
-//! Compatibility in CI: what each release can put on the wire is kept as a file, and a change after which streams of a
-//! kept release do not load ends this program with an error.
+//! Compatibility in CI: the schema of each release is kept as a file, and a change after which streams of a kept release do not
+//! load ends this program with an error.
 //!
-//! `cargo run --example compatibility` is what CI runs. At each release, `cargo run --example compatibility -- release-2`
-//! keeps the machine's schema under that name, to be committed. The program `vmstate check OLD.json NEW.json` compares two
-//! such files by hand.
+//! `cargo run --example compatibility` is what CI runs. At each release, `cargo run --example compatibility -- release-2` writes
+//! the machine's schema under that name, to be committed. The program `vmstate check OLD.json NEW.json` compares two such files
+//! by hand.
 
 use std::error::Error;
 use std::fs;
@@ -14,7 +14,7 @@ use vmstate::compat::{Direction, check_schemas};
 use vmstate::schema::json::Schema;
 use vmstate::section::Sections;
 
-/// Release 1 had no `fifo_control`, and called `count` otherwise.
+/// Release 1 had no `fifo_control`, and another name for `count`.
 #[derive(VmState, Default)]
 #[vmstate(name = "uart", version = 2, minimum_version = 1)]
 struct Uart {
@@ -24,14 +24,14 @@ struct Uart {
     fifo_control: u8,
 }
 
-/// Release 1 had no watchdog: its streams are complete without one.
+/// Release 1 had no watchdog: its streams are complete without this section.
 #[derive(VmState, Default)]
 #[vmstate(name = "watchdog", version = 1)]
 struct Watchdog {
     left_ms: u32,
 }
 
-/// The machine as it is today.
+/// The machine of today.
 fn machine() -> vmstate::Result<Sections<'static>> {
     let mut sections = Sections::new();
     sections.add(Uart::default())?;
@@ -49,7 +49,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
 }
 
-/// Compares `today` with each release that is kept.
+/// Compares `today` with each release on file.
 fn check(today: &Schema) -> Result<(), Box<dyn Error>> {
     let mut releases: Vec<_> = fs::read_dir(KEPT)?.collect::<Result<_, _>>()?;
     releases.retain(|entry| entry.path().extension().is_some_and(|end| end == "json"));
@@ -61,7 +61,7 @@ fn check(today: &Schema) -> Result<(), Box<dyn Error>> {
         let old = Schema::from_json(&fs::read_to_string(release.path())?)?;
         let report = check_schemas(&old, today);
         println!("# {}\n{report}", release.file_name().display());
-        // The way back is told above, and demanded by nobody here.
+        // The opposite direction was printed above, and nothing here requires it.
         let broken = report.sections.iter().find(|section| !section.broken(Direction::OldToNew, &[]).is_empty());
         if let Some(section) = broken {
             return Err(

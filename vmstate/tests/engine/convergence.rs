@@ -1,5 +1,5 @@
-//! Throttle, deadline and changes of parameters in whole migrations, on a virtual wire and clock. The oracle is a model of the guest
-//! worked out by hand: what it dirties, what throttle that needs, and how long it then stands.
+//! Throttle, deadline and changes of parameters in whole migrations, on a virtual wire and clock. The oracle is a model of the
+//! guest, calculated by hand: the pages it dirties, the throttle that requires, and how long the guest then stands still.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
@@ -11,14 +11,14 @@ use crate::pair::world::{Fault, FaultKind, Side, World};
 use vmstate::migrate::{Aim, DeadlineAction, Parameters, SourcePhase};
 
 const PAGES: u64 = 150;
-/// A page of data in the stream: mark and page.
+/// A page of data in the stream: its header and contents.
 const RECORD: f64 = 8.0 + 4096.0;
 /// The longest round: all pages, once.
 const ROUND: Duration = Duration::from_millis(600);
 const MS: Duration = Duration::from_millis(1);
 
-/// Writes to random pages, so many times as much as goes through the wire. A share `x` of all pages takes `x` of the longest round, in which
-/// the guest hits the share `1 - exp(-times * (1 - throttle) * x)` of them.
+/// Writes to random pages, at `times` the rate of the wire. A share `x` of all pages takes `x` of the longest round, in which the
+/// guest hits the share `1 - exp(-times * (1 - throttle) * x)` of them.
 fn load(pages: u64, times: f64) -> Load {
     Load { writes_per_second: times * pages as f64 / ROUND.as_secs_f64(), working_set: pages }
 }
@@ -50,7 +50,7 @@ fn converging(times: f64, fault: Option<Fault>) -> Setup {
     setup
 }
 
-/// At this moment of the virtual clock.
+/// Makes a change at this moment of the virtual clock.
 fn change(setup: &Setup, at: Duration, change: impl FnOnce(&mut Parameters) + Send + 'static) {
     let control = setup.source_control.clone();
     setup.world.at(at, move || set(&control, change));
@@ -70,14 +70,14 @@ fn assert_stayed(outcome: &Outcome, why: &str) {
     assert_eq!(outcome.source.guest.throttle(), 0);
 }
 
-/// The throttles above zero, in order, and the moment from which on there was none.
+/// The throttles above zero, in order, and the moment of the last change to zero.
 fn throttles(guest: &Guest) -> (Vec<u8>, Duration) {
     let told = guest.throttles();
     let last = told.iter().rposition(|(_, percent)| *percent > 0).map_or(0, |last| last + 1);
     (told[..last].iter().map(|(_, percent)| *percent).collect(), told[last].0)
 }
 
-/// How long a guest stands that is told this until that moment.
+/// How long a guest with these throttles stands still up to that moment.
 fn stands(guest: &Guest, until: Duration) -> f64 {
     let told = guest.throttles();
     let ends = told[1..].iter().map(|(at, _)| *at).chain([until]);
@@ -101,10 +101,11 @@ fn a_guest_that_never_fits_goes_once_it_is_throttled_and_no_more_than_needed() {
     let outcome = setup.run();
     assert_arrived(&outcome);
     let (told, off) = throttles(&outcome.source.guest);
-    // What is dirtied is less than what goes from 1 - 1 / 2 on, and half of it at 1 - 0.5 / 2; which pages are hit is chance.
+    // The guest dirties less than the wire carries from a throttle of 1 - 1 / 2 on, and half as much at 1 - 0.5 / 2; which pages
+    // are hit is chance.
     let highest = *told.iter().max().unwrap();
     assert!((50..=78).contains(&highest), "{told:?}");
-    // In steps, each judged by two rounds of its own at least; the same is told again after each round.
+    // The throttle rises in steps, each judged by two rounds of its own at least; the same value is set again after each round.
     let mut steps = vec![(0, 2)];
     for &percent in &told {
         match steps.last_mut() {
@@ -123,7 +124,7 @@ fn a_guest_that_never_fits_goes_once_it_is_throttled_and_no_more_than_needed() {
     assert!(report.downtime.unwrap().total() <= 30 * MS, "{report:?}");
     assert_eq!((progress.throttle_percent, progress.slowdown), (0, report.slowdown));
     assert_eq!(report.slowdown.highest_throttle_percent, highest);
-    // While it is throttled it also stands for rehearsals, for nothing more than these few milliseconds.
+    // While it is throttled, the guest also stands still for rehearsals, which take only these few milliseconds.
     let (throttled, expected) = (report.slowdown.throttled.as_secs_f64(), stands(&outcome.source.guest, off));
     assert!(throttled <= expected && throttled > 0.95 * expected, "{throttled} of {expected} s");
 }
@@ -133,7 +134,7 @@ fn the_throttle_is_relaxed_when_the_guest_writes_less() {
     let pages = 400;
     let setup = busy_in(pages, 2.0, None);
     set(&setup.source_control, |parameters| parameters.auto_converge = true);
-    // What is dirtied is below 0.8 of the threshold without any throttle, so none is needed.
+    // The dirty rate is below 0.8 of the threshold without any throttle, so none is needed.
     setup.source_control.set_downtime_limit(3 * MS);
     let (guest, falls) = (setup.source.guest.clone(), 4 * ROUND);
     let writer = guest.clone();
@@ -143,7 +144,7 @@ fn the_throttle_is_relaxed_when_the_guest_writes_less() {
     let told = guest.throttles();
     assert!(told.iter().any(|&(at, percent)| at < falls && percent >= 20), "{told:?}");
     let (_, off) = throttles(&guest);
-    // The round under way, in which it fell, and two that show it. From then on there are rounds without a throttle.
+    // The round in which the rate fell, and two rounds that show it. From then on there are rounds without a throttle.
     assert!(off > falls && off <= falls + 3 * ROUND, "{off:?}");
     let rounds_begin = outcome.departure.report.rounds.iter().scan(Duration::ZERO, |at, round| {
         *at += round.duration;
@@ -166,7 +167,7 @@ fn the_throttle_is_off_within_a_round_of_a_cancel_a_failure_and_giving_up() {
     let (_, off) = throttles(&outcome.source.guest);
     assert!(off >= at && off < at + ROUND / 4, "{off:?}");
 
-    // The connection breaks behind that many bytes: at that moment.
+    // The connection breaks after that many bytes, which is at that moment.
     let after = (at.as_secs_f64() / ROUND.as_secs_f64() * PAGES as f64 * RECORD * 0.9) as usize;
     let outcome = converging(2.0, Some(Fault { sender: Side::Source, after, kind: FaultKind::Reset })).run();
     assert_stayed(&outcome, "");
@@ -182,7 +183,7 @@ fn the_throttle_is_off_within_a_round_of_a_cancel_a_failure_and_giving_up() {
     let (told, _) = throttles(&outcome.source.guest);
     assert!(*told.last().unwrap() >= 20, "{told:?}");
 
-    // The machine, in its work between two rounds.
+    // The machine fails, in its work between two rounds.
     let mut setup = converging(2.0, None);
     setup.source.throttled_ends = Some(End::Error);
     assert_stayed(&setup.run(), "no prepare");
@@ -199,9 +200,9 @@ fn a_source_that_panics_leaves_its_guest_at_full_speed() {
     assert_eq!((told.last(), guest.throttle()), (Some(&20), 0));
 }
 
-/// In the middle of the first round, half of the pages are left, and what the guest has dirtied of the others.
+/// In the middle of the first round, half of the pages remain, and those of the others that the guest has dirtied.
 const DEADLINE: Duration = Duration::from_millis(300);
-/// A chunk takes a tenth of a second, and what is in the socket's buffer behind it a third of that.
+/// A chunk takes a tenth of a second, and the data in the socket's buffer after it a third of that.
 const LATE: Duration = Duration::from_millis(150);
 
 fn with_deadline(times: f64, action: DeadlineAction) -> Setup {
@@ -243,7 +244,7 @@ fn a_deadline_in_mid_round_throttles_to_the_end() {
     assert_eq!(percent, 99, "without auto-converge, and at once");
     assert!(outcome.departure.report.downtime.unwrap().total() <= 30 * MS);
 
-    // One that dirties twice as much as goes under the highest throttle, too.
+    // A guest that dirties twice as much as the wire carries under the highest throttle, too.
     let setup = with_deadline(2.5, DeadlineAction::Throttle);
     set(&setup.source_control, |parameters| (parameters.max_cpu_throttle, parameters.cpu_throttle_initial) = (20, 20));
     let outcome = setup.run();
@@ -268,14 +269,14 @@ fn ends(outcome: &Outcome) -> Vec<Duration> {
 
 #[test]
 fn a_parameter_that_changes_in_mid_round_holds_from_the_end_of_that_round() {
-    // Twice the time of the longest round fits into it.
+    // Twice the time of the longest round fits into the limit.
     let setup = busy(2.0, None);
     let at = ROUND * 5 / 2;
     change(&setup, at, |parameters| parameters.downtime_limit = 3 * ROUND);
     let outcome = setup.run();
     assert_arrived(&outcome);
     let paused = outcome.source.paused.unwrap();
-    // Between a rehearsal and the pause goes one more round.
+    // One more round comes between a rehearsal and the pause.
     assert!(paused > at && paused < at + 2 * ROUND + LATE, "{paused:?}");
 
     let setup = busy(2.0, None);
@@ -285,7 +286,7 @@ fn a_parameter_that_changes_in_mid_round_holds_from_the_end_of_that_round() {
     let ends = ends(&outcome);
     assert!(*ends.last().unwrap() > at && ends[ends.len() - 2] < at, "{ends:?}");
 
-    // The throttle is lowered, and then off; without it the guest never fits.
+    // The throttle is lowered, then switched off; without a throttle, the guest never fits.
     let setup = converging(2.0, None);
     let (lowered, off) = (6 * ROUND, 8 * ROUND);
     change(&setup, lowered, |parameters| {
@@ -324,7 +325,7 @@ fn a_deadline_that_is_set_in_mid_round_passes_in_it() {
     assert!(paused > at + 50 * MS && paused < at + 50 * MS + LATE, "{paused:?}");
 }
 
-/// Bytes that went from one moment to the other.
+/// Bytes that were sent between two moments.
 fn sent(outcome: &Outcome, from: Duration, to: Duration) -> f64 {
     outcome.world.sends().iter().filter(|(at, _)| (from..to).contains(at)).map(|(_, bytes)| *bytes as f64).sum()
 }

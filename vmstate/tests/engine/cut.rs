@@ -1,5 +1,5 @@
-//! A fault after every byte of a small migration, in both directions, of every kind: each time exactly one side runs
-//! the guest, with the right memory and devices, and no pause lasts longer than its budget.
+//! A fault of every kind after every byte of a small migration, in both directions: each time, exactly one side runs the guest,
+//! with the right memory and devices, and no pause lasts longer than its budget.
 
 use std::time::Duration;
 
@@ -9,12 +9,12 @@ use vmstate::migrate::SourcePhase;
 
 const BLOCKS: [(&str, u64); 2] = [("main.ram", 3), ("rom", 1)];
 
-/// Of a pause by default: four times the downtime limit of 300 ms.
+/// The default budget of a pause: four times the downtime limit of 300 ms.
 const BUDGET: Duration = Duration::from_millis(1200);
-/// Deadlines are looked at so often, at least.
+/// The longest time between two checks of a deadline.
 const LOOK: Duration = Duration::from_millis(25);
 
-/// Offsets that lie inside the one normal page.
+/// Offsets inside of the one normal page.
 const PAGE: std::ops::Range<usize> = 300..4200;
 
 fn setup(fault: Option<Fault>) -> Setup {
@@ -24,8 +24,8 @@ fn setup(fault: Option<Fault>) -> Setup {
     setup
 }
 
-/// Bytes that each side puts on the wire when nothing goes wrong, and how many of the source's are needed for the
-/// commit: all up to the EOF mark, which is the byte before the self-description.
+/// Bytes that each side sends without a fault, and how many of the source's bytes are needed for the commit: all up to the EOF
+/// byte, which is the byte before the self-description.
 fn lengths() -> (usize, usize, usize) {
     let outcome = setup(None).run();
     assert_eq!(outcome.departure.phase, SourcePhase::Completed);
@@ -34,7 +34,7 @@ fn lengths() -> (usize, usize, usize) {
     let (forward, back) = (outcome.world.sent(Side::Source), outcome.world.sent(Side::Destination));
     let page = stream.windows(8).position(|bytes| bytes == [0, 0, 0, 0, 0x5a, 0, 0, 0]).unwrap();
     assert!(page < PAGE.start + 7 && PAGE.end < page + 4088, "{PAGE:?} is not inside the page at {page}");
-    // Mark and length of the self-description are five bytes.
+    // Marker and length of the self-description are five bytes.
     assert_eq!(stream[text - 6..text - 4], [0x00, 0x06]);
     (forward, text - 5, back)
 }
@@ -51,7 +51,7 @@ fn check(outcome: &Outcome, fault: Fault, committed: bool) {
     if source_died {
         assert_eq!(destination.running, committed, "a dead source's guest runs there once it was given away: {told}");
     } else if destination_died && departure.phase == SourcePhase::Completed {
-        // It had said that it runs the guest, and took the guest with it.
+        // The destination had reported that it runs the guest, and took the guest with it.
         assert!(!source.running, "{told}");
     } else {
         assert!(source.running || destination.running, "no guest: {told}");
@@ -61,8 +61,8 @@ fn check(outcome: &Outcome, fault: Fault, committed: bool) {
         assert_eq!(destination.guest.memory(), source.guest.memory(), "{told}");
         assert_eq!(outcome.destination_devices, outcome.source_devices, "{told}");
     } else {
-        // The self-description comes behind the commit, and the destination's times behind its last word: a destination that dies
-        // there had run the guest.
+        // The self-description comes after the commit, and the destination's times after its final answer: a destination that
+        // dies there had run the guest.
         let was_told = fault.sender == Side::Source && committed || departure.phase == SourcePhase::Completed;
         let had_run = destination_died && was_told;
         assert!(arrival.error.is_some() || had_run, "{told}");
@@ -72,7 +72,7 @@ fn check(outcome: &Outcome, fault: Fault, committed: bool) {
     }
     assert!(!source.guest.is_logging(), "the log was left on: {told}");
     if let Some(pause) = source.pause_lasted {
-        // The wait for the destination's last word, and for its lock.
+        // The wait for the destination's final answer, and for its lock.
         let commit = if source.released { BUDGET + Duration::from_secs(5) } else { Duration::ZERO };
         assert!(pause <= BUDGET + commit + LOOK, "paused for {pause:?}: {told}");
     }
@@ -82,19 +82,19 @@ fn every_byte(sender: Side, kind: FaultKind) {
     every_byte_of(sender, kind, 1, setup);
 }
 
-/// The socket buffers hold so little that a side which sends has to wait for one that does not read.
+/// The socket buffers are so small that a sender has to wait for a peer that does not read.
 fn cramped(fault: Option<Fault>) -> Setup {
     let setup = setup(fault);
     setup.world.set_buffer(64);
     setup
 }
 
-/// After each `step`th byte only.
+/// Tests every `step`th byte only.
 fn every_byte_of(sender: Side, kind: FaultKind, step: usize, setup: fn(Option<Fault>) -> Setup) {
     let (forward, to_commit, back) = lengths();
     let length = if sender == Side::Source { forward } else { back };
     for after in (0..=length).step_by(step) {
-        // Inside the one normal page a closed wire is as good as any fault, but for time.
+        // Inside of the one normal page, a closed wire is equivalent to any other fault, and faster to test.
         if sender == Side::Source && kind != FaultKind::HalfClose && PAGE.contains(&after) {
             continue;
         }
@@ -129,13 +129,13 @@ fn destination_dies_while_receiving() {
     every_byte(Side::Source, FaultKind::ReceiverDies);
 }
 
-/// What is in the socket buffers stays there, and nobody is told.
+/// The contents of the socket buffers stay there, and neither side gets an error.
 #[test]
 fn stream_stalled() {
     every_byte_of(Side::Source, FaultKind::Slows(0), 1, cramped);
 }
 
-/// Bytes keep coming, so that no wait for the next one is long.
+/// Bytes keep arriving, so that no wait for the next one is long.
 #[test]
 fn stream_trickles() {
     every_byte_of(Side::Source, FaultKind::Slows(100), 5, cramped);
@@ -172,7 +172,8 @@ fn destination_dies_while_answering() {
     every_byte(Side::Destination, FaultKind::SenderDies);
 }
 
-/// Without a disk nobody can tell who may run once the guest was given away: then the source stays paused and says so.
+/// Without a disk, neither side can prove who may run the guest after it was handed over: the source then stays paused and
+/// reports so.
 #[test]
 fn without_a_lock_never_two_guests() {
     let (forward, _, back) = lengths();
@@ -204,10 +205,10 @@ fn without_a_lock_never_two_guests() {
     assert!(undecided > 0, "no fault hit the commit");
 }
 
-/// On a slow wire the destination runs the guest, and closes, while the source still sends the self-description. The last
-/// word that came before is heard.
+/// On a slow wire, the destination runs the guest and closes the connection while the source still sends the self-description.
+/// The source still receives the final answer that came before.
 #[test]
-fn the_last_word_is_heard_through_a_broken_wire() {
+fn the_final_answer_is_received_through_a_broken_wire() {
     let (_, to_commit, _) = lengths();
     let fault = Fault { sender: Side::Source, after: to_commit, kind: FaultKind::Slows(100) };
     let setup = cramped(Some(fault));

@@ -1,7 +1,7 @@
-//! How far the forecast can be relied on: the pause that was foretold against the pause that the virtual clock saw.
+//! Accuracy of the forecast: the predicted pause compared with the pause on the virtual clock.
 //!
-//! Over the sweep every pause is within its limit and within a fifth of what was foretold. What the forecast cannot know
-//! has a test that shows by how much it is then wrong: the wire becomes slower after the verdict
+//! Over the sweep, every pause is within its limit and within a fifth of the prediction. The forecast cannot know that the wire
+//! becomes slower after the decision; a test shows the resulting error
 //! ([`a_wire_that_slows_down_after_the_verdict_lengthens_the_pause`]).
 
 use std::thread;
@@ -14,7 +14,7 @@ use vmstate::migrate::{Control, SourcePhase};
 
 const MS: Duration = Duration::from_millis(1);
 
-/// Pages of the guest, and how many of them, from the start, hold data.
+/// A guest with this many pages, of which the first `used` hold data.
 fn guest(world: World, pages: u64, used: u64, load: Load) -> Setup {
     let setup = Setup::with(&[("main.ram", pages)], world, load);
     for page in 0..used {
@@ -23,14 +23,14 @@ fn guest(world: World, pages: u64, used: u64, load: Load) -> Setup {
     setup
 }
 
-/// Pause foretold before the switch-over, and measured.
+/// The pause predicted before the switch-over, and the measured one.
 fn pauses(outcome: &Outcome, control: &Control) -> (Duration, Duration) {
     assert_eq!(outcome.departure.phase, SourcePhase::Completed, "{:?}", outcome.departure.error);
     let foretold = control.progress().expected_downtime.expect("it was foretold");
     (foretold, outcome.departure.report.downtime.expect("it was measured").total())
 }
 
-/// Finding 5: what was sent as zero made the pages that the guest writes look cheap.
+/// Finding 5: pages sent as zero made the pages that the guest writes look cheap.
 #[test]
 fn zero_pages_do_not_make_the_pause_look_short() {
     let world = World::new(None, Some(40e6), 200 * MS / 1000);
@@ -41,7 +41,7 @@ fn zero_pages_do_not_make_the_pause_look_short() {
     assert!(measured <= 20 * MS, "foretold {foretold:?}, measured {measured:?}");
 }
 
-/// Finding 6: the socket's buffer drained while the source slept for the limit, so it seemed to take all at once.
+/// Finding 6: the socket's buffer drained while the source slept because of the limit, so it seemed to accept everything at once.
 #[test]
 fn a_bandwidth_limit_does_not_make_the_wire_look_fast() {
     let world = World::new(None, Some(20e6), MS / 5);
@@ -54,7 +54,7 @@ fn a_bandwidth_limit_does_not_make_the_wire_look_fast() {
     assert!(measured <= 100 * MS, "foretold {foretold:?}, measured {measured:?}");
 }
 
-/// Finding 17: a limit below a record's first bytes let no page through, ever. A record goes byte by byte then.
+/// Finding 17: a limit below the size of a record's first bytes let no page through, ever. A record is now sent byte by byte.
 #[test]
 fn the_smallest_bandwidth_limit_still_moves_the_guest() {
     let setup = guest(World::new(None, Some(40e6), MS), 2, 1, Load::default());
@@ -62,7 +62,8 @@ fn the_smallest_bandwidth_limit_still_moves_the_guest() {
     let world = setup.world.clone();
     let outcome = setup.run();
     assert_eq!(outcome.departure.phase, SourcePhase::Completed, "{:?}", outcome.departure.error);
-    // A page of data and one of zeros, with their headers, probes and the section around them: some 4300 bytes, one a second.
+    // A page of data and a page of zeros, with their headers, probes and the section around them: some 4300 bytes, at one byte a
+    // second.
     let round = outcome.departure.report.rounds[0];
     assert!(round.bytes > 4113 && round.bytes < 4400, "{round:?}");
     assert!(
@@ -77,24 +78,24 @@ fn the_smallest_bandwidth_limit_still_moves_the_guest() {
 #[derive(Clone, Copy, Debug)]
 struct Point {
     pages: u64,
-    /// Of the pages, from the start, hold data.
+    /// Number of pages, from the first on, that hold data.
     used: u64,
     load: Load,
-    /// Of a hundred writes so many leave a page of zeros.
+    /// Percentage of writes that leave a page of zeros.
     clearing: u64,
     limit: Duration,
-    /// Bytes a second.
+    /// Speed in bytes a second.
     speed: f64,
     latency: Duration,
-    /// Bytes of a socket's buffer.
+    /// Size of a socket's buffer in bytes.
     buffer: usize,
     bandwidth_limit: u64,
-    /// The guest's stop.
+    /// How long the guest takes to stop.
     stop: Duration,
 }
 
-/// Every so many-th of all combinations. The stride has no factor in common with the axes, so all values of one meet all of
-/// each other.
+/// Takes one of `STRIDE` combinations of all axes. The stride has no factor in common with the axes, so every value of one axis
+/// occurs with every value of each other.
 fn sweep() -> Vec<Point> {
     let load = |writes_per_second, working_set| Load { writes_per_second, working_set };
     let mut points = Vec::new();
@@ -136,7 +137,7 @@ impl Point {
         let mut setup = guest(world, self.pages, self.used, self.load);
         setup.source.guest.set_clearing(self.clearing);
         setup.source.pause_takes = self.stop;
-        // The virtual destination loads in no time.
+        // The virtual destination loads devices in no time.
         setup.source_options.switch_over_cost = Duration::ZERO;
         setup.set_max_rounds(Some(ROUNDS));
         setup.source_control.set_downtime_limit(self.limit);
@@ -146,25 +147,25 @@ impl Point {
 
     /// The pause with `pages` whole pages left.
     fn pause(&self, pages: u64) -> Duration {
-        // A question and the hand-over, both there and back.
+        // A ping and the hand-over, each with its answer.
         self.stop + 4 * self.latency + Duration::from_secs_f64((pages * 4104) as f64 / self.speed)
     }
 }
 
 const ROUNDS: u32 = 6;
-/// No axis has 23 values or a multiple of them.
+/// The length of no axis is 23 or a multiple of it.
 const STRIDE: usize = 23;
-/// Devices and framing are some 600 bytes here, which the forecast does not know of.
+/// Devices and framing are some 600 bytes here, which the forecast does not include.
 const UNKNOWN_BYTES: f64 = 600.0;
 
-/// What is wrong with the forecast at this point; and whether the guest went at all.
+/// The error of the forecast at this point, if there is one; and whether the guest migrated at all.
 fn judge(point: &Point) -> (bool, Option<String>) {
     let setup = point.setup();
     let control = setup.source_control.clone();
     let outcome = setup.run();
     let report = &outcome.departure.report;
     let Some(downtime) = report.downtime else {
-        // It was right to stay if the pause would have come too close to the limit.
+        // Staying was right if the pause would have come too close to the limit.
         let pending = report.rounds.last().expect("rounds").dirtied;
         let pages = point.pause(pending) - point.pause(0);
         let fits = point.pause(pending) + pages / 10 <= point.limit;
@@ -233,7 +234,7 @@ fn what_the_guest_writes_until_it_stands_still_counts() {
     setup.set_max_rounds(None);
     let control = setup.source_control.clone();
     let (foretold, measured) = pauses(&setup.run(), &control);
-    // 60 writes, and so about 12 ms of the wire.
+    // 60 writes, which is about 12 ms of the wire.
     assert!(measured <= point.limit, "foretold {foretold:?}, measured {measured:?}");
     assert!(measured.abs_diff(foretold) < 3 * MS, "foretold {foretold:?}, measured {measured:?}");
 }
@@ -245,7 +246,7 @@ fn a_wire_that_slows_down_after_the_verdict_lengthens_the_pause() {
     let outcome = setup.run();
     let (foretold, _) = pauses(&outcome, &control);
     let rounds: u64 = outcome.departure.report.rounds.iter().map(|round| round.bytes).sum();
-    // The same again, to the byte, until the pages of the pause are on their way: behind those of the rehearsal, which
+    // The same migration again, to the byte, until the pages of the pause are on their way: after those of the rehearsal, which
     // take an eighth of the limit.
     let rehearsed = QUIET.limit.as_secs_f64() / 8.0 * QUIET.speed;
     let fault = FaultKind::Slows(QUIET.speed as u32 / 2);
@@ -262,14 +263,14 @@ fn devices_that_are_large_for_the_wire_are_foretold() {
     setup.source_devices[0].fifo = vec![7; 200_000];
     let control = setup.source_control.clone();
     let (foretold, measured) = pauses(&setup.run(), &control);
-    // They alone take 40 ms.
+    // The devices alone take 40 ms.
     assert!(measured > 40 * MS && measured <= QUIET.limit, "foretold {foretold:?}, measured {measured:?}");
     assert!(measured.abs_diff(foretold) <= foretold / 10, "foretold {foretold:?}, measured {measured:?}");
 }
 
 #[test]
 fn the_first_round_has_a_forecast_already() {
-    // The connection breaks in the middle of it, and the last figures stay.
+    // The connection breaks in the middle of the round, and the last figures stay.
     let point = Point { pages: 6000, used: 6000, load: Load::default(), ..QUIET };
     let half = point.pages * 4104 / 2;
     let setup = on_a_faulty_wire(point, half as usize, FaultKind::Reset);
@@ -282,6 +283,6 @@ fn the_first_round_has_a_forecast_already() {
         assert!(foretold.abs_diff(expected) < expected / 5, "foretold {foretold:?}, should be {expected:?}");
     };
     near(progress.expected_downtime, point.pages / 2);
-    // The half that was sent and the rest, and an empty pause.
+    // The unsent half and the rest, and an empty pause.
     near(progress.expected_total, point.pages);
 }

@@ -1,4 +1,4 @@
-//! The handle on a migration answers whatever the engine is at.
+//! The handle on a migration answers, whatever call the engine is in.
 
 use std::collections::HashSet;
 use std::sync::mpsc::channel;
@@ -13,7 +13,7 @@ use vmstate::VmState;
 use vmstate::migrate::{DestinationPhase, Phase, SourcePhase};
 use vmstate::section::Sections;
 
-/// A device whose save and load take notice.
+/// A device that reports its save and its load to the test.
 #[derive(VmState, Debug)]
 #[vmstate(name = "noticed", pre_save = Self::saves, post_load = Self::loads)]
 struct Noticed {
@@ -34,15 +34,15 @@ impl Noticed {
     }
 }
 
-/// The engine is held in each call that it makes — on the wire, the clock, guest memory, the dirty log, the machine, a device — until
-/// both sides' handles have answered another thread. So it holds no lock of a handle while it waits, sends, or reads pages: what it does
-/// with one held is to copy figures.
+/// The engine is stopped in each call that it makes — on the wire, the clock, guest memory, the dirty log, the machine, a device
+/// — until both sides' handles have answered another thread. So the engine holds no lock of a handle while it waits, sends, or
+/// reads pages; under a lock, it only copies figures.
 #[test]
 fn a_handle_answers_whatever_the_engine_is_at() {
     let world = World::new(None, Some(5e6), Duration::from_micros(200));
     let mut setup = Setup::with(&[("main.ram", 200)], world, Load { writes_per_second: 1000.0, working_set: 60 });
     (0..200).for_each(|page| setup.source.guest.poke(0, page * 4096, 1));
-    // The source waits for room.
+    // The source waits for space in the buffer.
     setup.world.set_buffer(16 << 10);
     setup.source.pause_takes = Duration::from_millis(3);
     setup.source_control.set_downtime_limit(Duration::from_millis(30));
@@ -69,7 +69,7 @@ fn a_handle_answers_whatever_the_engine_is_at() {
         line.0.send(()).unwrap();
         match line.1.recv_timeout(Duration::from_secs(20)) {
             Ok([source, destination]) => log.lock().unwrap().extend([(source, what), (destination, what)]),
-            // Let go on, or both wait for ever.
+            // Released, or both would wait for ever.
             Err(_) => held.set(what).unwrap(),
         }
     });

@@ -1,4 +1,4 @@
-//! Peers that keep to the format and not to the protocol: whatever they send, no wait outlasts its deadline.
+//! Peers that follow the format but not the protocol: whatever they send, no wait exceeds its deadline.
 
 use std::collections::VecDeque;
 use std::io;
@@ -16,24 +16,24 @@ const BLOCKS: [(&str, u64); 1] = [("main.ram", 3)];
 /// A section that QEMU does not have.
 const BEYOND: &str = "beyond-qemu";
 const MS: Duration = Duration::from_millis(1);
-/// No test needs as much virtual time, unless a wait has no end.
+/// Limit on virtual time, which a test exceeds only if a wait has no end.
 const TOO_LONG: Duration = Duration::from_secs(60);
 
 /// A destination that answers each ping at once.
 struct Answerer {
     world: World,
     answers: VecDeque<u8>,
-    /// Sends answers to a question that nobody asked, a thousand a second, once the guest is paused.
+    /// Sends unrequested answers, a thousand a second, once the guest is paused.
     floods: bool,
     /// How long the source takes for each send once the guest is paused.
     send_takes: Duration,
-    /// Whose downtime limit falls to zero once the guest is paused.
+    /// The control whose downtime limit falls to zero once the guest is paused.
     narrows: Option<Control>,
-    /// Says that it takes over, if it was given 10 ms for that.
+    /// Reports that it takes the guest over, after 10 ms if it gets them.
     takes_over: bool,
-    /// Answers a ping with its number, whatever it is, as QEMU does.
+    /// Answers every ping with its number, as QEMU does.
     is_qemu: bool,
-    /// The section that goes beyond QEMU came.
+    /// True once the section beyond QEMU has arrived.
     told_more: bool,
     paused: bool,
     asked_last: bool,
@@ -47,7 +47,7 @@ impl Answerer {
 
 impl Channel for Answerer {
     fn send(&mut self, bytes: &[u8], _timeout: Duration) -> io::Result<usize> {
-        // SWITCHOVER_START is command 11, PING is 2 with four bytes. No page holds such bytes here.
+        // SWITCHOVER_START is command 11, PING is 2 with four bytes. The pages here contain no such bytes.
         self.paused |= bytes.windows(5).any(|command| command == [8, 0, 11, 0, 0]);
         if let (Some(control), true) = (&self.narrows, self.paused) {
             control.set_downtime_limit(Duration::ZERO);
@@ -86,7 +86,7 @@ impl Channel for Answerer {
     }
 }
 
-/// A source with a pause budget of 200 ms by default: how it ended, whether its guest runs, and how long that was paused.
+/// A source with a default pause budget of 200 ms: its result, whether its guest runs, and how long the guest was paused.
 fn to_answerer(change: impl FnOnce(&mut Answerer, &Control)) -> (Departure, bool, Option<Duration>) {
     let Setup { world, mut source, mut source_devices, source_options, source_control, .. } = Setup::new(&BLOCKS, None);
     source_control.set_downtime_limit(50 * MS);
@@ -119,7 +119,7 @@ fn to_answerer(change: impl FnOnce(&mut Answerer, &Control)) -> (Departure, bool
         &source_options,
         &source_control,
     );
-    // Devices come before the last question, if the pause lasts as long.
+    // Devices are sent before the last ping, if the pause lasts that long.
     assert_eq!(channel.told_more, channel.asked_last && !is_qemu);
     (departure, source.running, source.pause_lasted)
 }
@@ -128,12 +128,12 @@ fn to_answerer(change: impl FnOnce(&mut Answerer, &Control)) -> (Departure, bool
 #[test]
 fn an_answerer_is_believed() {
     let (departure, running, _) = to_answerer(|_, _| ());
-    // It never says that it took over, and does not hold the lock.
+    // It never reports that it took the guest over, and does not hold the lock.
     assert!(departure.error.unwrap().to_string().contains("is silent"));
     assert_eq!((departure.phase, running), (SourcePhase::Failed, true));
 }
 
-/// The lock is free and its fence is where it was, which says nothing of what a QEMU did with the guest.
+/// The lock is free and its generation is unchanged, which does not show what a QEMU did with the guest.
 #[test]
 fn a_qemu_that_does_not_confirm_leaves_the_guest_to_a_person() {
     let (departure, running, _) = to_answerer(|answerer, _| answerer.is_qemu = true);
@@ -154,7 +154,7 @@ fn a_flood_of_answers_does_not_prolong_the_pause() {
     assert!(pause.unwrap() <= 220 * MS, "{pause:?}");
 }
 
-/// The limits of a guest that is paused already are those that it was paused with.
+/// The limits of a paused guest are those at the time of the pause.
 #[test]
 fn a_limit_that_falls_during_the_pause_is_for_the_next_one() {
     let (departure, running, _) = to_answerer(|answerer, control| {
@@ -164,7 +164,7 @@ fn a_limit_that_falls_during_the_pause_is_for_the_next_one() {
     assert_eq!((departure.phase, running), (SourcePhase::Completed, false), "{:?}", departure.error);
 }
 
-/// A wire that takes everything at once, and a source that is slow to put it together.
+/// The wire accepts everything at once, and the source is slow to produce it.
 #[test]
 fn what_was_sent_too_late_is_too_late() {
     let (departure, running, pause) = to_answerer(|answerer, _| answerer.send_takes = 500 * MS);
@@ -173,7 +173,7 @@ fn what_was_sent_too_late_is_too_late() {
     assert!(departure.error.unwrap().to_string().contains("the guest is paused for 200.0ms at most"));
 }
 
-/// A source that introduces itself and then sends `rest` for ever, a piece each millisecond.
+/// A source that sends a valid beginning and then `rest` for ever, one piece each millisecond.
 struct Talker {
     world: World,
     begins: VecDeque<u8>,
@@ -205,7 +205,7 @@ fn an_introduction_without_end_is_given_up_and_the_destination_may_wait_for_anot
     let commands: &[u8] = &[8, 0, 1, 0, 0];
     for rest in [pings, commands] {
         let Setup { world, mut destination, destination_options, destination_control, .. } = Setup::new(&BLOCKS, None);
-        // The source's part is played by the channel.
+        // The channel plays the source.
         world.finish(Side::Source);
         world.begin(Side::Destination);
         // Header of version 3, configuration, OPEN_RETURN_PATH.

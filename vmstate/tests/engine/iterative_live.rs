@@ -1,5 +1,5 @@
 //! Whole migrations with sections in parts beside guest memory, on the virtual wire. The oracle is the source's own device: each
-//! block as it was written last before the switch-over, after which nobody writes it any more.
+//! block as it was last written before the switch-over, after which it is not written any more.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ fn busy(fault: Option<Fault>) -> Setup {
     Setup::with(&BLOCKS, World::new(fault, Some(20e6), MS), load)
 }
 
-/// Flash memories of these lengths in blocks at both sides, each written so often a second.
+/// Flash memories of these lengths in blocks on both sides, with the writes a second of each.
 fn with_flashes(mut setup: Setup, flashes: &[(usize, f64)]) -> (Setup, Vec<Flash>, Vec<Flash>) {
     let here = flashes.iter().map(|&(blocks, writes)| {
         let flash = Flash::new(blocks).written_by(&setup.source.guest, writes);
@@ -44,7 +44,7 @@ fn assert_moved(outcome: &Outcome, here: &[Flash], there: &[Flash]) {
     }
 }
 
-/// Places of the marks of sections in the stream, as `kind`, number. Blocks and pages are skipped as the format says.
+/// The sections' headers in the stream, as kind and number. Blocks and pages are skipped according to the format.
 fn marks(stream: &[u8]) -> Vec<(u8, u32)> {
     let (mut at, mut marks) = (8, Vec::new());
     let u32_at = |at: usize| u32::from_be_bytes(stream[at..at + 4].try_into().unwrap());
@@ -109,14 +109,15 @@ fn several_sections_take_turns_as_in_qemu() {
     let marks = marks(&outcome.world.recorded());
     let of = |wanted: u8| -> Vec<u32> { marks.iter().filter(|(kind, _)| *kind == wanted).map(|(_, id)| *id).collect() };
     let place = |wanted: u8| marks.iter().position(|(kind, _)| *kind == wanted).unwrap();
-    // All STARTs first, all ENDs behind all PARTs, before what goes whole; each in the order of registration.
+    // All STARTs come first, all ENDs after all PARTs and before sections that are sent whole; each group is in the order of
+    // registration.
     assert_eq!(of(1), [1, 2, 3, 4]);
     assert_eq!(of(3), [1, 2, 3, 4]);
     assert_eq!(of(4), [5, 6]);
     assert_eq!((place(1), place(2)), (0, 4));
     let last_part = marks.iter().rposition(|(kind, _)| *kind == 2).unwrap();
     assert_eq!((place(3), place(4)), (last_part + 1, last_part + 5));
-    // Each section has a part in each round and in the pause, and each turn goes from the first to the last.
+    // Each section has a part in each round and in the pause, and each turn goes from the first section to the last.
     let rounds = outcome.departure.report.rounds.len();
     for id in 1..=4 {
         let parts = of(2).iter().filter(|&&part| part == id).count();
@@ -133,18 +134,19 @@ fn a_machine_without_memory_has_sections_in_parts_all_the_same() {
     assert_moved(&setup.run(), &here, &there);
 }
 
-/// A flash of 6000 blocks of 20 bytes each on a wire of 2 MB/s, which takes 60 ms for all of them, written so often a second.
+/// A flash of 6000 blocks of 20 bytes each on a wire of 2 MB/s, which takes 60 ms for all of them, with this many writes a
+/// second.
 fn flash_alone(writes: f64) -> (Setup, Vec<Flash>, Vec<Flash>) {
     let world = World::new(None, Some(2e6), MS);
     with_flashes(Setup::with(&[("main.ram", 1)], world, Load::default()), &[(6000, writes)])
 }
 
-/// What the flash will cost is part of the forecast. One that says nothing of what it has pending is paused for longer than is allowed.
+/// The forecast includes the cost of the flash. A section that hides its pending bytes is paused longer than allowed.
 #[test]
 fn pending_bytes_are_forecast() {
     let limit = 25 * MS;
     let run = |lies| {
-        // In 50 ms 15,000 writes hit all but a twelfth of the blocks, and those take 55 ms: it never becomes less.
+        // In 50 ms, 15,000 writes hit all but a twelfth of the blocks, which take 55 ms: the rest never gets smaller.
         let (mut setup, here, there) = flash_alone(300_000.0);
         setup.source_flashes[0].lies = lies;
         setup.source_control.set_downtime_limit(limit);
@@ -174,7 +176,7 @@ fn a_pause_with_a_flash_keeps_its_limit() {
     assert!((15 * MS..=limit).contains(&pause), "{pause:?}");
 }
 
-/// Memory goes first. The cancel comes behind the first chunk, which is shorter than the memory: nothing of the flash was sent.
+/// Memory is sent first. The cancel comes after the first chunk, which is shorter than the memory: nothing of the flash was sent.
 #[test]
 fn what_remains_is_told_of_all_sections() {
     let (mut setup, ..) = with_flashes(busy(None), &[(100_000, 0.0)]);
@@ -247,12 +249,12 @@ fn after_a_cancel_the_next_migration_sends_everything_anew() {
     assert_eq!((here[0].state(), fresh.state().1), ((false, 2), 1));
 }
 
-/// Small memory, and sections that are a handful of bytes each.
+/// Small memory, and sections of a few bytes each.
 fn small(fault: Option<Fault>) -> (Setup, Vec<Flash>, Vec<Flash>) {
     with_flashes(Setup::new(&[("r", 1)], fault), &[(3, 0.0), (1, 0.0)])
 }
 
-/// A fault after every byte: one guest, whole, and both sides have cleaned up.
+/// After a fault at any byte there is one guest with all of its memory, and both sides have cleaned up.
 #[test]
 fn a_cut_after_each_byte_leaves_one_whole_guest() {
     let (setup, ..) = small(None);

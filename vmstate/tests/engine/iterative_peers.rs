@@ -1,5 +1,5 @@
-//! Sections in parts and whoever is at the other end: an older release, a peer that is hostile or sends them in another order, and a
-//! reader who does not know them. The streams are written by hand.
+//! Sections in parts and their peers: an older release, a hostile peer, one with another order, and a reader without the section.
+//! The streams are written by hand.
 
 use std::time::Duration;
 
@@ -50,7 +50,7 @@ struct Dev {
     on: u8,
 }
 
-/// A machine that a release had, with a flash of that version, or without one.
+/// A machine of a release that had a flash of that version, or none.
 fn release(version: Option<u32>, name: &str) -> Schema {
     static NEWER: Description = Description::undescribed("flash", 3, 3);
     static OLDER: Description = Description::undescribed("flash", 1, 1);
@@ -101,7 +101,7 @@ fn an_older_release_gets_its_name_and_version_or_nothing() {
     }
 }
 
-/// QEMU sends the parts of several sections in turn, and any number of parts may be left out or empty.
+/// QEMU sends the parts of several sections in turn, and any number of parts may be missing or empty.
 #[test]
 fn parts_of_two_sections_come_in_any_turn() {
     let (a, b, z) = (b"aaaaaaaaaaaaaaaa", b"bbbbbbbbbbbbbbbb", b"zzzzzzzzzzzzzzzz");
@@ -128,7 +128,7 @@ fn parts_of_two_sections_come_in_any_turn() {
     }
 }
 
-/// Behind a section that comes whole its number is none of a section in parts.
+/// After a section that came whole, its number belongs to no section in parts.
 #[test]
 fn a_part_of_a_section_that_came_whole_is_refused() {
     let sections = || {
@@ -149,7 +149,7 @@ fn a_part_of_a_section_that_came_whole_is_refused() {
     }
 }
 
-/// A section whose records say how long they are.
+/// A section whose records contain their own length.
 struct Counted(usize);
 
 impl IterativeSection for Counted {
@@ -193,7 +193,7 @@ impl IterativeSection for Counted {
     }
 }
 
-/// The source decides how long a record is, but nothing is kept of one that is longer than any may be.
+/// The source decides the length of a record, but the destination does not buffer one that exceeds the limit.
 #[test]
 fn a_record_is_not_waited_for_without_end() {
     let begins = b"\x01\0\0\0\x02\x07counted\0\0\0\0\0\0\0\x01\x7e\0\0\0\x02\x02\0\0\0\x02";
@@ -209,7 +209,7 @@ fn a_record_is_not_waited_for_without_end() {
     assert!(error.to_string().ends_with("longer than 33554432 bytes"), "{error}");
 }
 
-/// What each part is, to whom it belongs, and how long its body is; with a schema that only knows its name, and without one.
+/// For each part, its kind, its section and the length of its body; with a schema that only has its name, and without one.
 #[test]
 fn a_dump_shows_the_parts_of_a_section_that_nobody_described() {
     let block = b"abcdefghijklmnop";
@@ -242,7 +242,7 @@ fn what_a_second_section_has_pending_is_in_the_forecast() {
     let outcome = setup.run();
     let error = outcome.departure.error.unwrap().to_string();
     assert!(error.starts_with("gave up: the limit of rounds"), "{error}");
-    // A round and its answer, until it changes no more. Then the pause: those blocks, and two round trips.
+    // A round and its answer, repeated until the number no longer changes. Then the pause: those blocks, and two round trips.
     let seconds = |blocks: f64| blocks * RECORD as f64 / 2e6;
     let left = |t: f64| (6000.0 * (1.0 - (-50.0 * t).exp()), 3000.0 * (1.0 - (-10.0 * t).exp()));
     let (first, second) = (0..50).fold((6000.0, 3000.0), |(first, second), _| left(seconds(first + second) + 0.002));

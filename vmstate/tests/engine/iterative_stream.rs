@@ -1,4 +1,4 @@
-//! Sections in parts on the wire: the stream written out from the format's facts, and everything that is refused by name.
+//! Sections in parts on the wire: the stream as the format defines it, and the message of each refusal.
 
 use std::sync::{Arc, Mutex, RwLock};
 
@@ -54,7 +54,7 @@ fn the_stream_is_what_is_written_by_hand() {
     flash.write(0, *b"ABCDEFGHIJKLMNOP");
     flash.write(1, *b"abcdefghijklmnop");
     let mut sections = Sections::new();
-    // A section that goes whole comes behind those in parts, wherever it is registered.
+    // A section that is sent whole comes after those in parts, wherever it is registered.
     sections.add(Dev { on: 7 }).unwrap();
     sections.add_iterative(flash.clone()).unwrap();
     let bytes = saved(&mut sections).unwrap();
@@ -68,7 +68,7 @@ fn the_stream_is_what_is_written_by_hand() {
     assert_eq!(there.state().1, 1, "cleaned up");
 }
 
-/// QEMU says the same of FULL and START.
+/// QEMU treats FULL and START alike.
 #[test]
 fn qemu_takes_what_a_strict_load_refuses() {
     let whole = [b"\x04", &START[1..]].concat();
@@ -86,7 +86,7 @@ fn qemu_takes_what_a_strict_load_refuses() {
         assert!(loaded(&bytes, Strictness::QemuCompatible).is_ok(), "{what}");
         assert_eq!(loaded(&bytes, Strictness::Strict).unwrap_err().to_string(), refusal, "{what}");
     }
-    // Which machine is whole is the destination's business in both.
+    // In both modes, the destination decides which sections it requires.
     let none = stream(&[&[]]);
     let error = loaded(&[&none[..], b"\0"].concat(), Strictness::Strict).unwrap_err();
     assert_eq!(error.to_string(), "required sections did not come: flash/0");
@@ -151,13 +151,13 @@ fn everything_else_is_refused_by_name_in_both() {
             assert_eq!(error.kind(), kind, "{error}");
         }
     }
-    // The number of another section: of guest memory here.
+    // The number of another section, here of guest memory.
     let taken = changed(number, b"\x01\x05flash");
     let error = loaded(&taken, Strictness::Strict).unwrap_err();
     assert_eq!(error.to_string(), "flash/0 at 0x36: has number 1, as ram/0 has");
 }
 
-/// The parts begin only when all that must come in parts has begun.
+/// The parts begin only after every required section has begun.
 #[test]
 fn a_required_section_is_missed_at_the_first_part_already() {
     let mut sections = Sections::new();
@@ -232,7 +232,7 @@ fn each_form_is_the_device() {
     assert_eq!(plain.state(), (false, 5));
 }
 
-/// What its author got wrong.
+/// The mistake of the section's author.
 #[derive(Clone, Copy, PartialEq)]
 enum Wrong {
     NeverEnds,

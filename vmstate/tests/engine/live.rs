@@ -1,4 +1,4 @@
-//! Whole migrations on a virtual wire: the oracle is the source guest's own memory, which every write went into.
+//! Whole migrations on a virtual wire: the oracle is the source guest's own memory, to which every write was made.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -29,7 +29,7 @@ fn assert_arrived(outcome: &Outcome) {
     assert_eq!(outcome.departure.phase, SourcePhase::Completed, "{:?}", outcome.departure.error);
     assert!(outcome.arrival.error.is_none());
     assert!(outcome.destination.running && !outcome.source.running);
-    // Time goes on after the hand-over, and with it the guest; but only here, where it does not run, it stands still.
+    // Time and the guest continue after the hand-over; at the source, where the guest does not run, the devices stand still.
     assert_eq!(outcome.destination_devices, outcome.source_devices);
     assert!(!outcome.source.guest.is_logging());
 }
@@ -55,7 +55,8 @@ fn an_idle_guest_arrives_whole() {
     assert_eq!((arrival.pages.normal, arrival.pages.zero), (5, 38));
 }
 
-/// What both sides have mapped is neither sent nor written, however fast the guest writes it; what only one has goes as ever.
+/// Memory that both sides share is neither sent nor written, however fast the guest writes to it; all other memory is sent as
+/// usual.
 #[test]
 fn memory_that_both_sides_share_stays_where_it_is() {
     let world = World::new(None, Some(MEGABYTE), Duration::from_micros(200));
@@ -69,16 +70,16 @@ fn memory_that_both_sides_share_stays_where_it_is() {
     assert_arrived(&outcome);
     let (here, there) = (outcome.source.guest.memory(), outcome.destination.guest.memory());
     assert_eq!(here[1..], there[1..]);
-    // In this world each side has its own copy, so that a write would be seen. The guest runs on there by now.
+    // In this test each side has its own copy, so that a write would be visible. The guest already runs there by now.
     let pages = outcome.arrival.report.pages;
     assert_eq!((pages.normal, pages.zero), (2, 1));
     assert_ne!(here[0][5], there[0][5]);
-    // One round, and one behind the rehearsal.
+    // One round, and one after the rehearsal.
     let rounds = &outcome.departure.report.rounds;
     assert!(rounds.len() <= 2 && rounds.iter().all(|round| round.dirtied == 0), "{rounds:?}");
 }
 
-/// Whichever side does not know, or sees it elsewhere: the destination refuses before it has taken anything.
+/// Whichever side does not share the memory, or has it at another address: the destination refuses before it has stored anything.
 #[test]
 fn memory_that_one_side_takes_for_shared_is_refused() {
     for (here, there, why) in [
@@ -132,7 +133,7 @@ fn a_guest_faster_than_the_wire_is_given_up_and_can_go_later() {
     assert_eq!(error.kind(), ErrorKind::Cancelled);
     assert!(error.to_string().contains("limit of rounds"), "{error}");
     assert_eq!(outcome.departure.report.rounds.len(), 4);
-    // 10 MB/s take 12 MB in 1.2 s, and all is dirty again by then.
+    // At 10 MB/s, 12 MB take 1.2 s, and all pages are dirty again by then.
     let progress = control.progress();
     assert_eq!(progress.expected_total, None);
     let expected = progress.expected_downtime.unwrap();
@@ -148,7 +149,7 @@ fn a_raised_downtime_limit_lets_it_through() {
     setup.source_control.set_downtime_limit(Duration::from_secs(2));
     let outcome = setup.run();
     assert_arrived(&outcome);
-    // The second one is that in which the guest runs on after its rehearsal.
+    // The second round is the one in which the guest runs after its rehearsal.
     assert_eq!(outcome.departure.report.rounds.len(), 2);
 }
 
@@ -165,7 +166,7 @@ fn a_limit_on_bandwidth_is_kept_in_the_rounds_and_lifted_for_the_switch_over() {
         let speed = round.bytes as f64 / round.duration.as_secs_f64();
         assert!(speed < 4.1e6 && speed > 3.5e6, "{round:?}: {speed}");
     }
-    // At the limited speed they alone would take 35 ms.
+    // At the limited speed, these pages alone would take 35 ms.
     let last = report.pages.normal - report.rounds.iter().map(|round| round.pages.normal).sum::<u64>();
     let downtime = report.downtime.unwrap();
     assert!(last > 50, "{report:?}");
@@ -196,7 +197,7 @@ fn cancelled_in_any_phase_the_guest_goes_on_and_can_go_later() {
     assert_stayed(&setup.run(), SourcePhase::Cancelled);
 }
 
-/// Far longer than a destination waits for a source that says nothing.
+/// Much longer than a destination waits for a silent source.
 #[test]
 fn a_machine_is_waited_for_before_the_switch_over_and_the_connection_is_kept_up() {
     let mut setup = Setup::new(&BLOCKS, None);
@@ -259,9 +260,9 @@ fn what_a_machine_refuses_leaves_the_guest_where_it_was() {
     assert_eq!(outcome.arrival.error.unwrap().to_string(), "no claim");
 }
 
-/// The source's user reads why, in the destination's words.
+/// The source's user gets the reason in the destination's words.
 #[test]
-fn a_destination_tells_why_it_refuses() {
+fn a_destination_reports_why_it_refuses() {
     let mut setup = Setup::new(&BLOCKS, None);
     setup.destination_options.machine_type = "q35".to_owned();
     let outcome = setup.run();
@@ -299,7 +300,7 @@ fn an_unmigratable_device_stops_a_migration_before_it_begins() {
     }
 }
 
-/// Nobody needs it for that, and who watches is told that the migration is over.
+/// The destination does not need the self-description for that, and observers learn that the migration is over.
 #[test]
 fn the_guest_runs_before_the_self_description_is_sent() {
     let setup = Setup::new(&BLOCKS, None);
@@ -314,14 +315,14 @@ fn the_guest_runs_before_the_self_description_is_sent() {
     assert_arrived(&outcome);
     let stream = outcome.world.recorded();
     let text = stream.windows(2).position(|bytes| bytes == b"{\"").unwrap();
-    // Mark and length are five bytes, behind the mark of the end.
+    // Marker and length are five bytes, after the EOF byte.
     assert_eq!(stream[text - 6..text - 4], [0x00, 0x06]);
     assert_eq!(outcome.destination.sent_at_resume, Some(text - 5));
     assert_eq!(sent_at_end.get(), Some(&(text - 5)));
     assert!(stream.ends_with(b"}") && outcome.world.sent(Side::Source) == stream.len());
 }
 
-/// What the destination measured reaches the source behind its last word, and a connection that breaks there fails nothing.
+/// The destination's measurements reach the source after the final answer, and a connection that breaks there is not a failure.
 #[test]
 fn a_source_learns_how_long_the_destination_took_to_load() {
     let learned = |fault: Option<Fault>| {
@@ -339,7 +340,7 @@ fn a_source_learns_how_long_the_destination_took_to_load() {
     };
     let ([(here, takeover), (there, measured)], told) = learned(None);
     let names = |sections: &[SectionReport]| sections.iter().map(|one| (one.instance, one.bytes)).collect::<Vec<_>>();
-    // Without the early one. Register, count and three bytes: by hand.
+    // Without the early device. Register, count and three bytes, calculated by hand.
     assert_eq!((names(&here), names(&there)), (vec![(0, 4 + 4 + 3)], vec![(0, 4 + 4 + 3)]));
     assert_eq!((here[0].saved, here[0].loaded), (Some(Duration::ZERO), there[0].loaded));
     assert_eq!((there[0].saved, there[0].loaded), (None, Some(Duration::ZERO)));
@@ -399,19 +400,19 @@ fn a_guest_that_was_taken_over_and_cannot_resume_is_not_handed_back() {
     assert_eq!(outcome.departure.phase, SourcePhase::Completed);
     assert_eq!(outcome.arrival.phase, DestinationPhase::Stranded);
     assert_eq!(outcome.arrival.error.unwrap().to_string(), "no resume");
-    // All but the times, of the machine and of two devices, which only a guest that runs has.
+    // All bytes of the answers except the times, of the machine and of two devices, which only a running guest has.
     let times = 4 + 8 * (2 + 2);
     assert_eq!(outcome.world.sent(Side::Destination) + times, answered, "the source was told two things");
 }
 
-/// A third process took the disk in the moment when the source had let it go.
+/// A third process took the disk's lock in the moment when the source had released it.
 #[test]
 fn a_stolen_lock_leaves_no_guest_running() {
     let setup = Setup::new(&BLOCKS, None);
     let lock = Lock::default();
     lock.lock().unwrap().holder = Some(Side::Source);
     let mut setup = Setup { destination: Vm { lock: Some(lock), ..setup.destination }, ..setup };
-    // The source's own lock is free again after the release.
+    // The source's own lock is free again after its release.
     setup.source.running = true;
     let outcome = setup.run();
     assert_stayed(&outcome, SourcePhase::Failed);

@@ -1,5 +1,5 @@
-//! Live migrations to an older release: the destination has the structs of that release, and the guest runs on one side
-//! whatever becomes needed on the way.
+//! Live migrations to an older release: the destination has the structs of that release, and the guest runs on one side whatever
+//! state becomes needed during the migration.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use vmstate::migrate::SourcePhase;
 use vmstate::schema::json::Schema;
 use vmstate::section::Sections;
 
-/// The release that the fleet has.
+/// The release that the other hosts run.
 mod old {
     use vmstate::VmState;
 
@@ -39,7 +39,7 @@ struct Uart {
     sending: Option<u8>,
 }
 
-/// From its save number `late_from` on it needs what the older release does not know.
+/// From save number `late_from` on, it needs state that the older release does not have.
 #[derive(VmState, Default, Debug, PartialEq)]
 #[vmstate(name = "pic", pre_save = Self::count, subsection(name = "pic/late", needed = Self::is_late))]
 struct Pic {
@@ -68,7 +68,7 @@ fn of_old<'a>(uart: &'a mut old::Uart, pic: &'a mut old::Pic) -> Sections<'a> {
     sections
 }
 
-/// Of today; the UART's section has another name than it had.
+/// The sections of today; the UART's section has been renamed.
 fn of_today<'a>(uart: &'a mut Uart, pic: &'a mut Pic) -> Sections<'a> {
     let mut sections = Sections::new();
     sections.register("serial", 0, uart).unwrap();
@@ -77,7 +77,7 @@ fn of_today<'a>(uart: &'a mut Uart, pic: &'a mut Pic) -> Sections<'a> {
     sections
 }
 
-/// As the release wrote it down.
+/// The schema that the release wrote.
 fn release() -> Schema {
     let schema = of_old(&mut old::Uart::default(), &mut old::Pic::default()).schema(None).unwrap();
     Schema::from_json(&schema.to_json()).unwrap()
@@ -85,7 +85,7 @@ fn release() -> Schema {
 
 const BLOCKS: [(&str, u64); 1] = [("main.ram", 600)];
 
-/// A guest that writes all the time, on a wire that takes several rounds for it.
+/// A guest that writes all the time, on a wire that needs several rounds for it.
 fn busy() -> Setup {
     let world = World::new(None, Some(50e6), Duration::from_micros(200));
     let setup = Setup::with(&BLOCKS, world, Load { writes_per_second: 4000.0, working_set: 300 });
@@ -99,7 +99,7 @@ fn arrived(outcome: &Outcome) {
     assert_eq!(outcome.destination.guest.memory(), outcome.source.guest.memory());
 }
 
-/// The guest runs here, not even standing for a rehearsal.
+/// Checks that the guest runs here and does not stand for a rehearsal.
 fn stayed(outcome: &Outcome, phase: SourcePhase) {
     assert_eq!(outcome.departure.phase, phase, "{:?}", outcome.departure.error);
     assert!(outcome.source.running && !outcome.source.rehearses && !outcome.source.released);
@@ -137,7 +137,7 @@ fn what_the_release_lacks_is_refused_with_all_reasons_before_the_first_byte() {
     assert_eq!((error.kind(), error.to_string().as_str()), (ErrorKind::Rejected, text));
 }
 
-/// However late: at the first look, so that nothing is sent; or in the pause, whatever the rehearsals before it found.
+/// Whenever that happens: at the first check, so that nothing is sent; or in the pause, whatever the rehearsals before found.
 #[test]
 fn what_becomes_needed_on_the_way_leaves_the_guest_running_here() {
     let mut ended = Vec::new();

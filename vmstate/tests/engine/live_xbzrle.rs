@@ -1,4 +1,4 @@
-//! Whole migrations with XBZRLE on a virtual wire: the oracle is the source guest's own memory, which every write went into.
+//! Whole migrations with XBZRLE on a virtual wire: the oracle is the source guest's own memory, to which every write was made.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ const BLOCKS: [(&str, u64); 3] = [("main.ram", 700), ("rom", 2), ("table", 300)]
 const WORKING_SET: u64 = 400;
 const CACHE: u64 = 16 << 20;
 
-/// A guest full of data that writes a byte here and there, on a wire of 5 MB/s: whole, its pages are 16 MB a second.
+/// A guest full of data that writes single bytes, on a wire of 5 MB/s: sent whole, its dirty pages would be 16 MB a second.
 fn busy(cache: Option<u64>) -> Setup {
     let world = World::new(None, Some(5e6), Duration::from_micros(200));
     let setup = Setup::with(&BLOCKS, world, Load { writes_per_second: 4000.0, working_set: WORKING_SET });
@@ -69,7 +69,7 @@ fn a_guest_arrives_that_writes_more_pages_than_the_wire_takes() {
     assert_eq!((count.cache_bytes, count.overflow), (CACHE, 0));
     let downtime = report.downtime.unwrap().total();
     assert!(downtime < Duration::from_millis(30), "{downtime:?}");
-    // As many pages come as go, however they go.
+    // The destination counts as many pages as the source, in whatever form they were sent.
     assert_eq!(outcome.arrival.report.pages, report.pages);
 }
 
@@ -98,7 +98,7 @@ fn a_guest_that_was_kept_arrives_the_next_time() {
     let (outcome, count) = run(setup);
     assert_eq!(outcome.departure.phase, SourcePhase::Cancelled, "{:?}", outcome.departure.error);
     assert!(outcome.source.running && count.unwrap().encoded > 0, "{count:?}");
-    // The destination is a new one: what the cancelled migration had in its cache is not there.
+    // The destination is a new one: it does not have the pages in the cancelled migration's cache.
     let setup = Setup::again(outcome, &BLOCKS);
     use_xbzrle(&setup, Some(CACHE));
     let (outcome, _) = run(setup);

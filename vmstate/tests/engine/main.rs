@@ -1,5 +1,5 @@
 //! Whole migrations on a virtual wire and clock, and plans of them. The oracle is the source guest's own memory, the wire's own
-//! record, or a model worked out by hand.
+//! record, or a model calculated by hand.
 #![cfg(feature = "engine")]
 
 mod convergence;

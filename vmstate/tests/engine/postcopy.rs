@@ -1,5 +1,5 @@
-//! Post-copy on the virtual wire: a guest that dirties more than the wire carries runs at the destination at once, and waits for pages that
-//! it touches before they are there.
+//! Post-copy on the virtual wire: a guest that dirties more than the wire carries runs at the destination at once, and waits for
+//! pages that it accesses before they have arrived.
 
 use std::collections::VecDeque;
 use std::io;
@@ -49,18 +49,18 @@ fn a_guest_that_never_converges_goes_over_and_waits_a_moment_for_each_page() {
     assert_eq!(arrival.phase, DestinationPhase::Completed, "{:?}", arrival.error);
     assert!(destination.running && !source.running && destination.guest.is_whole());
     assert_eq!((source.departed, source.guest.is_logging()), (1, false));
-    // Its memory is what it was at the source, and what it has written since.
+    // Its memory equals that of the source, with all writes made since.
     assert!(destination.guest.memory() == destination.guest.written_over(source.guest.memory()));
-    // It ran long before all of it was there. 2 MiB take half a second.
+    // It ran long before all of its memory had arrived. 2 MiB take half a second.
     let at_resume = destination.sent_at_resume.unwrap();
     assert!(world.sent(Side::Source) - at_resume > 1 << 20, "{at_resume} of {}", world.sent(Side::Source));
     let downtime = departure.report.downtime.unwrap().total();
     assert!(downtime < Duration::from_millis(60), "{downtime:?}");
-    // What waits in front of a page that is asked for: the rest of a chunk, and what is in the socket buffer.
+    // Sent before a requested page: the rest of a chunk, and the contents of the socket buffer.
     let waited = destination.guest.waited();
     let longest = waited.iter().max().unwrap();
     assert!(waited.len() > 10 && *longest < Duration::from_millis(60), "{} waits, {longest:?}", waited.len());
-    // The engine has noticed each wait within two milliseconds, but for pages of zeros that it had.
+    // The engine noticed each wait within two milliseconds, except for zero pages that it had.
     let told = theirs.progress().page_waits;
     let asked: Vec<_> = waited.iter().filter(|waited| **waited > 2 * MS).collect();
     assert!(told.count >= asked.len() as u64 && told.count <= waited.len() as u64, "{told:?}, {} waits", waited.len());
@@ -68,7 +68,7 @@ fn a_guest_that_never_converges_goes_over_and_waits_a_moment_for_each_page() {
     assert!(told.median > MS && told.median <= told.p99 && told.p99 <= told.longest, "{told:?}");
 }
 
-/// Asked for before the first page, and with nothing dirtied: each page goes once.
+/// Requested before the first page, with no dirty page: each page is sent once.
 #[test]
 fn post_copy_from_the_beginning() {
     let setup = busy();
@@ -83,21 +83,21 @@ fn post_copy_from_the_beginning() {
     assert_eq!(departure.report.pages.total(), 1040);
 }
 
-/// A page that came as zero and was not touched for that is not at the source any more: it is filled here.
+/// A page that arrived as zero and was not touched is no longer at the source: the destination fills it.
 #[test]
 fn a_page_that_came_as_zero_is_not_asked_for() {
     let setup = busy();
     let control = setup.source_control.clone();
     setup.source.guest.set_load(Load { writes_per_second: 20_000.0, working_set: 300 });
     setup.source_control.set_downtime_limit(20 * MS);
-    // Pages from 900 on were never written at the source. One that is waited for and does not come is found at the end.
+    // Pages from 900 on were never written at the source. A wait for a page that does not arrive is detected at the end.
     setup.destination.guest.set_load(Load { writes_per_second: 5000.0, working_set: 1024 });
     setup.world.at(Duration::from_millis(2500), move || control.start_postcopy());
     let Outcome { departure, destination, source, .. } = setup.run();
     assert_eq!(departure.phase, SourcePhase::Completed, "{:?}", departure.error);
     assert!(destination.guest.is_whole(), "it waits for a page that does not come");
     assert!(destination.guest.memory() == destination.guest.written_over(source.guest.memory()));
-    // A request and its answer take two milliseconds on the way.
+    // A request and its answer take two milliseconds on the wire.
     assert!(destination.guest.waited().iter().any(|waited| *waited <= MS));
 }
 
@@ -116,7 +116,7 @@ fn the_policy_hands_a_guest_over_that_cannot_go_otherwise() {
     }
 }
 
-/// The machine's threads touch pages that are missing when it takes its state, and when the guest goes on.
+/// The machine's threads access missing pages while it applies its state, and when the guest continues.
 #[test]
 fn pages_come_while_the_machine_takes_over() {
     for at in ["loaded", "resume"] {
@@ -130,7 +130,8 @@ fn pages_come_while_the_machine_takes_over() {
     }
 }
 
-/// It was said to run there, so nobody else will run it: all of it comes, and it waits for somebody who looks at it.
+/// The destination has reported that the guest runs, so no other side will run it: all of its memory is transferred, and it stays
+/// paused for an operator.
 #[test]
 fn a_guest_that_cannot_go_on_there_is_completed_and_kept() {
     for refuses in ["advance", "resume"] {
@@ -153,7 +154,7 @@ fn without_an_order_it_is_a_migration_like_any_other() {
     assert_eq!(outcome.departure.phase, SourcePhase::Completed, "{:?}", outcome.departure.error);
     assert_eq!(outcome.destination.guest.memory(), outcome.source.guest.memory());
     assert!(!outcome.destination.guest.is_whole());
-    // Without the option the order changes nothing, and nothing is announced.
+    // Without the option, the order changes nothing, and nothing is announced.
     let setup = Setup::new(&[("main.ram", 16)], None);
     setup.source_control.start_postcopy();
     let plain = setup.run();
@@ -162,7 +163,7 @@ fn without_an_order_it_is_a_migration_like_any_other() {
     assert!(announced(&outcome) && !announced(&plain));
 }
 
-/// Before the first page, by name, and the guest runs on.
+/// Refused before the first page, with the reason, and the guest continues at the source.
 #[test]
 fn a_destination_whose_memory_cannot_refuses() {
     let setup = Setup::new(&[("main.ram", 16)], None);
@@ -186,7 +187,7 @@ fn what_a_machine_refuses_before_the_order_to_run_leaves_the_guest_at_the_source
         let outcome = setup.run();
         assert_eq!(outcome.departure.phase, SourcePhase::Failed, "{refuses}: {:?}", outcome.departure.error);
         assert!(outcome.source.running && !outcome.destination.running, "{refuses}");
-        // Whoever clears memory for the next source waits for no page.
+        // Clearing the memory for the next source does not wait for a page.
         assert!(outcome.destination.guest.is_whole(), "{refuses}");
     }
 }
@@ -198,12 +199,12 @@ pub(crate) fn small(fault: Option<Fault>) -> Setup {
     setup.source.guest.poke(1, 7, 0x5a);
     setup.destination.guest.set_load(load);
     setup.source_control.start_postcopy();
-    // A destination that waits looks for faults of its guest again and again.
+    // A waiting destination checks for page faults of its guest again and again.
     setup.destination_options.silence = Some(Duration::from_secs(1));
     setup
 }
 
-/// Where the switch begins in the source's bytes and where the order to run is whole, and how many each side sends.
+/// Where the switch begins in the source's bytes, where the order to run is complete, and how many bytes each side sends.
 pub(crate) fn lengths() -> (usize, usize, usize, usize) {
     let outcome = small(None).run();
     assert_eq!(outcome.departure.phase, SourcePhase::Completed, "{:?}", outcome.departure.error);
@@ -231,7 +232,7 @@ fn check(outcome: &Outcome, fault: Fault, run: usize) {
     if !dead(Side::Source) {
         assert_eq!(source.running, departure.phase == SourcePhase::Failed, "{told}");
     }
-    // All of it, or it is said that it lacks something.
+    // Either all memory arrived, or the destination reports that some is missing.
     if ran_there && !dead(Side::Destination) {
         match arrival.phase {
             DestinationPhase::Completed => {
@@ -250,7 +251,8 @@ fn check(outcome: &Outcome, fault: Fault, run: usize) {
     }
 }
 
-/// After each byte of the switch for one kind of fault, and at some for the others; of what comes before and behind only at some.
+/// One kind of fault after each byte of the switch, the other kinds at some bytes; before and after the switch, faults at some
+/// bytes only.
 #[test]
 fn a_fault_after_each_byte_leaves_one_guest_and_says_what_it_lacks() {
     let (forward, begins, run, back) = lengths();
@@ -268,7 +270,7 @@ fn a_fault_after_each_byte_leaves_one_guest_and_says_what_it_lacks() {
     }
 }
 
-/// A source's option that the library refuses before it says anything of it.
+/// An option of the source that the library refuses before it sends anything.
 #[test]
 fn not_of_memory_that_both_sides_share() {
     let mut setup = ready(Setup::new(&[("main.ram", 4), ("rom", 1)], None));
@@ -279,14 +281,14 @@ fn not_of_memory_that_both_sides_share() {
     assert_eq!(outcome.departure.error.unwrap().to_string(), "no post-copy of memory that both sides share");
 }
 
-/// A source that says this, and does not listen.
+/// A source that sends these bytes, and does not read.
 struct Tape(Vec<u8>);
 
-/// A source that runs out of words in post-copy, and others that connect behind it and say these.
+/// A source whose stream ends in post-copy, and others that connect after it and send these bytes.
 struct Strangers<'w> {
     tape: Tape,
     next: VecDeque<Vec<u8>>,
-    /// Why each connection was lost.
+    /// The reason for the loss of each connection.
     whys: &'w Mutex<Vec<String>>,
     clock: WireEnd,
 }
@@ -297,7 +299,7 @@ impl Channel for Strangers<'_> {
     }
 
     fn receive(&mut self, into: &mut [u8], timeout: Duration) -> io::Result<usize> {
-        // A byte at a time takes its time.
+        // Each byte takes some time.
         self.clock.sleep(timeout.min(10 * MS));
         let into = &mut into[..1];
         match self.tape.receive(into, timeout)? {
@@ -313,7 +315,7 @@ impl Channel for Strangers<'_> {
     }
 }
 
-/// What becomes of a destination that is lost in post-copy, and then connected to by who says these.
+/// The result of a destination that loses its source in post-copy, and then gets connections that send these bytes.
 pub(crate) fn met_by(strangers: Vec<Vec<u8>>, whys: &Mutex<Vec<String>>) -> Arrival {
     let stream = small(None).run().world.recorded();
     let run = stream.windows(5).position(|window| window == b"\x08\0\x05\0\0").unwrap() + 5;
@@ -333,7 +335,7 @@ impl Channel for Tape {
     }
 }
 
-/// What becomes of a destination without a disk that is told this, and its first block.
+/// The result of a destination without a disk that receives these bytes, and its first block.
 fn told(stream: Vec<u8>) -> (Arrival, Vec<u8>) {
     told_over(|_| Tape(stream))
 }
@@ -341,7 +343,7 @@ fn told(stream: Vec<u8>) -> (Arrival, Vec<u8>) {
 fn told_over<C: Channel>(channel: impl FnOnce(WireEnd) -> C) -> (Arrival, Vec<u8>) {
     let mut setup = small(None);
     setup.destination.lock = None;
-    // Nobody is on the virtual wire.
+    // No source is on the virtual wire.
     setup.world.finish(Side::Source);
     let mut sections = Sections::new();
     for (instance, device) in (0..).zip(&mut setup.destination_devices) {
@@ -389,7 +391,7 @@ fn hostile_sources_are_refused() {
         let error = arrival.error.unwrap().to_string();
         assert!(error.contains(expected), "{error}");
     }
-    // The second of two copies is dropped: the guest may have written the first.
+    // The second of two copies is dropped: the guest may have written to the first.
     let again =
         [b"\x02\0\0\0\x01\0\0\0\0\0\0\x10\x08\x08main.ram", &[0x77; 4096][..], b"\0\0\0\0\0\0\0\x10\x7e\0\0\0\x01"];
     let footer = place(b"\x03\0\0\0\x01");
@@ -398,7 +400,7 @@ fn hostile_sources_are_refused() {
     assert!(memory[4096..8192].iter().filter(|byte| **byte == 0x77).count() < 100);
 }
 
-/// A destination that answers each ping, and asks for pages before it says that it has loaded the devices.
+/// A destination that answers each ping, and requests pages before it reports that it has loaded the devices.
 struct Asker {
     answers: VecDeque<u8>,
     request: Vec<u8>,
@@ -423,7 +425,7 @@ impl Channel for Asker {
     }
 }
 
-/// A request for what is no page of the guest ends the migration, and the guest runs on at the source.
+/// A request for something that is not a page of the guest ends the migration, and the guest continues at the source.
 #[test]
 fn hostile_destinations_are_refused() {
     let named = |start: u64, len: u32, name: &[u8]| {

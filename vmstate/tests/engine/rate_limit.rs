@@ -1,4 +1,5 @@
-//! The bandwidth limit of whole migrations, over each second of a virtual clock: the oracle is what the wire was given, and when.
+//! The bandwidth limit of whole migrations, in each second of a virtual clock: the oracle is the record of the data that was put
+//! on the wire, and when.
 
 use std::io;
 use std::num::NonZeroU64;
@@ -16,11 +17,11 @@ use vmstate::migrate::{DeadlineAction, SourcePhase};
 
 const PAGES: u64 = 300;
 const WIRE: f64 = 5e6;
-/// A page of data with its mark, and the marks of a section around it: what cannot go in pieces if the limit lets it through.
+/// A page of data with its header, and the headers of a section around it: the unit that is sent at once if the limit allows it.
 const RECORD: f64 = 4096.0 + 64.0;
 const SECOND: Duration = Duration::from_secs(1);
 
-/// A guest full of data that dirties more than goes, and is paused when this time has passed.
+/// A guest full of data that dirties more than is sent, and is paused when this time has passed.
 fn busy(limit: u64, deadline: Duration) -> Setup {
     let world = World::new(None, Some(WIRE), Duration::from_micros(200));
     world.set_buffer(64 << 10);
@@ -39,7 +40,8 @@ fn busy(limit: u64, deadline: Duration) -> Setup {
     setup
 }
 
-/// What goes in each second that begins with a piece, from `from` on and until `until`: within 2 % of `limit` and one `piece`.
+/// Checks each second that begins with a sent piece, between `from` and `until`: it has at most `limit` within 2 % and one
+/// `piece`.
 fn assert_kept(sends: &[(Duration, usize)], (from, until): (Duration, Duration), limit: u64, piece: f64) {
     let mut seconds = 0;
     for (first, &(begin, _)) in sends.iter().enumerate().filter(|(_, (at, _))| *at >= from && *at + SECOND < until) {
@@ -62,11 +64,11 @@ fn each_second_of_the_rounds_has_what_the_limit_says_and_the_pause_has_no_limit(
         let outcome = setup.run();
         let paused = assert_paused(&outcome, end);
         assert_eq!(outcome.departure.report.rounds.len() > 1, limit == 1_000_000);
-        // The introduction has no limit.
+        // The beginning of the stream has no limit.
         let from = outcome.departure.report.setup + Duration::from_millis(10);
         let piece = if limit > 800_000 { RECORD } else { (limit / 200).max(1) as f64 };
         assert_kept(&outcome.world.sends(), (from, paused), limit, piece);
-        // All pages at least, but those that went: minutes at the limit, a quarter of a second for the wire.
+        // At least all pages except those already sent: minutes at the limit, a quarter of a second for the wire.
         let pause = outcome.departure.report.downtime.unwrap().total().as_secs_f64();
         let least = (PAGES as f64 * 4096.0 - limit as f64 * end.as_secs_f64()).max(0.0) / WIRE;
         assert!(pause >= least && pause < 0.3, "{pause} s, {least} s at least");
@@ -81,7 +83,7 @@ fn assert_paused(outcome: &Outcome, deadline: Duration) -> Duration {
     paused
 }
 
-/// One end of a page channel, which notes when how many bytes go.
+/// One end of a page channel, which records when how many bytes are sent.
 struct Noting {
     channel: SocketChannel,
     world: World,
@@ -100,7 +102,7 @@ impl Channel for Noting {
     }
 }
 
-/// Both ends of the migration on the virtual wire and clock, which stand while two page channels send what they were given.
+/// Both sides of a migration on the virtual wire and clock, which stand still while two page channels send their pages.
 fn over_page_channels(mut setup: Setup) -> (Outcome, Vec<(Duration, usize)>) {
     let (senders, receivers) = (Senders::new(2, Compression::None), Receivers::new());
     setup.source_options.page_channels = Some(senders.clone());
@@ -130,7 +132,7 @@ fn page_channels_share_the_limit_and_the_last_phase_has_none() {
     for limit in [20_000, 400_000, 2_000_000] {
         let (outcome, sends) = over_page_channels(busy(limit, 3 * SECOND));
         let paused = assert_paused(&outcome, 3 * SECOND);
-        // A page goes whole, and a flush of both channels with it.
+        // A page is sent whole, together with a flush of both channels.
         let from = outcome.departure.report.setup + Duration::from_millis(10);
         assert_kept(&sends, (from, paused), limit, 3.0 * RECORD);
         let last: usize = sends.iter().filter(|(at, _)| *at >= paused).map(|(_, bytes)| *bytes).sum();

@@ -1,5 +1,5 @@
-//! Post-copy over further connections on the virtual wire: whatever breaks once the guest runs at the destination, both sides connect again,
-//! agree on the pages that lack, and the guest has all of its memory in the end.
+//! Post-copy over further connections on the virtual wire: whatever breaks once the guest runs at the destination, both sides
+//! connect again, agree on the missing pages, and the guest has all of its memory in the end.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ fn completes(outcome: &Outcome, told: &str) {
     assert!(destination.guest.memory() == destination.guest.written_over(source.guest.memory()), "{told}");
 }
 
-/// The guest has all of its memory, and the source did not hear of it: nobody connects to it any more.
+/// The guest has all of its memory, and the source did not learn that: no destination connects to it any more.
 fn is_unheard(Outcome { departure, arrival, destination, .. }: &Outcome) -> bool {
     let phases = (departure.phase, arrival.phase);
     phases == (SourcePhase::Interrupted, DestinationPhase::Completed)
@@ -29,7 +29,7 @@ fn is_unheard(Outcome { departure, arrival, destination, .. }: &Outcome) -> bool
         && destination.guest.is_whole()
 }
 
-/// From the order to run to the end, at places that have nothing to do with each other.
+/// From the order to run to the end, at unrelated places.
 #[test]
 fn ten_cuts_in_one_migration() {
     let setup = busy();
@@ -52,12 +52,13 @@ fn ten_cuts_in_one_migration() {
     assert!(outcome.departure.error.is_none() && outcome.arrival.error.is_none());
     let paused = Phase::Source(SourcePhase::PostcopyPaused);
     assert_eq!(phases.lock().unwrap().iter().filter(|phase| **phase == paused).count(), 10);
-    // No page is asked of a source that knows nothing of the guest yet, and none is waited for longer than it takes to connect again.
+    // No page is requested of a source that does not know yet which guest continues, and no wait for a page is longer than
+    // connecting again takes.
     assert!(outcome.destination.guest.waited().len() > 10);
 }
 
-/// After bytes that either side sends from the switch on, and each around the order to run and at the end: the guest stays at the source, or
-/// all of it arrives.
+/// After some bytes of either side from the switch on, and each byte around the order to run and at the end: the guest stays at
+/// the source, or all of it arrives.
 #[test]
 fn a_break_loses_no_guest() {
     let (forward, begins, run, back) = lengths();
@@ -88,7 +89,7 @@ fn a_break_loses_no_guest() {
     assert!(taken_back > 50 && recovered > 100, "{taken_back}, {recovered}");
 }
 
-/// The first connection breaks in the midst of the pages, the second after each byte of the agreement on the pages that lack.
+/// The first connection breaks in the middle of the pages, the second after each byte of the agreement on the missing pages.
 #[test]
 fn a_break_after_each_byte_of_a_recovery() {
     let (forward, _, run, _) = lengths();
@@ -107,7 +108,7 @@ fn a_break_after_each_byte_of_a_recovery() {
     }
 }
 
-/// The machine's thread waits for a page when the connection breaks: it waits for longer.
+/// The machine's thread waits for a page when the connection breaks, and continues to wait.
 #[test]
 fn a_break_while_the_machine_is_let_run() {
     let length = |touches| {
@@ -133,7 +134,7 @@ fn a_break_while_the_machine_is_let_run() {
     assert!(broke_within, "no break while the machine was let run");
 }
 
-/// Nobody would wait for pages that the source has.
+/// In all other cases, no guest would wait for the source's pages.
 #[test]
 fn only_a_guest_that_runs_before_its_memory_is_there_is_waited_for() {
     let setup = busy();
@@ -145,7 +146,7 @@ fn only_a_guest_that_runs_before_its_memory_is_there_is_waited_for() {
     assert_eq!((outcome.departure.phase, outcome.world.unused()), (SourcePhase::Completed, 1));
 }
 
-/// Everything that a stranger can say over a second connection is refused, and leaves the guest waiting for a third.
+/// Everything that a stranger can send over a second connection is refused, and the guest keeps waiting for a third connection.
 #[test]
 fn strangers_over_another_connection() {
     let asks = |name: &[u8]| [&[8, 0, 10, 0, name.len() as u8 + 1, name.len() as u8], name].concat();
@@ -155,7 +156,7 @@ fn strangers_over_another_connection() {
         (b"\x08\0\x05\0\0".to_vec(), "with something else than a question for received pages"),
         (asks(b"none"), "the received pages of RAM block none, which does not exist here"),
         (Vec::new(), "the peer is silent"),
-        // For ever.
+        // Without end.
         (asks(b"rom").repeat(3000), "the stream goes too slowly"),
     ];
     let whys = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));

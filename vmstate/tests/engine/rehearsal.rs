@@ -1,4 +1,4 @@
-//! A device that refuses its save while the pause is rehearsed: the pause asks it again, and only then it counts.
+//! A device that refuses its save while the pause is rehearsed: the pause saves it again, and only that save counts.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use vmstate::VmState;
 use vmstate::migrate::SourcePhase;
 use vmstate::section::Sections;
 
-/// Refuses some of its saves, which it counts from 0.
+/// Refuses some of its saves, which are counted from 0.
 #[derive(VmState, Clone, Default, Debug, PartialEq)]
 #[vmstate(name = "busy", pre_save = Self::count)]
 struct Busy {
@@ -31,7 +31,7 @@ impl Busy {
 
 const REASON: &str = "busy/0: pre_save: a command is under way";
 
-/// A guest that writes all the time, on a wire that takes several rounds for it; how often the device was saved.
+/// A guest that writes all the time, on a wire that needs several rounds for it; returns how often the device was saved.
 fn migrate(refused: Range<u32>) -> (Outcome, u32) {
     let world = World::new(None, Some(50e6), Duration::from_micros(200));
     let setup = Setup::with(&[("main.ram", 600)], world, Load { writes_per_second: 4000.0, working_set: 300 });
@@ -49,7 +49,7 @@ fn migrate(refused: Range<u32>) -> (Outcome, u32) {
     (outcome, device.saves)
 }
 
-/// The guest runs here, not even standing for a rehearsal.
+/// Checks that the guest runs here and does not stand for a rehearsal.
 fn stayed(outcome: &Outcome) {
     assert_eq!(outcome.departure.phase, SourcePhase::Failed);
     assert_eq!(outcome.departure.error.as_ref().unwrap().to_string(), REASON);
@@ -74,7 +74,8 @@ fn a_save_that_only_a_rehearsal_refuses_does_not_end_the_migration() {
     }
 }
 
-/// It would feel a rehearsal and a pause right behind it as one. Loads from none at all to one that takes several rounds.
+/// A rehearsal directly before the pause would be felt as one long pause. The loads range from none to one that takes several
+/// rounds.
 #[test]
 fn the_guest_runs_between_the_last_rehearsal_and_the_pause() {
     const STOP: Duration = Duration::from_millis(30);
@@ -90,7 +91,8 @@ fn the_guest_runs_between_the_last_rehearsal_and_the_pause() {
     }
 }
 
-/// The virtual guest stands for a known time in each rehearsal, on top of what the pages take that are sent meanwhile.
+/// The virtual guest stands still for a known time in each rehearsal, in addition to the time of the pages that are sent
+/// meanwhile.
 #[test]
 fn what_the_guest_stood_for_rehearsals_is_reported() {
     const STOP: Duration = Duration::from_millis(3);
@@ -101,7 +103,7 @@ fn what_the_guest_stood_for_rehearsals_is_reported() {
     let outcome = setup.run();
     let report = outcome.departure.report;
     assert_eq!(outcome.departure.phase, SourcePhase::Completed, "{:?}", outcome.departure.error);
-    // One before the first round, one behind it, and at most one a second from then on.
+    // One rehearsal before the first round, one after it, and at most one a second from then on.
     let seconds = report.total.as_secs() as u32;
     let rehearsed = report.slowdown.rehearsed;
     assert!(2 * STOP <= rehearsed && rehearsed <= (3 + seconds) * (STOP + Duration::from_millis(60)), "{rehearsed:?}");
@@ -120,6 +122,6 @@ fn a_save_that_the_pause_refuses_leaves_the_guest_running_here() {
     let (outcome, _) = migrate(0..u32::MAX);
     stayed(&outcome);
     assert_eq!(outcome.departure.report.refused_rehearsal.as_deref(), Some(REASON));
-    // The destination has taken memory, and was never told to run it.
+    // The destination has received memory, and never an order to run it.
     assert!(outcome.world.sent(Side::Source) > 0);
 }

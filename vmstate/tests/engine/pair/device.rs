@@ -1,11 +1,11 @@
-//! A device of the virtual guest: a register and bytes, which may refuse what comes.
+//! A device of the virtual guest: a register and bytes, which may refuse a load.
 
 use vmstate::codec::{Reader, Writer};
 use vmstate::error::{Error, ErrorKind, Result};
 use vmstate::schema::{Description, MaybeStatic};
 use vmstate::section::{Section, SectionRules};
 
-/// A device: a register, and as many bytes as it says.
+/// A device: a register, and a variable number of bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Device {
     pub register: u32,

@@ -1,4 +1,4 @@
-//! What a fault does to the virtual wire, and to whom.
+//! Faults of the virtual wire, and their effects on each side.
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
@@ -12,7 +12,7 @@ impl Side {
     }
 }
 
-/// What happens once `sender` has put `after` bytes on the wire.
+/// A fault that occurs once `sender` has put `after` bytes on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fault {
     pub sender: Side,
@@ -22,16 +22,16 @@ pub struct Fault {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FaultKind {
-    /// Both directions break at once; what is under way the other way is lost.
+    /// Both directions break at once; data under way in the other direction is lost.
     Reset,
-    /// This direction closes; the other works on.
+    /// This direction drops everything from here on, without an error.
     HalfClose,
     /// This direction swallows everything from here on, and nobody is told.
     Silent,
     /// The sender's process dies.
     SenderDies,
-    /// The receiver's process dies, before it has looked at any of the bytes that it was not waiting for.
+    /// The receiver's process dies, before it has read any bytes that it was not waiting for.
     ReceiverDies,
-    /// This direction goes on at so many bytes a second; 0: what is in the socket buffer stays there for ever.
+    /// This direction continues at this many bytes a second; with 0, the contents of the socket buffer stay there for ever.
     Slows(u32),
 }

@@ -1,5 +1,6 @@
-//! A device with memory of its own, which its guest writes with virtual time, also while it is read: a section that is sent in
-//! parts. Body of the START: u32 blocks. Of PART and END: u32 number and 16 bytes for each block, then 0xffffffff.
+//! A device with memory of its own, which its guest writes with virtual time, also while it is read: a section in parts. The body
+//! of the START is the number of blocks as u32; that of PART and END has a u32 number and 16 bytes for each block, then
+//! 0xffffffff.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
@@ -21,39 +22,40 @@ pub static FLASH: Description = Description::undescribed("flash", 2, 1);
 #[derive(Debug, Default)]
 struct Cells {
     blocks: Vec<[u8; BLOCK]>,
-    /// Written since the last sync.
+    /// Blocks written since the last sync.
     written: BTreeSet<u32>,
-    /// Of this round, and not sent yet.
+    /// Blocks of this round that are not sent yet.
     pending: BTreeSet<u32>,
-    /// Writes are recorded.
+    /// True while writes are recorded.
     log: bool,
     writes_per_second: f64,
-    /// What its guest has run for was written until then.
+    /// The writes of the guest's running time up to this moment are done.
     written_until: Duration,
     owed: f64,
     random: u64,
     cleanups: u32,
 }
 
-/// A handle on the device; clones are the same device.
+/// A handle on the device; clones share the device.
 #[derive(Clone, Debug)]
 pub struct Flash {
     cells: Arc<Mutex<Cells>>,
-    /// Who writes it.
+    /// The guest that writes to it.
     guest: Option<Guest>,
-    /// Says that nothing is pending, whatever is.
+    /// Reports no pending bytes, whatever is pending.
     pub lies: bool,
     description: &'static Description,
 }
 
 impl Flash {
-    /// Zeros, which nobody writes.
+    /// A device full of zeros, without writes.
     pub fn new(blocks: usize) -> Self {
         let cells = Cells { blocks: vec![[0; BLOCK]; blocks], random: 0x9e37_79b9_7f4a_7c15, ..Cells::default() };
         Self { cells: Arc::new(Mutex::new(cells)), guest: None, lies: false, description: &FLASH }
     }
 
-    /// From now on `guest` writes, while it runs, so often; and a block before and after it is read to be sent.
+    /// From now on `guest` writes to it this often while it runs; and also to a block before and after that block is read for
+    /// sending.
     pub fn written_by(mut self, guest: &Guest, writes_per_second: f64) -> Self {
         self.guest = Some(guest.clone());
         let mut cells = self.cells.lock().unwrap();
@@ -62,7 +64,7 @@ impl Flash {
         self
     }
 
-    /// Of another release.
+    /// Uses the description of another release.
     pub fn describe(&mut self, description: &'static Description) {
         self.description = description;
     }
@@ -75,7 +77,7 @@ impl Flash {
         self.cells.lock().unwrap().write(block, bytes);
     }
 
-    /// Whether writes are recorded, and how often a migration was over.
+    /// Whether writes are recorded, and how many migrations have ended.
     pub fn state(&self) -> (bool, u32) {
         let cells = self.cells.lock().unwrap();
         (cells.log, cells.cleanups)
@@ -106,7 +108,7 @@ impl Cells {
         }
     }
 
-    /// Writes somewhere.
+    /// Writes to a random block.
     fn scribble(&mut self) {
         let block = self.random() % self.blocks.len() as u64;
         self.scribble_at(block as u32);
@@ -162,7 +164,7 @@ impl IterativeSection for Flash {
         self.caught_up(|cells, writes| {
             let before = out.len();
             while let Some(block) = cells.pending.pop_first() {
-                // Between the mark and the copy, and right behind it.
+                // A write between clearing the mark and the copy, and one right after the copy.
                 if writes && block % 64 == 0 {
                     cells.scribble_at(block);
                 }

@@ -1,4 +1,4 @@
-//! A guest whose memory changes with virtual time, with a dirty log as KVM keeps it.
+//! A guest whose memory changes with virtual time, with a dirty log like KVM's.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -14,7 +14,7 @@ use super::world::World;
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Load {
     pub writes_per_second: f64,
-    /// The pages it writes to, from the start of the first block.
+    /// The number of pages that it writes to, from the start of the first block.
     pub working_set: u64,
 }
 
@@ -22,44 +22,44 @@ pub struct Load {
 pub(super) struct Memory {
     pub(super) bytes: Vec<Vec<u8>>,
     pub(super) late: Late,
-    /// Written and not cleared, as the hypervisor knows it; one bool a page.
+    /// Pages written and not cleared, as the hypervisor's log has them; one bool for each page.
     written: Vec<Vec<bool>>,
-    /// Reported since, as the embedder must remember.
+    /// Pages reported since, which the embedder must remember.
     reported: Vec<Vec<bool>>,
     log: bool,
     running: bool,
     load: Load,
-    /// Of a hundred writes so many leave a page of zeros.
+    /// Percentage of writes that leave a page of zeros.
     clearing: u64,
     random: u64,
     written_until: Duration,
-    /// How long it has run.
+    /// How long the guest has run.
     ran: Duration,
-    /// How long it has stood for its throttle meanwhile.
+    /// How long the guest has stood still for its throttle.
     stood: Duration,
-    /// Each throttle that it was given, with the moment.
+    /// Each throttle that was set, with its moment.
     throttles: Vec<(Duration, u8)>,
     owed: f64,
 }
 
-/// Guest memory, shared by its three roles.
+/// Guest memory, shared by its three roles: memory, dirty log and running guest.
 #[derive(Clone, Debug)]
 pub struct Guest {
     blocks: Arc<[RamBlock]>,
     pub(super) memory: Arc<Mutex<Memory>>,
     pub(super) world: World,
-    /// It can run before all of its pages are there.
+    /// The guest can run before all of its pages have arrived.
     pub can_be_late: bool,
-    /// The log reports and clears in one, as KVM without manual protection.
+    /// The log reports and clears in one step, as KVM does without manual protection.
     pub clears_when_read: bool,
-    /// The first block is memory of both sides, which the guest sees here.
+    /// The address of the first block if both sides share its memory.
     pub shared_at: Option<u64>,
-    /// Asks to cancel at the sync that makes this zero.
+    /// Cancels at the sync at which the counter reaches zero.
     pub cancels_in: Option<(u32, Control)>,
 }
 
 impl Guest {
-    /// The same guest in a world whose time begins anew.
+    /// The same guest in another world, whose time begins at zero.
     pub fn moved(mut self, world: &World) -> Self {
         self.world = world.clone();
         self.cancels_in = None;
@@ -100,13 +100,13 @@ impl Guest {
         }
     }
 
-    /// Writes as the guest does.
+    /// Writes a byte, as the guest does.
     pub fn poke(&self, block: usize, offset: u64, byte: u8) {
         let mut memory = self.memory.lock().unwrap();
         memory.poke(block, offset, byte);
     }
 
-    /// From now on, of a hundred writes so many leave a page of zeros.
+    /// Sets the percentage of writes that leave a page of zeros.
     pub fn set_clearing(&self, percent: u64) {
         self.caught_up().clearing = percent;
     }
@@ -123,22 +123,22 @@ impl Guest {
         self.memory.lock().unwrap().running
     }
 
-    /// How long it has run until now.
+    /// How long the guest has run until now.
     pub fn ran(&self) -> Duration {
         self.caught_up().ran
     }
 
-    /// How long it has stood for its throttle until now.
+    /// How long the guest has stood still for its throttle until now.
     pub fn stood(&self) -> Duration {
         self.caught_up().stood
     }
 
-    /// From now on it writes like this.
+    /// Changes how the guest writes from now on.
     pub fn set_load(&self, load: Load) {
         self.caught_up().load = load;
     }
 
-    /// From now on it stands for so many percent of the time.
+    /// Makes the guest stand still for this percentage of the time from now on.
     pub fn set_throttle(&self, percent: u8) {
         let mut memory = self.caught_up();
         memory.throttles.push((self.world.now(), percent));
@@ -148,7 +148,7 @@ impl Guest {
         self.memory.lock().unwrap().throttle()
     }
 
-    /// Each one that it was told, with the moment.
+    /// Each throttle that was set, with its moment.
     pub fn throttles(&self) -> Vec<(Duration, u8)> {
         self.memory.lock().unwrap().throttles.clone()
     }
@@ -177,7 +177,7 @@ impl Memory {
         self.written[block][(offset / PAGE_SIZE) as usize] = true;
     }
 
-    /// Does the writes that the guest has done since the last look.
+    /// Does the writes of the guest's running time since the last call.
     fn catch_up(&mut self, now: Duration) {
         let passed = now.saturating_sub(self.written_until);
         self.written_until = now;

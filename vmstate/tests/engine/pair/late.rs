@@ -1,4 +1,4 @@
-//! The guest's memory at a destination in post-copy, as the system keeps it: who touches a page that is not there waits.
+//! The guest's memory at a destination in post-copy, as the kernel keeps it: an access to a missing page waits.
 
 use std::time::Duration;
 
@@ -7,21 +7,21 @@ use vmstate::ram::{LateMemory, PAGE_SIZE};
 
 use super::guest::Guest;
 
-/// What a page is filled with that was dropped.
+/// The byte that fills a dropped page.
 const DROPPED: u8 = 0xdd;
 
 #[derive(Debug)]
 pub(super) struct Late {
-    /// Touched by who took pages in; one bool a page.
+    /// Pages that have arrived; one bool for each page.
     present: Vec<Vec<bool>>,
     listens: bool,
     whole: bool,
     /// The page of the first block that the guest waits for, and since when.
     waits: Option<(u64, Duration)>,
-    /// It was not told yet.
+    /// True if that wait was not reported yet.
     untold: bool,
     waited: Vec<Duration>,
-    /// What the guest has written since the pages began to come late.
+    /// The guest's writes since post-copy began.
     journal: Vec<(usize, u64, u8)>,
 }
 
@@ -46,7 +46,7 @@ impl Late {
         self.waits.is_some()
     }
 
-    /// The guest touches this page of its first block at this moment; true if it has to wait for it.
+    /// The guest accesses this page of its first block at this moment; true if it has to wait for the page.
     pub(super) fn lacks(&mut self, page: u64, now: Duration) -> bool {
         let lacks = self.listens && !self.present[0][page as usize];
         if lacks {
@@ -62,23 +62,23 @@ impl Guest {
         self.memory.lock().unwrap().late.waited.clone()
     }
 
-    /// A thread of the machine touches this page of the first block; true if it has to wait for it.
+    /// A thread of the machine accesses this page of the first block; true if it has to wait for the page.
     pub fn touches(&self, page: u64) -> bool {
         let now = self.world.now();
         self.memory.lock().unwrap().late.lacks(page, now)
     }
 
-    /// It waits for a page.
+    /// True while the guest waits for a page.
     pub fn waits(&self) -> bool {
         self.memory.lock().unwrap().late.waits()
     }
 
-    /// All of it was said to be there.
+    /// True once the engine has reported that all pages are present.
     pub fn is_whole(&self) -> bool {
         self.memory.lock().unwrap().late.whole
     }
 
-    /// What memory must be if the guest went on from `memory`: with all that it has written since.
+    /// The expected memory if the guest continued from `memory`: with all writes since then.
     pub fn written_over(&self, mut memory: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
         for &(block, offset, byte) in &self.memory.lock().unwrap().late.journal {
             memory[block][offset as usize] = byte;

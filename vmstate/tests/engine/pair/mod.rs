@@ -1,6 +1,6 @@
-//! Two sides of a migration in one process, on a virtual wire and virtual time: deterministic, and faults where asked.
+//! Two sides of a migration in one process, on a virtual wire and virtual time: deterministic, with faults on request.
 
-// Each test uses its part of it.
+// Each test uses only a part of it.
 #![allow(dead_code, unreachable_pub)]
 
 pub mod device;

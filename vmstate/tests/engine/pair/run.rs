@@ -1,4 +1,4 @@
-//! One migration on the virtual wire, from a set-up to what came of it.
+//! One migration on the virtual wire, from its setup to its outcome.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::thread;
@@ -16,14 +16,14 @@ use super::guest::{Guest, Load};
 use super::vm::{Lock, Vm};
 use super::world::{Fault, Side, World};
 
-/// What a run is made of; change what the test is about.
+/// The setup of a run; tests change the parts that they are about.
 pub struct Setup {
     pub world: World,
     pub source: Vm,
     pub destination: Vm,
     pub source_devices: Vec<Device>,
     pub destination_devices: Vec<Device>,
-    /// Sections in parts of either side, from instance 0 on.
+    /// Sections in parts of either side, from instance id 0 on.
     pub source_flashes: Vec<Flash>,
     pub destination_flashes: Vec<Flash>,
     pub source_options: SourceOptions,
@@ -32,7 +32,7 @@ pub struct Setup {
     pub destination_control: Control,
 }
 
-/// What came of it.
+/// The outcome of a run.
 pub struct Outcome {
     pub world: World,
     pub departure: Departure,
@@ -43,7 +43,7 @@ pub struct Outcome {
     pub destination_devices: Vec<Device>,
 }
 
-/// Changes parameters, as their owner does.
+/// Changes parameters as the migration's owner does.
 pub fn set(control: &Control, change: impl FnOnce(&mut Parameters)) {
     let mut parameters = control.parameters();
     change(&mut parameters);
@@ -121,7 +121,7 @@ impl Setup {
         setup
     }
 
-    /// Both sides to their end.
+    /// Runs both sides to their end.
     pub fn run(mut self) -> Outcome {
         let mut source_devices = std::mem::take(&mut self.source_devices);
         let mut destination_devices = std::mem::take(&mut self.destination_devices);
@@ -133,7 +133,7 @@ impl Setup {
         Outcome { source_devices, destination_devices, ..outcome }
     }
 
-    /// Both sides to their end, with these sections and not the set-up's devices.
+    /// Runs both sides to their end, with these sections instead of the setup's devices.
     pub fn run_with(self, here: &mut Sections<'_>, there: &mut Sections<'_>) -> Outcome {
         let Self { world, mut source, mut destination, source_devices, destination_devices, .. } = self;
         let _pinned = Pinned::here();
@@ -195,8 +195,8 @@ fn sections(devices: &mut [Device], flashes: Vec<Flash>) -> Sections<'_> {
     sections
 }
 
-/// Keeps this thread, and those that it starts, on one processor until dropped. The two sides take turns, and to wake one on another
-/// processor takes longer than most turns.
+/// Keeps this thread, and the threads it starts, on one processor until dropped. The two sides take turns, and waking a thread on
+/// another processor takes longer than most turns.
 struct Pinned(CpuSet);
 
 impl Pinned {

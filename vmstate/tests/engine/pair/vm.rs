@@ -1,5 +1,5 @@
-//! The machine of either side of a pair, whose one exclusive resource is a virtual disk lock: keeps count of what it was told, and
-//! refuses what a test wants refused.
+//! The machine of either side of a pair, whose one exclusive resource is a virtual disk lock. It counts the engine's calls, and
+//! refuses those that a test selects.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -10,7 +10,7 @@ use vmstate::migrate::{Claim, Control, Machine, Rehearsal};
 use super::guest::Guest;
 use super::world::{Side, World};
 
-/// The disk that both sides see: who holds its lock, and the record beside it.
+/// The disk that both sides share: who holds its lock, and its ownership record.
 #[derive(Debug, Default)]
 pub struct Disk {
     pub holder: Option<Side>,
@@ -19,55 +19,55 @@ pub struct Disk {
 
 pub type Lock = Arc<Mutex<Disk>>;
 
-/// How a machine's work ends that does not end well.
+/// How a machine's work fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
     Error,
     Panic,
 }
 
-/// A machine that only keeps count of what it was told.
+/// A machine that counts the engine's calls.
 #[derive(Debug)]
 pub struct Vm {
     pub side: Side,
     pub guest: Guest,
     pub world: World,
-    /// `None`: the guest has no disk.
+    /// The disk's lock; `None` if the guest has no disk.
     pub lock: Option<Lock>,
     pub running: bool,
     pub refuses: Option<&'static str>,
     pub pause_takes: Duration,
-    /// How long it takes over what its sections have loaded.
+    /// How long it takes to apply the loaded sections.
     pub loads_within: Duration,
-    /// Cleaning up once the guest runs here takes as long.
+    /// How long cleaning up takes once the guest runs here.
     pub cleans_up_within: Duration,
-    /// The guest stands for a rehearsal.
+    /// The guest stands still for a rehearsal.
     pub rehearses: bool,
     /// How its preparations end once the guest is throttled.
     pub throttled_ends: Option<End>,
-    /// When it stood for the last time for one, and ran on.
+    /// When the guest last stood still for a rehearsal and continued.
     pub rehearsed: Option<Duration>,
     /// When the guest was paused, and for how long until it ran here again.
     pub paused: Option<Duration>,
     pub pause_lasted: Option<Duration>,
-    /// The exclusive resources were given up.
+    /// True once the exclusive resources were released.
     pub released: bool,
-    /// How often it was told that pages come, or that the guest is gone.
+    /// How often the engine reported that pages arrive, or that the guest has left.
     pub arriving: u32,
     pub departed: u32,
-    /// What the source had sent when the guest was let go on here.
+    /// The number of bytes that the source had sent when the guest continued here.
     pub sent_at_resume: Option<usize>,
-    /// Asks to cancel when told to do this; keeps the answer.
+    /// Cancels in this call of the engine, and keeps the answer.
     pub cancels_at: Option<(&'static str, Control)>,
     pub cancel_granted: Option<bool>,
-    /// May switch over no sooner, and makes the guest stand until then.
+    /// Allows the switch-over no sooner than this, and makes the guest stand still until then.
     pub holds_until: Option<Duration>,
-    /// In post-copy, when told to do this, a thread of it touches this page of the first block.
+    /// In post-copy, a thread of the machine accesses this page of the first block in this call of the engine.
     pub touches: Option<(&'static str, u64)>,
 }
 
 impl Vm {
-    /// A killed process holds no lock and runs nothing.
+    /// Kills the process: it holds no lock and runs nothing.
     pub fn bury(&mut self) {
         self.running = false;
         if let Some(lock) = &self.lock {
@@ -91,7 +91,7 @@ impl Vm {
 }
 
 impl Vm {
-    /// In post-copy, when told to do `what`: goes on once the page is there that it touches.
+    /// In post-copy, in the call `what`: continues once the page that the thread accesses has arrived.
     fn touch(&mut self, what: &'static str, serve: &mut dyn FnMut() -> Result<()>) -> Result<()> {
         let Some((_, page)) = self.touches.filter(|(at, _)| *at == what) else { return Ok(()) };
         assert!(self.guest.touches(page), "it is not missing");
@@ -209,7 +209,7 @@ impl Machine for Vm {
         let mut disk = lock.lock().unwrap();
         match disk.holder {
             Some(holder) if holder != self.side => Ok(Claim::Held),
-            // Both sides know the generation that the migration began with.
+            // Both sides know the generation with which the migration began.
             _ if disk.generation != 0 => Ok(Claim::Moved),
             _ => {
                 disk.holder = Some(self.side);

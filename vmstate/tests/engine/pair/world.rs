@@ -1,6 +1,5 @@
-//! The virtual wire and clock. The two sides take turns: one runs until it waits for bytes, for room in its socket buffer
-//! or for a moment; then the side goes on whose wait ends first, and time jumps there. So every run of a test is the same
-//! run.
+//! The virtual wire and clock. The two sides take turns: one runs until it waits for bytes, for space in its socket buffer or for
+//! a moment; then the side whose wait ends first continues, and time jumps there. So every run of a test is the same run.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -18,13 +17,13 @@ use Side::{Destination, Source};
 #[derive(Debug)]
 struct Segment {
     bytes: VecDeque<u8>,
-    /// When it leaves the sender's socket buffer.
+    /// When it has left the sender's socket buffer.
     leaves: Duration,
     /// When it can be received.
     arrives: Duration,
 }
 
-/// What a side waits for, other than its deadline.
+/// The event that a side waits for, besides its deadline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Wish {
     Time,
@@ -35,14 +34,14 @@ enum Wish {
 
 #[derive(Debug, Default)]
 struct End {
-    /// This side waits for another connection.
+    /// True while this side waits for another connection.
     connects: bool,
     /// Bytes on their way to this side.
     inbox: VecDeque<Segment>,
     sent: usize,
-    /// Nothing more will come to this side.
+    /// True if nothing more will reach this side.
     inbox_closed: bool,
-    /// What this side sends goes nowhere: an error, or (silent) not even that.
+    /// Data that this side sends is lost, with an error or (silent) without one.
     broken: bool,
     silent: bool,
     dead: bool,
@@ -50,7 +49,7 @@ struct End {
     waiting: Option<(Wish, Option<Duration>)>,
     /// Speed of the wire from this side on, once a fault has changed it.
     slowed: Option<f64>,
-    /// When the wire is free for what this side sends next.
+    /// When the wire is free for this side's next data.
     free: Duration,
 }
 
@@ -61,20 +60,20 @@ pub struct State {
     source: End,
     destination: End,
     fault: Option<Fault>,
-    /// Faults of further connections, of which there are as many; bytes count from each one's beginning.
+    /// Faults of further connections, one entry for each; bytes count from the beginning of each connection.
     next: VecDeque<Option<Fault>>,
     bytes_per_second: Option<f64>,
     latency: Duration,
-    /// Bytes that a socket buffer holds.
+    /// Size of a socket buffer in bytes.
     buffer: usize,
     recorded: Vec<u8>,
-    /// Moments at which the source has put bytes on the wire, and how many.
+    /// When the source has put bytes on the wire, and how many.
     sends: Vec<(Duration, usize)>,
     alarms: Vec<Alarm>,
     watcher: Option<Watcher>,
 }
 
-/// Is told what the engine has just called.
+/// A callback for each call of the engine.
 #[derive(Clone)]
 struct Watcher(Arc<dyn Fn(&'static str) + Send + Sync>);
 
@@ -84,7 +83,7 @@ impl fmt::Debug for Watcher {
     }
 }
 
-/// What is done at a moment, as from a thread besides.
+/// An action at a moment, as from another thread.
 struct Alarm {
     at: Duration,
     act: Box<dyn FnOnce() + Send>,
@@ -103,7 +102,7 @@ impl State {
         if side == Source { &mut self.source } else { &mut self.destination }
     }
 
-    /// When `side` can go on.
+    /// When `side` can continue.
     fn goes_on(&mut self, side: Side) -> Option<Duration> {
         let now = self.now;
         let end = self.end(side);
@@ -129,7 +128,7 @@ impl State {
         [granted, deadline].into_iter().flatten().min()
     }
 
-    /// Lets the side go on whose wait ends first; of two, the other one than `side`.
+    /// Lets the side continue whose wait ends first; if both end together, the other one than `side`.
     fn pass_turn(&mut self, side: Side) {
         let next = [side.other(), side].map(|side| self.goes_on(side).map(|at| (at, side)));
         match next.into_iter().flatten().min_by_key(|&(at, _)| at.max(self.now)) {
@@ -172,7 +171,7 @@ impl State {
         self.end(side.other()).broken = true;
     }
 
-    /// Both sides have a new connection.
+    /// Gives both sides a new connection.
     fn connect(&mut self) {
         for side in [Source, Destination] {
             let end = self.end(side);
@@ -187,7 +186,7 @@ impl State {
     fn put(&mut self, side: Side, bytes: &[u8]) {
         let (now, latency) = (self.now, self.latency);
         let speed = self.end(side).slowed.or(self.bytes_per_second);
-        // Small enough to make room bit by bit.
+        // Small enough to free space bit by bit.
         let piece = (self.buffer / 8).max(1);
         for bytes in bytes.chunks(piece) {
             let takes = match speed {
@@ -220,7 +219,7 @@ impl World {
     pub fn new(fault: Option<Fault>, bytes_per_second: Option<f64>, latency: Duration) -> Self {
         let (source, destination) = (End::default(), End::default());
         let (now, turn, recorded, sends, alarms) = (Duration::ZERO, Source, Vec::new(), Vec::new(), Vec::new());
-        // A unix socket's by default.
+        // The default of a unix socket.
         let buffer = 208 << 10;
         let watcher = None;
         let state = State {
@@ -249,7 +248,7 @@ impl World {
         self.lock().fault = fault;
     }
 
-    /// Once a connection has broken in post-copy there is another, and so on; with these faults.
+    /// Allows further connections after one has broken in post-copy, with these faults.
     pub fn set_next(&self, faults: impl IntoIterator<Item = Option<Fault>>) {
         self.lock().next = faults.into_iter().collect();
     }
@@ -267,7 +266,7 @@ impl World {
         drop(self.wait(self.lock(), side));
     }
 
-    /// `side` has returned: its end closes as a process's socket does, after what is under way.
+    /// Called when `side` has returned: its end closes as a process's socket does, after the data under way.
     pub fn finish(&self, side: Side) {
         let mut state = self.lock();
         state.end(side).finished = true;
@@ -285,12 +284,12 @@ impl World {
         self.lock().end(side).sent
     }
 
-    /// All that the source has sent.
+    /// All bytes that the source has sent.
     pub fn recorded(&self) -> Vec<u8> {
         self.lock().recorded.clone()
     }
 
-    /// When the source has put how many bytes on the wire.
+    /// When the source has put bytes on the wire, and how many.
     pub fn sends(&self) -> Vec<(Duration, usize)> {
         self.lock().sends.clone()
     }
@@ -300,12 +299,12 @@ impl World {
         self.lock().now
     }
 
-    /// From now on `watcher` is told what the engine calls, by either side's thread before it is done.
+    /// From now on, calls `watcher` with the name of each call of the engine, on either side's thread before the call.
     pub fn watch(&self, watcher: impl Fn(&'static str) + Send + Sync + 'static) {
         self.lock().watcher = Some(Watcher(Arc::new(watcher)));
     }
 
-    /// The engine has called this.
+    /// Reports a call of the engine.
     pub fn called(&self, what: &'static str) {
         let watcher = self.lock().watcher.clone();
         if let Some(Watcher(watcher)) = watcher {
@@ -313,7 +312,7 @@ impl World {
         }
     }
 
-    /// Does this when a side goes on at that moment or later for the first time.
+    /// Runs `act` when a side first continues at that moment or later.
     pub fn at(&self, at: Duration, act: impl FnOnce() + Send + 'static) {
         self.lock().alarms.push(Alarm { at, act: Box::new(act) });
     }
@@ -329,7 +328,7 @@ impl World {
         self.lock()
     }
 
-    /// `side` does something that takes so long.
+    /// Lets `side` spend this much time.
     pub fn spend(&self, side: Side, time: Duration) {
         let mut state = self.lock();
         let until = state.now + time;
@@ -342,7 +341,7 @@ impl World {
         self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets time pass until `side` goes on.
+    /// Lets time pass until `side` continues.
     fn rest<'a>(
         &'a self,
         mut state: MutexGuard<'a, State>,
@@ -352,7 +351,7 @@ impl World {
     ) -> MutexGuard<'a, State> {
         state.end(side).waiting = Some((wish, deadline));
         state.pass_turn(side);
-        // To wake the other side for nothing costs more than all else here.
+        // Waking the other side for nothing costs more than everything else here.
         if state.turn != side {
             self.0.1.notify_all();
             state = self.wait(state, side);
@@ -428,7 +427,7 @@ impl Channel for WireEnd {
     fn reconnect(&mut self, _why: &Error) -> io::Result<()> {
         let (side, other) = (self.side, self.side.other());
         let mut state = self.world.lock();
-        // It drops its end of the one before.
+        // The other side drops its end of the previous connection.
         (state.end(other).inbox_closed, state.end(other).broken) = (true, true);
         if state.next.is_empty() {
             return Err(io::ErrorKind::Unsupported.into());

@@ -1,4 +1,4 @@
-//! Wires whose answers are late at random: the speed that is measured, and the pause that is foretold.
+//! Wires with random delays of answers: the measured speed, and the predicted pause.
 
 use std::num::NonZeroU64;
 use std::time::Duration;
@@ -7,16 +7,16 @@ use vmstate::migrate::plan::Scenario;
 
 use super::{MS, planned, written};
 
-/// Bytes a second.
+/// Speed in bytes a second.
 const SPEED: u64 = 12_500_000;
 const LIMIT: Duration = Duration::from_millis(300);
 
-/// A guest that is sent in a second, on a wire that is limited to a part of its speed or not.
+/// A guest that takes a second to send, on a wire that is limited to a part of its speed or not.
 struct Case {
     jitter: Duration,
     round_trip: Duration,
     part: u64,
-    /// Written, of what the rounds carry.
+    /// The share of the rounds' throughput that the guest writes.
     share: f64,
     seed: u64,
 }
@@ -32,11 +32,11 @@ impl Case {
         scenario
     }
 
-    /// What is wrong with its plan.
+    /// The fault of its plan, if there is one.
     fn offence(&self) -> Option<String> {
         let scenario = self.scenario();
         let plan = planned(&scenario);
-        // A limit that keeps each piece shorter than the jitter hides all but that the wire is as fast as the limit.
+        // A limit that keeps each piece shorter than the jitter hides everything but that the wire is as fast as the limit.
         let hidden = self.part > 1 && !self.jitter.is_zero();
         let least = if hidden { 0.9 / self.part as f64 } else { 0.8 };
         let measured = plan.rounds.iter().map(|round| round.bytes_per_second as f64 / SPEED as f64);
@@ -45,7 +45,7 @@ impl Case {
                 return Some(format!("{share:.2} of the speed was measured at the end of round {round}"));
             }
         }
-        // With both answers of the pause as late as can be, and one of the last round's, and what was written until then.
+        // Both answers of the pause and one of the last round are as late as possible, and the guest writes until then.
         let answer = self.round_trip + self.jitter;
         let known = if hidden { SPEED / self.part } else { SPEED } as f64;
         let left = (answer + MS * 10).as_secs_f64() * scenario.writes.bytes_per_second as f64 / known;

@@ -1,4 +1,5 @@
-//! Plans of migrations against arithmetic of the tests' own: geometric series, the balance of a working set, what a pause costs at least.
+//! Plans of migrations, compared with independent calculations: geometric series, the balance of a working set, the least cost of
+//! a pause.
 
 mod jitter;
 mod sweep;
@@ -10,7 +11,7 @@ use vmstate::migrate::plan::{MOST_ROUNDS, Pattern, Pause, Plan, Scenario, run};
 
 const MS: Duration = Duration::from_millis(1);
 const GIB: u64 = 1 << 30;
-/// A page on the wire to a page in memory.
+/// Bytes of a page on the wire for each byte in memory.
 const RECORD: f64 = 4104.0 / 4096.0;
 
 fn planned(scenario: &Scenario) -> Plan {
@@ -43,10 +44,10 @@ fn rounds_of_a_guest_that_writes_everywhere_are_a_geometric_series() {
         assert!(plan.is_completed() && plan.rounds.len() > 2, "{plan:?}");
         let first = memory as f64 * RECORD / speed as f64;
         near(seconds(&plan, 0), first, 0.01);
-        // A page that is written before its turn goes once: on average half of the pages are still to be sent.
+        // A page that is written before it is sent is sent once: on average half of the pages are still to be sent.
         near(seconds(&plan, 1), first * share * RECORD / 2.0, share * 0.6);
         for round in 2..plan.rounds.len() {
-            // What a rehearsal adds between two rounds is nothing beside a long one.
+            // The time of a rehearsal between two rounds is negligible beside a long round.
             if seconds(&plan, round) > 0.1 {
                 near(seconds(&plan, round) / seconds(&plan, round - 1), share * RECORD, share * 0.6);
             }
@@ -56,7 +57,7 @@ fn rounds_of_a_guest_that_writes_everywhere_are_a_geometric_series() {
 
 #[test]
 fn a_working_set_that_is_written_faster_than_it_goes_comes_to_a_balance() {
-    // As much is clean at the end of each round as the wire carries of what is written: a share v / r of the working set.
+    // At the end of each round, the clean part is the share of writes that the wire carries: a share v / r of the working set.
     for (speed, rate) in [(125_000_000, 200_000_000), (125_000_000, 1_250_000_000), (1_250_000_000, 1_500_000_000)] {
         let mut scenario = written(GIB, speed, GIB, rate);
         scenario.parameters.downtime_limit = 20 * MS;
@@ -79,10 +80,10 @@ fn a_pause_is_what_its_parts_are() {
     scenario.connection.round_trip = 3 * MS;
     let plan = planned(&scenario);
     let downtime = plan.report.downtime.expect("it completes");
-    // Ready? and Take over! each cost a round trip.
+    // The two pings of a switch-over each cost a round trip.
     let expected = 7 * MS + 10 * MS + 11 * MS + 2 * (3 * MS);
     assert!(downtime.total().abs_diff(expected) < MS / 5, "{downtime:?}");
-    // Behind a rehearsal the guest runs for a round.
+    // After a rehearsal, the guest runs for a round.
     assert_eq!((downtime.pause, plan.rounds.len()), (7 * MS, 2));
     assert!(plan.rounds[1].expected_downtime.abs_diff(downtime.total()) < MS);
 }
@@ -96,7 +97,7 @@ fn work_besides_pages_takes_its_time_while_the_guest_writes() {
     assert!(with.report.setup.abs_diff(without.report.setup + 40 * MS) < MS);
     assert_eq!(without.rounds.len(), with.rounds.len());
     let round = seconds(&with, 1) - seconds(&without, 1);
-    // 3 MB more were written, hardly any of it to pages that had been written before.
+    // 3 MB more were written, nearly all of it to pages that had not been written before.
     assert!((0.022..0.0245).contains(&round), "{round}");
     let more = with.report.total - without.report.total - 40 * MS - 300 * MS * with.rounds.len() as u32;
     assert!(more < 50 * MS, "{more:?}");
@@ -108,7 +109,8 @@ fn time_grows_with_memory_and_not_with_pages_that_stay_clean() {
     let (small, large) = (plan(64 * GIB), plan(24 << 40));
     near(seconds(&large, 0) / seconds(&small, 0), 384.0, 0.01);
     assert!(small.is_completed() && large.is_completed());
-    // The first round of both leaves nearly all of the working set: it was written again long ago where memory is large.
+    // The first round of both leaves nearly all of the working set, which in a large memory was written again long before the
+    // round's end.
     near(seconds(&large, 1), 4.0 / 50.0, 0.02);
     for round in 2..small.rounds.len().min(large.rounds.len()) {
         near(seconds(&large, round), seconds(&small, round), 0.2);
@@ -155,7 +157,8 @@ fn a_throttle_lets_a_guest_go_that_writes_too_much() {
     assert!(plan.is_completed());
     let slowdown = plan.report.slowdown;
     assert_eq!(remedies.auto_converge, Some(slowdown.highest_throttle_percent));
-    // Half as much at least has to be written, and the threshold is half of what goes: three quarters less and no more.
+    // At least half of the writes must remain, and the threshold is half of what the wire carries: a throttle of at most three
+    // quarters.
     assert!((50..=76).contains(&slowdown.highest_throttle_percent), "{slowdown:?}");
     let highest = plan.rounds.iter().map(|round| round.throttle_percent).max();
     assert_eq!(highest, Some(slowdown.highest_throttle_percent));

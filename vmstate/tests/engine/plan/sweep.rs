@@ -1,4 +1,5 @@
-//! Thousands of guests, wires and parameters: each plan ends, and each end is the right one by arithmetic that is not the engine's.
+//! Thousands of guests, wires and parameters: each plan ends, and each end is correct according to a calculation that does not
+//! use the engine.
 
 use std::num::NonZeroU64;
 use std::thread;
@@ -10,7 +11,7 @@ use vmstate::migrate::{Aim, DeadlineAction, SourcePhase};
 use super::{MS, RECORD};
 
 const SCENARIOS: u64 = 2000;
-/// So many of them have up to 24 TiB.
+/// One guest in this many has up to 24 TiB.
 const LARGE: u64 = 12;
 const TIB: f64 = (1_u64 << 40) as f64;
 
@@ -27,7 +28,7 @@ impl Draw {
         all[self.below(all.len() as u64) as usize]
     }
 
-    /// Each factor of ten as likely as the other.
+    /// Draws a number; each factor of ten is equally likely.
     fn between(&mut self, least: f64, most: f64) -> f64 {
         least * (most / least).powf(self.below(1 << 20) as f64 / (1 << 20) as f64)
     }
@@ -64,7 +65,7 @@ fn scenario(number: u64) -> Scenario {
             draw.of(&[DeadlineAction::Cancel, DeadlineAction::SwitchOver, DeadlineAction::Throttle]);
     }
     if number.is_multiple_of(4) {
-        // One of those whose end the balance between wire and writes tells.
+        // A case whose end follows from the balance between wire and writes.
         parameters.deadline = None;
         (parameters.aim, parameters.auto_converge, parameters.max_rounds) = (Aim::Soonest, false, Some(20));
         scenario.writes.pattern = Pattern::Steady;
@@ -73,20 +74,21 @@ fn scenario(number: u64) -> Scenario {
     scenario
 }
 
-/// Of the wire, for pages.
+/// Speed of the wire for pages.
 fn bytes_per_second(scenario: &Scenario) -> f64 {
     let connection = scenario.connection;
     let lossy = 1448.0 * 1.22 / (connection.round_trip.as_secs_f64() * connection.loss.sqrt());
     lossy.min(connection.bytes_per_second as f64 * (1.0 - connection.loss))
 }
 
-/// What the pause takes with no page left.
+/// Duration of a pause without any page.
 fn fixed(scenario: &Scenario) -> Duration {
     let devices = scenario.pause.device_bytes as f64 / bytes_per_second(scenario);
     scenario.pause.stop + scenario.pause.load + 2 * scenario.connection.round_trip + Duration::from_secs_f64(devices)
 }
 
-/// How much later than expected the two answers of a pause may be; a guest in a burst writes five times as much until it stands.
+/// How much later than expected the two answers of a pause may come; a guest in a burst writes five times as much until it stands
+/// still.
 fn unforeseen(scenario: &Scenario) -> Duration {
     let connection = scenario.connection;
     let late = if connection.loss > 0.0 { 2 * connection.round_trip.max(200 * MS) } else { Duration::ZERO };
@@ -100,7 +102,7 @@ fn unforeseen(scenario: &Scenario) -> Duration {
     2 * connection.jitter + late + Duration::from_secs_f64(burst)
 }
 
-/// What is wrong with the plan.
+/// The fault of the plan, if there is one.
 fn offence(scenario: &Scenario, plan: &Plan) -> Option<&'static str> {
     let (parameters, report) = (scenario.parameters, &plan.report);
     let reason = plan.reason.as_deref().unwrap_or_default();
@@ -121,7 +123,7 @@ fn offence(scenario: &Scenario, plan: &Plan) -> Option<&'static str> {
             .or_else(|| wrong(reason.is_empty(), "completed, with a reason"))
             .or_else(|| wrong(overdue || downtime.total() <= most, "the pause is longer than its limit"));
     }
-    // Behind jitter a limited source sees no more of the wire than its limit.
+    // With jitter, a limited source measures no more of the wire than its limit.
     let mut known = *scenario;
     if let Some(limit) = parameters.max_bandwidth.filter(|_| !scenario.connection.jitter.is_zero()) {
         known.connection.bytes_per_second = limit.get().min(known.connection.bytes_per_second);
@@ -136,7 +138,7 @@ fn offence(scenario: &Scenario, plan: &Plan) -> Option<&'static str> {
             "throttled to the end without a deadline",
         ),
         () if reason.contains("the deadline has passed") => {
-            // Asked after each chunk, and behind a rehearsal, whose answers may be late.
+            // Checked after each chunk, and after a rehearsal, whose answers may be late.
             let most = Duration::from_secs(1) + 8 * unforeseen(scenario) + 4 * scenario.connection.round_trip;
             let punctual = since_deadline.flatten().is_some_and(|late| late <= most);
             wrong(
@@ -149,7 +151,7 @@ fn offence(scenario: &Scenario, plan: &Plan) -> Option<&'static str> {
             wrong(asked && rounds > 8, "stalled, and nobody asked")
         }
         () if reason.contains("even with no page left") => wrong(fixed_is_too_much, "a pause without pages would fit"),
-        // Once it has begun, only what could not be foreseen makes a pause too long.
+        // Once a pause has begun, only unforeseeable events make it too long.
         () if reason.contains("the guest is paused for") => {
             wrong(regardless || unforeseen(scenario) > parameters.downtime_limit, "the pause broke its budget")
         }
@@ -158,7 +160,7 @@ fn offence(scenario: &Scenario, plan: &Plan) -> Option<&'static str> {
     .or_else(|| wrong(lasts < Duration::from_secs(4000), "a round without end"))
 }
 
-/// Whether it must complete, or must not, by the balance between wire and writes; `None` where that does not tell.
+/// Whether the plan must complete or must not, from the balance between wire and writes; `None` if that does not decide.
 fn verdict(scenario: &Scenario) -> Option<bool> {
     let parameters = scenario.parameters;
     let speed =
@@ -174,9 +176,9 @@ fn verdict(scenario: &Scenario) -> Option<bool> {
     let rate = scenario.writes.bytes_per_second as f64 * RECORD;
     let memory = (scenario.memory - scenario.zero) as f64 * RECORD;
     let set = (scenario.writes.working_set as f64 * RECORD).min(memory);
-    // What is left at the end of each round once it no longer changes; the pause has no limit of bandwidth.
+    // The rest at the end of each round once it is constant; the pause has no bandwidth limit.
     let left = set * (1.0 - speed / rate).max(0.0);
-    // While the guest stops, and for a round trip, it writes on.
+    // While the guest stops, and for a round trip, it continues to write.
     let tail = (scenario.pause.stop + 2 * scenario.connection.round_trip).as_secs_f64() * rate;
     let pause = |bytes: f64| fixed(scenario).as_secs_f64() + bytes / bytes_per_second(scenario);
     let limit = parameters.downtime_limit.as_secs_f64();
