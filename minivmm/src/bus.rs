@@ -6,16 +6,16 @@ use std::sync::{Arc, Mutex};
 
 use crate::sync::lock;
 
-/// A device that answers accesses in a window; offsets are from the window's start, data is little-endian.
+/// Device that handles accesses to a window; offsets are from the window's start, data is little-endian.
 pub trait BusDevice: Send {
-    /// Fills `data`.
+    /// Handles a read: fills `data`.
     fn read(&mut self, offset: u64, data: &mut [u8]);
 
-    /// Takes `data`.
+    /// Handles a write of `data`.
     fn write(&mut self, offset: u64, data: &[u8]);
 }
 
-/// Windows of one address space.
+/// Windows of one address space, with their devices.
 #[derive(Default, Clone)]
 pub struct Bus {
     windows: BTreeMap<u64, Window>,
@@ -34,7 +34,7 @@ impl fmt::Debug for Bus {
 }
 
 impl Bus {
-    /// Puts `device` at `base..base + len`.
+    /// Maps `device` at `base..base + len`.
     ///
     /// # Panics
     /// If the window overlaps another: the memory map is fixed at build time.
@@ -46,7 +46,7 @@ impl Bus {
         self.windows.insert(base, Window { len, device });
     }
 
-    /// Reads; where no device answers, all ones, as on a real bus.
+    /// Reads from the device at `address`; all ones where there is none, as on a real bus.
     pub fn read(&self, address: u64, data: &mut [u8]) {
         match self.find(address) {
             Some((offset, device)) => lock(device).read(offset, data),
@@ -54,7 +54,7 @@ impl Bus {
         }
     }
 
-    /// Writes; where no device answers, nothing.
+    /// Writes to the device at `address`; ignored where there is none.
     pub fn write(&self, address: u64, data: &[u8]) {
         if let Some((offset, device)) = self.find(address) {
             lock(device).write(offset, data);

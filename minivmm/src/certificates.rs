@@ -1,4 +1,5 @@
-//! Certificates for two hosts, in the layout that `tls-creds` reads: of an authority that is made for them, or signed by themselves.
+//! Makes certificates for two hosts in the layout that `tls-creds` reads: signed by an authority made for them, or by
+//! themselves.
 
 use std::fs::{DirBuilder, File};
 use std::io::{self, Write};
@@ -12,44 +13,44 @@ use rcgen::{
 };
 use vmstate::channel::tls::Fingerprint;
 
-/// A day, and as much as two clocks may differ.
+/// A day, which is also the largest tolerated difference of two clocks.
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// What is to be made.
+/// Description of the certificates to make.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wanted {
-    /// Made if it is not there.
+    /// Directory for the files; created if it does not exist.
     pub directory: PathBuf,
     /// Names and addresses of destinations.
     pub hosts: Vec<String>,
-    /// From now on.
+    /// Days of validity, from now on.
     pub days: u32,
-    /// Without an authority: the other side is given the SHA-256.
+    /// Whether to sign each certificate by itself, without an authority: the other side is given its SHA-256.
     pub self_signed: bool,
 }
 
-/// Why nothing was made.
+/// Why no certificates were made.
 #[derive(Debug, thiserror::Error)]
 pub enum CertificateError {
-    /// A file or the directory.
+    /// A file or the directory cannot be made.
     #[error("{}: {source}", path.display())]
     File {
-        /// Which.
+        /// File or directory.
         path: PathBuf,
-        /// Why.
+        /// The system's reason.
         source: io::Error,
     },
-    /// What a certificate says.
+    /// A certificate cannot be made.
     #[error("{what}: {source}")]
     Content {
-        /// Of what.
+        /// Name of the certificate.
         what: String,
-        /// Why.
+        /// Reason of the library.
         source: rcgen::Error,
     },
 }
 
-/// Makes what is `wanted`; of each certificate its file's name and SHA-256. Files that are there are kept, and then nothing is made.
+/// Makes the certificates; returns the file name and the SHA-256 of each. If one of the files exists, none is made.
 ///
 /// # Errors
 /// See [`CertificateError`].
@@ -76,7 +77,8 @@ pub fn make(wanted: &Wanted) -> Result<Vec<(String, Fingerprint)>, CertificateEr
         [("server", ExtendedKeyUsagePurpose::ServerAuth), ("client", ExtendedKeyUsagePurpose::ClientAuth)]
     {
         let mut params = params(&wanted.hosts, wanted.days, &format!("minivmm {end}")).map_err(content("--host"))?;
-        // TLS 1.3 only signs. QEMU (`crypto/tlscredsx509.c`) also asks for key encipherment and else refuses the directory.
+        // TLS 1.3 needs signatures only. QEMU (`crypto/tlscredsx509.c`) also requires key encipherment and refuses the
+        // directory without it.
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
         params.extended_key_usages = vec![purpose];
         let key = key()?;
@@ -107,7 +109,7 @@ fn params(hosts: &[String], days: u32, name: &str) -> Result<CertificateParams, 
     Ok(params)
 }
 
-/// All of `files`, or none if one of them is there. Keys are for this user alone.
+/// Writes all `files`, or none if one of them exists. Keys are readable for this user only.
 fn write(directory: &Path, files: &[(String, String)]) -> Result<(), CertificateError> {
     let failed = |path: &Path| {
         let path = path.to_owned();
@@ -165,7 +167,7 @@ mod tests {
                     .spawn()
                     .unwrap();
                 let commands = b"{\"execute\":\"qmp_capabilities\"}{\"execute\":\"quit\"}";
-                // One that refuses may have ended already.
+                // A QEMU that refuses may have ended already.
                 let _ = child.stdin.take().unwrap().write_all(commands);
                 child.wait_with_output().unwrap()
             };

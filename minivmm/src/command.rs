@@ -1,12 +1,12 @@
-//! A command of the user's at the end of a connection, as `ssh` and `socat` are, in place of a socket that is connected to.
+//! Runs a user's command, as `ssh` or `socat`, whose standard input and output are the connection of a migration.
 
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command};
 
-/// Runs `line` in a shell, as QEMU does with `exec:`. Its standard input and output are one socket, whose other end is returned. To be
-/// called where no filter of system calls is yet.
+/// Runs `line` in a shell, as QEMU does with `exec:`, and returns the other end of the socket that is its standard input and
+/// output. Must be called before a system-call filter is installed.
 ///
 /// # Errors
 /// The system's.

@@ -1,6 +1,6 @@
-//! What the user asked for, as plain data. Imports nothing of the crate.
+//! Configuration of a machine as plain data. Imports nothing of the crate.
 //!
-//! In the place of a path, `fd:N` or `fd:NAME` is a descriptor that the process was started with (`passed.rs`).
+//! In place of a path, `fd:N` or `fd:NAME` is a descriptor that the process was started with (`passed.rs`).
 
 mod address;
 mod size;
@@ -15,7 +15,7 @@ pub use address::{Address, Descriptor};
 pub use size::{NoSize, size};
 pub use tls::Tls;
 
-/// A whole machine, before it exists.
+/// Configuration of a whole machine.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// bzImage or PVH ELF; `None` only with `incoming`.
@@ -26,38 +26,38 @@ pub struct Config {
     pub append: String,
     /// Guest RAM in bytes, a multiple of 4096, at most 64 GiB.
     pub memory: u64,
-    /// Guest RAM can be handed over to another process of this host.
+    /// Whether guest RAM can be handed over to another process of this host.
     pub shares_memory: bool,
     /// vCPUs, 1 to 8.
     pub cpus: u8,
-    /// What each vCPU is.
+    /// CPU model of the vCPUs.
     pub cpu: Cpu,
     /// virtio-blk devices, in order.
     pub disks: Vec<Disk>,
-    /// File that says who may run the guest, beside its disks.
+    /// File that records who may run the guest, in addition to its disks.
     pub lease: Option<PathBuf>,
     /// virtio-net devices, in order.
     pub nets: Vec<Net>,
-    /// Where the serial console goes.
+    /// Output and input of the serial console.
     pub serial: Serial,
-    /// QMP socket: its path, or one that listens.
+    /// QMP socket: the path of a new one, or a passed one that listens.
     pub control: Option<PathBuf>,
-    /// Wait for a migration instead of booting.
+    /// Address at which to wait for a migration instead of booting.
     pub incoming: Option<ListenAt>,
-    /// When a guest that is in a file has its memory.
+    /// When the memory of a guest from a file is read.
     pub restore: Restore,
-    /// How the connections of migrations are encrypted, until it is changed.
+    /// Initial parameters of TLS for the connections of migrations.
     pub tls: Tls,
-    /// A passed `/dev/kvm`; `None`: it is opened.
+    /// A passed `/dev/kvm`; `None` opens the device.
     pub kvm: Option<PathBuf>,
 }
 
-/// A processor by the names of its model and of features.
+/// CPU model and features, by name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cpu {
-    /// The model, `host` for all that the host offers.
+    /// The model; `host` is everything that the host offers.
     pub model: String,
-    /// Features, and whether the guest is to see them.
+    /// Features, each with whether the guest has it.
     pub features: Vec<(String, bool)>,
 }
 
@@ -100,9 +100,9 @@ impl fmt::Display for Cpu {
 pub struct Disk {
     /// Raw image.
     pub path: PathBuf,
-    /// Guest and host may not write.
+    /// Neither guest nor host may write the image.
     pub read_only: bool,
-    /// The image is made, of so many bytes, for a content that comes along with the guest.
+    /// Size of the image to create, for a disk whose content a migration sends.
     pub create: Option<u64>,
     /// Limits of the disk's requests.
     pub limits: RateLimits,
@@ -111,11 +111,11 @@ pub struct Disk {
 /// One virtio-net device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Net {
-    /// Where its frames go.
+    /// Network that carries its frames.
     pub network: Network,
-    /// Guest's address; `None`: 52:54:00:12:34:56 plus the device's index, as QEMU.
+    /// MAC address; `None` is 52:54:00:12:34:56 plus the device's index, as in QEMU.
     pub mac: Option<[u8; 6]>,
-    /// Whether the guest is offered UDP segmentation, if the network has it; a QEMU has it from 8.2 on.
+    /// Whether UDP segmentation is offered if the network has it; QEMU has it from 8.2 on.
     pub uso: bool,
     /// Whether the kernel moves the frames of a tap (`/dev/vhost-net`).
     pub vhost: bool,
@@ -123,17 +123,17 @@ pub struct Net {
     pub limits: RateLimits,
 }
 
-/// A network of the host.
+/// Network of the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Network {
-    /// Tap interface, made if it does not exist; or a passed one.
+    /// Tap interface, created if it does not exist; or a passed one.
     Tap(String),
-    /// Unix stream socket of a process that is the network, as passt; or a passed one that is connected.
+    /// Unix stream socket of a process that carries the network, as passt; or a passed connected socket.
     Stream(PathBuf),
 }
 
 impl Network {
-    /// What follows `=` in its flag, which may be a passed descriptor.
+    /// Returns the text after `=` in the network's flag, which may be a passed descriptor.
     pub fn name(&self) -> &Path {
         match self {
             Self::Tap(name) => Path::new(name),
@@ -142,12 +142,12 @@ impl Network {
     }
 }
 
-/// How much a guest may do with a device. Without a rate there is no limit.
+/// Rate limits of a device. Without a rate there is no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RateLimits {
     /// Bytes moved.
     pub bytes: Option<Rate>,
-    /// Requests of a disk, frames of a network card.
+    /// Requests of a disk, or frames of a network card.
     pub operations: Option<Rate>,
 }
 
@@ -156,7 +156,7 @@ pub struct RateLimits {
 pub struct Rate {
     /// Average per second.
     pub per_second: NonZeroU64,
-    /// Most at once, after a time without any.
+    /// Largest number at once, after a rest.
     pub burst: NonZeroU64,
 }
 
@@ -169,32 +169,32 @@ pub enum Serial {
     File {
         /// The file.
         path: PathBuf,
-        /// Bytes in it at most, and in a second one called `PATH.1` with what came before; `None`: no limit.
+        /// Size limit of the file, and of a second file `PATH.1` with the earlier output, in bytes; `None`: no limit.
         max: Option<u64>,
     },
     /// A new pseudo-terminal; its path is printed.
     Pty,
-    /// Nowhere.
+    /// No console.
     None,
 }
 
-/// When the pages of a file come into the memory of the guest that is in it.
+/// When the memory of a guest from a file is read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Restore {
-    /// When the guest touches them: the file is mapped, and has to stay as it is.
+    /// When the guest touches a page: the file is mapped, and must not change.
     #[default]
     Lazy,
-    /// Reads all pages before the guest runs.
+    /// All pages before the guest runs.
     Eager,
 }
 
-/// Where a migration comes from.
+/// Address at which a migration is awaited.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ListenAt {
-    /// At a socket that is made; or in a file.
+    /// A new socket, or a file.
     Address(Address),
-    /// At a passed one, `fd:N` or `fd:NAME`.
+    /// A passed socket, pipe or file, `fd:N` or `fd:NAME`.
     Passed(PathBuf),
-    /// Nowhere yet: `migrate-incoming` says where.
+    /// No address yet: `migrate-incoming` gives it.
     Deferred,
 }

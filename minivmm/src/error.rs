@@ -1,4 +1,4 @@
-//! What can go wrong while a machine is built or run: each text names the flag, file or call, and what to do.
+//! Errors of building and running a machine: each text names the flag, file or call, and what to do.
 //!
 //! Rank 0: imports nothing of the crate.
 
@@ -29,7 +29,7 @@ pub enum Error {
     /// The host's KVM is too old or too small.
     #[error("the host's KVM lacks {capability}, which minivmm needs: use a Linux kernel from {since} on")]
     MissingCapability {
-        /// KVM's name for it, as `KVM_CAP_IRQCHIP`.
+        /// KVM's name of the capability, as `KVM_CAP_IRQCHIP`.
         capability: &'static str,
         /// First kernel release that has it.
         since: &'static str,
@@ -42,7 +42,7 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
-    /// Guest RAM cannot be had.
+    /// Guest RAM cannot be allocated.
     #[error("--memory: {what}")]
     Memory {
         /// What is wrong and what to do.
@@ -76,7 +76,7 @@ pub enum Error {
         /// What is wrong and what to do.
         what: String,
     },
-    /// A device cannot be made: its own sentence.
+    /// A device cannot be made.
     #[error("{what}")]
     Device {
         /// What is wrong and what to do.
@@ -85,32 +85,32 @@ pub enum Error {
     /// A vCPU did not stop in time.
     #[error("vCPU {index} did not stop within {waited:.1?}; the host is overloaded or its KVM hangs")]
     VcpuStuck {
-        /// Which.
+        /// Index of the vCPU.
         index: u8,
-        /// How long it was waited for.
+        /// Time that was waited.
         waited: Duration,
     },
 }
 
 impl Error {
-    /// The error and what caused it, in one line.
+    /// Formats the error and its causes in one line.
     pub fn with_causes(&self) -> String {
         chain(self)
     }
 
-    /// For `map_err` behind a device's constructor.
+    /// For `map_err` after a device's constructor.
     pub(crate) fn device(error: impl Display) -> Self {
         Self::Device { what: error.to_string() }
     }
 
-    /// For `map_err` behind a kvm-ioctls call.
+    /// For `map_err` after a kvm-ioctls call.
     pub(crate) fn kvm(call: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> Self {
         move |errno| Self::Kvm { call, source: errno.into() }
     }
 }
 
-/// Tells the user one sentence on standard error, as one line of printable text.
-#[expect(clippy::print_stderr, reason = "the one place")]
+/// Prints a sentence for the user on standard error, as one line of printable text.
+#[expect(clippy::print_stderr, reason = "all messages are printed here")]
 pub fn say(sentence: impl Display) {
     if AS_JSON.load(Ordering::Relaxed) {
         eprintln!("{}", event("warn", Printable(sentence).to_string().into(), "minivmm"));
@@ -119,7 +119,7 @@ pub fn say(sentence: impl Display) {
     eprintln!("minivmm: {}", Printable(sentence));
 }
 
-/// An event as a line of JSON.
+/// Formats an event as a line of JSON.
 pub(crate) fn event(level: &str, message: Value, target: &str) -> Value {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     json!({"time": since.as_micros() as f64 / 1e6, "level": level, "message": message, "target": target})
@@ -128,22 +128,22 @@ pub(crate) fn event(level: &str, message: Value, target: &str) -> Value {
 /// Whether [`say`] writes JSON.
 static AS_JSON: AtomicBool = AtomicBool::new(false);
 
-/// From now on [`say`] writes events as a log in JSON has them.
+/// Makes [`say`] print events as the JSON log does.
 pub fn say_as_json() {
     AS_JSON.store(true, Ordering::Relaxed);
 }
 
-/// Sentences that a peer can cause at any rate, limited to one in 10 s, so that a peer cannot fill the user's log.
+/// Messages that a peer can cause at any rate, limited to one in 10 s, so that a peer cannot fill the user's log.
 #[derive(Debug, Default)]
 pub struct SparingLog {
     last: Option<Instant>,
 }
 
-/// How long a [`SparingLog`] says nothing after a sentence.
+/// How long a [`SparingLog`] is silent after a message.
 const QUIET: Duration = Duration::from_secs(10);
 
 impl SparingLog {
-    /// Says the sentence, unless there was one a moment ago.
+    /// Prints the sentence unless another one was printed in the last 10 s.
     pub fn say(&mut self, sentence: impl Display) {
         if self.last.is_none_or(|last| last.elapsed() >= QUIET) {
             say(sentence);
@@ -152,7 +152,7 @@ impl SparingLog {
     }
 }
 
-/// An error and what caused it, in one line of printable text.
+/// Formats an error and its causes in one line of printable text.
 pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();

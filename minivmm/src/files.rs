@@ -1,5 +1,5 @@
-//! Opening the files that a user names, without waiting for whoever is at the other end: a FIFO keeps an open(2) until then,
-//! and a serial line until its carrier comes. One that was passed open (`passed.rs`) is taken as it is, if it fits.
+//! Opens files that a user names without waiting for another process: open(2) of a FIFO waits for its other end, and that of a
+//! serial line for its carrier. A passed descriptor (`passed.rs`) is used as it is, if its type fits.
 
 use std::fs::{File, FileType, OpenOptions};
 use std::io;
@@ -11,7 +11,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 use crate::passed;
 
-/// What a file may be for its use.
+/// Types of files that are allowed for a use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fit {
     /// A regular file.
@@ -20,11 +20,11 @@ pub enum Fit {
     Disk,
     /// A regular file or a pipe.
     Stream,
-    /// Whatever can be written: also a FIFO that somebody reads, or a terminal.
+    /// Everything that can be written, also a FIFO with a reader, or a terminal.
     Output,
 }
 
-/// What is done with a file.
+/// How a file is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     /// The file is read.
@@ -51,11 +51,11 @@ impl Mode {
         options
     }
 
-    /// Why what is open with these flags does not do.
+    /// Returns why a descriptor with these flags does not fit the mode.
     fn refusal(self, open: OFlag) -> Option<&'static str> {
         match open & OFlag::O_ACCMODE {
             _ if open.contains(OFlag::O_PATH) => Some("it is open neither for reading nor for writing"),
-            // pwrite(2) writes to the end then, whatever the offset.
+            // pwrite(2) would write to the end, whatever the offset.
             _ if open.contains(OFlag::O_APPEND) && self == Self::ReadWrite => Some("it is open for appending"),
             OFlag::O_RDONLY if self != Self::Read => Some("it is open for reading only"),
             OFlag::O_WRONLY if !matches!(self, Self::Write | Self::Append) => Some("it is open for writing only"),
@@ -64,10 +64,10 @@ impl Mode {
     }
 }
 
-/// Opens `path`, or takes what was passed in its place: `fd:N` or `fd:NAME`.
+/// Opens `path`, or takes the passed descriptor `fd:N` or `fd:NAME`.
 ///
 /// # Errors
-/// As [`open_path`]; what was passed is open in another way than `mode` needs.
+/// The errors of [`open_path`]; or the passed descriptor is open in another way than `mode` needs.
 pub fn open(path: &Path, mode: Mode, fit: Fit) -> io::Result<File> {
     let Some(reference) = passed::reference(path) else { return open_path(path, mode, fit) };
     let file = File::from(passed::descriptor(reference)?);
@@ -76,7 +76,7 @@ pub fn open(path: &Path, mode: Mode, fit: Fit) -> io::Result<File> {
     Ok(file)
 }
 
-/// Takes a regular file or a pipe that was passed open: from now on neither reading nor writing waits for its other end.
+/// Takes a passed regular file or pipe, and makes its reads and writes non-blocking.
 ///
 /// # Errors
 /// The descriptor is no such file, or is open in another way than `mode` needs.
@@ -86,7 +86,7 @@ pub fn take_stream(file: &File, mode: Mode) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether what was passed is as its use needs it; how it is open.
+/// Checks that a passed descriptor fits its use; returns the flags with which it is open.
 fn check_passed(file: &File, mode: Mode, fit: Fit) -> io::Result<OFlag> {
     check(file, fit)?;
     let flags = OFlag::from_bits_retain(fcntl(file, FcntlArg::F_GETFL)?);
@@ -99,7 +99,7 @@ fn check_passed(file: &File, mode: Mode, fit: Fit) -> io::Result<OFlag> {
 /// Opens `path`.
 ///
 /// # Errors
-/// The system's, or what the file is, if its use needs another one.
+/// The system's; or the file is of another type than its use needs.
 pub fn open_path(path: &Path, mode: Mode, fit: Fit) -> io::Result<File> {
     let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
     let file = mode.options().custom_flags(flags.bits()).open(path).map_err(|error| match Errno::try_from(error) {
@@ -108,22 +108,22 @@ pub fn open_path(path: &Path, mode: Mode, fit: Fit) -> io::Result<File> {
         Err(error) => error,
     })?;
     check(&file, fit)?;
-    // Only the opening was not to wait.
+    // Non-blocking mode was for the open only.
     waits(&file, OFlag::from_bits_retain(fcntl(&file, FcntlArg::F_GETFL)?))?;
     Ok(file)
 }
 
-/// Why there is nothing behind `path` that could be opened (ENXIO).
+/// Explains why opening `path` failed with ENXIO.
 fn unanswered(path: &Path) -> io::Error {
     match path.metadata().map(|metadata| metadata.file_type()) {
-        // fifo(7): opened for writing, without waiting, while nobody has it open for reading.
+        // fifo(7): a non-blocking open for writing fails while no process has the FIFO open for reading.
         Ok(kind) if kind.is_fifo() => io::Error::other("no process reads from the pipe"),
         Ok(kind) if kind.is_socket() => io::Error::other(format!("it is {}", name(kind))),
         _ => Errno::ENXIO.into(),
     }
 }
 
-/// Lets a write wait for room, as a pipe or a terminal may need.
+/// Makes writes wait for room, as a pipe or a terminal may need.
 fn waits(file: &File, flags: OFlag) -> io::Result<()> {
     fcntl(file, FcntlArg::F_SETFL(flags - OFlag::O_NONBLOCK))?;
     Ok(())
@@ -187,7 +187,7 @@ mod tests {
         assert_eq!(read(&directory.path().join("none"), Fit::Regular).unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 
-    /// The flags are the kernel's own, of real openings.
+    /// The flags are the kernel's, of real open files.
     #[test]
     fn what_is_open_in_another_way_than_its_use_needs_is_refused() {
         let directory = tempfile::tempdir().unwrap();
@@ -213,7 +213,7 @@ mod tests {
         }
     }
 
-    /// And it is written to as if it had been opened in the usual way: a write waits for room.
+    /// A FIFO is written to as after a usual open: a write waits for room.
     #[test]
     fn a_fifo_takes_output_once_somebody_reads_it() {
         let directory = tempfile::tempdir().unwrap();
@@ -227,7 +227,7 @@ mod tests {
         let writing = std::thread::spawn(move || writer.write_all(&[7; 1 << 20]));
         let mut taken = 0;
         while taken < 1 << 20 {
-            // Nothing to be read, for a moment.
+            // A read may find nothing for a moment.
             taken += (&reader).read(&mut [0; 4096]).unwrap_or(0);
         }
         writing.join().unwrap().unwrap();

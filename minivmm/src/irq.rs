@@ -1,14 +1,14 @@
-//! Interrupt lines as devices see them.
+//! Interface of interrupt lines for devices.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// A wire into the interrupt controller.
+/// An input of the interrupt controller.
 pub trait IrqLine: Send + Sync {
     /// Drives the line. An edge-triggered interrupt is high, then low.
     fn set(&self, high: bool);
 }
 
-/// A line that only remembers its level, for tests.
+/// A line that records its level, for tests.
 #[derive(Debug, Default)]
 pub struct TestLine(AtomicBool);
 

@@ -1,6 +1,6 @@
 //! minivmm: a small KVM virtual-machine monitor that boots Linux and live-migrates it with `vmstate`.
 
-// Through `error::say`: what a peer supplied must not steer the terminal.
+// Messages go through `error::say`, so that text from a peer cannot control the terminal.
 #![deny(clippy::print_stderr)]
 
 pub mod boot;

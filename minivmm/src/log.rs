@@ -1,5 +1,5 @@
-//! `--log`: what happens inside, an event a line on standard error, as text or as JSON. An event says its time, level and
-//! text, and what the spans around it say: side and phase of the migration, round, section.
+//! `--log`: writes events to standard error, one a line, as text or as JSON. An event has its time, level and text, and the
+//! fields of its spans: side and phase of the migration, round, section.
 
 use std::fmt::{self, Write};
 use std::str::FromStr;
@@ -15,7 +15,7 @@ use vmstate::error::Printable;
 
 use crate::error::{event, say, say_as_json};
 
-/// What is written, and how.
+/// Level and format of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Log {
     level: LevelFilter,
@@ -45,12 +45,12 @@ impl FromStr for Log {
 }
 
 impl Log {
-    /// Begins, for the whole process and for good.
+    /// Begins logging, for the whole process and until it ends.
     pub fn begin(self) {
         if self.json {
             say_as_json();
         }
-        // It fails only where there is one already: the first is kept.
+        // Fails only if there is a subscriber already, which is kept then.
         let _ = tracing::subscriber::set_global_default(tracing_subscriber::registry().with(self));
     }
 }
@@ -112,7 +112,7 @@ impl Log {
     }
 }
 
-/// One event. What its fields are called cannot hide time, level, text or target.
+/// Formats one event. Its fields cannot hide time, level, text or target.
 fn line(level: &str, text: Value, target: &str, fields: Map<String, Value>) -> Value {
     let mut line = event(level, text, target);
     if let Some(line) = line.as_object_mut() {

@@ -1,9 +1,9 @@
-//! The machine's map, QEMU's `microvm`: addresses, interrupts and register values that devices, ACPI tables and the machine's make-up
-//! have to agree on.
+//! Map of the machine, which is QEMU's `microvm`: addresses, interrupts and register values that devices, ACPI tables and the
+//! machine share.
 //!
 //! Rank 0: imports nothing of the crate.
 
-/// What the machine is called in a migration stream.
+/// Name of the machine type in a migration stream.
 pub const MACHINE_TYPE: &str = "microvm";
 
 /// ACPI generic event device, with the selector of events at its start.
@@ -18,25 +18,25 @@ pub const GED_SLEEP_CONTROL: u64 = 0x200;
 pub const GED_SLEEP_STATUS: u64 = 0x201;
 /// The GED's reset register, a byte.
 pub const GED_RESET: u64 = 0x202;
-/// What resets the machine, written to the reset register (QEMU's `ACPI_GED_RESET_VALUE`).
+/// Value that resets the machine when it is written to the reset register (QEMU's `ACPI_GED_RESET_VALUE`).
 pub const GED_RESET_VALUE: u8 = 0x42;
 /// Bit of the selector: the power button was pressed (QEMU's `ACPI_GED_PWR_DOWN_EVT`).
 pub const GED_POWER_BUTTON: u8 = 0x2;
-/// Bit of the selector: the generation id has changed. QEMU's bits for other events are below.
+/// Bit of the selector: the generation id has changed. QEMU uses the bits below for other events.
 pub const GED_GENERATION: u8 = 0x80;
 /// SLP_TYP of state S5 in the sleep control register.
 pub const SLEEP_TYPE_S5: u8 = 5;
 
-/// The generation id, in RAM that is no RAM to the guest's kernel, behind the ACPI tables.
+/// Page of the generation id: RAM that the memory map reserves, behind the ACPI tables.
 pub const GENERATION_ID: u64 = 0x9_f000;
 
 /// First virtio-mmio window.
 pub const VIRTIO_MMIO: u64 = 0xfeb0_0000;
-/// Bytes of a window.
+/// Bytes of a virtio-mmio window.
 pub const VIRTIO_MMIO_LEN: u64 = 0x200;
-/// Windows there are.
+/// Number of virtio-mmio windows.
 pub const VIRTIO_MMIO_COUNT: u8 = 8;
-/// Interrupt of the first window.
+/// Interrupt of the first virtio-mmio window.
 pub const VIRTIO_MMIO_GSI: u32 = 16;
 
 /// I/O APIC.
@@ -51,7 +51,8 @@ pub const COM1_LEN: u16 = 8;
 /// Interrupt of the first serial port.
 pub const COM1_GSI: u32 = 4;
 
-/// Window of virtio-mmio device `n`, counted in the order of the command line: QEMU fills the windows from the last down.
+/// Window of virtio-mmio device `n`, in the order of the command line: as in QEMU, windows are filled from the last to the
+/// first.
 pub fn virtio_window(n: u8) -> u8 {
     VIRTIO_MMIO_COUNT - 1 - n
 }

@@ -1,5 +1,5 @@
-//! Descriptors that whoever starts the process has opened for it: `fd:N` by number, `fd:NAME` by the name that systemd gave it
-//! (sd_listen_fds(3)). With them minivmm needs no right of its own to a file, a device or a socket.
+//! Descriptors that the process was started with: `fd:N` by number, `fd:NAME` by the name that systemd gave the descriptor
+//! (sd_listen_fds(3)). With them minivmm needs no permission of its own for a file, a device or a socket.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -15,20 +15,20 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg}
 
 use crate::sync::lock;
 
-/// The first that systemd passes (`SD_LISTEN_FDS_START`); those below are standard input, output and error.
+/// First descriptor that systemd passes (`SD_LISTEN_FDS_START`); below are standard input, output and error.
 const LISTEN_FDS_START: RawFd = 3;
 
-/// What was [taken](take), by the reference that names it.
+/// Descriptors that were [taken](take), by reference.
 static TAKEN: Mutex<BTreeMap<String, OwnedFd>> = Mutex::new(BTreeMap::new());
 
-/// What follows `fd:` in the place of a path. A file of such a name is `./fd:…`.
+/// Returns the reference after `fd:` of a path. A file with such a name is `./fd:…`.
 pub fn reference(path: &Path) -> Option<&str> {
     path.to_str()?.strip_prefix("fd:")
 }
 
-/// Takes the descriptors that flags refer to, each `(flag, reference)`, and closes what systemd passed besides, which is
-/// returned by number and name. To be called once, before the process opens anything: what is opened later could not be told
-/// from what was passed.
+/// Takes the descriptors that flags refer to, each as `(flag, reference)`, and closes and returns all others that systemd
+/// passed, with number and name. Must be called once, before the process opens anything, since later descriptors cannot be
+/// distinguished from passed ones.
 ///
 /// # Errors
 /// The reason, as a sentence for the user, with flag and reference.
@@ -44,7 +44,7 @@ pub fn take(uses: &[(&str, &str)]) -> Result<Vec<(RawFd, String)>, String> {
         }
         numbers.push(number);
     }
-    // Before anything is opened here: the list may be longer than what is open.
+    // Before anything is opened: the list of systemd may be longer than the list of open descriptors.
     let closed = |number: RawFd| nix::unistd::close(number).is_ok();
     let unused = listed.into_iter().filter(|&(number, _)| !users.contains_key(&number) && closed(number)).collect();
     let taken = duplicate(&numbers).map_err(|(index, error)| {
@@ -59,7 +59,7 @@ pub fn take(uses: &[(&str, &str)]) -> Result<Vec<(RawFd, String)>, String> {
     Ok(unused)
 }
 
-/// The descriptor that was taken as `reference`, once more.
+/// Duplicates the descriptor that was taken as `reference`.
 ///
 /// # Errors
 /// The reference was not taken, or the process has no descriptor left.
@@ -69,30 +69,31 @@ pub fn descriptor(reference: &str) -> io::Result<OwnedFd> {
     descriptor.try_clone()
 }
 
-/// Takes `descriptor`, which came over a socket, as `reference`.
+/// Registers `descriptor`, which came over a socket, as `reference`.
 pub fn adopt(reference: &str, descriptor: OwnedFd) {
     lock(&TAKEN).insert(reference.to_owned(), descriptor);
 }
 
-/// Closes what was taken, once each user has its own: a socket that goes with its user must not listen on here.
+/// Closes all taken descriptors once each user has a duplicate: otherwise a socket would still listen here after its user has
+/// closed it.
 pub fn close() {
     lock(&TAKEN).clear();
 }
 
-/// What systemd says that it passes to the process with the id `process`: numbers and names.
+/// Numbers and names of the descriptors that systemd passes to the process with the id `process`.
 fn listed(variable: impl Fn(&str) -> Option<String>, process: u32) -> Vec<(RawFd, String)> {
     let number = |name| variable(name)?.parse::<u32>().ok();
     if number("LISTEN_PID") != Some(process) {
         return Vec::new();
     }
-    // No process has more open than this, whatever the variable says.
+    // Bounds the count: no process has more descriptors open.
     let count = number("LISTEN_FDS").unwrap_or(0).min(1 << 16) as usize;
     let names = variable("LISTEN_FDNAMES").unwrap_or_default();
     let names = names.split(':').map(str::to_owned).chain(std::iter::repeat(String::new()));
     (LISTEN_FDS_START..).zip(names).take(count).collect()
 }
 
-/// The number that `reference` means, which is a number or a name.
+/// Resolves `reference`, a number or a name, to a number.
 fn number(reference: &str, listed: &[(RawFd, String)]) -> Result<RawFd, String> {
     if reference.is_empty() {
         return Err("write fd:N or fd:NAME".into());
@@ -114,10 +115,10 @@ fn number(reference: &str, listed: &[(RawFd, String)]) -> Result<RawFd, String> 
     }
 }
 
-/// Own descriptors of what is open under these numbers; or the place in the list of one that cannot be had, and why.
+/// Duplicates the descriptors with these numbers; or returns the index in the list of the one that failed, and why.
 ///
-/// Safe Rust makes no owner of a number. So the numbers are sent through a socket (SCM_RIGHTS, unix(7)), and what arrives is
-/// a duplicate of each. All are sent before the first is received, for that one could get a number that the list has.
+/// Safe Rust cannot own a raw number. So the descriptors are sent through a socket (SCM_RIGHTS, unix(7)), which duplicates
+/// them. All are sent before the first is received, since a received one could get a number of the list.
 fn duplicate(numbers: &[RawFd]) -> Result<Vec<OwnedFd>, (usize, String)> {
     if numbers.is_empty() {
         return Ok(Vec::new());
@@ -140,7 +141,7 @@ fn duplicate(numbers: &[RawFd]) -> Result<Vec<OwnedFd>, (usize, String)> {
     (0..numbers.len()).map(received).collect()
 }
 
-/// One descriptor, which no program has that is executed.
+/// Receives one descriptor, which is closed on exec.
 fn receive(socket: &UnixStream) -> io::Result<OwnedFd> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
@@ -149,7 +150,7 @@ fn receive(socket: &UnixStream) -> io::Result<OwnedFd> {
         RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
         _ => None,
     });
-    // The kernel drops what the process has no room for (MSG_CTRUNC).
+    // The kernel drops a descriptor for which the process has no room (MSG_CTRUNC).
     rights.ok_or_else(|| io::Error::other("the process has no descriptor left"))
 }
 
@@ -207,7 +208,7 @@ mod tests {
         assert_eq!(reference(Path::new("./fd:7")), None);
     }
 
-    /// The same file, seen by its inode.
+    /// A duplicate is the same file, compared by inode.
     #[test]
     fn duplicates_are_of_what_is_open_under_a_number() {
         let files = [tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap()];

@@ -1,4 +1,4 @@
-//! The `minivmm` command as a function: hands what the user asked for to the room that does it, and turns the outcome into an exit code.
+//! The `minivmm` command as a function: calls the module of the requested command, and turns the outcome into an exit code.
 
 use std::ffi::OsString;
 use std::fmt::Display;
@@ -20,8 +20,8 @@ use crate::passed;
 use crate::sandbox::{self, Kind, OnViolation};
 use crate::vm::{End, Handle, Request, Vm};
 
-/// Carries out the command that `arguments` ask for, the first of which is the program's name; the code that the process
-/// ends with. For the main thread of a process that has no other yet: signals are blocked for all.
+/// Carries out the command in `arguments`, the first of which is the program's name; returns the exit code. Must run on the
+/// main thread before there are others, since it blocks signals for all threads.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let command = match cli::parse(arguments) {
         Ok(Parsed::Command(command)) => *command,
@@ -63,9 +63,9 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-/// The machine runs on a thread of its own, as do console, control socket and metrics. `confined`: in the sandbox.
+/// Runs a machine on this thread; console, control socket and metrics have threads of their own. `confined`: in the sandbox.
 fn run(config: Config, confined: bool, metrics: Option<&Address>) -> ExitCode {
-    // Before there is another thread: threads inherit it.
+    // Before there is another thread, since threads inherit the mask.
     let signals = SigSet::from_iter([Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM]);
     if let Err(error) = signals.thread_block() {
         return fail(&format!("the host does not let signals be blocked: {error}"));
@@ -98,9 +98,9 @@ fn run(config: Config, confined: bool, metrics: Option<&Address>) -> ExitCode {
         Ok(metrics) => metrics,
         Err(error) => return refuse(&error),
     };
-    // Machine, console and control socket have theirs.
+    // Machine, console and control socket have their duplicates.
     passed::close();
-    // Before the first client is served: who can ask the machine can end it in order.
+    // Before the first client is served: every client that can reach the machine can end it in order.
     let _ = machine.set(vm.handle());
     let _server = match socket.map(|socket| Server::serve(socket, vm.handle())).transpose() {
         Ok(server) => server,
@@ -123,8 +123,8 @@ fn run(config: Config, confined: bool, metrics: Option<&Address>) -> ExitCode {
     }
 }
 
-/// The first signal ends the machine in order, the next the process at once. So does the first where there is no machine
-/// yet: what it is made of may be slow to open.
+/// The first signal ends the machine in order, the second one ends the process at once. Before there is a machine, the first
+/// one ends the process at once, too: opening its parts may take long.
 fn end_on_signal(signals: &SigSet, machine: &OnceLock<Handle>) {
     let mut told = false;
     while let Ok(signal) = signals.wait() {
@@ -150,7 +150,7 @@ fn migrate(arguments: &MigrateArgs) -> ExitCode {
     }
 }
 
-/// The plan to the standard output; success if the migration completes.
+/// Prints the plan; success if the migration completes.
 fn plan(arguments: &PlanArgs) -> ExitCode {
     match arguments.carry_out() {
         Ok(planned) => {
@@ -161,7 +161,7 @@ fn plan(arguments: &PlanArgs) -> ExitCode {
     }
 }
 
-/// What was made to the standard output.
+/// Prints which certificates were made.
 fn tls(command: &TlsCommand) -> ExitCode {
     match command.carry_out() {
         Ok(text) => print(format!("{text}\n").as_bytes()),
@@ -176,7 +176,7 @@ fn asked(answer: Result<(), ClientError>) -> ExitCode {
     }
 }
 
-/// To the standard output. A reader that goes away early, as `head` does, is no mistake of anybody's.
+/// Prints to standard output. A reader that closes early, as `head` does, is no error.
 fn print(bytes: &[u8]) -> ExitCode {
     match std::io::stdout().write_all(bytes) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => fail(&format!("standard output: {error}")),
@@ -184,7 +184,7 @@ fn print(bytes: &[u8]) -> ExitCode {
     }
 }
 
-/// The line to the standard output, or a line on standard error for each part without a match.
+/// Prints the translated line, or a line on standard error for each part without a match.
 fn translate(translation: Translation) -> ExitCode {
     match translation {
         Ok(words) => print(format!("{}\n", cli::line(&words)).as_bytes()),
@@ -195,7 +195,7 @@ fn translate(translation: Translation) -> ExitCode {
     }
 }
 
-/// A machine that could not be asked, or refused.
+/// Reports a machine that could not be reached, or that refused.
 fn not_asked(error: &ClientError) -> ExitCode {
     match error {
         ClientError::Connect { .. } | ClientError::Report { .. } | ClientError::Address { .. } => refuse(error),
@@ -203,12 +203,12 @@ fn not_asked(error: &ClientError) -> ExitCode {
     }
 }
 
-/// The user can mend it by changing the command.
+/// Reports a mistake that a change of the command mends.
 fn refuse(sentence: &dyn Display) -> ExitCode {
     end(sentence, EXIT_USAGE)
 }
 
-/// The command was right, what it set off failed.
+/// Reports that the command, which was right, failed.
 fn fail(sentence: &dyn Display) -> ExitCode {
     end(sentence, 1)
 }

@@ -1,9 +1,9 @@
-//! How a lock is taken whose holder panicked: its value stays in use.
+//! Locks that ignore poisoning: the value stays in use after a holder panicked.
 //!
-//! A panic is a bug, and its message names the place. The other threads go on, because they still have to stop the guest, give its
-//! disks back and say what happened. Behind these locks are values that are replaced whole, or that are valid between any two
-//! statements that change them. A device is neither: it is still paused, resumed and dropped, but its
-//! section is refused (`migration/section_of.rs`), since half a change would arrive at the other host as truth.
+//! A panic is a bug, and its message names the place. The other threads go on, because they still have to stop the guest,
+//! release its disks and report what happened. The values behind these locks are replaced whole, or are valid between any two
+//! statements that change them. A device is neither: it is still paused, resumed and dropped, but its section is refused
+//! (`migration/section_of.rs`), since the other host would take a half-made change for its state.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -13,12 +13,12 @@ pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Waits until `condvar` is notified, or for no reason.
+/// Waits until `condvar` is notified, or wakes spuriously.
 pub(crate) fn wait<'a, T>(condvar: &Condvar, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
     condvar.wait(guard).unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Waits until `condvar` is notified, or for no reason, but at most for `time`.
+/// Like [`wait`], but waits at most for `time`.
 pub(crate) fn wait_within<'a, T>(condvar: &Condvar, guard: MutexGuard<'a, T>, time: Duration) -> MutexGuard<'a, T> {
     condvar.wait_timeout(guard, time).unwrap_or_else(PoisonError::into_inner).0
 }

@@ -31,7 +31,7 @@ const REVISION: u32 = 1;
 /// FADT "IA-PC boot architecture": no VGA, no CMOS clock (table 5.11); no 8042, no other legacy device.
 const NO_VGA_NO_CMOS: u16 = 1 << 2 | 1 << 5;
 
-/// What of the machine the tables depend on.
+/// Parts of the machine that the tables describe.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Machine {
     /// vCPUs; their APIC ids count from 0.
@@ -40,7 +40,7 @@ pub struct Machine {
     pub virtio_windows: Vec<u8>,
 }
 
-/// Writes all tables into their place; the RSDP is at its start.
+/// Writes all tables to [`layout::ACPI`](super::layout::ACPI); the RSDP is at its start.
 pub(crate) fn write(ram: &Ram, machine: &Machine) -> Result<()> {
     let mut at = ACPI.start + 64;
     let mut put = |table: &dyn Aml| {
@@ -75,7 +75,7 @@ fn fadt(dsdt: u64) -> impl Aml {
     fadt.finalize()
 }
 
-/// Section 5.2.12. Without interrupt source overrides, as QEMU's: GSIs are the IOAPIC's pins.
+/// Section 5.2.12. No interrupt source overrides, like QEMU's table: GSIs are the IOAPIC's pins.
 fn madt(cpus: u8) -> impl Aml {
     const PCAT_COMPAT: u32 = 1;
     let mut madt = Sdt::new(*b"APIC", 36, 3, OEM, TABLE, REVISION);
@@ -129,7 +129,7 @@ fn add_com1(body: &mut Vec<u8>) {
     .to_aml_bytes(body);
 }
 
-/// Section 5.6.9: the guest reads the event selector when the interrupt comes, and notifies the device it is for.
+/// Section 5.6.9: on an interrupt the guest reads the event selector, and notifies the device of each event.
 fn add_ged(body: &mut Vec<u8>) {
     Device::new(
         "GED_".into(),
@@ -224,7 +224,7 @@ mod tests {
         u64::from_le_bytes(table[at..at + 8].try_into().unwrap())
     }
 
-    /// A table as an operating system takes it: by its own length, with a sum of zero (section 5.2.6).
+    /// Returns a table as an operating system reads it: by its own length, with a sum of zero (section 5.2.6).
     fn table(ram: &Ram, at: u64, signature: &[u8; 4]) -> Vec<u8> {
         let header = bytes(ram, at, 36);
         assert_eq!(&header[..4], signature);
@@ -252,8 +252,8 @@ mod tests {
         let fadt = table(&ram, u64_in(&xsdt, 36), b"FACP");
         let dsdt = table(&ram, u64_in(&fadt, 140), b"DSDT");
         assert!(u64_in(&fadt, 140) >= 0x9_0040 && dsdt.len() < 0x1000);
-        // Flags: hardware-reduced, reset register. Then the reset register and its value, sleep control, sleep status,
-        // all as in QEMU's FADT.
+        // Flags: hardware-reduced, reset register. Then the reset register and its value, sleep control and sleep status, as in
+        // QEMU's FADT.
         assert_eq!(fadt[112..116], [0, 4, 0x10, 0]);
         assert_eq!(fadt[116..129], [0, 8, 0, 0, 0x02, 0x02, 0xa0, 0xfe, 0, 0, 0, 0, 0x42]);
         assert_eq!(fadt[244..256], [0, 8, 0, 0, 0x00, 0x02, 0xa0, 0xfe, 0, 0, 0, 0]);

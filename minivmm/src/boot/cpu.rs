@@ -1,5 +1,5 @@
-//! The registers and tables the boot protocols ask for: 64-bit Linux (Documentation/arch/x86/boot.rst, "64-bit Boot
-//! Protocol") and PVH (xen/docs/misc/pvh.pandoc).
+//! Registers and tables that the boot protocols require: 64-bit Linux (Documentation/arch/x86/boot.rst, "64-bit Boot Protocol")
+//! and PVH (xen/docs/misc/pvh.pandoc).
 
 use kvm_bindings::{kvm_regs, kvm_segment, kvm_sregs};
 
@@ -14,11 +14,11 @@ const CR4_PAE: u64 = 1 << 5;
 const EFER_LME: u64 = 1 << 8;
 const EFER_LMA: u64 = 1 << 10;
 
-/// Present, writable; and a 2 MiB page.
+/// Present and writable; and a 2 MiB page.
 const TABLE: u64 = 0x3;
 const PAGE_2M: u64 = 0x83;
 
-/// Where and how the first vCPU starts. Others wait for the first one to start them.
+/// Start of the first vCPU. The first vCPU starts the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Entry {
     /// 64-bit mode, the first 4 GiB mapped one to one; RSI points to `boot_params`.
@@ -28,7 +28,7 @@ pub enum Entry {
 }
 
 impl Entry {
-    /// General registers.
+    /// Returns the general registers.
     pub fn registers(self) -> kvm_regs {
         let start = kvm_regs { rflags: 2, ..Default::default() };
         match self {
@@ -37,7 +37,7 @@ impl Entry {
         }
     }
 
-    /// Segments and control registers, over those of a CPU after reset.
+    /// Sets segments and control registers on top of those of a CPU after reset.
     pub fn set_system_registers(self, sregs: &mut kvm_sregs) {
         let long = matches!(self, Self::Linux64(_));
         sregs.cs = code(long);
@@ -58,7 +58,7 @@ impl Entry {
     }
 }
 
-/// Selectors that Linux names `__BOOT_CS` and `__BOOT_DS`.
+/// Segments with the selectors that Linux names `__BOOT_CS` and `__BOOT_DS`.
 fn code(long: bool) -> kvm_segment {
     kvm_segment { selector: 0x10, type_: 0xb, l: long.into(), db: (!long).into(), ..FLAT }
 }
@@ -84,7 +84,7 @@ fn descriptors(long: bool) -> [u64; 5] {
     [0, 0, descriptor(&code(long)), descriptor(&DATA), descriptor(&TASK)]
 }
 
-/// A segment as the GDT holds it (Intel SDM volume 3, figure 3-8).
+/// Encodes a segment as a GDT entry (Intel SDM volume 3, figure 3-8).
 fn descriptor(segment: &kvm_segment) -> u64 {
     let limit = u64::from(segment.limit) >> if segment.g == 1 { 12 } else { 0 };
     let flags = u64::from(segment.type_)
@@ -99,7 +99,7 @@ fn descriptor(segment: &kvm_segment) -> u64 {
     limit & 0xffff | (base & 0xff_ffff) << 16 | flags << 40 | (limit >> 16 & 0xf) << 48 | (base >> 24 & 0xff) << 56
 }
 
-/// Writes descriptor table and page tables for `entry`.
+/// Writes the descriptor table and the page tables for `entry`.
 pub(crate) fn write_tables(ram: &Ram, entry: Entry) -> Result<()> {
     for (n, value) in (0..).zip(descriptors(matches!(entry, Entry::Linux64(_)))) {
         ram.write(GDT + n * 8, &value.to_le_bytes())?;
@@ -119,7 +119,7 @@ pub(crate) fn write_tables(ram: &Ram, entry: Entry) -> Result<()> {
 mod tests {
     use super::*;
 
-    /// The flat descriptors every x86 text prints: 64-bit code, 32-bit code, 32-bit data.
+    /// The flat descriptors that every text about x86 prints: 64-bit code, 32-bit code, 32-bit data.
     #[test]
     fn descriptors_are_the_well_known_ones() {
         assert_eq!(descriptors(true), [0, 0, 0x00af_9b00_0000_ffff, 0x00cf_9300_0000_ffff, 0x0000_8b00_0000_0067]);

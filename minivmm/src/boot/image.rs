@@ -1,4 +1,4 @@
-//! Kernel, initial RAM disk and command line: from files into guest memory.
+//! Loads kernel, initial RAM disk and command line from files into guest memory.
 
 use std::fs::File;
 use std::io::{self, Read, Seek};
@@ -19,10 +19,10 @@ use crate::memory::{PAGE_SIZE, Ram};
 const XLF_KERNEL_64: u16 = 1;
 const ENTRY_64: u64 = 0x200;
 
-/// An ELF kernel says nothing about where its initial RAM disk may be: below RAM's hole, as QEMU does it.
+/// An ELF kernel does not say where its initial RAM disk may be: the limit is RAM's hole, as in QEMU.
 const PVH_INITRD_MAX: u64 = crate::memory::LOW_RAM_MAX - 1;
 
-/// A file that is loaded into guest memory, as often as the machine boots.
+/// File that is loaded into guest memory at each boot of the machine.
 #[derive(Debug)]
 pub struct BootFile {
     flag: &'static str,
@@ -41,7 +41,7 @@ impl BootFile {
         Ok(Self { flag, path: path.into(), file })
     }
 
-    /// The file from its beginning. One user at a time: all share a position.
+    /// Returns the file at its beginning. One user at a time, since all share the file's position.
     fn begin(&self) -> Result<File> {
         let begin = || -> io::Result<File> {
             let mut file = self.file.try_clone()?;
@@ -51,7 +51,7 @@ impl BootFile {
         begin().map_err(|source| unreadable(self.flag, &self.path, source))
     }
 
-    /// Bytes.
+    /// Length in bytes.
     fn len(&self) -> Result<u64> {
         (&self.file).seek(io::SeekFrom::End(0)).map_err(|source| unreadable(self.flag, &self.path, source))
     }
@@ -69,12 +69,12 @@ fn refused(flag: &'static str, path: &Path, what: String) -> Error {
     Error::File { flag, path: path.into(), what, source: None }
 }
 
-/// A kernel in guest memory.
+/// A kernel that was loaded into guest memory.
 #[derive(Debug)]
 pub struct Kernel {
     /// Where it starts.
     pub entry: Entry,
-    /// First byte behind all it needs before it knows the memory map.
+    /// First byte behind the memory that the kernel uses before it reads the memory map.
     pub end: u64,
     /// bzImage: its setup header, as it was in the file.
     pub header: Option<setup_header>,
@@ -119,7 +119,7 @@ fn load_bzimage(ram: &Ram, image: &BootFile) -> Result<Kernel> {
     Ok(Kernel { entry: Entry::Linux64(load + ENTRY_64), end, header: Some(header) })
 }
 
-/// Loads the initial RAM disk as high as `kernel` allows, and says where.
+/// Loads the initial RAM disk as high as `kernel` allows, and returns its place.
 ///
 /// # Errors
 /// [`Error::File`] for `--initrd`; [`Error::Memory`] if RAM is too small for it.
@@ -139,7 +139,7 @@ pub fn load_initrd(ram: &Ram, image: &BootFile, kernel: &Kernel) -> Result<Range
     Ok(start..start + len)
 }
 
-/// Writes the command line with its end.
+/// Writes the command line with its terminating zero.
 ///
 /// # Errors
 /// [`Error::Flag`] for `--append`.

@@ -1,4 +1,4 @@
-//! Bringing a kernel into guest memory: image, initial RAM disk, command line, tables, and where the first vCPU starts.
+//! Loads a kernel into guest memory: image, initial RAM disk, command line, tables, and the start of the first vCPU.
 
 pub mod acpi;
 pub mod cpu;
@@ -11,7 +11,7 @@ pub use crate::boot::image::BootFile;
 use crate::error::Result;
 use crate::memory::Ram;
 
-/// What to boot.
+/// Files and command line to boot.
 #[derive(Clone, Copy, Debug)]
 pub struct Payload<'a> {
     /// bzImage or PVH ELF.
@@ -22,7 +22,7 @@ pub struct Payload<'a> {
     pub append: &'a str,
 }
 
-/// Puts the payload and the machine's tables into `ram`.
+/// Loads the payload and writes the machine's tables into `ram`.
 ///
 /// # Errors
 /// [`Error::File`](crate::error::Error::File) and [`Error::Flag`](crate::error::Error::Flag), naming the flag.

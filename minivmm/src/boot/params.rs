@@ -1,4 +1,4 @@
-//! What the kernel is told: `boot_params` (boot.rst, "zero page") or `hvm_start_info` (PVH), with the memory map.
+//! Start information for the kernel: `boot_params` (boot.rst, "zero page") or `hvm_start_info` (PVH), with the memory map.
 
 use std::ops::Range;
 
@@ -17,7 +17,7 @@ const USABLE: u32 = 1;
 const RESERVED: u32 = 2;
 const ACPI_RECLAIMABLE: u32 = 3;
 
-/// `type_of_loader`: one without a number of its own (boot.rst).
+/// `type_of_loader` of a loader without an assigned number (boot.rst).
 const LOADER_UNDEFINED: u8 = 0xff;
 /// "xEn3", with the top bit of the E set (xen/include/public/arch-x86/hvm/start_info.h).
 const PVH_MAGIC: u32 = 0x336e_c578;
@@ -35,7 +35,7 @@ fn write_boot_params(ram: &Ram, kernel: &Kernel, initrd: Option<Range<u64>>) -> 
     params.hdr.type_of_loader = LOADER_UNDEFINED;
     params.hdr.cmd_line_ptr = COMMAND_LINE.start as u32;
     if let Some(initrd) = initrd {
-        // Below `initrd_addr_max`, which has 32 bits.
+        // Fits: `initrd_addr_max` has 32 bits.
         params.hdr.ramdisk_image = initrd.start as u32;
         params.hdr.ramdisk_size = (initrd.end - initrd.start) as u32;
     }

@@ -1,4 +1,4 @@
-//! The address of a migration as text: a socket, a program at a socket, a file and a place in it, or a descriptor that is passed.
+//! Address of a migration as text: a socket, a command, a place in a file, or a passed descriptor.
 
 use std::fmt;
 use std::io;
@@ -9,12 +9,12 @@ use std::sync::Arc;
 
 use super::size::size;
 
-/// Where a migration goes to, or is awaited.
+/// Destination or source of a migration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
     /// `unix:PATH`
     Unix(PathBuf),
-    /// `local:PATH`: a unix socket over which a machine on this host hands its memory over, not a copy of it.
+    /// `local:PATH`: a unix socket over which a machine on this host hands over its memory itself instead of a copy.
     Local(PathBuf),
     /// `tcp:HOST:PORT`
     Tcp(String),
@@ -25,26 +25,27 @@ pub enum Address {
         /// Port of the address.
         port: u32,
     },
-    /// `exec:COMMAND`: a shell's command, whose standard input and output are the connection.
+    /// `exec:COMMAND`: a shell command whose standard input and output are the connection.
     Exec(String),
     /// `fd:NAME`
     Descriptor {
-        /// Of the descriptor.
+        /// Name of the descriptor.
         name: String,
-        /// It, once whoever has it under that name has put it in.
+        /// The descriptor itself, once its owner has put it in.
         passed: Option<Descriptor>,
     },
     /// `file:PATH` or `file:PATH,offset=N`
     File {
         /// The file.
         path: PathBuf,
-        /// Where in it the stream begins, in bytes.
+        /// Offset of the stream in the file, in bytes.
         offset: u64,
     },
 }
 
 impl Address {
-    /// True if the bytes of a migration to this address stay on this host, in a file or between two processes: TLS is for other addresses.
+    /// Whether a migration to this address stays on this host, in a file or between two processes: TLS is for other addresses
+    /// only.
     pub fn stays_on_this_host(&self) -> bool {
         matches!(self, Self::File { .. } | Self::Local(_))
     }
@@ -53,7 +54,7 @@ impl Address {
 const KINDS: &str =
     "write unix:PATH, tcp:HOST:PORT, vsock:CID:PORT, local:PATH, exec:COMMAND, fd:NAME or file:PATH[,offset=N]";
 
-/// What is before the offset (migration/file.c of QEMU).
+/// Separator before the offset (migration/file.c of QEMU).
 const OFFSET: &str = ",offset=";
 
 impl FromStr for Address {
@@ -66,7 +67,7 @@ impl FromStr for Address {
             Some(("unix", path)) if !path.is_empty() => Ok(Self::Unix(path.into())),
             Some(("local", path)) if !path.is_empty() => Ok(Self::Local(path.into())),
             Some(("tcp", peer)) => match peer.rsplit_once(':') {
-                // QEMU would listen at all addresses of the host then.
+                // QEMU would listen at all addresses of the host.
                 Some(("", port)) if port.parse::<u16>().is_ok() => Ok(Self::Tcp(format!("127.0.0.1:{port}"))),
                 Some((_, port)) if port.parse::<u16>().is_ok() => Ok(Self::Tcp(peer.into())),
                 _ => Err(format!("'{text}' lacks a host or a port of 0 to 65535; write tcp:HOST:PORT")),
@@ -117,12 +118,12 @@ impl fmt::Display for Address {
     }
 }
 
-/// A descriptor that somebody has passed. Clones are the same one.
+/// A passed descriptor. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Descriptor(Arc<OwnedFd>);
 
 impl Descriptor {
-    /// Another one of the same.
+    /// Duplicates the descriptor.
     ///
     /// # Errors
     /// The process has no descriptor left.
@@ -183,7 +184,7 @@ mod tests {
             ("file:a,offset=1k", file("a", 1 << 10), "file:a,offset=1024"),
             ("file:a,offset=1M", file("a", 1 << 20), "file:a,offset=1048576"),
             ("file:a,offset=1E", file("a", 1 << 60), "file:a,offset=1152921504606846976"),
-            // As the channel of a file whose name looks so.
+            // QEMU prints the channel of such a file like this.
             ("file:a,offset=1,offset=0", file("a,offset=1", 0), "file:a,offset=1,offset=0"),
             ("file:a,offset=1,offset=2", file("a,offset=1", 2), "file:a,offset=1,offset=2"),
         ] {

@@ -1,6 +1,6 @@
-//! A number of bytes as text.
+//! Parses a number of bytes.
 
-/// Why a text is no number of bytes.
+/// Why a text is not a number of bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoSize {
     /// The text is not written as a size.
@@ -9,8 +9,9 @@ pub enum NoSize {
     TooLarge,
 }
 
-/// Bytes as QEMU's `qemu_strtosz` reads them (util/cutils.c), without a fraction: decimal with a unit from `B` to `E`, of either case, each
-/// 1024 times the one before, or without, which is `unit` bytes; or hexadecimal without.
+/// Parses bytes as QEMU's `qemu_strtosz` does (util/cutils.c), without a fraction: decimal with a unit from `B` to `E`, in
+/// either case, each 1024 times the one before it, or without a unit, which then is `unit` bytes; or hexadecimal without a
+/// unit.
 ///
 /// # Errors
 /// The text is no size.
@@ -22,7 +23,7 @@ pub fn size(text: &str, unit: u64) -> Result<u64, NoSize> {
         (None, Some(power)) => (&text[..text.len() - 1], 10, 1 << (10 * power)),
         (None, None) => (text, 10, unit),
     };
-    // The standard library would take a sign.
+    // The standard library would accept a sign.
     if digits.is_empty() || !digits.chars().all(|digit| digit.is_digit(radix)) {
         return Err(NoSize::Malformed);
     }

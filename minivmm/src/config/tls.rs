@@ -1,24 +1,24 @@
-//! How the connections of migrations are encrypted, by the names of QEMU's parameters.
+//! Parameters of TLS for the connections of migrations, with the names of QEMU's parameters.
 
 use std::path::PathBuf;
 
 use vmstate::channel::tls::{Fingerprint, NoFingerprint, TlsOptions};
 
-/// The parameters of TLS. Each has one text, which is empty where nothing was given, as in QEMU.
+/// The parameters of TLS. Each has a text, which is empty if nothing was given, as in QEMU.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tls {
     /// Directory with certificates and keys, in QEMU's layout; `None`: connections are not encrypted.
     pub creds: Option<PathBuf>,
     /// The name that a destination's certificate has to have; `None`: the host of its address.
     pub hostname: Option<String>,
-    /// Distinguished names of sources that may connect; none: all that are trusted.
+    /// Distinguished names of sources that may connect; if empty, all trusted sources may.
     pub authz: Vec<String>,
-    /// Certificates of the other side that are trusted, and no others; none: those of the authority.
+    /// Certificates of the other side that are trusted exclusively; if empty, those of the authority are trusted.
     pub pin: Vec<Fingerprint>,
 }
 
 impl Tls {
-    /// Its parameters, with what each is.
+    /// Names and meanings of the parameters.
     pub const PARAMETERS: [(&str, &str); 4] = [
         ("tls-creds", "directory with the certificates and keys of TLS, in QEMU's layout"),
         ("tls-hostname", "name that the destination's certificate has to have, where it is not the address's host"),
@@ -26,7 +26,7 @@ impl Tls {
         ("tls-pin", "SHA-256 of the other side's certificate, in place of an authority; several with , between them"),
     ];
 
-    /// The name of a parameter, if it is one of TLS.
+    /// Returns the parameter's static name if it is one of TLS.
     pub fn named(name: &str) -> Option<&'static str> {
         Self::PARAMETERS.iter().map(|(known, _)| *known).find(|known| *known == name)
     }
@@ -62,7 +62,7 @@ impl Tls {
         }
     }
 
-    /// What the library needs; `None`: connections are not encrypted.
+    /// Converts to the library's options; `None`: connections are not encrypted.
     pub fn options(&self) -> Option<TlsOptions> {
         let directory = self.creds.clone()?;
         Some(TlsOptions { directory, pins: self.pin.clone(), authorized: self.authz.clone() })

@@ -1,4 +1,4 @@
-//! Bytes on their way from the keyboard to the serial port, at the pace of the port.
+//! Carries bytes from the keyboard to the serial port, as fast as the port takes them.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -14,7 +14,7 @@ const ESCAPE: u8 = 0x01;
 /// How long to wait before input is offered again to a port that took none.
 const RETRY: Duration = Duration::from_millis(5);
 
-/// A keyboard.
+/// Input of a console.
 #[derive(Debug)]
 pub struct Input {
     source: File,
@@ -23,23 +23,23 @@ pub struct Input {
 }
 
 impl Input {
-    /// All bytes go to the guest.
+    /// Passes all bytes to the guest.
     pub(super) fn plain(source: File) -> Self {
         Self { source, escape: false, held: None }
     }
 
-    /// Ctrl-A x asks for the end.
+    /// Ends the machine at Ctrl-A x.
     pub(super) fn with_escape(source: File) -> Self {
         Self { source, escape: true, held: None }
     }
 
-    /// Keeps `fd` open as long as the input is read.
+    /// Keeps `fd` open while the input is read.
     pub(super) fn holding(self, fd: OwnedFd) -> Self {
         Self { held: Some(fd), ..self }
     }
 
-    /// Starts a thread that gives what is typed to `sink`, which returns how many bytes it took, until the input ends
-    /// or the user asks for the end: then `quit` is called. The process ends without waiting for it.
+    /// Starts a thread that passes the input to `sink`, which returns how many bytes it took, until the input ends or the user
+    /// asks to end the machine: then the thread calls `quit`. The process does not wait for the thread when it ends.
     ///
     /// # Errors
     /// The thread could not be started.
@@ -54,7 +54,7 @@ impl Input {
             let mut buffer = [0; 256];
             loop {
                 let typed = match source.read(&mut buffer) {
-                    // The end of the input is not the end of the guest.
+                    // The guest continues without input.
                     Ok(0) => return,
                     Ok(length) => &buffer[..length],
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
@@ -83,7 +83,7 @@ struct Keys {
 }
 
 impl Keys {
-    /// What the guest gets of `typed`, and whether the user then asked for the end.
+    /// Returns the bytes of `typed` for the guest, and whether the user asked to end the machine.
     fn translate(&mut self, typed: &[u8]) -> (Vec<u8>, bool) {
         let mut bytes = Vec::with_capacity(typed.len());
         for &byte in typed {
@@ -95,7 +95,7 @@ impl Keys {
                     self.escaped = false;
                     bytes.push(ESCAPE);
                 }
-                // An unknown sequence is swallowed, as by QEMU.
+                // An unknown sequence is dropped, as in QEMU.
                 (true, _) => self.escaped = false,
             }
         }

@@ -1,8 +1,7 @@
-//! A file that keeps the last of what is written to it: once it is full it goes on from its beginning, and what it held is in a
-//! second file, `PATH.1`, until it is full again.
+//! File that keeps the end of the output: when it is full, its content is copied to a second file, `PATH.1`, and it starts
+//! again from its beginning.
 //!
-//! Both are open from the start, and the turn is a copy: no file has to be made or renamed later, when the process may not
-//! be allowed to.
+//! Both files are open from the start, and the rotation is a copy: the sandboxed process may not create or rename files later.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -12,24 +11,24 @@ use std::path::{Path, PathBuf};
 /// Bytes copied at a time.
 const PART: usize = 64 << 10;
 
-/// The two files.
+/// The two files of a limited log.
 #[derive(Debug)]
 pub(super) struct Log {
     file: File,
     earlier: File,
     /// Bytes in `file`.
     len: u64,
-    /// Bytes in each at most; not 0.
+    /// Largest size of each file in bytes; not 0.
     max: u64,
 }
 
 impl Log {
-    /// Two files that are empty, and opened for reading and writing.
+    /// Makes a log of two empty files, which are open for reading and writing.
     pub(super) fn new(file: File, earlier: File, max: u64) -> Self {
         Self { file, earlier, len: 0, max }
     }
 
-    /// The name of the second file.
+    /// Name of the second file.
     pub(super) fn earlier(path: &Path) -> PathBuf {
         let mut name = OsString::from(path);
         name.push(".1");
@@ -48,7 +47,7 @@ impl Log {
                 count => self.earlier.write_all(&part[..count])?,
             }
         }
-        // Only now: whatever ends the process on the way, nothing is missing.
+        // Truncated last, so that nothing is lost if the process ends before.
         self.file.set_len(0)?;
         self.file.rewind()?;
         self.len = 0;

@@ -24,9 +24,9 @@ pub use terminal::{RawTerminal, restore};
 
 /// An open console.
 pub struct Console {
-    /// Takes what the guest prints. May block: the serial port writes from a thread of its own.
+    /// Takes the guest's output. A write may block: the serial port writes from a thread of its own.
     pub output: Box<dyn Write + Send>,
-    /// What is typed, where there is a keyboard.
+    /// Input, if there is a keyboard.
     pub input: Option<Input>,
     /// Keeps the terminal raw until it is dropped.
     pub terminal: Option<RawTerminal>,
@@ -38,7 +38,7 @@ impl fmt::Debug for Console {
     }
 }
 
-/// Why there is no console.
+/// Why the console cannot be opened.
 #[derive(Debug, thiserror::Error)]
 #[error("--serial {place}: {source}; {mend}")]
 pub struct ConsoleError {
@@ -48,8 +48,8 @@ pub struct ConsoleError {
 }
 
 impl Console {
-    /// Opens the console that `serial` names; one that `goes_on` was another process's, and a file of it keeps what it has. A new
-    /// pseudo-terminal's path is printed on standard output.
+    /// Opens the console that `serial` names. With `goes_on`, it continues the console of another process, and a file keeps its
+    /// content. The path of a new pseudo-terminal is printed on standard output.
     ///
     /// # Errors
     /// The system refuses.
@@ -82,7 +82,7 @@ impl Console {
         }
     }
 
-    /// Files of their own, for `std`'s are buffered by line and guarded by locks that a blocked reader holds.
+    /// Uses files of its own: those of `std` are buffered by line, and guarded by locks that a blocked reader holds.
     fn stdio() -> io::Result<Self> {
         let input = File::from(io::stdin().as_fd().try_clone_to_owned()?);
         let output = File::from(io::stdout().as_fd().try_clone_to_owned()?);
@@ -92,7 +92,7 @@ impl Console {
 
     fn pty() -> io::Result<Self> {
         let pair = openpty(None, None)?;
-        // Echo and line editing are the guest's business.
+        // The guest does echo and line editing.
         let mut settings = tcgetattr(&pair.slave)?;
         cfmakeraw(&mut settings);
         tcsetattr(&pair.slave, SetArg::TCSANOW, &settings)?;
@@ -100,7 +100,7 @@ impl Console {
         let master = File::from(pair.master);
         Ok(Self {
             output: Box::new(master.try_clone()?),
-            // With no one at the other end a read fails (EIO), unless a slave stays open.
+            // A read fails with EIO while no slave is open, so one stays open.
             input: Some(Input::plain(master).holding(pair.slave)),
             terminal: None,
         })

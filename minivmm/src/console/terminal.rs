@@ -1,4 +1,4 @@
-//! The user's terminal in raw mode, and back again however the process ends.
+//! Sets the user's terminal to raw mode, and restores it however the process ends.
 
 use std::io::{self, IsTerminal};
 use std::sync::{Mutex, Once};
@@ -7,15 +7,15 @@ use nix::sys::termios::{OutputFlags, SetArg, Termios, cfmakeraw, tcgetattr, tcse
 
 use crate::sync::lock;
 
-/// Settings of the terminal as the user left it, while it is raw. One a process, for a panic hook has no other way to it.
+/// Settings to restore while the terminal is raw. Global, so that the panic hook has access.
 static SAVED: Mutex<Option<Termios>> = Mutex::new(None);
 
-/// Standard input is raw while this lives: keys, Ctrl-C among them, go to the guest.
+/// Keeps standard input raw until it is dropped: keys, Ctrl-C among them, go to the guest.
 #[derive(Debug)]
 pub struct RawTerminal(());
 
 impl RawTerminal {
-    /// Makes standard input raw; `None` if it is no terminal.
+    /// Sets standard input to raw mode; `None` if it is no terminal.
     ///
     /// # Errors
     /// The terminal refuses.
@@ -28,7 +28,7 @@ impl RawTerminal {
         let before = tcgetattr(&stdin)?;
         let mut raw = before.clone();
         cfmakeraw(&mut raw);
-        // As QEMU: this program's own messages still begin at the left margin.
+        // As in QEMU: the program's own messages still begin at the left margin.
         raw.output_flags |= OutputFlags::OPOST;
         *lock(&SAVED) = Some(before);
         let guard = Self(());
@@ -43,14 +43,14 @@ impl Drop for RawTerminal {
     }
 }
 
-/// Gives the terminal back, before a way out of the process that drops nothing. Harmless at any time.
+/// Restores the terminal before the process ends without dropping values. May be called at any time.
 pub fn restore() {
     if let Some(before) = lock(&SAVED).take() {
         let _ = tcsetattr(io::stdin(), SetArg::TCSANOW, &before);
     }
 }
 
-/// Before the message of the panic is printed, so that it can be read.
+/// Restores the terminal before a panic message is printed, so that the message is readable.
 fn restore_on_panic() {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {

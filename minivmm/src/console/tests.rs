@@ -14,7 +14,8 @@ use crate::console::{Console, Input};
 
 const SOON: Duration = Duration::from_secs(10);
 
-/// What a port gets that takes at most three bytes at a time, and none at every other call.
+/// Returns what a port gets that takes at most three bytes at a time, and none at every other call; and whether the end was
+/// asked for.
 fn pumped(input: fn(File) -> Input, typed: &[&[u8]]) -> (Vec<u8>, bool) {
     let (read, write) = pipe().unwrap();
     let mut keyboard = File::from(write);
@@ -74,7 +75,7 @@ fn a_file_gets_the_output() {
     );
 }
 
-/// What is read of both together is the end of what was written, and as much of it as one file may hold. The numbers are lines
+/// Both files together hold the end of the output, and at least as much as fits one file. The test's output is numbers in lines
 /// of eight bytes.
 #[test]
 fn a_file_with_a_limit_keeps_the_last_of_the_output() {
@@ -87,7 +88,7 @@ fn a_file_with_a_limit_keeps_the_last_of_the_output() {
     let read = |path: &Path| std::fs::read(path).unwrap();
     assert_eq!(read(&earlier), b"", "of an earlier run");
     let mut written = Vec::new();
-    // Pieces that do not divide the limit, and some that are longer than it.
+    // Writes whose lengths do not divide the limit, and some that are longer than it.
     for (number, lines) in [1, 100, 411, 3, 700, 2000, 37, 512, 512, 1].into_iter().enumerate() {
         let piece = format!("{number:07}\n").repeat(lines);
         console.output.write_all(piece.as_bytes()).unwrap();
@@ -98,7 +99,7 @@ fn a_file_with_a_limit_keeps_the_last_of_the_output() {
         assert!(written.ends_with(&kept), "after piece {number}");
         assert!(kept.len() >= MAX.min(written.len()), "{} bytes of {} are kept", kept.len(), written.len());
     }
-    // A file beside it that cannot be opened is named.
+    // The error names the second file if it cannot be opened.
     std::fs::remove_file(&earlier).unwrap();
     std::fs::create_dir(&earlier).unwrap();
     let refusal = Console::open(&Serial::File { path, max: Some(MAX as u64) }, false).unwrap_err().to_string();

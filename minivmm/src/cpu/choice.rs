@@ -1,14 +1,14 @@
-//! What the user wants of a processor: a model, or the host's, with features switched on and off.
+//! CPU that the user selects: a model, or the host's, with features switched on and off.
 
 use crate::config::Cpu;
 use crate::cpu::features::Feature;
 use crate::cpu::model::Model;
 use crate::cpu::models::MODELS;
 
-/// The name that stands for all that the host offers.
+/// Name of the CPU with all features that the host offers.
 const HOST: &str = "host";
 
-/// A processor, chosen.
+/// Selected CPU model and changes.
 #[derive(Clone, Debug)]
 pub struct Choice {
     model: Option<&'static Model>,
@@ -16,7 +16,7 @@ pub struct Choice {
 }
 
 impl Choice {
-    /// What `cpu` says.
+    /// Looks up the model and the features that `cpu` names.
     ///
     /// # Errors
     /// The reason, as a sentence for the user: a name that is unknown, or a feature that is switched both on and off.
@@ -42,12 +42,12 @@ impl Choice {
         Ok(Self { model, changes })
     }
 
-    /// All that the host offers.
+    /// Selects all features that the host offers.
     pub fn host() -> Self {
         Self { model: None, changes: Vec::new() }
     }
 
-    /// The model; `None` is the host's processor.
+    /// Selected model; `None` is the host's CPU.
     pub fn model(&self) -> Option<&'static Model> {
         self.model
     }

@@ -3,16 +3,16 @@
 
 use std::fmt;
 
-/// Where a feature is told.
+/// Register that reports a feature.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
     /// A register of a leaf of CPUID.
     Cpuid {
-        /// EAX of the question.
+        /// EAX of the query.
         function: u32,
-        /// ECX of the question.
+        /// ECX of the query.
         index: u32,
-        /// Which of the answer.
+        /// Register of the answer.
         register: Register,
     },
     /// An MSR.
@@ -22,7 +22,7 @@ pub enum Place {
     },
 }
 
-/// A register of CPUID's answer.
+/// A register of a CPUID answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Register {
     /// EAX.
@@ -35,19 +35,19 @@ pub enum Register {
     Edx,
 }
 
-/// A register whose bits are features: what is 1 at the source has to be 1 here.
+/// A register whose bits are features: a bit that is 1 at the source has to be 1 at the destination.
 #[derive(Debug)]
 pub struct Flags {
-    /// Where they are told.
+    /// Register that holds the bits.
     pub place: Place,
-    /// Bits that tell something else.
+    /// Bits that are not features.
     pub ignored: u64,
-    /// Names from bit 0 on, `-` where there is none.
+    /// Names of the bits from 0 on, `-` for a bit without one.
     names: &'static str,
 }
 
 impl Flags {
-    /// The feature's name, if it has one, and its place.
+    /// Describes the bit: its feature's name, if there is one, and its place.
     pub fn describe(&self, bit: u32) -> String {
         match self.name(bit) {
             Some(name) => format!("{name} ({} bit {bit})", self.place),
@@ -55,19 +55,19 @@ impl Flags {
         }
     }
 
-    /// The feature's name, if it has one.
+    /// Name of the bit's feature, if there is one.
     pub fn name(&self, bit: u32) -> Option<&'static str> {
         self.names.split_whitespace().nth(bit as usize).filter(|&name| name != "-")
     }
 
-    /// A user may name these: bits of CPUID, but for those that follow from others, which are the parts of the XSAVE area and
-    /// what repeats CR4 or the number of vCPUs.
+    /// Whether a user may name these features. They may, if these are bits of CPUID that do not follow from others: not the
+    /// parts of the XSAVE area, and no bits that repeat CR4 or the number of vCPUs.
     fn settable(&self) -> bool {
         matches!(self.place, Place::Cpuid { function, index, register }
             if function != 0xd || (index, register) == (1, Register::Eax))
     }
 
-    /// Bits of the register that have a name.
+    /// Bits of the register that have names.
     pub fn named(&self) -> u64 {
         let names = (0..).zip(self.names.split_whitespace());
         names.filter(|(_, name)| *name != "-").fold(0, |bits, (bit, _)| bits | 1 << bit)
@@ -92,7 +92,7 @@ const ALIASES: &[(&str, &str)] = &[
 ];
 
 impl Feature {
-    /// The feature of this name, `_` and `-` being the same; `None` if no bit of CPUID has it.
+    /// Looks up a feature by name, `_` and `-` being equal; `None` if no bit of CPUID has the name.
     pub fn find(name: &str) -> Option<Self> {
         let dashed = name.replace('_', "-");
         let name = ALIASES.iter().find(|(alias, _)| *alias == dashed).map_or(dashed.as_str(), |(_, name)| name);
@@ -100,12 +100,12 @@ impl Feature {
         names.find(|&known| known == name && known != "-").map(|name| Self { name })
     }
 
-    /// The name that QEMU prints.
+    /// Name that QEMU prints.
     pub fn name(self) -> &'static str {
         self.name
     }
 
-    /// Its bits.
+    /// Bits of the feature.
     pub fn bits(self) -> impl Iterator<Item = (Place, u32)> {
         FLAGS.iter().filter(|flags| flags.settable()).flat_map(move |flags| {
             let bits = (0..).zip(flags.names.split_whitespace()).filter(move |(_, name)| *name == self.name);
@@ -143,17 +143,18 @@ const fn msr(index: u32, ignored: u64, names: &'static str) -> Flags {
     Flags { place: Place::Msr { index }, ignored, names }
 }
 
-/// OSXSAVE and OSPKE repeat what the guest wrote into CR4.
+/// OSXSAVE and OSPKE repeat bits that the guest set in CR4.
 const OSXSAVE: u64 = 1 << 27;
 const OSPKE: u64 = 1 << 4;
-/// More than one vCPU: compared as their number.
+/// HTT says that there is more than one vCPU; the number of vCPUs is compared instead.
 const HTT: u64 = 1 << 28;
-/// IA32_ARCH_CAPABILITIES bits that tell a weakness, which a guest may believe in where it is not: RSBA, RRSBA.
+/// Bits of IA32_ARCH_CAPABILITIES that report a weakness, RSBA and RRSBA: a guest may keep its workaround on a host without the
+/// weakness.
 const WEAKNESSES: u64 = 1 << 2 | 1 << 19;
 /// IA32_PERF_CAPABILITIES: formats of LBR and PEBS records, which are numbers.
 pub const PERF_FORMATS: u64 = 0x3f | 0xf << 8;
 
-/// All such registers, in the order of their numbers.
+/// All registers of features, ordered by their numbers.
 pub const FLAGS: &[Flags] = &[
     cpuid(
         0x1,
@@ -284,7 +285,7 @@ mod tests {
         FLAGS.iter().find(|flags| flags.place == place).unwrap().describe(bit)
     }
 
-    /// Bits from the manuals, one behind each gap of the lists.
+    /// Bits from the manuals, one after each gap in the lists.
     #[test]
     fn bits_have_the_names_of_the_manuals() {
         use Register::{Eax, Ebx, Ecx, Edx};

@@ -1,4 +1,4 @@
-//! CPU models: which features there are, what a model has of them, and what the user changed. Plain data; knows no KVM.
+//! CPU models: all features, the features of each model, and the user's changes. Plain data without KVM.
 
 mod choice;
 pub mod features;

@@ -1,8 +1,8 @@
-//! What a CPU model is made of.
+//! Definition of a CPU model.
 
 use crate::cpu::features::Feature;
 
-/// A processor under a name, the same on every host. A released model never changes: what differs is another version.
+/// A named CPU that is the same on every host. A released model never changes: a difference gets a new version.
 #[derive(Debug)]
 pub struct Model {
     /// The model's names: the one with a version first, then its aliases.
@@ -17,18 +17,18 @@ pub struct Model {
     pub extended_level: u32,
     /// Brand string: leaves 0x8000_0002 to 0x8000_0004.
     pub brand: &'static str,
-    /// Names of its features.
+    /// Names of the model's features.
     pub features: &'static str,
     /// Caches of a machine with one vCPU.
     pub caches: &'static Caches,
 }
 
-/// What CPUID says of caches: EAX, EBX, ECX, EDX of each leaf.
+/// Description of caches in CPUID: EAX, EBX, ECX, EDX of each leaf.
 #[derive(Debug)]
 pub struct Caches {
     /// Leaf 2, where the vendor is Intel.
     pub descriptors: [u32; 4],
-    /// Leaf 4 where the vendor is Intel, and leaf 0x8000_001d if the model goes so far: L1 data, L1 instructions, L2, L3.
+    /// Leaf 4 where the vendor is Intel, and leaf 0x8000_001d if the model has it: L1 data, L1 instructions, L2, L3.
     pub levels: [[u32; 4]; 4],
     /// Leaf 0x8000_0005.
     pub first_level: [u32; 4],
@@ -36,12 +36,12 @@ pub struct Caches {
     pub upper_levels: [u32; 4],
 }
 
-/// What KVM offers a guest beside the processor, with every model: QEMU's `kvm_default_props` (target/i386/kvm/kvm-cpu.c).
+/// Features that KVM adds to every model: QEMU's `kvm_default_props` (target/i386/kvm/kvm-cpu.c).
 const PARAVIRTUAL: &str =
     "kvmclock kvm-nopiodelay kvm-asyncpf kvm-steal-time kvm-pv-eoi kvm-msi-ext-dest-id kvmclock-stable-bit";
 
 impl Model {
-    /// Its features, and what KVM offers beside them.
+    /// The model's features, and those that KVM adds.
     pub fn features(&self) -> impl Iterator<Item = Feature> {
         self.features.split_whitespace().chain(PARAVIRTUAL.split(' ')).filter_map(Feature::find)
     }

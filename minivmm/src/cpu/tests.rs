@@ -1,4 +1,4 @@
-//! The tables against each other, and what a choice is.
+//! The tables of features and models are consistent, and a selection is parsed as intended.
 
 use super::{Choice, Feature, MODELS};
 use crate::config::Cpu;
@@ -7,7 +7,7 @@ fn choose(text: &str) -> Result<Choice, String> {
     Choice::new(&text.parse::<Cpu>()?)
 }
 
-/// A name that the table of features does not know would be lost.
+/// Every feature name of a model is in the table of features; an unknown name would be lost.
 #[test]
 fn models_have_features_that_there_are_each_once() {
     let mut names: Vec<&str> = Vec::new();
@@ -18,7 +18,7 @@ fn models_have_features_that_there_are_each_once() {
             assert!(!features[..n].contains(name), "{}: {name} twice", model.names[0]);
         }
         assert_eq!(model.features().count(), features.len() + 7, "{}", model.names[0]);
-        // 48 letters, the last of which is a NUL (Intel SDM volume 2, CPUID).
+        // The brand string has 48 bytes, the last of which is NUL (Intel SDM volume 2, CPUID).
         assert!(model.brand.len() < 48, "{}", model.names[0]);
         names.extend(model.names);
     }
@@ -36,7 +36,7 @@ fn a_choice_is_a_model_and_changes() {
     assert_eq!(changes, [("sse4.1", false), ("invtsc", true), ("avx2", false), ("x2apic", true), ("clzero", true)]);
     assert!(choose("host").unwrap().model().is_none());
     assert_eq!(choose("qemu64").unwrap().name(), "qemu64-v1");
-    // Said twice alike.
+    // A feature may be switched twice to the same value.
     assert_eq!(choose("host,+avx,avx=on").unwrap().changes().len(), 1);
 }
 

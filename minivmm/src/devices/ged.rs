@@ -1,5 +1,6 @@
-//! ACPI generic event device of the machine: tells the guest of a pressed power button and a changed generation id, and takes its
-//! power-off and reset. Registers as QEMU's `acpi-ged` at the machine's fixed place (GSI 9, an edge).
+//! ACPI generic event device of the machine: signals a pressed power button and a changed generation id to the guest, and
+//! handles the guest's power-off and reset. Registers as in QEMU's `acpi-ged`, at the machine's fixed place (GSI 9,
+//! edge-triggered).
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,13 +15,13 @@ use crate::machine_map::{
     GED_GENERATION, GED_POWER_BUTTON, GED_RESET, GED_RESET_VALUE, GED_SLEEP_CONTROL, SLEEP_TYPE_S5,
 };
 
-/// Which events are pending; reading clears (QEMU's `ACPI_GED_EVT_SEL_OFFSET`).
+/// Register of pending events; a read clears it (QEMU's `ACPI_GED_EVT_SEL_OFFSET`).
 const SELECTOR: u64 = 0;
 
-/// What the guest asks for.
+/// Power request of the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Power {
-    /// Off.
+    /// Power-off.
     Off,
     /// Restart.
     Reset,
@@ -46,7 +47,7 @@ struct Events {
     sel: u32,
 }
 
-/// QEMU's device has memory slots, of which this machine has none.
+/// Memory slots of QEMU's device, of which this machine has none.
 #[derive(VmState, Debug, Default)]
 #[vmstate(name = "memory hotplug state", version = 1)]
 struct MemoryHotplug {
@@ -54,17 +55,17 @@ struct MemoryHotplug {
 }
 
 impl Ged {
-    /// A device without events. `on_power` runs on a vCPU's thread: it should only pass the word on.
+    /// Makes a device without pending events. `on_power` runs on a vCPU's thread, so it must return at once.
     pub fn new(irq: Arc<dyn IrqLine>, on_power: Box<dyn FnMut(Power) + Send>) -> Self {
         Self { ged_state: Events::default(), memhp_state: MemoryHotplug::default(), irq, on_power }
     }
 
-    /// Presses the power button: the guest shuts down if it wants to.
+    /// Presses the power button: the guest may then shut down.
     pub fn press_power_button(&mut self) {
         self.tell(GED_POWER_BUTTON);
     }
 
-    /// Tells the guest that its generation id has changed.
+    /// Signals that the generation id has changed.
     pub fn generation_changed(&mut self) {
         self.tell(GED_GENERATION);
     }
@@ -109,7 +110,7 @@ impl Device for Ged {
         Ok(())
     }
 
-    /// An event that the guest has not fetched is announced again: on a fresh host its edge was never sent.
+    /// Raises the interrupt again if an event is pending: this host's interrupt controller has not seen its edge.
     fn resume(&mut self) {
         if self.ged_state.sel != 0 {
             self.pulse();
@@ -181,7 +182,7 @@ mod tests {
         let (mut ged, power) = ged();
         for (offset, value) in [(0x200, 0x14), (0x200, 0x30), (0x201, 0x34), (0x202, 0x41), (0x203, 0x42)] {
             ged.write(offset, &[value]);
-            assert!(power.try_recv().is_err(), "{value:#x} at {offset:#x} means nothing");
+            assert!(power.try_recv().is_err(), "{value:#x} at {offset:#x} must have no effect");
         }
         ged.write(0x200, &[0x34]);
         assert_eq!(power.recv(), Ok(Power::Off));

@@ -1,8 +1,8 @@
-//! VM generation id: random bytes in guest memory by which a guest finds out that it is a copy.
+//! VM generation id: random bytes in guest memory by which a guest detects that it is a copy.
 //!
-//! ACPI tells where they are ("Virtual Machine Generation ID", Microsoft 2012; QEMU's `vmgenid`). They stay the same as long as one guest goes
-//! on, through resets, migrations and live updates, and change where a guest begins of which there may be others: one that was in a
-//! file.
+//! ACPI gives the guest their address ("Virtual Machine Generation ID", Microsoft 2012; QEMU's `vmgenid`). The id stays the
+//! same through resets, migrations and live updates, where one guest continues, and is renewed where several guests can begin:
+//! from a file.
 
 use std::io;
 
@@ -15,16 +15,16 @@ use crate::memory::GuestMemory;
 /// The id is a GUID.
 const LEN: usize = 16;
 
-/// Where the guest's id is. The id itself is in guest memory and nowhere else.
+/// Address of the guest's id. The id itself is in guest memory only.
 #[derive(Debug, Default, PartialEq, Eq, VmState)]
 #[vmstate(name = "minivmm/generation", version = 1, needed = Self::is_told, validate = Self::check)]
 pub struct Generation {
-    /// Guest address; 0: the guest's tables tell of none, as those of a guest that began in a QEMU.
+    /// Guest address; 0 if the guest's ACPI tables have no id, as those of a guest that began in a QEMU.
     address: u64,
 }
 
 impl Generation {
-    /// The guest begins, or begins anew, with tables that tell of an id at [`GENERATION_ID`].
+    /// Sets a new id at [`GENERATION_ID`], at power-on or reset, whose ACPI tables give this address.
     ///
     /// # Errors
     /// The address is outside of RAM, or the host has no random bytes.
@@ -36,7 +36,7 @@ impl Generation {
         self.renew(memory)
     }
 
-    /// Gives the guest, which stands, an id that no other has. The guest has to be notified.
+    /// Gives the stopped guest a new unique id. The caller has to notify the guest.
     ///
     /// # Errors
     /// As [`power_on`](Self::power_on).
@@ -49,12 +49,12 @@ impl Generation {
         memory.write_slice(&id, GuestAddress(self.address)).map_err(io::Error::other)
     }
 
-    /// True if the guest's tables tell of an id.
+    /// Whether the guest's ACPI tables have an id.
     pub fn is_told(&self) -> bool {
         self.address != 0
     }
 
-    /// Another guest comes.
+    /// Forgets the address, before another guest is loaded.
     pub fn forget(&mut self) {
         *self = Self::default();
     }

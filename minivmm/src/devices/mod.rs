@@ -1,7 +1,7 @@
 //! Device models. They see guest memory, interrupt lines and bytes; never KVM.
 //!
-//! A model that fills one file has its section on its struct. In a folder, `mod.rs` is the model and `state.rs` its section; a part of
-//! the host (`output.rs`, `image.rs`, `backend.rs`) has a file of its own.
+//! A model in one file has its section on its struct. In a folder, `mod.rs` is the model and `state.rs` its section; each host
+//! side (`output.rs`, `image.rs`, `backend.rs`) has a file of its own.
 
 pub mod ged;
 pub mod generation;
@@ -10,19 +10,19 @@ pub mod virtio;
 
 use std::time::Duration;
 
-/// What the machine asks of a device that does work of its own (threads, host I/O).
+/// Operations of the machine on a device with threads or host I/O of its own.
 pub trait Device: Send {
     /// Stops taking new work and waits until all that is in flight is finished and visible to the guest.
     ///
     /// # Errors
-    /// The work did not finish within `deadline`: says which. The device then goes on as before.
+    /// The work did not finish within `deadline`; the error names the work. The device then continues as before.
     fn pause(&mut self, deadline: Duration) -> Result<(), DeviceError>;
 
-    /// The state of a whole machine was loaded, this device's with it: reads what guest memory has of the device. Memory may come while
-    /// this waits for it, which it may not while a section loads.
+    /// Called once the state of the whole machine is loaded: reads the device's part of guest memory. In post-copy this may
+    /// wait for a page, which loading a section may not.
     fn loaded(&mut self) {}
 
-    /// Goes on, and looks at its queues again: a request may have come while it was paused or on another host.
+    /// Continues, and checks all queues: a request may have come while the device was paused or on another host.
     fn resume(&mut self);
 }
 

@@ -1,4 +1,4 @@
-//! Tables as programs for the kernel.
+//! Compiles the tables of system calls to seccomp programs.
 
 use std::collections::BTreeMap;
 
@@ -10,11 +10,11 @@ use seccompiler::{
 use super::Kind;
 use super::tables::{Only, Table, of};
 
-/// One program for each kind of thread.
+/// One seccomp program for each kind of thread.
 pub(super) struct Filters([BpfProgram; Kind::ALL.len()]);
 
 impl Filters {
-    /// What a table does not list is answered by `otherwise`.
+    /// Compiles the tables; calls that a table does not list get the action `otherwise`.
     pub(super) fn new(otherwise: SeccompAction) -> Result<Self> {
         let mut filters = Self(Default::default());
         for (kind, program) in Kind::ALL.into_iter().zip(&mut filters.0) {
@@ -64,18 +64,18 @@ fn rule(only: &[Only]) -> Result<SeccompRule> {
             Only::Bits(argument, mask, value) => (argument, SeccompCmpOp::MaskedEq(mask), value),
             Only::ThisProcess(argument) => (argument, SeccompCmpOp::Eq, std::process::id().into()),
         };
-        // The kernel looks at the lower half only of each argument that is compared here: numbers, flags, requests.
+        // The kernel uses only the lower half of each argument that is compared here: numbers, flags, requests.
         SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operator, value)
     });
     Ok(SeccompRule::new(conditions.collect::<std::result::Result<_, _>>()?)?)
 }
 
-/// `program` behind the answer that there is no `clone3`.
+/// Puts a check before `program` that answers `clone3` with ENOSYS.
 fn without_clone3(program: BpfProgram) -> BpfProgram {
     let answer = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
     let instruction = |code, jt, jf, k| sock_filter { code: code as u16, jt, jf, k };
     let mut longer = vec![
-        // The number of the call is first in `seccomp_data`.
+        // The number of the call is the first field of `seccomp_data`.
         instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
         instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, libc::SYS_clone3 as u32),
         instruction(libc::BPF_RET | libc::BPF_K, 0, 0, answer),

@@ -1,8 +1,8 @@
-//! The heap of a process whose threads may not open files.
+//! Configures the heap of a process whose threads may not open files.
 
-/// The GNU C library opens files under `/sys` and `/proc` when a thread makes or shrinks an arena of its own (`arena_get2`,
-/// `check_may_shrink_heap`, malloc/arena.c). With one arena for all threads it never does; what a thread frees is still kept for
-/// it (`tcache`).
+/// Uses one malloc arena for all threads. The GNU C library opens files under `/sys` and `/proc` when a thread makes or shrinks
+/// an arena of its own (`arena_get2`, `check_may_shrink_heap`, malloc/arena.c). Each thread still caches memory that it freed
+/// (`tcache`).
 #[cfg(target_env = "gnu")]
 pub(super) fn use_one_arena() {
     // SAFETY: the call only sets a number in the allocator, under its lock.

@@ -1,8 +1,7 @@
-//! The process as a sandbox: each thread may make the system calls of its kind and no others, has no capability and gains
-//! none.
+//! Sandbox of the process: each thread may make only the system calls of its kind, has no capability and gains none.
 //!
-//! Filters are stacked by the kernel, and a thread begins with those of the thread that starts it. So a kind that starts
-//! others allows what they need, and the main thread, which starts the first of each kind, is confined last (`tables.rs`).
+//! The kernel stacks filters, and a thread inherits those of its parent. So a kind that starts others allows their calls, too,
+//! and the main thread, which starts the first thread of each kind, is confined last (`tables.rs`).
 
 mod filter;
 mod heap;
@@ -22,28 +21,28 @@ use crate::error::say;
 use filter::Filters;
 pub use violation::OnViolation;
 
-/// What a thread does, and so which system calls it may make.
+/// Task of a thread, which decides its system calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Waits for the end, and then puts away what the user sees: socket files, the terminal's settings.
+    /// Waits for the end of the machine, and then restores what the user sees: socket files, the terminal's settings.
     Main,
-    /// Changes the machine's run state, makes it anew at a reset, starts the threads of migrations.
+    /// Changes the machine's run state, resets it, and starts the threads of migrations.
     Driver,
     /// Runs a vCPU.
     Vcpu,
-    /// Says when vCPUs have to stand, or how much of the memory they dirty.
+    /// Measures how much memory each vCPU dirties, and stops vCPUs for the throttle.
     Throttle,
     /// Does the I/O of a disk or a network card.
     Device,
-    /// Connects a network card to the socket of its network again.
+    /// Reconnects a network card to the socket of its network.
     Connect,
-    /// Carries the serial console's bytes, or waits for signals or for the end of a command.
+    /// Moves the bytes of the serial console, or waits for signals or for the end of a command.
     Console,
-    /// One side of a migration.
+    /// Runs one side of a migration.
     Migration,
-    /// Sends or takes the pages of one page channel.
+    /// Sends or receives the pages of one page channel.
     Pages,
-    /// Finds the addresses of a name.
+    /// Resolves host names.
     LookUp,
     /// Serves clients of the control socket.
     Control,
@@ -81,7 +80,7 @@ impl Kind {
     }
 }
 
-/// Why there is no sandbox.
+/// Why the sandbox cannot be set up.
 #[derive(Debug, thiserror::Error)]
 #[error("--sandbox on: {what}; give --sandbox off to run without")]
 pub struct SandboxError {
@@ -94,26 +93,26 @@ impl SandboxError {
     }
 }
 
-/// The filters, once the process is to be confined.
+/// The filters; set once the process is to be confined.
 static FILTERS: OnceLock<Filters> = OnceLock::new();
 
 thread_local! {
-    /// What this thread is, for the report of a violation. A signal handler reads it, so it has no initialisation.
+    /// Kind of this thread, for the report of a violation. Read by a signal handler, so it needs no initialisation.
     static KIND: Cell<Option<Kind>> = const { Cell::new(None) };
 }
 
-/// Every thread that [`spawn`] starts from now on is confined, and so is the caller as soon as it says so
-/// ([`confine`]). To be called once, while the process has one thread.
+/// Arms the sandbox: every thread that [`spawn`] starts from now on is confined, and the caller once it calls [`confine`]. Must
+/// be called once, while the process has one thread.
 ///
 /// # Errors
-/// The kernel takes no filter, or lets a capability not go.
+/// The kernel refuses a filter, or a capability cannot be dropped.
 pub fn arm(on_violation: OnViolation) -> Result<(), SandboxError> {
     heap::use_one_arena();
     drop_bounding_set();
     report_panics();
     let filters = Filters::new(on_violation.action()).map_err(SandboxError::new)?;
     on_violation.prepare().map_err(SandboxError::new)?;
-    // A thread that finds later that it cannot be confined could only end the process.
+    // Tried on a thread of its own: a thread that later could not be confined would have to end the process.
     let tried_on = thread::scope(|scope| {
         let thread = thread::Builder::new().name("sandbox".into());
         let thread =
@@ -134,7 +133,7 @@ pub fn confine(kind: Kind) -> Result<(), SandboxError> {
     FILTERS.get().map_or(Ok(()), |filters| restrict(filters, kind)).map_err(SandboxError::new)
 }
 
-/// Starts a thread, confined if the sandbox is [armed](arm). The only way to start one.
+/// Starts a thread, confined if the sandbox is [armed](arm). All threads are started here.
 ///
 /// # Errors
 /// The thread cannot be spawned.
@@ -152,7 +151,7 @@ pub fn spawn<T: Send + 'static>(
     })
 }
 
-/// The filter also makes sure that the thread gains no right by executing a file (PR_SET_NO_NEW_PRIVS).
+/// The filter also sets PR_SET_NO_NEW_PRIVS, so that the thread gains no permission by executing a file.
 fn restrict(filters: &Filters, kind: Kind) -> Result<(), String> {
     let none = CapabilitySet::empty();
     let none = CapabilitySets { effective: none, permitted: none, inheritable: none };
@@ -162,18 +161,18 @@ fn restrict(filters: &Filters, kind: Kind) -> Result<(), String> {
         .map_err(|error| format!("this kernel takes no seccomp filter ({error}): it needs CONFIG_SECCOMP_FILTER=y"))
 }
 
-/// What a program that is executed could get. Nothing is executed; without the right to drop it (CAP_SETPCAP), there is
-/// nothing in it to gain either.
+/// Drops the capabilities that an executed program could get. Nothing is executed; and without CAP_SETPCAP, which is needed to
+/// drop them, there is none to gain.
 fn drop_bounding_set() {
     for bit in 0..u64::BITS {
-        // The first number that the kernel does not know ends the list.
+        // The first number that the kernel rejects ends the list.
         if remove_capability_from_bounding_set(CapabilitySet::from_bits_retain(1 << bit)).is_err() {
             return;
         }
     }
 }
 
-/// The standard hook's back trace opens files, which a confined thread may not.
+/// Replaces the standard panic hook, whose back trace opens files, which a confined thread may not.
 fn report_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let thread = thread::current();

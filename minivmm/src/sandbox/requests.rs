@@ -14,7 +14,7 @@ use vhost::vhost_kern::vhost_binding::{VHOST, vhost_vring_addr, vhost_vring_file
 /// A request; the kernel takes 32 bits of the argument.
 pub(super) type Request = u32;
 
-/// Direction of the data, as the caller sees it, and their size (asm-generic/ioctl.h).
+/// Encodes a request: direction and size of its data, as the caller sees them (asm-generic/ioctl.h).
 const fn code(direction: u32, kind: u32, number: u32, size: usize) -> Request {
     direction << 30 | (size as u32) << 16 | kind << 8 | number
 }
@@ -35,7 +35,7 @@ const fn both<T>(number: u32) -> Request {
     code(3, KVMIO, number, size_of::<T>())
 }
 
-// A machine and its parts are made.
+// Creation of a machine and its parts.
 pub(super) const KVM_CREATE_VM: Request = none(0x01);
 pub(super) const KVM_GET_MSR_INDEX_LIST: Request = both::<kvm_msr_list>(0x02);
 pub(super) const KVM_CHECK_EXTENSION: Request = none(0x03);
@@ -56,19 +56,19 @@ pub(super) const KVM_X86_GET_MCE_CAP_SUPPORTED: Request = read::<u64>(0x9d);
 pub(super) const KVM_GET_STATS_FD: Request = none(0xce);
 pub(super) const KVM_ENABLE_CAP: Request = write::<kvm_enable_cap>(0xa3);
 
-// A machine runs.
+// Running a machine.
 pub(super) const KVM_IRQ_LINE: Request = write::<kvm_irq_level>(0x61);
 pub(super) const KVM_RUN: Request = none(0x80);
 pub(super) const KVM_KVMCLOCK_CTRL: Request = none(0xad);
 
-// Pages that vCPUs write are recorded.
+// Dirty logging.
 pub(super) const KVM_GET_DIRTY_LOG: Request = write::<kvm_dirty_log>(0x42);
 pub(super) const KVM_CLEAR_DIRTY_LOG: Request = both::<kvm_clear_dirty_log>(0xc0);
 
-// A guest arrives.
+// Arrival of a guest.
 pub(super) const KVM_PRE_FAULT_MEMORY: Request = both::<kvm_pre_fault_memory>(0xd5);
 
-// The state of a machine at rest is read and written.
+// State of a paused machine.
 pub(super) const KVM_GET_IRQCHIP: Request = both::<kvm_irqchip>(0x62);
 pub(super) const KVM_SET_IRQCHIP: Request = read::<kvm_irqchip>(0x63);
 pub(super) const KVM_SET_CLOCK: Request = write::<kvm_clock_data>(0x7b);
@@ -98,10 +98,10 @@ pub(super) const KVM_SET_XCRS: Request = write::<kvm_xcrs>(0xa7);
 pub(super) const KVM_SET_DEVICE_ATTR: Request = write::<kvm_device_attr>(0xe1);
 pub(super) const KVM_GET_DEVICE_ATTR: Request = write::<kvm_device_attr>(0xe2);
 
-/// Which pages of guest RAM the host has given: `struct pm_scan_arg` is twelve words (linux/fs.h).
+/// Finds the pages of guest RAM that are populated: `struct pm_scan_arg` is twelve words (linux/fs.h).
 pub(super) const PAGEMAP_SCAN: Request = code(3, b'f' as u32, 16, 12 * size_of::<u64>());
 
-// The kernel moves a tap's frames (linux/vhost.h). In the order in which a card's queues are started; then they are stopped.
+// vhost-net (linux/vhost.h), in the order in which a card's queues are started and then stopped.
 pub(super) const VHOST_SET_FEATURES: Request = vhost(1, 0x00, size_of::<u64>());
 pub(super) const VHOST_SET_VRING_NUM: Request = vhost(1, 0x10, size_of::<vhost_vring_state>());
 pub(super) const VHOST_SET_VRING_BASE: Request = vhost(1, 0x12, size_of::<vhost_vring_state>());
@@ -116,7 +116,7 @@ const fn vhost(direction: u32, number: u32, size: usize) -> Request {
     code(direction, VHOST, number, size)
 }
 
-/// A tap is told what the guest understands.
+/// Sets the offloads of a tap that the guest supports.
 pub(super) const TUNSETOFFLOAD: Request = code(1, b'T' as u32, 208, size_of::<libc::c_uint>());
 
 // Settings of a terminal; the GNU C library has the larger struct since its version 2.42.
@@ -125,14 +125,14 @@ pub(super) const TCSETS: Request = libc::TCSETS as u32;
 pub(super) const TCGETS2: Request = code(2, b'T' as u32, 0x2a, size_of::<libc::termios2>());
 pub(super) const TCSETS2: Request = code(1, b'T' as u32, 0x2b, size_of::<libc::termios2>());
 
-/// How many bytes of an answer of the name service wait.
+/// Asks how many bytes of a name server's answer wait.
 pub(super) const FIONREAD: Request = libc::FIONREAD as u32;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// As a C compiler makes them from linux/vhost.h on this architecture.
+    /// The numbers are what a C compiler makes of linux/vhost.h on this architecture.
     #[test]
     fn requests_of_vhost_are_those_of_its_header() {
         let here = [

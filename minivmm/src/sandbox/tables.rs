@@ -1,8 +1,8 @@
-//! Which system calls a thread of each kind may make, and for what.
+//! Tables of the system calls, and their arguments, that a thread of each kind may make.
 //!
-//! Taken from traces of machines that boot, reset, migrate, stop and end (`strace -f`), with the GNU C library and with musl,
-//! and from what the standard library and these libraries fall back to on kernels and hosts where the traced call is not to be
-//! had. What is not listed ends the process. A kind that starts threads lists what these need as well.
+//! The calls were taken from traces (`strace -f`) of machines that boot, reset, migrate, stop and end, with the GNU C library
+//! and with musl, and from the fallbacks of the standard library and these libraries on kernels and hosts without a traced
+//! call. Any other call ends the process. A kind that starts threads also lists the calls of these threads.
 
 use libc::{c_int, c_long};
 
@@ -10,10 +10,10 @@ use super::Kind;
 use super::requests::*;
 use seccompiler::SeccompAction;
 
-/// A system call, with any arguments or such as one of [`Only`] describes.
+/// A system call, allowed with any arguments or only with those that one of [`Only`] describes.
 pub(super) type Call = (c_long, &'static [Only]);
 
-/// One argument, by its place.
+/// Condition on one argument, selected by its index.
 #[derive(Clone, Copy)]
 pub(super) enum Only {
     /// The argument has this value.
@@ -26,16 +26,16 @@ pub(super) enum Only {
 
 use Only::{Bits, Is, ThisProcess};
 
-/// What a kind of thread may do.
+/// System calls of a kind of thread.
 pub(super) struct Table {
     pub(super) calls: &'static [&'static [Call]],
-    /// Requests of `ioctl`; the most frequent first, for they are compared in order.
+    /// Allowed requests of `ioctl`, the most frequent ones first, since they are compared in order.
     pub(super) requests: &'static [&'static [Request]],
-    /// What becomes of everything else.
+    /// Action for every other call.
     pub(super) otherwise: SeccompAction,
 }
 
-/// The table of `kind`; what it does not list is answered by `otherwise`.
+/// Returns the table of `kind`; calls that it does not list get `otherwise`.
 pub(super) fn of(kind: Kind, otherwise: SeccompAction) -> Table {
     let table = |calls, requests| Table { calls, requests, otherwise };
     match kind {
@@ -55,7 +55,7 @@ pub(super) fn of(kind: Kind, otherwise: SeccompAction) -> Table {
             &[EACH, STARTS, DRIVER, CONNECTIONS, LISTENS, MIGRATION, PAGES, SOCKET_FILES, DEVICE],
             &[VCPU_REQUESTS, DEVICE_REQUESTS, MIGRATION_REQUESTS, DRIVER_REQUESTS],
         ),
-        // Modules of the system's resolver may try anything; what they may not, fails.
+        // Modules of the system's resolver may try any call; one that is not allowed fails.
         Kind::LookUp => Table {
             calls: &[EACH, LOOK_UP],
             requests: &[&[FIONREAD]],
@@ -66,10 +66,10 @@ pub(super) fn of(kind: Kind, otherwise: SeccompAction) -> Table {
 
 const ANY: &[Only] = &[];
 
-/// Memory that can be executed is made by nobody: `prot` without PROT_EXEC.
+/// No thread makes memory executable: `prot` has no PROT_EXEC.
 const NOT_EXECUTABLE: &[Only] = &[Bits(2, libc::PROT_EXEC as u64, 0)];
 
-/// What any thread does.
+/// Calls of every thread.
 const EACH: &[Call] = &[
     // Locks, conditions, channels, and the end of a thread that is waited for.
     (libc::SYS_futex, ANY),
@@ -79,7 +79,7 @@ const EACH: &[Call] = &[
     (libc::SYS_gettimeofday, ANY),
     (libc::SYS_clock_nanosleep, ANY),
     (libc::SYS_nanosleep, ANY),
-    // The heap. It gives pages back; it does not put guest RAM back into core dumps.
+    // The heap, which also returns pages, and guest RAM's exclusion from core dumps, which is never undone.
     (libc::SYS_brk, ANY),
     (libc::SYS_mmap, NOT_EXECUTABLE),
     (libc::SYS_mprotect, NOT_EXECUTABLE),
@@ -89,22 +89,22 @@ const EACH: &[Call] = &[
     (libc::SYS_madvise, &[Is(2, libc::MADV_FREE as u64)]),
     // Keys of hash tables, tokens of ownership records.
     (libc::SYS_getrandom, ANY),
-    // Events, pipes, terminals, files: whatever was opened. Also messages to the user.
+    // Events, pipes, terminals and files that are open; also messages to the user.
     (libc::SYS_read, ANY),
     (libc::SYS_write, ANY),
     (libc::SYS_writev, ANY),
     (libc::SYS_close, ANY),
-    // Builds with debug assertions look whether what they close is open.
+    // Builds with debug assertions check that a descriptor is open before they close it.
     (libc::SYS_fcntl, &[Is(1, libc::F_GETFD as u64)]),
-    // musl says this of a new descriptor once more, for kernels that did not hear it the first time.
+    // musl sets FD_CLOEXEC again on a new descriptor, for kernels that ignored the flag at first.
     (libc::SYS_fcntl, &[Is(1, libc::F_SETFD as u64), Is(2, libc::FD_CLOEXEC as u64)]),
-    // Signals: a handler's return, a call that is gone on with, the block around the start and the end of a thread.
+    // Signals: return from a handler, restart of a call, and the mask around the start and the end of a thread.
     (libc::SYS_rt_sigreturn, ANY),
     (libc::SYS_restart_syscall, ANY),
     (libc::SYS_rt_sigprocmask, ANY),
     (libc::SYS_sigaltstack, ANY),
-    // Who am I, to signal a thread of this process: a vCPU to leave the guest, oneself to abort. musl does it by a call that does
-    // not name the process.
+    // Process and thread ids, to signal a thread of this process: a vCPU, so that it leaves the guest, or itself, to abort.
+    // musl's call does not name the process.
     (libc::SYS_getpid, ANY),
     (libc::SYS_gettid, ANY),
     (libc::SYS_tgkill, &[ThisProcess(0)]),
@@ -116,20 +116,20 @@ const EACH: &[Call] = &[
     (libc::SYS_exit_group, ANY),
 ];
 
-/// `SIGRTMIN`, a function of the library (src/signal/sigrtmin.c of musl).
+/// `SIGRTMIN`, which is a function of the library (src/signal/sigrtmin.c of musl).
 #[cfg(target_env = "musl")]
 const MUSL_SIGRTMIN: u64 = 35;
 
-/// What starting a thread takes, and what the new thread does until it is confined itself.
+/// Calls that start a thread, and those of the new thread until it is confined itself.
 const STARTS: &[Call] = &[
-    // A thread of this process, in its namespaces. `clone3`, whose flags no filter sees, answers that it does not exist, and the
-    // C library falls back to this.
+    // A thread of this process, in its namespaces. `clone3` fails with ENOSYS, since no filter can see its flags, and the C
+    // library falls back to `clone`.
     (libc::SYS_clone, &[Bits(0, THREAD | NAMESPACES, THREAD)]),
     (libc::SYS_set_robust_list, ANY),
     (libc::SYS_rseq, ANY),
     (libc::SYS_sched_getaffinity, ANY),
     (libc::SYS_prctl, &[Is(0, libc::PR_SET_NAME as u64)]),
-    // Confining oneself further.
+    // Confinement of the thread itself.
     (libc::SYS_prctl, &[Is(0, libc::PR_SET_NO_NEW_PRIVS as u64)]),
     (libc::SYS_capset, ANY),
     (libc::SYS_seccomp, &[Is(0, libc::SECCOMP_SET_MODE_FILTER as u64)]),
@@ -144,24 +144,24 @@ const NAMESPACES: u64 = (libc::CLONE_NEWNS
     | libc::CLONE_NEWPID
     | libc::CLONE_NEWNET) as u64;
 
-/// A vCPU calls KVM and what the registers of devices lead to: events to their threads, interrupt lines.
+/// A vCPU calls KVM, and what device registers cause: events for their threads, interrupt lines.
 const VCPU_REQUESTS: &[Request] = &[
     KVM_RUN,
     KVM_IRQ_LINE,
-    // The driver agrees on features with a register.
+    // A register write negotiates the features.
     TUNSETOFFLOAD,
-    // A register stops the card's device for a moment, and so the kernel's part of it.
+    // A register write may stop the card's device for a moment, and with it the kernel's part.
     VHOST_NET_SET_BACKEND,
     VHOST_GET_VRING_BASE,
-    // Where a guest stands that cannot go on.
+    // Registers of a guest that cannot go on, for the message.
     KVM_GET_REGS,
 ];
 
 const DEVICE: &[Call] = &[
-    // Kicks of queues, frames of a tap, the gate.
+    // Kicks of queues, frames of a tap, and the gate.
     (libc::SYS_epoll_wait, ANY),
     (libc::SYS_epoll_pwait, ANY),
-    // An image.
+    // A disk image.
     (libc::SYS_pread64, ANY),
     (libc::SYS_pwrite64, ANY),
     (libc::SYS_fdatasync, ANY),
@@ -170,9 +170,9 @@ const DEVICE: &[Call] = &[
 
 const DEVICE_REQUESTS: &[Request] = &[
     KVM_IRQ_LINE,
-    // The driver changes offloads with a control command.
+    // The driver changes offloads by a control command.
     TUNSETOFFLOAD,
-    // The kernel's part of a card works and stops; a migration has it record what it writes.
+    // The kernel's part of a card starts and stops; a migration turns its write logging on.
     VHOST_SET_FEATURES,
     VHOST_SET_VRING_NUM,
     VHOST_SET_VRING_BASE,
@@ -184,7 +184,7 @@ const DEVICE_REQUESTS: &[Request] = &[
     VHOST_GET_VRING_BASE,
 ];
 
-/// A card's socket, which its thread watches and goes on with.
+/// Socket of a card, which the card's thread watches and uses.
 const CONNECT: &[Call] = &[
     (libc::SYS_socket, &[Is(0, libc::AF_UNIX as u64), STREAM]),
     (libc::SYS_connect, ANY),
@@ -199,25 +199,25 @@ const MAIN: &[Call] = &[
 
 const CONSOLE: &[Call] = &[
     (libc::SYS_rt_sigtimedwait, ANY),
-    // The end of the command of `--incoming exec:`.
+    // End of the command of `--incoming exec:`.
     (libc::SYS_wait4, ANY),
-    // A file of limited length begins anew.
+    // A file with a size limit starts again.
     (libc::SYS_lseek, ANY),
     (libc::SYS_ftruncate, ANY),
 ];
 
 const CONSOLE_REQUESTS: &[Request] = &[
-    // Input raises the serial port's interrupt.
+    // Input raises the serial port's interrupt line.
     KVM_IRQ_LINE,
 ];
 
-/// The user's terminal is given back.
+/// Restores the user's terminal.
 const TERMINAL_REQUESTS: &[Request] = &[TCGETS, TCSETS, TCGETS2, TCSETS2];
 
-/// Who connects is let in, heard, answered and cut off. A migration also tells the control socket's clients how it goes.
+/// Clients are accepted, served and disconnected. A migration also sends events to the control socket's clients.
 const CONNECTIONS: &[Call] = &[
     (libc::SYS_accept4, ANY),
-    // musl tries it where the other fails.
+    // musl's fallback.
     (libc::SYS_accept, ANY),
     (libc::SYS_recvfrom, ANY),
     (libc::SYS_sendto, ANY),
@@ -228,21 +228,21 @@ const CONTROL: &[Call] = &[
     (libc::SYS_setsockopt, &[Is(1, libc::SOL_SOCKET as u64), Is(2, libc::SO_SNDTIMEO as u64)]),
     (libc::SYS_setsockopt, &[Is(1, libc::SOL_SOCKET as u64), Is(2, libc::SO_RCVTIMEO as u64)]),
     (libc::SYS_fcntl, &[Is(1, libc::F_DUPFD_CLOEXEC as u64)]),
-    // Commands, and descriptors that are passed with them.
+    // Commands, with passed descriptors.
     (libc::SYS_recvmsg, ANY),
 ];
 
 const MIGRATION: &[Call] = &[
-    // A source's connection.
+    // Connection of a source.
     (libc::SYS_socket, &[Is(0, libc::AF_UNIX as u64), STREAM]),
     (libc::SYS_socket, &[Is(0, libc::AF_INET as u64), STREAM]),
     (libc::SYS_socket, &[Is(0, libc::AF_INET6 as u64), STREAM]),
     (libc::SYS_socket, &[Is(0, libc::AF_VSOCK as u64), STREAM]),
     (libc::SYS_connect, ANY),
     (libc::SYS_getsockopt, &[Is(1, libc::SOL_SOCKET as u64), Is(2, libc::SO_ERROR as u64)]),
-    // Descriptors of what a process on this host goes on with.
+    // Descriptors of a live update, passed to the other process.
     (libc::SYS_sendmsg, ANY),
-    // A source's or a destination's.
+    // Socket options of a source or a destination.
     (libc::SYS_setsockopt, &[Is(1, libc::IPPROTO_TCP as u64), Is(2, libc::TCP_NODELAY as u64)]),
     (libc::SYS_setsockopt, &[Is(1, libc::SOL_SOCKET as u64), Is(2, libc::SO_KEEPALIVE as u64)]),
     (libc::SYS_setsockopt, &[Is(1, libc::IPPROTO_TCP as u64), Is(2, libc::TCP_KEEPIDLE as u64)]),
@@ -254,37 +254,37 @@ const MIGRATION: &[Call] = &[
     (libc::SYS_fcntl, &[Is(1, libc::F_SETFL as u64)]),
     (libc::SYS_poll, ANY),
     (libc::SYS_ppoll, ANY),
-    // A guest's state in a file, which the driver has opened, is on the disk before the guest's disks are given up.
+    // A guest's state in a file, which the driver has opened, is on the disk before the guest's disks are released.
     (libc::SYS_fsync, ANY),
-    // A new state file is written at its pages' places, and renamed from its `.partial` name once it is whole.
+    // Pages of a new state file are written at their places, and the file is renamed from its `.partial` name once it is whole.
     (libc::SYS_fcntl, &[Is(1, libc::F_DUPFD_CLOEXEC as u64)]),
     (libc::SYS_renameat2, &[Is(4, libc::RENAME_NOREPLACE as u64)]),
     (libc::SYS_rename, ANY),
-    // Guest memory that is mapped to it stays out of core dumps.
+    // Guest memory that maps a file stays out of core dumps.
     (libc::SYS_madvise, &[Is(2, libc::MADV_DONTDUMP as u64)]),
-    // Pages that come into guest memory without a copy.
+    // Pages that are read into guest memory without a copy.
     (libc::SYS_readv, ANY),
-    // Who owns the guest: locks and records of images and of the lease, and that both sides have the same ones.
+    // Ownership: locks and records of images and of the lease, and the check that both sides have the same ones.
     (libc::SYS_fcntl, &[Is(1, libc::F_OFD_SETLK as u64)]),
     (libc::SYS_fcntl, &[Is(1, libc::F_OFD_GETLK as u64)]),
     (libc::SYS_fgetxattr, ANY),
     (libc::SYS_fsetxattr, ANY),
     (libc::SYS_lseek, ANY),
-    // The content of disks that goes along: an image is emptied, has room or not, and marks come off.
+    // Content of disks: an image is emptied, its room is checked, and marks are removed.
     (libc::SYS_ftruncate, ANY),
     (libc::SYS_fstatfs, ANY),
     (libc::SYS_fremovexattr, ANY),
-    // Once the guest has gone or has come: oneself, to a lower priority.
+    // Once the guest has left or arrived, the thread lowers its own priority.
     (libc::SYS_setpriority, &[Is(0, libc::PRIO_PROCESS as u64), Is(1, 0)]),
 ];
 
-/// Pages go between a socket and guest memory.
+/// Pages move between a socket and guest memory.
 const PAGES: &[Call] =
     &[(libc::SYS_sendto, ANY), (libc::SYS_recvfrom, ANY), (libc::SYS_readv, ANY), (libc::SYS_ppoll, ANY)];
 
 const STREAM: Only = Bits(1, !(libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK) as u32 as u64, libc::SOCK_STREAM as u64);
 
-/// A listening socket's file goes with it, if it is still that of the socket.
+/// Removes a listening socket's file, if the file still belongs to the socket.
 const SOCKET_FILES: &[Call] =
     &[(libc::SYS_statx, ANY), (libc::SYS_newfstatat, ANY), (libc::SYS_lstat, ANY), (libc::SYS_unlink, ANY)];
 
@@ -292,9 +292,9 @@ const MIGRATION_REQUESTS: &[Request] = &[
     KVM_CLEAR_DIRTY_LOG,
     KVM_GET_DIRTY_LOG,
     PAGEMAP_SCAN,
-    // Recording begins and ends.
+    // Dirty logging starts and stops.
     KVM_SET_USER_MEMORY_REGION,
-    // Pages of a guest that runs before all of them are here.
+    // Pages of a guest that runs before all of its memory has arrived.
     UFFDIO_COPY,
     UFFDIO_ZEROPAGE,
     UFFDIO_WAKE,
@@ -303,12 +303,12 @@ const MIGRATION_REQUESTS: &[Request] = &[
 ];
 
 const DRIVER: &[Call] = &[
-    // Devices made anew: their events, their share of a tap.
+    // Devices of a reset machine: their events, and their share of a tap.
     (libc::SYS_eventfd2, ANY),
     (libc::SYS_epoll_create1, ANY),
     (libc::SYS_epoll_ctl, ANY),
     (libc::SYS_fcntl, &[Is(1, libc::F_DUPFD_CLOEXEC as u64)]),
-    // The files of `dump-schema` and of a migration to a file, which are new, and `target-schema`, which is read.
+    // New files of `dump-schema` and of a migration to a file; and `target-schema`, which is read.
     (libc::SYS_openat, &[to_read(2)]),
     (libc::SYS_openat, &[new(2)]),
     (libc::SYS_open, &[to_read(1)]),
@@ -316,32 +316,32 @@ const DRIVER: &[Call] = &[
     (libc::SYS_fstat, ANY),
 ];
 
-/// A source is awaited where `migrate-incoming` says, and in post-copy again where `migrate-recover` says: at a unix socket for this user
-/// only, or elsewhere.
+/// A source is awaited where `migrate-incoming` says, and in post-copy again where `migrate-recover` says: at a unix socket for
+/// this user only, or at another address.
 const LISTENS: &[Call] = &[
     (libc::SYS_bind, ANY),
     (libc::SYS_listen, ANY),
     (libc::SYS_fchmod, &[Is(1, 0o600)]),
     (libc::SYS_setsockopt, &[Is(1, libc::SOL_SOCKET as u64), Is(2, libc::SO_REUSEADDR as u64)]),
-    // Or a socket was passed: which one it is.
+    // Checks of a passed socket.
     (libc::SYS_getsockopt, &[Is(1, libc::SOL_SOCKET as u64), Is(2, libc::SO_DOMAIN as u64)]),
     (libc::SYS_getsockopt, &[Is(1, libc::SOL_SOCKET as u64), Is(2, libc::SO_TYPE as u64)]),
     (libc::SYS_getsockopt, &[Is(1, libc::SOL_SOCKET as u64), Is(2, libc::SO_ACCEPTCONN as u64)]),
 ];
 
-/// Flags of an open, by their place: to read what is there.
+/// Condition on the flags of an open, at their index: read an existing file.
 const fn to_read(flags: u8) -> Only {
     Bits(flags, OPEN_BITS, libc::O_RDONLY as u64)
 }
 
-/// To make what is not there (`File::create_new`).
+/// Condition on the flags of an open: create a new file (`File::create_new`).
 const fn new(flags: u8) -> Only {
     Bits(flags, OPEN_BITS, (libc::O_RDWR | libc::O_CREAT | libc::O_EXCL) as u64)
 }
 
-/// All but those that change nothing of what is opened.
+/// All flags except those that do not change what is opened.
 const OPEN_BITS: u64 = !(libc::O_CLOEXEC | libc::O_NONBLOCK | libc::O_NOCTTY | O_LARGEFILE) as u32 as u64;
-/// Which musl sets and no other library needs to (asm-generic/fcntl.h).
+/// Set by musl only; other libraries do not need it (asm-generic/fcntl.h).
 const O_LARGEFILE: c_int = 0o100_000;
 
 const DRIVER_REQUESTS: &[Request] = &[
@@ -395,7 +395,7 @@ const DRIVER_REQUESTS: &[Request] = &[
     KVM_SET_PIT2,
 ];
 
-/// The resolver reads its configuration and asks the name service on this host or by UDP and TCP.
+/// The resolver reads its configuration and asks the name service of this host or a server by UDP and TCP.
 const LOOK_UP: &[Call] = &[
     (libc::SYS_openat, &[to_read(2)]),
     (libc::SYS_open, &[to_read(1)]),
@@ -409,7 +409,7 @@ const LOOK_UP: &[Call] = &[
     (libc::SYS_socket, &[Is(0, libc::AF_UNIX as u64)]),
     (libc::SYS_socket, &[Is(0, libc::AF_INET as u64)]),
     (libc::SYS_socket, &[Is(0, libc::AF_INET6 as u64)]),
-    // Which addresses this host has decides their order (`getaddrinfo`, RFC 3484).
+    // The addresses of this host decide the order of the answers (`getaddrinfo`, RFC 3484).
     (libc::SYS_socket, &[Is(0, libc::AF_NETLINK as u64), Is(2, libc::NETLINK_ROUTE as u64)]),
     (libc::SYS_bind, ANY),
     (libc::SYS_getsockname, ANY),

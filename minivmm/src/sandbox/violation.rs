@@ -1,5 +1,5 @@
-//! What happens when a thread makes a call that it may not make: in a build with debug assertions a line that names the call
-//! and the thread, and in any case the end of the process by SIGSYS.
+//! Handles forbidden system calls: builds with debug assertions print the call and the thread; in every build SIGSYS ends the
+//! process.
 
 use std::io::{self, Write};
 use std::os::fd::AsFd;
@@ -12,17 +12,17 @@ use vmm_sys_util::signal::register_signal_handler;
 
 use super::KIND;
 
-/// What happens to a thread that makes a call that it may not make. The process ends in any case.
+/// What happens when a thread makes a forbidden system call. The process ends in any case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnViolation {
-    /// By a signal whose handler names the call.
+    /// A signal handler names the call before the process ends.
     Report,
-    /// At once: nothing of the process runs any more.
+    /// The process ends at once, without running any more code.
     Kill,
 }
 
 impl OnViolation {
-    /// The call is named in builds with debug assertions.
+    /// Builds with debug assertions name the call.
     pub const OF_THIS_BUILD: Self = if cfg!(debug_assertions) { Self::Report } else { Self::Kill };
 
     pub(super) fn action(self) -> SeccompAction {
@@ -32,7 +32,7 @@ impl OnViolation {
         }
     }
 
-    /// Installs the handler that there is to be.
+    /// Installs the signal handler, if one is needed.
     ///
     /// # Errors
     /// The system refuses it.
@@ -45,7 +45,7 @@ impl OnViolation {
     }
 }
 
-/// Does only what a signal handler may (signal-safety(7)): a write from the stack.
+/// Reports the call. Does only what a signal handler may (signal-safety(7)): a write from the stack.
 extern "C" fn report(_: c_int, info: *mut siginfo_t, _: *mut c_void) {
     let number = call_number(info);
     let kind = KIND.get().map_or("starting", |kind| kind.name());
@@ -58,7 +58,7 @@ extern "C" fn report(_: c_int, info: *mut siginfo_t, _: *mut c_void) {
     );
     let left = rest.len();
     let _ = unistd::write(io::stderr().as_fd(), &line[..line.len() - left]);
-    // No filter allows this call. The signal is blocked here, and the kernel ends a process that cannot take a forced signal
+    // No filter allows this call. Since the signal is blocked in its handler, the kernel ends the process
     // (`force_sig_info_to_task`, kernel/signal.c).
     let _ = unistd::getppid();
 }

@@ -1,4 +1,4 @@
-//! `EPYC`: AMD's first generation (Naples), with IBPB, XSAVES and the cache topology that it really has.
+//! `EPYC`: AMD's first generation (Naples), with IBPB, XSAVES and the cache topology of the hardware.
 
 use crate::cpu::model::{Caches, Model};
 

@@ -1,4 +1,4 @@
-//! `qemu64`: the least that a 64-bit Linux needs.
+//! `qemu64`: the smallest CPU that runs a 64-bit Linux.
 
 use crate::cpu::model::{Caches, Model};
 

@@ -1,10 +1,10 @@
-//! `x86-64-v2` and `x86-64-v3`: `qemu64` with what the x86-64 psABI's microarchitecture levels of these names ask for (x86-64 psABI
-//! 1.0, table 3.1). QEMU has no such models; to QEMU they are `qemu64` with features.
+//! `x86-64-v2` and `x86-64-v3`: `qemu64` with the features of the x86-64 psABI's microarchitecture levels (x86-64 psABI 1.0,
+//! table 3.1). QEMU has no such models: its command line names them `qemu64` with features.
 
 use crate::cpu::model::Model;
 use crate::cpu::models::qemu64;
 
-/// Level 2: `qemu64` has CX16, LAHF and SSE3.
+/// Level 2. `qemu64` already has CX16, LAHF and SSE3 of it.
 pub(super) const V2: Model = Model {
     names: &["x86-64-v2"],
     qemu: "qemu64-v1,+popcnt,+sse4.1,+sse4.2,+ssse3",

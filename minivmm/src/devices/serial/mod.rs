@@ -1,7 +1,7 @@
 //! 16550A serial port at PIO 0x3f8, GSI 4: registers by `vm-superio`, with the FIFO depth of the real chip.
 //!
-//! `vm-superio` has no FIFO control register, and a 64-byte buffer. QEMU's stream carries that register and a
-//! FIFO of 16 bytes, so both are kept here: the guest never has more bytes in the chip than the wire can carry.
+//! `vm-superio` has no FIFO control register, and a 64-byte buffer. QEMU's stream has that register and a FIFO of 16 bytes, so
+//! both are modelled here: the chip never holds more bytes than the stream can carry.
 
 mod output;
 mod state;
@@ -29,7 +29,7 @@ const FIFO_DEPTH: usize = 16;
 /// Input kept for the guest beyond its FIFO.
 const INPUT_CAPACITY: usize = 4096;
 
-/// How long a pause waits for the sink: it is downtime, and what is left is written all the same.
+/// How long a pause waits for the sink. This is downtime; output that is left then is migrated.
 const DRAIN: Duration = Duration::from_millis(20);
 
 const DATA: u8 = 0;
@@ -41,7 +41,7 @@ const IER_TRANSMITTER_EMPTY: u8 = 0x02;
 
 const FCR_ENABLE: u8 = 0x01;
 const FCR_CLEAR_RECEIVE: u8 = 0x02;
-/// Bits of FCR that stay set: enable, DMA mode, trigger level (the clear bits clear themselves).
+/// Bits of FCR that keep their value: enable, DMA mode, trigger level. The clear bits reset themselves.
 const FCR_STICKY: u8 = 0xc9;
 const IIR_FIFO_ENABLED: u8 = 0xc0;
 const IIR_NONE: u8 = 0x01;
@@ -54,9 +54,9 @@ const MCR_LOOP: u8 = 0x10;
 pub struct Serial {
     uart: Uart,
     fcr: u8,
-    /// Came from the host, does not fit the FIFO yet.
+    /// Input from the host that does not fit the FIFO yet.
     input: VecDeque<u8>,
-    /// Output that the host this guest came from could not get rid of.
+    /// Output that the source host could not write.
     unsent: Vec<u8>,
     irq: Arc<dyn IrqLine>,
     output: Output,
@@ -65,13 +65,13 @@ pub struct Serial {
 type Uart = vm_superio::Serial<Pulse, NoEvents, Output>;
 
 impl Serial {
-    /// A port after reset.
+    /// Makes a port after reset.
     pub fn new(irq: Arc<dyn IrqLine>, output: Output) -> Self {
         let uart = Uart::new(Pulse::new(&irq), output.clone());
         Self { uart, fcr: 0, input: VecDeque::new(), unsent: Vec::new(), irq, output }
     }
 
-    /// Takes input for the guest; returns how many bytes, the caller keeps the rest and tries again later.
+    /// Takes input for the guest; returns how many bytes were taken. The caller keeps the rest and tries again later.
     pub fn enqueue(&mut self, bytes: &[u8]) -> usize {
         let taken = bytes.len().min(INPUT_CAPACITY - self.input.len().min(INPUT_CAPACITY));
         self.input.extend(&bytes[..taken]);
@@ -79,7 +79,7 @@ impl Serial {
         taken
     }
 
-    /// Bytes the receiver can hold now: without FIFO it is a single register.
+    /// Bytes that the receiver can hold now; without FIFO it is a single register.
     fn depth(&self) -> usize {
         if self.fcr & FCR_ENABLE == 0 { 1 } else { FIFO_DEPTH }
     }
@@ -92,7 +92,7 @@ impl Serial {
         self.uart.state().modem_control & MCR_LOOP != 0
     }
 
-    /// Moves waiting input into the receiver. In loopback the receiver listens to the transmitter only.
+    /// Moves waiting input into the receiver. In loopback mode the receiver gets only the transmitter's bytes.
     fn refill(&mut self) {
         if self.input.is_empty() || self.in_loopback() {
             return;
@@ -111,7 +111,7 @@ impl Serial {
         self.fcr = if value & FCR_ENABLE == 0 { 0 } else { value & FCR_STICKY };
     }
 
-    /// `vm-superio` gives its buffer away only through the data port, which the divisor latch may hide.
+    /// Clears the receiver through the data port, the only way in `vm-superio`, which the divisor latch may hide.
     fn clear_receiver(&mut self) {
         let lcr = self.uart.read(LCR);
         self.set(LCR, lcr & !LCR_DLAB);
@@ -121,8 +121,8 @@ impl Serial {
         self.set(LCR, lcr);
     }
 
-    /// Reads the interrupt identification: the most important cause. Reading acknowledges an empty transmitter, if that is
-    /// the one.
+    /// Reads the interrupt identification, which is the pending cause of highest priority. If that is the empty transmitter,
+    /// the read acknowledges it.
     fn identify(&mut self) -> u8 {
         let causes = self.uart.state().interrupt_identification;
         let fifo = if self.fcr & FCR_ENABLE == 0 { 0 } else { IIR_FIFO_ENABLED };
@@ -132,9 +132,9 @@ impl Serial {
         self.uart.read(IIR_FCR) & !IIR_FIFO_ENABLED | fifo
     }
 
-    /// `vm-superio` forgets received data once a byte or the identification was read, and shows causes that are not
-    /// enabled any more. In the chip received data pends as long as there is some: then the state says what pends, and a
-    /// guest that moves finds it so. The line is high already where it should be, so there is no edge.
+    /// Recomputes the pending causes. `vm-superio` drops received data as a cause once a byte or the identification was read,
+    /// and reports causes that are disabled. The real chip reports received data as long as there is any; so does the state,
+    /// for a guest that migrates. The line already has the right level, so there is no edge.
     fn settle(&mut self) {
         let mut chip = self.uart.state();
         let received = chip.interrupt_enable & IER_RECEIVED != 0 && !chip.in_buffer.is_empty();
@@ -144,7 +144,7 @@ impl Serial {
         if chip.interrupt_identification != identification {
             chip.interrupt_identification = identification;
             let silent = Pulse { irq: Arc::clone(&self.irq), silent: AtomicBool::new(true) };
-            // It is the state of a chip, so a chip takes it.
+            // Cannot fail: the state is a chip's.
             if let Ok(uart) = Uart::from_state(&chip, silent, NoEvents, self.output.clone()) {
                 uart.interrupt_evt().silent.store(false, Ordering::Relaxed);
                 self.uart = uart;
@@ -159,7 +159,7 @@ impl Serial {
         Ok(())
     }
 
-    /// Output never fails ([`Output`] takes all), nor does a line.
+    /// Ignores errors: neither [`Output`] nor a line can fail.
     fn set(&mut self, register: u8, value: u8) {
         let _ = self.uart.write(register, value);
     }
@@ -189,16 +189,16 @@ impl BusDevice for Serial {
 }
 
 impl Device for Serial {
-    /// Gives the sink a moment to take the output. A terminal that nobody reads is no reason to refuse.
+    /// Gives the sink a moment to take the output. A terminal that nobody reads must not prevent a pause.
     fn pause(&mut self, deadline: Duration) -> Result<(), DeviceError> {
         self.output.drain(deadline.min(DRAIN));
         Ok(())
     }
 
-    /// An interrupt that is pending but not yet seen by the guest is raised again: on a fresh host its edge was never
-    /// sent, and a guest that waits for "transmitter empty" would wait for ever.
+    /// Raises a pending interrupt again: this host's interrupt controller has not seen its edge, and a guest that waits for
+    /// "transmitter empty" would wait for ever.
     fn resume(&mut self) {
-        // Never fails.
+        // Cannot fail.
         let _ = self.output.write_all(&std::mem::take(&mut self.unsent));
         if self.uart.state().interrupt_identification != IIR_NONE {
             Pulse::new(&self.irq).pulse();
@@ -212,7 +212,7 @@ impl fmt::Debug for Serial {
     }
 }
 
-/// The interrupt output, as an edge.
+/// Pulses the interrupt line: an edge.
 struct Pulse {
     irq: Arc<dyn IrqLine>,
     silent: AtomicBool,

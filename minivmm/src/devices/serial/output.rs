@@ -1,5 +1,5 @@
-//! Where the guest's output goes: buffered, and written by a thread, so that a slow terminal never stops a vCPU. A console
-//! has one for as long as it is open, whatever ports come and go with resets.
+//! Output of the serial port, buffered and written by a thread, so that a slow terminal never stops a vCPU. The console keeps
+//! it open across resets of the machine.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 use crate::sandbox::{self, Kind};
 use crate::sync::{lock, wait, wait_within};
 
-/// Bytes kept for a sink that does not take them, those that it is being given among them. What comes on top is lost, as on
-/// a real line without flow control.
+/// Most bytes that are kept for the sink, including those being written. Further output is lost, as on a real line without flow
+/// control.
 const CAPACITY: usize = 1 << 20;
 
-/// How long the last clone waits at its end for the sink to take what is left.
+/// How long dropping the last clone waits for the sink to take the rest.
 const LINGER: Duration = Duration::from_secs(1);
 
 /// A [`Write`] that never blocks. Clones share the buffer and its thread.
@@ -31,13 +31,13 @@ struct Pipe {
 #[derive(Debug, Default)]
 struct Buffer {
     bytes: Vec<u8>,
-    /// Bytes that the thread has taken and the sink does not have yet.
+    /// Bytes that the thread has taken from the buffer and not yet written.
     writing: usize,
     closed: bool,
 }
 
 impl Output {
-    /// Starts the thread. It ends when the last clone is dropped, or the sink fails.
+    /// Starts the thread, which ends when the last clone is dropped or the sink fails.
     ///
     /// # Errors
     /// The thread cannot be spawned.
@@ -48,7 +48,7 @@ impl Output {
         Ok(Self(Arc::new(Owner(shared))))
     }
 
-    /// Waits until the sink has all, at most `timeout`.
+    /// Waits until the sink has taken everything, for at most `timeout`.
     pub(super) fn drain(&self, timeout: Duration) {
         self.0.0.drain(timeout);
     }

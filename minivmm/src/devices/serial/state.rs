@@ -1,6 +1,6 @@
-//! The port as QEMU's "serial" section, version 3.
+//! The serial port as QEMU's "serial" section, version 3.
 //!
-//! `vm-superio` keeps its registers to itself, so they are put into this struct to save and taken out of it to load.
+//! `vm-superio` keeps its registers private, so they are copied into these structs to save and back to load.
 
 use vm_superio::serial::SerialState;
 use vmstate::codec::{Reader, Writer};
@@ -19,10 +19,10 @@ const LSR_DATA_READY: u8 = 0x01;
 const LSR_TRANSMITTER_EMPTY: u8 = 0x60;
 const LSR_HOLDING_EMPTY: u8 = 0x20;
 
-/// How often QEMU tries again to send a byte before it drops it.
+/// How often QEMU retries to send a byte before it drops the byte.
 const RETRIES_MAX: u32 = 4;
 
-/// QEMU's isa-serial: a section around the chip.
+/// QEMU's isa-serial: section around the chip.
 #[derive(VmState, Debug, Default)]
 #[vmstate(name = "serial", version = 3, minimum_version = 2)]
 struct Port {
@@ -52,7 +52,7 @@ struct Chip {
     scr: u8,
     #[vmstate(since = 3)]
     fcr_vmstate: u8,
-    /// Transmitter-empty interrupt pending; -1: as `iir` says.
+    /// Transmitter-empty interrupt pending; -1 if `iir` tells.
     #[vmstate(subsection = "serial/thr_ipending")]
     thr_ipending: i32,
     #[vmstate(subsection = "serial/tsr")]
@@ -65,19 +65,19 @@ struct Chip {
     recv_fifo: Fifo,
     #[vmstate(subsection = "serial/xmit_fifo")]
     xmit_fifo: Fifo,
-    /// When QEMU would report bytes below the trigger level; here they are reported at once.
+    /// Time at which QEMU reports bytes below the trigger level; minivmm reports them at once.
     #[vmstate(subsection = "serial/fifo_timeout_timer")]
     fifo_timeout_timer: Timer,
     #[vmstate(subsection = "serial/timeout_ipending")]
     timeout_ipending: i32,
-    /// Polling of a real port's modem lines, which there is none of here.
+    /// Polling of a real port's modem lines, which minivmm does not have.
     #[vmstate(subsection = "serial/poll")]
     poll_msl: i32,
     #[vmstate(subsection = "serial/poll")]
     modem_status_poll: Timer,
 }
 
-/// QEMU's byte queue: `num` bytes from `head` on, wrapping.
+/// QEMU's byte queue: `num` bytes from `head` on, wrapping around.
 #[derive(VmState, Clone, Debug, Default)]
 #[vmstate(name = "Fifo8", version = 1)]
 struct Fifo {
@@ -134,7 +134,7 @@ impl Default for Chip {
 }
 
 impl Chip {
-    /// As in QEMU: sent only when the interrupt identification hides it behind another cause.
+    /// As in QEMU: sent only if the interrupt identification shows another cause instead.
     fn hides_transmitter_empty(&self) -> bool {
         let shown = self.iir & IIR_ID == IIR_TRANSMITTER_EMPTY;
         self.ier & IER_TRANSMITTER_EMPTY != 0 && (self.thr_ipending != 0) != shown
@@ -175,7 +175,7 @@ impl Chip {
         self.fcr_vmstate & FCR_ENABLE != 0
     }
 
-    /// Bytes that raise an interrupt at once: the trigger level in FCR bits 6 and 7.
+    /// Number of received bytes that raises an interrupt at once: the trigger level in FCR bits 6 and 7.
     fn trigger_level(&self) -> usize {
         if self.fifo_enabled() { [1, 4, 8, 14][usize::from(self.fcr_vmstate >> 6)] } else { 1 }
     }
@@ -202,7 +202,7 @@ impl Chip {
         } else {
             frozen.rbr = chip.in_buffer.first().copied().unwrap_or(0);
         }
-        // `vm-superio` keeps a set of causes, QEMU the one that counts most.
+        // `vm-superio` keeps a set of causes, QEMU only the one of highest priority.
         let received = chip.interrupt_enable & IER_RECEIVED != 0 && !chip.in_buffer.is_empty();
         let cause = if received && chip.in_buffer.len() >= frozen.trigger_level() {
             IIR_RECEIVED
@@ -218,7 +218,7 @@ impl Chip {
         frozen
     }
 
-    /// The chip, its FIFO control register, and output that the source could not get rid of.
+    /// Returns the chip, its FIFO control register, and the output that the source could not write.
     fn thaw(&self) -> Thawed {
         let in_buffer: Vec<u8> = match (self.fifo_enabled(), self.lsr & LSR_DATA_READY != 0) {
             (true, _) => self.recv_fifo.bytes().collect(),
@@ -261,7 +261,7 @@ impl Chip {
     }
 }
 
-/// All that a load replaces.
+/// State that a load replaces.
 #[derive(Clone, Debug)]
 pub struct Thawed {
     pub(super) chip: SerialState,
@@ -286,7 +286,7 @@ impl Wire for Serial {
     }
 
     fn undo(&mut self, before: Thawed) {
-        // It was the state of a chip, so a chip takes it.
+        // Cannot fail: the state was a chip's.
         let _ = self.replace(before);
     }
 }

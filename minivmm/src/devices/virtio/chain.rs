@@ -1,6 +1,6 @@
-//! A descriptor chain: checked whole, its buffers as plain segments.
+//! Descriptor chain, validated, with its buffers as segments.
 //!
-//! Data goes through `Bytes` of `vm-memory`, never through pointers: that is what marks written pages dirty.
+//! Data is copied through `Bytes` of `vm-memory`, never through pointers, so that written pages become dirty.
 
 use std::collections::VecDeque;
 
@@ -10,28 +10,28 @@ use vm_memory::{Address, Bytes, GuestAddress};
 use super::{Broken, QUEUE_SIZE_MAX};
 use crate::memory::GuestMemory;
 
-/// A descriptor chain, checked: first what the device reads, then what it writes.
+/// A validated descriptor chain: device-readable buffers, then device-writable ones.
 #[derive(Debug)]
 pub struct Chain {
-    /// Names the chain in the used ring.
+    /// Index of the chain for the used ring.
     pub head: u16,
-    /// From the driver.
+    /// Buffers from the driver.
     pub readable: Segments,
-    /// To the driver.
+    /// Buffers for the driver.
     pub writable: Segments,
-    /// Descriptors that were looked at, of empty buffers as well.
+    /// Number of descriptors, including empty ones.
     pub descriptors: usize,
 }
 
 impl Chain {
-    /// Longest chain, an indirect table counted by its entries. A driver should keep to its queue's size (virtio 1.2
-    /// §2.7.5.3.1); QEMU takes as many as its largest queue has (`VIRTQUEUE_MAX_SIZE`).
+    /// Most descriptors in a chain, counting the entries of an indirect table. A driver should not exceed its queue's size
+    /// (virtio 1.2 §2.7.5.3.1); QEMU accepts as many as its largest queue has (`VIRTQUEUE_MAX_SIZE`).
     pub const DESCRIPTORS_MAX: usize = QUEUE_SIZE_MAX as usize;
 
-    /// Reads the chain.
+    /// Reads and validates the chain.
     ///
     /// # Errors
-    /// It is not what virtio 1.2 §2.7.5 allows: endless, out of bounds, out of order, or too long.
+    /// The chain violates virtio 1.2 §2.7.5: endless, out of bounds, out of order, or too long.
     pub(super) fn read(descriptors: DescriptorChain<&GuestMemory>) -> Result<Self, Broken> {
         let head = descriptors.head_index();
         let mut chain = Self { head, readable: Segments::default(), writable: Segments::default(), descriptors: 0 };
@@ -55,7 +55,7 @@ impl Chain {
                 return Err(Broken::new("a device-readable descriptor follows a device-writable one"));
             }
         }
-        // The iterator ends without a word at a bad index, a loop or an unreadable table.
+        // The iterator ends silently at a bad index, a loop or an unreadable table.
         if more {
             return Err(Broken::new(format_args!("descriptor chain at {head} does not end")));
         }
@@ -63,24 +63,24 @@ impl Chain {
     }
 }
 
-/// Guest buffers in a row, consumed from the front. Whether they are in guest memory shows when they are used.
+/// Guest buffers, consumed from the front. Whether they are in guest memory is checked when they are accessed.
 #[derive(Clone, Debug, Default)]
 pub struct Segments(VecDeque<(GuestAddress, u32)>);
 
 impl Segments {
     fn push(&mut self, segment: (GuestAddress, u32)) {
-        // A buffer of no bytes says nothing.
+        // An empty buffer is ignored.
         if segment.1 != 0 {
             self.0.push_back(segment);
         }
     }
 
-    /// True if no bytes are left.
+    /// Whether no bytes are left.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Buffers left.
+    /// Number of buffers left.
     pub fn count(&self) -> usize {
         self.0.len()
     }
@@ -93,7 +93,7 @@ impl Segments {
     /// Copies the next bytes out of guest memory.
     ///
     /// # Errors
-    /// Fewer are left than `data` takes, or they are not in guest memory.
+    /// Fewer bytes are left than `data` has, or they are not in guest memory.
     pub fn read(&mut self, memory: &GuestMemory, data: &mut [u8]) -> Result<(), Broken> {
         let mut done = 0;
         while done < data.len() {
@@ -107,7 +107,7 @@ impl Segments {
     /// Copies `data` to the next bytes of guest memory.
     ///
     /// # Errors
-    /// Fewer are left than `data` has, or they are not in guest memory.
+    /// Fewer bytes are left than `data` has, or they are not in guest memory.
     pub fn write(&mut self, memory: &GuestMemory, data: &[u8]) -> Result<(), Broken> {
         let mut done = 0;
         while done < data.len() {
@@ -118,7 +118,7 @@ impl Segments {
         Ok(())
     }
 
-    /// Takes the last byte off, as a segment of its own; `None` if there is none.
+    /// Splits off the last byte as a segment of its own; `None` if no byte is left.
     pub fn split_last(&mut self) -> Option<Segments> {
         let (address, len) = self.0.back_mut()?;
         *len -= 1;
@@ -129,7 +129,7 @@ impl Segments {
         Some(Segments(VecDeque::from([(last, 1)])))
     }
 
-    /// At most `wanted` contiguous bytes.
+    /// Takes at most `wanted` contiguous bytes.
     fn take(&mut self, wanted: usize) -> Result<(GuestAddress, usize), Broken> {
         let Some((address, len)) = self.0.front_mut() else {
             return Err(Broken::new(format_args!("buffers are {wanted} bytes too short")));

@@ -1,15 +1,15 @@
-//! The configuration space as vCPUs read it: a copy, so that no read waits for the device's thread.
+//! Configuration space for vCPUs: a copy, so that no read waits for the device's thread.
 
 use std::sync::Mutex;
 
 use crate::sync::lock;
 
-/// The bytes that were published last.
+/// Bytes of the configuration space as last published.
 #[derive(Debug)]
 pub struct ConfigSpace(Mutex<Vec<u8>>);
 
 impl ConfigSpace {
-    /// A space of these bytes.
+    /// Makes a configuration space with these bytes.
     pub(super) fn new(bytes: Vec<u8>) -> Self {
         Self(Mutex::new(bytes))
     }

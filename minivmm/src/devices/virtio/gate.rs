@@ -1,4 +1,4 @@
-//! The gate of a device: where its thread stops on request, between two pieces of its work.
+//! Gate at which a device's thread stops on request, between two pieces of its work.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,32 +9,32 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::sync::{lock, wait, wait_within};
 
-/// Where the thread stops.
+/// State of the gate, and its signals.
 #[derive(Debug)]
 pub(super) struct Gate {
-    /// Copy of "phase is not Open" that the thread reads between two pieces of its work.
+    /// Whether the phase is not `Open`; the thread reads this between two pieces of its work.
     pausing: AtomicBool,
     phase: Mutex<Phase>,
     changed: Condvar,
-    /// Wakes the thread, to look at the phase.
+    /// Wakes the thread to check the phase.
     pub(super) wake: EventFd,
-    /// True if a thread is to be waited for.
+    /// Whether the device has a thread to wait for.
     attended: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Open,
-    /// Asked to stop.
+    /// The thread was asked to stop.
     Closing,
-    /// The thread waits.
+    /// The thread has stopped and waits.
     Paused,
-    /// The thread ends.
+    /// The thread is asked to end.
     Ended,
 }
 
 impl Gate {
-    /// An open gate; of a device without a thread, nobody has to be waited for.
+    /// Makes an open gate; `attended` says whether the device has a thread.
     pub(super) fn new(attended: bool) -> io::Result<Self> {
         Ok(Self {
             pausing: AtomicBool::new(false),
@@ -55,7 +55,7 @@ impl Gate {
         self.changed.notify_all();
     }
 
-    /// The thread's side: waits while paused; false if it is to end.
+    /// Called by the thread: waits while the device is paused; returns false if the thread is to end.
     pub(super) fn pass(&self) -> bool {
         let mut phase = self.lock();
         loop {
@@ -68,17 +68,18 @@ impl Gate {
         }
     }
 
-    /// True if the thread is to stop.
+    /// Whether the thread is to stop.
     pub(super) fn is_closing(&self) -> bool {
         self.pausing.load(Ordering::Acquire)
     }
 
-    /// True if the thread has stopped.
+    /// Whether the thread has stopped.
     pub(super) fn is_paused(&self) -> bool {
         *self.lock() == Phase::Paused
     }
 
-    /// Waits until the thread is between two pieces of its work; false, and open again, if it is not within `timeout`.
+    /// Waits until the thread has stopped between two pieces of its work. If it has not within `timeout`, opens the gate again
+    /// and returns false.
     pub(super) fn pause(&self, timeout: Option<Duration>) -> bool {
         let end = timeout.map(|timeout| Instant::now() + timeout);
         let mut phase = self.lock();
@@ -100,7 +101,7 @@ impl Gate {
         true
     }
 
-    /// Lets the thread go on; it first looks at all queues.
+    /// Lets the thread continue; it first checks all queues.
     pub(super) fn resume(&self) {
         let mut phase = self.lock();
         if *phase != Phase::Ended {
@@ -109,7 +110,7 @@ impl Gate {
         }
     }
 
-    /// Lets the thread end.
+    /// Tells the thread to end.
     pub(super) fn close(&self) {
         let mut phase = self.lock();
         self.turn(&mut phase, Phase::Ended);

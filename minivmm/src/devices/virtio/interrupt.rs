@@ -14,17 +14,17 @@ const VRING: u8 = VIRTIO_MMIO_INT_VRING as u8;
 /// A configuration change notification (bit 1).
 const CONFIG: u8 = VIRTIO_MMIO_INT_CONFIG as u8;
 
-/// InterruptStatus and its line. Both change under one lock: else an acknowledgement could pull the line down
-/// after a new interrupt pushed it up.
+/// InterruptStatus and the interrupt line. Both change under one lock: otherwise an acknowledgement could lower the line after
+/// a new interrupt has raised it.
 pub struct Interrupt {
     status: Mutex<u8>,
-    /// ConfigGeneration: how often the configuration changed.
+    /// ConfigGeneration: number of changes of the configuration.
     generation: AtomicU32,
     line: Arc<dyn IrqLine>,
 }
 
 impl Interrupt {
-    /// Nothing pending, line low, even if the device in this place before a reset left it high.
+    /// Makes an interrupt with no cause pending and the line low, even if the device's predecessor before a reset left it high.
     pub fn new(line: Arc<dyn IrqLine>) -> Self {
         line.set(false);
         Self { status: Mutex::new(0), generation: AtomicU32::new(0), line }
@@ -34,34 +34,34 @@ impl Interrupt {
         lock(&self.status)
     }
 
-    /// Buffers were used.
+    /// Signals used buffers.
     pub fn raise_queue(&self) {
         self.set(|status| status | VRING);
     }
 
-    /// The configuration, or the need for a reset, changed.
+    /// Signals a change of the configuration, or a needed reset.
     pub fn raise_config(&self) {
         self.generation.fetch_add(1, Ordering::AcqRel);
         self.set(|status| status | CONFIG);
     }
 
-    /// Differs between two reads if the configuration changed in between (virtio 1.2 §2.5.1).
+    /// Returns a number that differs between two reads if the configuration changed in between (virtio 1.2 §2.5.1).
     pub fn generation(&self) -> u32 {
         self.generation.load(Ordering::Acquire)
     }
 
-    /// The guest has handled the causes in `bits`.
+    /// Clears the causes in `bits`, which the guest has handled.
     pub fn acknowledge(&self, bits: u8) {
         self.set(|status| status & !bits);
     }
 
-    /// The pending causes.
+    /// Returns the pending causes.
     pub fn status(&self) -> u8 {
         *self.lock()
     }
 
-    /// Replaces the pending causes and drives the line, also when nothing changed: the interrupt controller of
-    /// another host does not know its level.
+    /// Replaces the pending causes and always drives the line: the interrupt controller of another host does not have its level
+    /// yet.
     pub fn restore(&self, status: u8) {
         let mut pending = self.lock();
         *pending = status;
@@ -72,7 +72,7 @@ impl Interrupt {
         let mut status = self.lock();
         let before = *status;
         *status = change(before);
-        // A line that stays high interrupts again by itself, and each drive costs a system call.
+        // A high line interrupts again by itself, and driving it costs a system call.
         if (before != 0) != (*status != 0) {
             self.line.set(*status != 0);
         }

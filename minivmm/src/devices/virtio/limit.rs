@@ -12,8 +12,8 @@ const NANOSECONDS: u128 = 1_000_000_000;
 
 type Clock = dyn Fn() -> Instant + Send + Sync;
 
-/// The limits of a device, or of one direction of a network card. Clones share the buckets: a guest that resets its
-/// machine gets no fresh ones.
+/// Limits of a device, or of one direction of a network card. Clones share the buckets, so that a reset of the machine does not
+/// refill them.
 #[derive(Clone, Default)]
 pub struct Limiter(Option<Arc<LimiterState>>);
 
@@ -30,12 +30,12 @@ struct Buckets {
 }
 
 impl Limiter {
-    /// Full buckets of these rates.
+    /// Makes full buckets with these rates.
     pub fn new(limits: RateLimits) -> Self {
         Self::with_clock(limits, Box::new(Instant::now))
     }
 
-    /// A limiter that reads the time from `now`.
+    /// Makes a limiter with another clock.
     pub fn with_clock(limits: RateLimits, now: Box<Clock>) -> Self {
         if limits == RateLimits::default() {
             return Self::default();
@@ -44,13 +44,13 @@ impl Limiter {
         Self(Some(Arc::new(LimiterState { made: now(), now, buckets: Mutex::new(Buckets { bytes, operations }) })))
     }
 
-    /// How long the next piece of work has to wait; `None` if it may begin.
+    /// Returns how long the next piece of work has to wait; `None` if it may begin.
     pub(super) fn wait(&self) -> Option<Duration> {
         let shared = self.0.as_deref()?;
         let buckets = shared.lock();
         let ready_at = [&buckets.bytes, &buckets.operations].into_iter().flatten().map(Bucket::ready_at).max()?;
         let wait = ready_at.checked_sub(shared.elapsed()).filter(|wait| *wait != 0)?;
-        // More than the clock can say is for ever as well.
+        // A wait longer than `Duration` can express becomes its maximum.
         Some(Duration::new((wait / NANOSECONDS).try_into().unwrap_or(u64::MAX), (wait % NANOSECONDS) as u32))
     }
 
@@ -87,7 +87,7 @@ impl fmt::Debug for Limiter {
 /// Nanoseconds since the limiter was made.
 type Nanoseconds = u128;
 
-/// A token bucket, kept as the time at which it will be full again (the generic cell rate algorithm).
+/// A token bucket, stored as the time at which it will be full again (generic cell rate algorithm).
 #[derive(Debug)]
 struct Bucket {
     rate: Rate,
@@ -99,7 +99,7 @@ impl Bucket {
         Self { rate, full_at: 0 }
     }
 
-    /// When there is a token, or was.
+    /// Time at which there is a token.
     fn ready_at(&self) -> Nanoseconds {
         self.full_at.saturating_sub(self.time_for(self.rate.burst.get() - 1))
     }
@@ -108,7 +108,7 @@ impl Bucket {
         self.full_at = self.full_at.max(now).saturating_add(self.time_for(count));
     }
 
-    /// The time in which `count` tokens come, rounded up, so that no count is free.
+    /// Time in which `count` tokens are added, rounded up, so that no count is free.
     fn time_for(&self, count: u64) -> Nanoseconds {
         (u128::from(count) * NANOSECONDS).div_ceil(self.rate.per_second.get().into())
     }
@@ -122,14 +122,14 @@ mod tests {
         Some(Rate { per_second: per_second.try_into().unwrap(), burst: burst.try_into().unwrap() })
     }
 
-    /// A limiter, and its clock in nanoseconds.
+    /// Makes a limiter and its clock in nanoseconds.
     fn limiter(limits: RateLimits) -> (Limiter, Arc<Mutex<u64>>) {
         let (start, time) = (Instant::now(), Arc::new(Mutex::new(0)));
         let shown = Arc::clone(&time);
         (Limiter::with_clock(limits, Box::new(move || start + Duration::from_nanos(*shown.lock().unwrap()))), time)
     }
 
-    /// Operations of `bytes` that begin within `seconds`, when each begins as soon as it may.
+    /// Counts the operations of `bytes` that begin within `seconds` if each begins as soon as it may.
     fn operations(limits: RateLimits, bytes: u64, seconds: u64) -> u64 {
         let (limiter, time) = limiter(limits);
         let mut count = 0;
@@ -157,7 +157,7 @@ mod tests {
         let limits = RateLimits { operations: rate(10, 5), ..RateLimits::default() };
         assert_eq!(operations(limits, 1 << 40, 1), 5 + 9, "at 0, then every 100 ms until a second is over");
         let limits = RateLimits { bytes: rate(1000, 4000), ..RateLimits::default() };
-        // 4000 bytes at once, the last operation on credit; 10 more in each second.
+        // 4000 bytes at once, where the last operation is in debt; then 10 operations a second.
         assert_eq!(operations(limits, 100, 1), 40 + 10);
         assert_eq!(operations(limits, 100, 3), 40 + 30);
         let both = RateLimits { operations: rate(10, 5), ..limits };
@@ -169,7 +169,7 @@ mod tests {
         let (limiter, time) = limiter(RateLimits { bytes: rate(1000, 10), ..RateLimits::default() });
         assert_eq!(limiter.wait(), None);
         limiter.charge(1, 5000);
-        // 5000 tokens to pay, of which 10 were there; and one to begin with.
+        // 5000 tokens are charged, of which 10 were there; one more is needed to begin.
         assert_eq!(limiter.wait(), Some(Duration::from_millis(4991)));
         *time.lock().unwrap() = 4_990_999_999;
         assert_eq!(limiter.wait(), Some(Duration::from_nanos(1)));

@@ -21,39 +21,39 @@ use crate::devices::{Device, DeviceError};
 use crate::irq::IrqLine;
 use crate::memory::GuestMemory;
 
-/// Offset of QueueNotify: a write of a queue's number does what a write of 1 to that queue's event does.
+/// Offset of QueueNotify: writing a queue's number there has the effect of writing 1 to the queue's event.
 pub const QUEUE_NOTIFY: u64 = VIRTIO_MMIO_QUEUE_NOTIFY as u64;
 
 /// "virt"
 const MAGIC: u32 = 0x7472_6976;
 const VERSION: u32 = 2;
-/// "QEMU", which is what a guest of this machine sees there.
+/// "QEMU", the vendor that guests of this machine see.
 const VENDOR: u32 = 0x554d_4551;
-/// Window of the device's own configuration.
+/// Offset of the device's configuration space.
 const CONFIG: u64 = VIRTIO_MMIO_CONFIG as u64;
 
-/// Features of every device here: the rings', and virtio 1.
+/// Features of every device: those of the rings, and virtio 1.
 const FEATURES: u64 = 1 << VIRTIO_F_VERSION_1 | 1 << VIRTIO_RING_F_EVENT_IDX | 1 << VIRTIO_RING_F_INDIRECT_DESC;
 
 const FEATURES_OK: u8 = VIRTIO_CONFIG_S_FEATURES_OK as u8;
 const DRIVER_OK: u8 = VIRTIO_CONFIG_S_DRIVER_OK as u8;
 const NEEDS_RESET: u8 = VIRTIO_CONFIG_S_NEEDS_RESET as u8;
 
-/// A virtio device in its window.
+/// A virtio device in its MMIO window.
 ///
-/// After a load it is paused until [`resume`](Device::resume): nothing of the guest's happens before it runs here.
+/// A loaded device is paused until [`resume`](Device::resume): it does nothing before the guest runs here.
 pub struct Virtio<M: Model> {
     name: String,
     pub(super) registers: Registers,
     pub(super) worker: Worker<M>,
     /// Features of model, rings and transport.
     pub(super) offered: u64,
-    /// Loaded, and not resumed since.
+    /// Whether the device was loaded and not resumed since.
     pub(super) arriving: bool,
 }
 
 impl<M: Model> Virtio<M> {
-    /// A device after reset. `name` is its section, as `virtio-mmio@00000000feb00e00/virtio-blk`.
+    /// Makes a device after reset. `name` is its section, as `virtio-mmio@00000000feb00e00/virtio-blk`.
     ///
     /// # Errors
     /// The host denied a thread or an event.
@@ -63,8 +63,7 @@ impl<M: Model> Virtio<M> {
         Ok(Self::with_worker(name, Worker::start(core, &thread)?))
     }
 
-    /// A device without a thread: it works when [`work`](Self::work) is called, and does the same each time. For
-    /// tests.
+    /// Makes a device without a thread, for tests: it works deterministically when [`work`](Self::work) is called.
     ///
     /// # Errors
     /// The host denied an event.
@@ -78,13 +77,13 @@ impl<M: Model> Virtio<M> {
         Self { name, registers: Registers::new(M::QUEUES.len()), worker, offered, arriving: false }
     }
 
-    /// Does what there is to do, unless the device is paused; after what time there will be more, if that is known.
+    /// Works unless the device is paused; returns the time until there is more work, if that is known.
     pub fn work(&mut self) -> Option<Duration> {
         let core = &self.worker.core;
         if core.gate.is_closing() { None } else { core.work() }
     }
 
-    /// Has `work` done on the model, between two pieces of its own work.
+    /// Runs `work` on the model between two pieces of the device's work.
     pub fn change<R>(&mut self, work: impl FnOnce(&mut M, &Interrupt) -> R) -> R {
         let core = &self.worker.core;
         core.quiesced(|active| work(&mut active.model, &core.interrupt))
@@ -95,7 +94,7 @@ impl<M: Model> Virtio<M> {
         &self.name
     }
 
-    /// One event for each queue: a write to it is a kick, as KVM makes it from a write to [`QUEUE_NOTIFY`].
+    /// Returns an event for each queue: a write to it is a kick, which KVM does on a guest's write to [`QUEUE_NOTIFY`].
     pub fn kicks(&self) -> &[EventFd] {
         &self.worker.core.kicks
     }
@@ -105,17 +104,17 @@ impl<M: Model> Virtio<M> {
         self.offered
     }
 
-    /// Features that the driver has agreed on; none before it has.
+    /// Negotiated features; none before FEATURES_OK.
     pub fn agreed(&self) -> u64 {
         self.registers.features
     }
 
-    /// Why the device waits for a reset, if it does.
+    /// Returns why the device needs a reset, if it does.
     pub fn fault(&self) -> Option<String> {
         self.worker.core.fault().map(|Broken(what)| what)
     }
 
-    /// True if a device may run with `features`: all of them offered, virtio 1 among them.
+    /// Whether a device may run with `features`: all are offered, and virtio 1 is among them.
     pub(super) fn acceptable(&self, features: u64) -> bool {
         features & !self.offered == 0 && features & 1 << VIRTIO_F_VERSION_1 != 0
     }
@@ -136,7 +135,7 @@ impl<M: Model> Virtio<M> {
             VIRTIO_MMIO_QUEUE_READY => self.registers.queue().map_or(0, |queue| ready(queue)),
             VIRTIO_MMIO_INTERRUPT_STATUS => u32::from(self.worker.core.interrupt.status()),
             VIRTIO_MMIO_STATUS => u32::from(self.status()),
-            // §4.2.2: a length of all ones says that there is no such shared memory region.
+            // §4.2.2: a length of all ones means that there is no such shared memory region.
             VIRTIO_MMIO_SHM_LEN_LOW | VIRTIO_MMIO_SHM_LEN_HIGH => u32::MAX,
             VIRTIO_MMIO_SHM_BASE_LOW | VIRTIO_MMIO_SHM_BASE_HIGH => u32::MAX,
             VIRTIO_MMIO_CONFIG_GENERATION => self.worker.core.interrupt.generation(),
@@ -155,7 +154,7 @@ impl<M: Model> Virtio<M> {
                     *word = value;
                 }
             }
-            // A number that no queue can have selects none; the register is 16 bits wide in the stream.
+            // An impossible number selects no queue; the register is 16 bits wide in the stream.
             VIRTIO_MMIO_QUEUE_SEL => self.registers.queue_sel = value.try_into().unwrap_or(u16::MAX),
             VIRTIO_MMIO_QUEUE_NOTIFY => self.kick(value),
             VIRTIO_MMIO_INTERRUPT_ACK => self.worker.core.interrupt.acknowledge(value as u8),
@@ -165,7 +164,7 @@ impl<M: Model> Virtio<M> {
         }
     }
 
-    /// Layout of the selected queue; fixed while the queue is ready (§4.2.2.2).
+    /// Writes the layout of the selected queue, which is fixed while the queue is ready (§4.2.2.2).
     fn write_queue(&mut self, register: u32, value: u32) {
         let Some(queue) = self.registers.queue().filter(|queue| !queue.ready) else { return };
         match register {
@@ -182,7 +181,7 @@ impl<M: Model> Virtio<M> {
 
     fn kick(&self, queue: u32) {
         if let Some(kick) = self.kicks().get(queue as usize) {
-            // Fails only when the counter is full, and then the kick is already there.
+            // Fails only if the counter is full, and then the kick is pending already.
             let _ = kick.write(1);
         }
     }
@@ -211,7 +210,7 @@ impl<M: Model> Virtio<M> {
         if value == 0 {
             return self.reset();
         }
-        // §2.1.1: the driver clears no bit. NEEDS_RESET is the device's own.
+        // §2.1.1: the driver clears no bit. Only the device sets NEEDS_RESET.
         let mut status = self.registers.status | (value & !NEEDS_RESET);
         let set = status & !self.registers.status;
         if set & FEATURES_OK != 0 {
@@ -223,7 +222,7 @@ impl<M: Model> Virtio<M> {
                 status &= !FEATURES_OK;
             }
         }
-        // §3.1.1: a driver that saw FEATURES_OK refused must not go on.
+        // §3.1.1: a driver whose FEATURES_OK was refused must not continue.
         if status & FEATURES_OK == 0 {
             status &= !DRIVER_OK;
         }
@@ -254,7 +253,7 @@ impl<M: Model> Virtio<M> {
     }
 }
 
-/// Registers are 32 bits wide and aligned (§4.2.2.2); accesses of another shape do nothing and read zero.
+/// Registers are 32 bits wide and aligned (§4.2.2.2); other accesses are ignored and read zero.
 impl<M: Model> BusDevice for Virtio<M> {
     fn read(&mut self, offset: u64, data: &mut [u8]) {
         if offset >= CONFIG {
@@ -299,7 +298,7 @@ impl<M: Model> Device for Virtio<M> {
         interrupt.restore(interrupt.status());
         let arriving = std::mem::take(&mut self.arriving);
         self.worker.core.quiesced(|active| {
-            // As a device that was loaded looks at them.
+            // As in a loaded device.
             active.rings.iter_mut().for_each(Ring::look_again);
             if arriving {
                 active.model.arrive(interrupt);

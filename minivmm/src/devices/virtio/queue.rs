@@ -1,4 +1,4 @@
-//! Split virtqueues: `virtio-queue` with the checks it leaves to the device.
+//! Split virtqueues: `virtio-queue`, with the checks that it leaves to the device.
 
 use std::fmt;
 use std::sync::atomic::Ordering;
@@ -10,12 +10,12 @@ use vm_memory::{Bytes, GuestAddress};
 use super::{Chain, Interrupt, QUEUE_SIZE_MAX};
 use crate::memory::GuestMemory;
 
-/// The guest broke the protocol: what it did. Ends in DEVICE_NEEDS_RESET (virtio 1.2 §2.1.2).
+/// Protocol violation of the guest, as a sentence; leads to DEVICE_NEEDS_RESET (virtio 1.2 §2.1.2).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Broken(pub String);
 
 impl Broken {
-    /// The reason, as a sentence, for which the device has to be reset.
+    /// Makes the reason for which the device needs a reset.
     pub fn new(what: impl fmt::Display) -> Self {
         Self(what.to_string())
     }
@@ -33,7 +33,7 @@ impl From<vm_memory::GuestMemoryError> for Broken {
     }
 }
 
-/// Where a queue lies, as the driver said.
+/// Layout of a queue, as set by the driver.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Layout {
     pub(super) size: u16,
@@ -42,29 +42,30 @@ pub(super) struct Layout {
     pub(super) used: u64,
 }
 
-/// One virtqueue, device side.
+/// The device's side of one virtqueue.
 #[derive(Debug)]
 pub struct Ring {
     queue: Queue,
-    /// The next completion interrupts whatever the driver asked for: after a load it is not known what the last
+    /// Whether the next completion interrupts regardless of the driver's wish: after a load it is unknown which chains the last
     /// interrupt covered.
     interrupt_next: bool,
-    /// Chains after the last one taken that were looked at and put back, until there are more.
+    /// Number of chains after the last taken one that were read and put back, until there are more.
     looked_at: u16,
-    /// The chain taken last was set aside.
+    /// Whether the last taken chain was set aside.
     set_aside: bool,
 }
 
 impl Ring {
-    /// A queue that is not ready.
+    /// Makes a queue that is not ready.
     pub(super) fn new() -> Self {
         Self { queue: Queue::default(), interrupt_next: false, looked_at: 0, set_aside: false }
     }
 
-    /// A ready queue at `layout`, from its beginning.
+    /// Makes a ready queue at `layout`, with indices 0.
     ///
     /// # Errors
-    /// Size no power of two or too large, addresses misaligned (virtio 1.2 §2.7) or not wholly in guest memory.
+    /// The size is no power of two or too large, or the addresses are misaligned (virtio 1.2 §2.7) or not wholly in guest
+    /// memory.
     pub(super) fn at(layout: Layout, features: u64, memory: &GuestMemory) -> Result<Self, Broken> {
         let mut queue = Queue::new(QUEUE_SIZE_MAX)?;
         queue.try_set_size(layout.size)?;
@@ -80,16 +81,16 @@ impl Ring {
         Ok(ring)
     }
 
-    /// The driver and the device agree on `features`.
+    /// Sets the negotiated features.
     pub(super) fn agree(&mut self, features: u64) {
         self.queue.set_event_idx(features & 1 << VIRTIO_RING_F_EVENT_IDX != 0);
     }
 
-    /// The same, as a load finds it: the device had consumed up to `next_available`. How far it had answered is in guest memory, which
-    /// is not read before the device [takes over](Self::go_on).
+    /// Makes the queue of a load: the source's device had taken chains up to `next_available`. The used index is in guest
+    /// memory, which is not read before the device [continues](Self::go_on).
     ///
     /// # Errors
-    /// As [`at`](Self::at).
+    /// The errors of [`at`](Self::at).
     pub(super) fn loaded_at(
         layout: Layout,
         features: u64,
@@ -101,7 +102,7 @@ impl Ring {
         Ok(ring)
     }
 
-    /// Goes on where the device of a source left off.
+    /// Reads the used index, to continue where the source's device stopped.
     ///
     /// # Errors
     /// The used ring is not readable.
@@ -109,7 +110,7 @@ impl Ring {
         self.take_over(self.next_available(), memory)
     }
 
-    /// Goes on where another device, as the kernel's, left off: it had consumed up to `next_available`.
+    /// Continues where another device, as the kernel's, stopped: it had taken chains up to `next_available`.
     ///
     /// # Errors
     /// The used ring is not readable.
@@ -120,7 +121,7 @@ impl Ring {
         Ok(())
     }
 
-    /// Where it lies.
+    /// Returns the layout of the queue.
     pub(super) fn layout(&self) -> Layout {
         Layout {
             size: self.queue.size(),
@@ -130,7 +131,7 @@ impl Ring {
         }
     }
 
-    /// Looks whether indices are further apart than the queue is long: the guest writes them.
+    /// Checks that indices, which the guest can write, are no further apart than the queue is long.
     ///
     /// # Errors
     /// The ring's indices are impossible.
@@ -148,14 +149,14 @@ impl Ring {
         Ok(())
     }
 
-    /// Copies the ring, to restore it later.
+    /// Duplicates the ring, to restore it later.
     pub(super) fn duplicate(&self) -> Self {
-        // Its own state is what `try_from` accepts.
+        // Cannot fail: the state comes from a queue.
         let queue = Queue::try_from(self.queue.state()).unwrap_or_default();
         Self { queue, interrupt_next: true, looked_at: 0, set_aside: false }
     }
 
-    /// True once the driver has set the queue up.
+    /// Whether the driver has set the queue up.
     pub fn is_ready(&self) -> bool {
         self.queue.ready()
     }
@@ -168,7 +169,7 @@ impl Ring {
     /// Takes the next chain.
     ///
     /// # Errors
-    /// Index or chain is not what virtio 1.2 §2.7 allows: too far ahead, endless, out of bounds, out of order.
+    /// Index or chain violate virtio 1.2 §2.7: too far ahead, endless, out of bounds, out of order.
     pub fn pop(&mut self, memory: &GuestMemory) -> Result<Option<Chain>, Broken> {
         if !self.is_ready() {
             return Ok(None);
@@ -178,25 +179,24 @@ impl Ring {
         Chain::read(descriptors).map(Some)
     }
 
-    /// Puts the `count` chains taken last back, to be taken again.
+    /// Puts the last `count` chains back, to be taken again.
     pub fn put_back(&mut self, count: u16) {
         self.queue.set_next_avail(self.queue.next_avail().wrapping_sub(count));
     }
 
-    /// Puts back chains that are too few; they are taken again once the driver has made more available.
+    /// Puts chains back that are too few; they are taken again once the driver has made more available.
     pub fn put_back_until_more(&mut self, count: u16) {
         self.put_back(count);
         self.looked_at = count;
     }
 
-    /// Puts the chain taken last back while the device does not work: its request is not finished, and is neither answered
-    /// nor forgotten.
+    /// Puts the last chain back while the device is stopped: its request is unfinished, neither answered nor lost.
     pub fn set_aside(&mut self) {
         self.put_back(1);
         self.set_aside = true;
     }
 
-    /// Takes the chain that was set aside again; false if there is none, as in a queue that was set up or loaded since.
+    /// Takes the chain that was set aside again; returns false if there is none, as in a queue that was set up or loaded since.
     pub fn take_up(&mut self) -> bool {
         if self.set_aside {
             self.queue.set_next_avail(self.queue.next_avail().wrapping_add(1));
@@ -204,12 +204,12 @@ impl Ring {
         std::mem::take(&mut self.set_aside)
     }
 
-    /// Chains that were put back until there are more are to be looked at once more.
+    /// Makes the device read chains again that were put back until there are more.
     pub(super) fn look_again(&mut self) {
         self.looked_at = 0;
     }
 
-    /// True if the driver has made chains available since some were [put back](Self::put_back_until_more).
+    /// Whether the driver has made chains available since some were [put back](Self::put_back_until_more).
     ///
     /// # Errors
     /// The available ring is not readable.
@@ -218,7 +218,7 @@ impl Ring {
         Ok(available.wrapping_sub(self.queue.next_avail()) != self.looked_at)
     }
 
-    /// Gives a chain back, `written` bytes of it written.
+    /// Puts a chain into the used ring, with `written` bytes written.
     ///
     /// # Errors
     /// The used ring is not writable.
@@ -226,8 +226,8 @@ impl Ring {
         Ok(self.queue.add_used(memory, head, written)?)
     }
 
-    /// Gives chains back that belong together. The driver sees all or none of them: it takes a frame whose rest is
-    /// not there yet for a broken one.
+    /// Puts chains that belong together into the used ring at once: a driver would take a frame without its rest for a broken
+    /// one.
     ///
     /// # Errors
     /// The used ring is not writable.
@@ -245,12 +245,12 @@ impl Ring {
         }
         memory.store(next.to_le(), GuestAddress(self.queue.used_ring() + 2), Ordering::Release)?;
         self.queue.set_next_used(next);
-        // `virtio-queue` did not count these, and would not see that the driver wants to be told.
+        // `virtio-queue` did not count these chains, and would not interrupt for them.
         self.interrupt_next = true;
         Ok(())
     }
 
-    /// Interrupts for what was completed since the last call, if the driver wants that.
+    /// Interrupts for the chains that were completed since the last call, if the driver wants that.
     ///
     /// # Errors
     /// The available ring is not readable.
@@ -261,7 +261,7 @@ impl Ring {
         Ok(())
     }
 
-    /// Asks the driver not to kick while the device is looking anyway.
+    /// Asks the driver not to kick while the device is working.
     ///
     /// # Errors
     /// The used ring is not writable.
@@ -269,8 +269,8 @@ impl Ring {
         Ok(self.queue.disable_notification(memory)?)
     }
 
-    /// Asks for kicks again; true if chains came in the meantime. Those that were put back until there are more do not
-    /// count: the driver is asked to tell of the first chain after them.
+    /// Asks for kicks again; returns true if chains came meanwhile. Chains that were put back until there are more do not
+    /// count: the driver is asked to kick for the first chain after them.
     ///
     /// # Errors
     /// The used ring is not writable.

@@ -1,14 +1,14 @@
-//! What the driver wrote to the transport's registers, kept as written: the stream carries it.
+//! Values that the driver wrote to the transport's registers, unchanged, for the stream.
 
 use vmstate::VmState;
 
 use super::queue::Layout;
 
-/// Registers of one queue; addresses as low and high word. On the wire as QEMU's struct of this name.
+/// Registers of one queue; addresses as low and high word. In the stream it is QEMU's struct of this name.
 #[derive(VmState, Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[vmstate(name = "virtio_mmio/queue_state", version = 1)]
 pub(super) struct QueueRegisters {
-    /// 0 until the driver writes it: the default size then holds.
+    /// 0 until the driver writes it: the queue has its default size then.
     pub(super) num: u16,
     pub(super) ready: bool,
     pub(super) descriptors: [u32; 2],
@@ -33,9 +33,9 @@ impl QueueRegisters {
 pub(super) struct Registers {
     pub(super) device_features_sel: u32,
     pub(super) driver_features_sel: u32,
-    /// Low and high word, as the driver wrote them.
+    /// Low and high word, as written by the driver.
     pub(super) driver_features: [u32; 2],
-    /// Features agreed on: the driver's words at FEATURES_OK, none before.
+    /// Negotiated features: the driver's words at FEATURES_OK; 0 before.
     pub(super) features: u64,
     pub(super) queue_sel: u16,
     pub(super) status: u8,
@@ -55,7 +55,7 @@ impl Registers {
         }
     }
 
-    /// Features that the driver asks for.
+    /// Features that the driver has requested.
     pub(super) fn wanted(&self) -> u64 {
         u64::from(self.driver_features[1]) << 32 | u64::from(self.driver_features[0])
     }

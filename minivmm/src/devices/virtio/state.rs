@@ -15,14 +15,14 @@ use super::registers::{QueueRegisters, Registers};
 use super::wire::{ALIGN, Head, QueueHead, RingAddresses, Tail};
 use super::{Broken, Model, QUEUE_SIZE_MAX, Ring};
 
-/// How long a device that was not paused may take for the piece of work it is at, before it cannot be saved.
+/// How long a device that was not paused may take to finish its current piece of work; it cannot be saved otherwise.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 const NEEDS_RESET: u8 = VIRTIO_CONFIG_S_NEEDS_RESET as u8;
 const FEATURES_OK: u8 = VIRTIO_CONFIG_S_FEATURES_OK as u8;
 const DRIVER_OK: u8 = VIRTIO_CONFIG_S_DRIVER_OK as u8;
 
-/// All that a load replaces.
+/// State that a load replaces.
 #[derive(Debug)]
 pub struct Snapshot<S> {
     registers: Registers,
@@ -31,9 +31,9 @@ pub struct Snapshot<S> {
     rings: Vec<Ring>,
     driving: bool,
     model: S,
-    /// Whether the device works; a load leaves it paused.
+    /// Whether the device is paused; a load leaves it paused.
     paused: bool,
-    /// Loaded, and not resumed since.
+    /// Whether the device was loaded and not resumed since.
     arriving: bool,
 }
 
@@ -101,7 +101,7 @@ impl<M: Model> Virtio<M> {
         tail
     }
 
-    /// Checks everything that was read against this device, and makes of it what [`replace`](Self::replace) takes.
+    /// Checks everything that was read against this device, and builds the state for [`replace`](Self::replace).
     fn accept(&self, head: &Head, tail: &Tail, model: M::State) -> Result<Snapshot<M::State>, String> {
         let status = head.status & !NEEDS_RESET;
         let features = self.accept_features(head, tail, status)?;
@@ -138,8 +138,8 @@ impl<M: Model> Virtio<M> {
         Ok(Snapshot { registers, interrupt_status, fault, rings, driving, model, paused: true, arriving: true })
     }
 
-    /// Reads from guest memory how far the source's device had answered. What the stream says had to be right. Indices in guest memory are the
-    /// guest's: wrong ones break the device and not the migration, which a guest must not be able to prevent.
+    /// Reads the used indices from guest memory. An error in the stream fails the migration; but guest memory is the guest's,
+    /// which must not be able to prevent its migration, so a wrong index there only breaks the device.
     pub(super) fn look_at_rings(&self) {
         let core = &self.worker.core;
         let looked = core.quiesced(|active| {
@@ -156,8 +156,8 @@ impl<M: Model> Virtio<M> {
         }
     }
 
-    /// The features agreed on. A source before FEATURES_OK has none, or some that it refused: an earlier minivmm sent
-    /// whatever the driver had written until then, QEMU those of them that it offers. The driver asks again.
+    /// Returns the negotiated features. A source before FEATURES_OK has none, or some that it refused: an earlier minivmm sent
+    /// everything that the driver had written, QEMU the offered ones of them. The driver then negotiates again.
     fn accept_features(&self, head: &Head, tail: &Tail, status: u8) -> Result<u64, String> {
         let features = if tail.features == 0 { u64::from(head.features_low) } else { tail.features };
         if features as u32 != head.features_low {
@@ -172,7 +172,7 @@ impl<M: Model> Virtio<M> {
         Ok(features)
     }
 
-    /// A ring at its place.
+    /// Builds a ring at its addresses.
     fn accept_ring(
         &self,
         registers: &QueueRegisters,
@@ -204,7 +204,7 @@ impl<M: Model> Wire for Virtio<M> {
 
     fn save(&mut self, out: &mut Writer) -> Result<()> {
         debug_assert!(M::QUEUES.iter().all(|size| *size <= QUEUE_SIZE_MAX));
-        // A writer of its own: the outcome of the whole is its length, those inside are nobody's.
+        // A writer of its own, for the length; errors of the inner parts are reported by the outer one.
         let mut inner = Writer::new();
         let saved = self.worker.core.quiesced_within(PATIENCE, |active| {
             self.head(&active.rings, active.model.config()).save(&mut inner)?;

@@ -1,23 +1,23 @@
-//! The layout of a virtio device in QEMU's stream: what its hand-written `virtio_save` sends for a device behind
-//! virtio-mmio, around the part of the device itself. Explained byte by byte in `docs/minivmm-devices.md`.
+//! Layout of a virtio device in QEMU's stream: the bytes that QEMU's hand-written `virtio_save` sends for a device on
+//! virtio-mmio, around the device's own part. `docs/minivmm-devices.md` explains them byte by byte.
 
 use vmstate::VmState;
 
 use super::registers::QueueRegisters;
 
-/// Queues the stream has room for, whatever the device has (QEMU's `VIRTIO_QUEUE_MAX`).
+/// Number of queues in the stream, whatever the device has (QEMU's `VIRTIO_QUEUE_MAX`).
 pub(super) const QUEUES: usize = 1024;
 
 /// Ring alignment that QEMU sends; only legacy transports use it.
 pub(super) const ALIGN: u32 = 4096;
 
-/// Everything before the device's own part.
+/// Fields before the device's own part.
 #[derive(VmState, Debug, Default)]
 #[vmstate(name = "virtio", version = 1)]
 pub(super) struct Head {
     pub(super) device_features_sel: u32,
     pub(super) driver_features_sel: u32,
-    /// Legacy only.
+    /// For legacy devices only.
     pub(super) guest_page_shift: u32,
     pub(super) status: u8,
     pub(super) interrupt_status: u8,
@@ -35,16 +35,16 @@ pub(super) struct Head {
 #[derive(VmState, Clone, Copy, Debug, Default)]
 #[vmstate(name = "virtio/queue", version = 1)]
 pub(super) struct QueueHead {
-    /// As the driver chose it, else the default.
+    /// Size that the driver chose, else the default.
     pub(super) size: u32,
     pub(super) align: u32,
     /// 0 until the queue is ready.
     pub(super) descriptors: u64,
-    /// `last_avail_idx`: the next chain the device takes.
+    /// `last_avail_idx`: index of the next chain that the device takes.
     pub(super) next_available: u16,
 }
 
-/// Everything after the device's own part: subsections only.
+/// Fields after the device's own part, which are subsections.
 #[derive(VmState, Debug, Default)]
 #[vmstate(name = "virtio", version = 1)]
 #[vmstate(subsection(name = "virtio/64bit_features", version = 1, needed = Self::has_high_features))]
@@ -59,10 +59,10 @@ pub(super) struct Tail {
     pub(super) features: u64,
     #[vmstate(subsection = "virtio/virtqueues")]
     pub(super) rings: PerQueue<RingAddresses>,
-    /// Sizes after reset; 0 for queues that are not there.
+    /// Sizes after reset; 0 for queues that do not exist.
     #[vmstate(subsection = "virtio/ringsize")]
     pub(super) default_sizes: PerQueue<u32>,
-    /// A queue's size differs from its default.
+    /// Whether a queue's size differs from its default.
     #[vmstate(skip)]
     pub(super) chosen_size: bool,
     #[vmstate(subsection = "virtio/broken")]
@@ -101,7 +101,7 @@ impl Tail {
     }
 }
 
-/// Where the rings lie; the descriptor table is in [`QueueHead`].
+/// Addresses of the rings; the descriptor table's is in [`QueueHead`].
 #[derive(VmState, Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[vmstate(name = "virtqueue_state", version = 1)]
 pub(super) struct RingAddresses {
@@ -109,7 +109,7 @@ pub(super) struct RingAddresses {
     pub(super) used: u64,
 }
 
-/// The transport's registers, once more in a struct without fields but with a subsection.
+/// The transport's registers, in a struct whose only content is a subsection.
 #[derive(VmState, Debug, Default)]
 #[vmstate(name = "virtio_mmio", version = 1)]
 #[vmstate(subsection(name = "virtio_mmio/state", version = 1, needed = Self::always))]
@@ -126,7 +126,7 @@ impl Transport {
     }
 }
 
-/// One element for each queue the stream has room for, on the heap.
+/// One element for each queue of the stream, on the heap.
 #[derive(Debug)]
 pub(super) struct PerQueue<T>(pub(super) Box<[T; QUEUES]>);
 

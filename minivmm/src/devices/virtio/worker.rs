@@ -1,4 +1,4 @@
-//! The thread that does a device's I/O, and what it shares with the transport.
+//! Thread that does a device's I/O, and the state that it shares with the transport.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -17,51 +17,51 @@ use crate::memory::GuestMemory;
 use crate::sandbox::{self, Kind};
 use crate::sync::lock;
 
-/// What a model sees while it works.
+/// Context of a model while it works.
 #[derive(Debug)]
 pub struct Io<'a> {
     /// The queues, in the device's order.
     pub rings: &'a mut [Ring],
     /// Guest memory.
     pub memory: &'a GuestMemory,
-    /// To the driver.
+    /// Interrupt of the device.
     pub interrupt: &'a Interrupt,
-    /// What the driver reads of the configuration.
+    /// Configuration space that the driver reads.
     pub config: &'a ConfigSpace,
-    /// One event for each queue, written when it is kicked.
+    /// Event of each queue, signalled by a kick.
     pub kicks: &'a [EventFd],
     gate: &'a Gate,
 }
 
 impl Io<'_> {
-    /// True if no further piece of work may be begun.
+    /// Whether no further piece of work may be begun.
     pub fn pausing(&self) -> bool {
         self.gate.is_closing()
     }
 }
 
-/// What the thread and the transport share.
+/// State that the thread and the transport share.
 pub(super) struct Core<M> {
     pub(super) gate: Gate,
     pub(super) interrupt: Interrupt,
     pub(super) config: ConfigSpace,
     pub(super) memory: GuestMemory,
-    /// Why the device stopped until reset.
+    /// Why the device stopped until a reset.
     fault: Mutex<Option<Broken>>,
     pub(super) kicks: Vec<EventFd>,
     active: Mutex<Active<M>>,
 }
 
-/// What belongs to whoever holds the lock: the thread while it works, the transport while the thread is paused.
+/// State that belongs to the holder of the lock: the thread while it works, the transport while the thread is paused.
 pub(super) struct Active<M> {
     pub(super) model: M,
     pub(super) rings: Vec<Ring>,
-    /// The driver said DRIVER_OK.
+    /// Whether the driver has set DRIVER_OK.
     pub(super) driving: bool,
 }
 
 impl<M: Model> Active<M> {
-    /// The driver and the device agree on `features`.
+    /// Sets the negotiated features.
     pub(super) fn agree(&mut self, features: u64) {
         self.rings.iter_mut().for_each(|ring| ring.agree(features));
         self.model.agree(features);
@@ -89,7 +89,8 @@ impl<M: Model> Core<M> {
         lock(&self.active)
     }
 
-    /// Stops the device between two pieces of work; false if it does not stop within this time, and goes on.
+    /// Stops the device between two pieces of work; if it does not stop within this time, it continues, and the result is
+    /// false.
     pub(super) fn pause(&self, within: Option<Duration>) -> bool {
         let paused = self.gate.pause(within);
         if paused {
@@ -106,14 +107,14 @@ impl<M: Model> Core<M> {
         }
     }
 
-    /// Does `work` while the device is stopped between two pieces of work, and publishes the configuration.
+    /// Runs `work` while the device is stopped between two pieces of work, and publishes the configuration.
     pub(super) fn quiesced<R>(&self, work: impl FnOnce(&mut Active<M>) -> R) -> R {
         let was_paused = self.gate.is_paused();
         self.pause(None);
         self.stopped(was_paused, work)
     }
 
-    /// Does `work` as [`quiesced`](Self::quiesced) does, if the thread stops `within` this time.
+    /// Runs `work` like [`quiesced`](Self::quiesced), if the thread stops `within` this time.
     pub(super) fn quiesced_within<R>(&self, within: Duration, work: impl FnOnce(&mut Active<M>) -> R) -> Option<R> {
         let was_paused = self.gate.is_paused();
         self.pause(Some(within)).then(|| self.stopped(was_paused, work))
@@ -139,17 +140,17 @@ impl<M: Model> Core<M> {
         self.restore_fault(fault);
         if tell {
             self.interrupt.raise_config();
-            // What works beside the thread is stopped by it.
+            // The thread also stops what works beside it.
             let _ = self.gate.wake.write(1);
         }
     }
 
-    /// Sets the fault without an interrupt: the driver was notified before.
+    /// Sets the fault without an interrupt, since the driver was notified before.
     pub(super) fn restore_fault(&self, fault: Option<Broken>) {
         *lock(&self.fault) = fault;
     }
 
-    /// Works as long as it can; after what time there will be more, if that is known.
+    /// Works as long as it can; returns the time until there is more work, if that is known.
     pub(super) fn work(&self) -> Option<Duration> {
         let mut active = self.lock();
         let Active { model, rings, driving } = &mut *active;
@@ -163,7 +164,7 @@ impl<M: Model> Core<M> {
             }
         }
         drop(active);
-        // Not driven or broken: nothing else works for it either.
+        // The device is not used or broken: its data plane stops, too.
         self.rest();
         due
     }
@@ -171,11 +172,11 @@ impl<M: Model> Core<M> {
     fn run(&self, epoll: &Epoll) {
         let mut events = [EpollEvent::default(); 8];
         while self.gate.pass() {
-            // Rounded up: a look that comes too early would be one of many.
+            // Rounded up: a timeout that is too short would end in a busy loop.
             let timeout =
                 self.work().map_or(-1, |wait| wait.as_millis().saturating_add(1).try_into().unwrap_or(i32::MAX));
-            // Which event it was does not matter: the model looks at all queues. Interrupted by a signal, or bad descriptors,
-            // which cannot be: looking once more harms nobody.
+            // It does not matter which event it was, since the model checks all queues; so a signal or an (impossible) error
+            // only causes one more check.
             let _ = epoll.wait(timeout, &mut events);
         }
     }
@@ -187,22 +188,22 @@ impl<M> fmt::Debug for Core<M> {
     }
 }
 
-/// How long the end of a device waits for its thread. A thread that a disk holds longer than that ends later, with the call
-/// it is in; it owns what it uses.
+/// How long dropping a device waits for its thread. A thread that a slow disk holds longer ends later, when its system call
+/// returns; it owns everything that it uses.
 const ENDING: Duration = Duration::from_millis(500);
 
-/// The running thread; dropping it ends it after the piece of work it is at.
+/// A running thread; dropping this ends the thread after its current piece of work.
 pub(super) struct Worker<M: Model> {
     pub(super) core: Arc<Core<M>>,
-    /// Disconnected when there is no thread any more.
+    /// Disconnected once the thread has ended.
     ended: Receiver<Infallible>,
 }
 
 impl<M: Model> Worker<M> {
     pub(super) fn start(core: Core<M>, name: &str) -> io::Result<Self> {
         let epoll = Epoll::new()?;
-        // Edge-triggered: each write to an event wakes the thread, though no event is read, which saves a system call for each
-        // kick; and a source that stays ready while the guest offers no buffers does not wake the thread again and again.
+        // Edge-triggered: each write to an event wakes the thread without the event being read, which saves a system call for
+        // each kick; and a source that stays ready while the guest offers no buffers does not wake the thread again and again.
         let watch = |fd: RawFd| {
             let event = EpollEvent::new(EventSet::IN | EventSet::EDGE_TRIGGERED, 0);
             epoll.ctl(ControlOperation::Add, fd, event)
@@ -224,7 +225,7 @@ impl<M: Model> Worker<M> {
         Ok(Self { core, ended })
     }
 
-    /// Without a thread.
+    /// Makes a worker without a thread.
     pub(super) fn unattended(core: Core<M>) -> Self {
         Self { core: Arc::new(core), ended: mpsc::channel().1 }
     }

@@ -1,30 +1,30 @@
-//! Which parts of an image were changed: one bit for each granule, set by whoever writes the image and taken by whoever copies it.
+//! Dirty bitmap of a disk image: one bit for each granule, set by the writer of the image and cleared by the copier.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Bytes of the image that share one bit.
 pub const GRANULE: u64 = 64 << 10;
 
-/// Granules of one word.
+/// Granules in a word of the bitmap.
 const WORD: u64 = u64::BITS as u64;
 
-/// Changes since they were last [taken](Self::take). A writer marks after its write, and a copier reads after it has taken: so what it reads has
-/// a write in it, or the write's mark is there for the next time.
+/// Changes since they were last [taken](Self::take). A writer marks after its write, and a copier reads the image after it has
+/// taken the marks: so the copier reads the write, or finds its mark the next time.
 #[derive(Debug)]
 pub struct Changes {
     words: Vec<AtomicU64>,
-    /// Set bits, so that nobody has to count them.
+    /// Number of set bits.
     count: AtomicU64,
 }
 
 impl Changes {
-    /// The record of an unchanged image of `bytes` bytes.
+    /// Makes the bitmap of an unchanged image of `bytes` bytes.
     pub(super) fn new(bytes: u64) -> Self {
         let words = bytes.div_ceil(GRANULE).div_ceil(WORD);
         Self { words: (0..words).map(|_| AtomicU64::new(0)).collect(), count: AtomicU64::new(0) }
     }
 
-    /// Marks the granules of a range, which is on the image.
+    /// Marks the granules of a range of the image.
     pub(super) fn mark(&self, offset: u64, len: u64) {
         let Some(last) = len.checked_sub(1).map(|rest| offset.saturating_add(rest) / GRANULE) else { return };
         let first = offset / GRANULE;
@@ -32,7 +32,7 @@ impl Changes {
             let (from, to) = (first.max(word * WORD) % WORD, last.min(word * WORD + WORD - 1) % WORD);
             let bits = u64::MAX << from & u64::MAX >> (WORD - 1 - to);
             let Some(word) = self.words.get(word as usize) else { return };
-            // Seldom a change: a file system writes the same places again and again.
+            // Usually set already: a file system writes the same places again and again.
             if word.load(Ordering::SeqCst) & bits != bits {
                 let before = word.fetch_or(bits, Ordering::SeqCst);
                 self.count.fetch_add(u64::from((bits & !before).count_ones()), Ordering::SeqCst);
@@ -40,12 +40,12 @@ impl Changes {
         }
     }
 
-    /// How many granules are marked; while somebody marks, about so many.
+    /// Number of marked granules; approximate while a writer marks.
     pub fn count(&self) -> u64 {
         self.count.load(Ordering::SeqCst)
     }
 
-    /// Takes all marks, and adds them to `granules`, a bit each; returns how many are new there.
+    /// Clears all marks, and adds them to the bitmap `granules`; returns how many are new there.
     pub fn take(&self, granules: &mut [u64]) -> u64 {
         let mut new = 0;
         for (marked, granules) in self.words.iter().zip(granules) {
@@ -53,7 +53,7 @@ impl Changes {
                 continue;
             }
             let taken = marked.swap(0, Ordering::SeqCst);
-            // Wraps for a moment where a writer has marked and not counted yet.
+            // May wrap around for a moment if a writer has marked and not counted yet.
             self.count.fetch_sub(u64::from(taken.count_ones()), Ordering::SeqCst);
             new += u64::from((taken & !*granules).count_ones());
             *granules |= taken;
@@ -61,7 +61,7 @@ impl Changes {
         new
     }
 
-    /// Words that [`take`](Self::take) fills.
+    /// Number of words in the bitmap of [`take`](Self::take).
     pub fn words(&self) -> usize {
         self.words.len()
     }
@@ -83,7 +83,7 @@ mod tests {
     }
 
     proptest! {
-        /// Byte by byte, the model marks what was written.
+        /// The model marks the written bytes one by one.
         #[test]
         fn marks_are_those_of_a_set(steps in prop::collection::vec((any::<bool>(), 0..BYTES, 0..5 * GRANULE), 1..40)) {
             let changes = Changes::new(BYTES);
@@ -104,8 +104,8 @@ mod tests {
         }
     }
 
-    /// A writer and a copier, each on a thread. Each granule is written once in a round, so that no later mark makes up for one that is
-    /// lost.
+    /// A writer and a copier run on a thread each. Each granule is written once in a round, so that no later mark hides a lost
+    /// one.
     #[test]
     fn no_write_is_lost_between_a_writer_and_a_copier() {
         const GRANULES: u64 = 1024;
@@ -136,7 +136,7 @@ mod tests {
                         copy[granule as usize] = original[granule as usize].load(Ordering::Relaxed);
                     }
                 }
-                // Looked at in the end: a panic here would leave the writer at the barrier.
+                // Checked at the end: a panic here would leave the writer waiting at the barrier.
                 losses.push(copy.iter().filter(|value| **value != round).count());
             }
         });

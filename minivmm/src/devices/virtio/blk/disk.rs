@@ -1,4 +1,4 @@
-//! The disk as requests see it: an image, and pieces of it small enough that nobody waits long for one.
+//! Disk operations on an image, in pieces that are short enough not to delay a pause.
 
 use std::io;
 use std::sync::Arc;
@@ -7,27 +7,27 @@ use super::image::{Image, SECTOR};
 use crate::devices::virtio::{Broken, Segments};
 use crate::memory::GuestMemory;
 
-/// Bytes moved between image and guest at once.
+/// Largest piece of a transfer between image and guest, in bytes.
 const PIECE: u64 = 256 << 10;
-/// Bytes that the file system gives back or zeroes at once.
+/// Largest piece of a discard or of a write of zeroes, in bytes.
 const RANGE_PIECE: u64 = 32 << 20;
 
-/// Bytes that a rate limit counts at most for one piece of a discard or of a write of zeroes: no data is moved, but the file
-/// system writes its metadata.
+/// Most bytes that a rate limit counts for one piece of a discard or of a write of zeroes: no data is moved, but the file
+/// system writes metadata.
 const ERASE_COST: u64 = PIECE;
 
-/// What becomes of a range of sectors.
+/// Kinds of erasing a range of sectors.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Erase {
-    /// The range's contents do not matter any more.
+    /// The range's content becomes undefined.
     Discard,
-    /// Reads as zeros, without space in the image.
+    /// The range reads as zeros, and its space is released.
     Unmap,
-    /// Reads as zeros.
+    /// The range reads as zeros.
     Zero,
 }
 
-/// A piece that was not carried out.
+/// Why a piece failed.
 #[derive(Debug)]
 pub(super) enum Failure {
     /// The image failed, or is full.
@@ -48,13 +48,13 @@ impl From<Broken> for Failure {
     }
 }
 
-/// The disk.
+/// The disk and its write cache mode.
 #[derive(Debug)]
 pub(super) struct Disk {
     pub(super) image: Arc<Image>,
     /// Writes may stay in the host's cache until a flush.
     pub(super) write_back: bool,
-    /// Bytes read and written, and [what erasing costs](ERASE_COST), since someone took the count.
+    /// Bytes read and written, and the [cost of erasing](ERASE_COST), since the count was last reset.
     pub(super) moved: u64,
     buffer: Vec<u8>,
 }
@@ -64,14 +64,14 @@ impl Disk {
         Self { image, write_back: true, moved: 0, buffer: Vec::new() }
     }
 
-    /// Byte offset of a transfer, if all of it is whole sectors on the disk.
+    /// Byte offset of a transfer, if it is whole sectors of the disk.
     pub(super) fn place(&self, sector: u64, bytes: u64) -> Option<u64> {
         let whole = bytes.is_multiple_of(SECTOR);
         let end = sector.checked_add(bytes / SECTOR).filter(|end| whole && *end <= self.image.sectors());
         end.map(|_| sector * SECTOR)
     }
 
-    /// Reads the next piece of `data`; bytes read.
+    /// Reads the next piece of `data`; returns the number of bytes.
     pub(super) fn read(&mut self, memory: &GuestMemory, offset: u64, data: &mut Segments) -> Result<u64, Failure> {
         let count = data.len().min(PIECE);
         self.buffer.resize(count as usize, 0);
@@ -81,7 +81,7 @@ impl Disk {
         Ok(count)
     }
 
-    /// Writes the next piece of `data`; bytes written.
+    /// Writes the next piece of `data`; returns the number of bytes.
     pub(super) fn write(&mut self, memory: &GuestMemory, offset: u64, data: &mut Segments) -> Result<u64, Failure> {
         let count = data.len().min(PIECE);
         self.buffer.resize(count as usize, 0);
@@ -91,9 +91,9 @@ impl Disk {
         Ok(count)
     }
 
-    /// Erases the next piece of a range; bytes erased.
+    /// Erases the next piece of a range; returns the number of bytes.
     pub(super) fn erase(&mut self, how: Erase, offset: u64, len: u64) -> Result<u64, Failure> {
-        // Pieces end where blocks of the file system do: a part of a block is written, not given back.
+        // Pieces end at block boundaries of the file system, which releases whole blocks only.
         let count = len.min(RANGE_PIECE - offset % RANGE_PIECE);
         let done = match how {
             _ if count == 0 => Ok(()),
@@ -101,7 +101,7 @@ impl Disk {
             Erase::Zero => self.image.zero(offset, count),
         };
         match (done, how) {
-            // A hint: where it cannot be followed, nothing is lost.
+            // Discard is a hint: ignoring it loses nothing.
             (Err(error), Erase::Discard) if cannot(&error) => Ok(len),
             (Err(error), _) if cannot(&error) => self.write_zeros(offset, len),
             (done, _) => {
@@ -122,7 +122,7 @@ impl Disk {
     }
 }
 
-/// The file system has no such operation.
+/// Whether the error says that the file system lacks the operation.
 fn cannot(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::Unsupported) || error.raw_os_error() == Some(libc::EOPNOTSUPP)
 }
@@ -131,7 +131,7 @@ fn cannot(error: &io::Error) -> bool {
 mod tests {
     use super::*;
 
-    /// However large the range is: between two pieces the device looks whether it is to stop.
+    /// However large the range, the device checks for a pause between two pieces.
     #[test]
     fn a_range_is_erased_32_mib_at_a_time() {
         const MIB: u64 = 1 << 20;

@@ -1,4 +1,4 @@
-//! A raw disk image: positioned I/O on a file that is also an exclusive resource of the guest.
+//! A raw disk image: positioned I/O on a file, and the ownership of the file.
 
 use std::fs::File;
 use std::io;
@@ -20,23 +20,23 @@ use crate::sync::lock;
 /// Bytes of a sector, the unit of virtio-blk.
 pub const SECTOR: u64 = 512;
 
-/// An open image. It is not locked until its [`resource`](Self::resource) is.
+/// An open image, which is not locked until its [`resource`](Self::resource) is.
 #[derive(Debug)]
 pub struct Image {
     file: File,
     resource: Arc<Resource>,
     bytes: u64,
-    /// By this process: nobody else writes a locked image.
+    /// Changes by this process, which are all changes once the image is locked.
     changes: Changes,
-    /// What this process has put on it.
+    /// Mark that this process has set on the image.
     mark: Mutex<Option<Mark>>,
 }
 
 impl Image {
-    /// Opens a raw image, file or block device.
+    /// Opens a raw image: a file or a block device.
     ///
     /// # Errors
-    /// [`OwnershipError::Open`], also if it has a [`Mark`].
+    /// [`OwnershipError::Open`], also if the image has a [`Mark`].
     pub fn open(path: &Path, read_only: bool) -> Result<Self, OwnershipError> {
         let error = |source| OwnershipError::Open { path: path.into(), source };
         let file = files::open(path, if read_only { Mode::Read } else { Mode::ReadWrite }, Fit::Disk).map_err(error)?;
@@ -52,11 +52,11 @@ impl Image {
         Ok(Self { file, resource, bytes, changes, mark: Mutex::default() })
     }
 
-    /// Makes a raw image of so many bytes for a content that is to come along with a guest: a new file, or one of an earlier attempt. It is
-    /// locked, and [`Mark::Incomplete`].
+    /// Creates a raw image of `bytes` bytes for a content that a migration brings: a new file, or the file of an earlier
+    /// attempt. The image is locked and [`Mark::Incomplete`].
     ///
     /// # Errors
-    /// [`OwnershipError::Open`] if there is another file, or if it can have no mark; as [`Resource::lock`].
+    /// [`OwnershipError::Open`] if another file exists, or if the file cannot have a mark; and those of [`Resource::lock`].
     pub fn create(path: &Path, bytes: u64) -> Result<Self, OwnershipError> {
         let error = |source| OwnershipError::Open { path: path.into(), source };
         let made = File::options().read(true).write(true).create_new(true).open(path);
@@ -78,30 +78,30 @@ impl Image {
         let image = Self { file, resource, bytes, changes, mark: Mutex::default() };
         if let Err(why) = image.mark(Mark::Incomplete) {
             if is_new {
-                // Nobody has it.
+                // No other process has the new file.
                 let _ = std::fs::remove_file(path);
             }
-            let why = format!("it can have no extended attribute, which a content that comes along needs: {why}");
+            let why = format!("it can have no extended attribute, which a disk whose content is migrated needs: {why}");
             return Err(error(io::Error::other(why)));
         }
         image.empty().map_err(error)?;
         Ok(image)
     }
 
-    /// Marks the image, for every process and also if the host fails.
+    /// Sets a mark that every process sees, durably.
     ///
     /// # Errors
     /// The image cannot carry a mark, or the disk failed.
     pub fn mark(&self, mark: Mark) -> io::Result<()> {
-        // First: it may be on even after an error.
+        // Recorded first: the mark may be set even after an error.
         *self.own_mark() = Some(mark);
         mark.set(&self.file)
     }
 
-    /// Takes the mark off that this process has put on, if it has.
+    /// Removes the mark that this process has set, if there is one.
     ///
     /// # Errors
-    /// The disk failed; the mark may be there still.
+    /// The disk failed; the mark may still be set.
     pub fn unmark(&self) -> io::Result<()> {
         let mut own = self.own_mark();
         if let Some(mark) = *own {
@@ -111,15 +111,15 @@ impl Image {
         Ok(())
     }
 
-    /// The mark that this process has put on.
+    /// Mark that this process has set.
     pub fn marked(&self) -> Option<Mark> {
         *self.own_mark()
     }
 
-    /// The image, which has no mark, can have one.
+    /// Checks that the image, which has no mark, can have one.
     ///
     /// # Errors
-    /// Why not.
+    /// The reason why it cannot.
     pub fn check_markable(&self) -> io::Result<()> {
         Mark::Stale.clear(&self.file)
     }
@@ -142,12 +142,12 @@ impl Image {
         Ok(identity(&self.file)? == identity(other)?)
     }
 
-    /// The guest may not write.
+    /// Whether the guest may not write.
     pub fn is_read_only(&self) -> bool {
         self.resource.access() == Access::Shared
     }
 
-    /// Size in whole sectors.
+    /// Size in sectors; a last part of a sector does not count.
     pub fn sectors(&self) -> u64 {
         self.bytes / SECTOR
     }
@@ -171,17 +171,17 @@ impl Image {
     /// The disk failed, or is full.
     pub fn write(&self, data: &[u8], offset: u64) -> io::Result<()> {
         let written = self.file.write_all_at(data, offset);
-        // Also one that failed has changed what it came to.
+        // A failed write may have changed the range, too.
         self.changes.mark(offset, data.len() as u64);
         written
     }
 
-    /// What was changed.
+    /// Dirty bitmap of the image.
     pub fn changes(&self) -> &Changes {
         &self.changes
     }
 
-    /// Makes what was written durable, and visible to whoever opens the image next, on this host or another.
+    /// Makes all writes durable, and visible to the next process that opens the image, on this host or another.
     ///
     /// # Errors
     /// The disk failed, or is full.
@@ -189,25 +189,25 @@ impl Image {
         if self.is_read_only() { Ok(()) } else { self.file.sync_data() }
     }
 
-    /// The next range with data at or behind `offset`; `None`: the rest of the disk is a hole. All that is outside of such ranges reads as
-    /// zeros. A file system that keeps no holes says that all of it is data.
+    /// Returns the next range with data at or after `offset`; `None` if the rest of the disk is a hole. Everything outside of
+    /// such ranges reads as zeros. A file system without holes reports all of it as data.
     ///
     /// # Errors
     /// The disk failed.
     pub fn data(&self, offset: u64) -> io::Result<Option<Range<u64>>> {
-        // Nobody uses the file's position, which this moves.
+        // The seek moves the file's position, which nothing else uses.
         let seek = |to| match rustix::fs::seek(&self.file, to) {
             Ok(at) => Ok(Some(at)),
             Err(Errno::NXIO) => Ok(None),
             Err(errno) => Err(io::Error::from(errno)),
         };
         let Some(start) = seek(SeekFrom::Data(offset))?.filter(|start| *start < self.bytes()) else { return Ok(None) };
-        // None: somebody has punched a hole there since.
+        // No hole was found: a hole was punched there meanwhile.
         let end = seek(SeekFrom::Hole(start))?.unwrap_or(start);
         Ok(Some(start..end.min(self.bytes())))
     }
 
-    /// Gives all of the image's space back: it reads as zeros.
+    /// Releases all space of the image, which then reads as zeros.
     ///
     /// # Errors
     /// The file system refuses.
@@ -218,7 +218,7 @@ impl Image {
         Ok(())
     }
 
-    /// Bytes that the file system has room for; `None` if it does not tell.
+    /// Free bytes of the file system; `None` if unknown.
     ///
     /// # Errors
     /// The system's.
@@ -227,7 +227,7 @@ impl Image {
         Ok((found.f_blocks > 0).then(|| found.f_bavail.saturating_mul(found.f_frsize)))
     }
 
-    /// Gives the range's space back; it reads as zeros then.
+    /// Releases the range's space; the range then reads as zeros.
     ///
     /// # Errors
     /// The disk failed; `Unsupported` where the file system cannot.

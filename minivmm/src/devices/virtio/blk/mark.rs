@@ -1,4 +1,4 @@
-//! Marks on an image that no guest may be started on: the content comes along with a guest, or has gone along with one.
+//! Marks on an image that no guest may be started on: its content is arriving in a migration, or was sent away.
 
 use std::fs::File;
 use std::io;
@@ -6,12 +6,12 @@ use std::io;
 use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 
-/// An extended attribute of an image. It is on the disk when a call returns, so that it outlives the host.
+/// Mark on an image, an extended attribute. It is set durably, so that it survives a failure of the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mark {
-    /// The content comes along with a guest, which has not run here yet.
+    /// The content arrives in a migration whose guest has not run here yet.
     Incomplete,
-    /// The guest has gone, or may have, with a copy of the content.
+    /// The guest has left, or may have left, with a copy of the content.
     Stale,
 }
 
@@ -27,11 +27,11 @@ impl Mark {
         }
     }
 
-    /// Why a guest may not be started on the image, and what to do.
+    /// Says why no guest may be started on the image, and what to do.
     pub(super) fn refusal(self) -> io::Error {
         let why = match self {
             Self::Incomplete => {
-                "its content was to come along with a guest that has not run on it: give the attempt's image to another \
+                "a migration was to bring its content, and its guest has not run on it: give the image to another \
                                  attempt (create=), or remove it"
             }
             Self::Stale => {
@@ -56,7 +56,7 @@ impl Mark {
         file.sync_all()
     }
 
-    /// Also says whether it could be set: a file that can have no mark, or not by this process, is refused.
+    /// Removes the mark. Refuses a file on which this process could not set one.
     pub(super) fn clear(self, file: &File) -> io::Result<()> {
         match rustix::fs::fremovexattr(file, self.attribute()) {
             Ok(()) => file.sync_all(),

@@ -1,4 +1,4 @@
-//! virtio-blk (virtio 1.2 §5.2) over a raw image: one queue, one request at a time, in order.
+//! virtio-blk (virtio 1.2 §5.2) on a raw image: one queue, one request at a time, in order.
 
 mod changes;
 mod disk;
@@ -33,17 +33,17 @@ const WRITEBACK: usize = 32;
 #[derive(Debug)]
 pub struct Blk {
     disk: Disk,
-    /// Offered.
+    /// Features that are offered.
     features: u64,
-    /// Segments of data that the driver may put into one request.
+    /// Most data segments in one request of the driver.
     segments_max: usize,
-    /// The request in hand, which is not answered.
+    /// Request that was begun and is not answered.
     current: Option<Request>,
     limiter: Limiter,
 }
 
 impl Blk {
-    /// A disk of the guest's on `image`.
+    /// Makes a disk on `image`.
     pub fn new(image: Arc<Image>) -> Self {
         let features = [
             VIRTIO_BLK_F_SEG_MAX,
@@ -69,7 +69,7 @@ impl Blk {
 }
 
 impl Blk {
-    /// Carries requests out as [`Model::process`] says.
+    /// Carries out requests, with the result of [`Model::process`].
     fn serve(&mut self, io: &mut Io<'_>) -> Result<Option<Duration>, Broken> {
         let memory = io.memory;
         loop {
@@ -92,14 +92,14 @@ impl Blk {
                     self.current = Some(request);
                 }
             }
-            // Also when pausing: whoever runs the guest next must get its kicks.
+            // Also before a pause: the next process that runs the guest must get its kicks.
             if !io.rings[0].is_ready() || !io.rings[0].listen(memory)? || io.pausing() || wait.is_some() {
                 return Ok(wait);
             }
         }
     }
 
-    /// The request in hand, or the next one.
+    /// Returns the request that was begun, or takes the next one.
     fn next(&mut self, io: &mut Io<'_>) -> Result<Option<Request>, Broken> {
         if let Some(request) = self.current.take() {
             return Ok(Some(request));
@@ -118,7 +118,7 @@ impl Model for Blk {
         self.features
     }
 
-    /// virtio 1.2 §5.2.4, with the values of QEMU: the guest sees the same disk under either.
+    /// virtio 1.2 §5.2.4, with QEMU's values: the guest sees the same disk in both.
     fn config(&self) -> Vec<u8> {
         let sectors = self.disk.image.sectors();
         let (heads, track) = (16u8, 63u8);
@@ -149,7 +149,7 @@ impl Model for Blk {
         }
     }
 
-    /// §5.2.5.2: a driver that knows no FLUSH gets write-through.
+    /// §5.2.5.2: without FLUSH the disk is write-through.
     fn agree(&mut self, features: u64) {
         let flush = features & 1 << VIRTIO_BLK_F_FLUSH != 0;
         let selectable = features & 1 << VIRTIO_BLK_F_CONFIG_WCE != 0;
@@ -167,11 +167,11 @@ impl Model for Blk {
         self.current = None;
     }
 
-    /// A request that a pause finds in hand keeps its progress here. Its chain is put back meanwhile: to whoever loads the
-    /// state it is as if it had not been taken, and doing a part of it twice does no harm.
+    /// A request that a pause interrupts keeps its progress here, and its chain is put back: in the saved state it was not
+    /// taken. Repeating a part of it is harmless.
     fn process(&mut self, io: &mut Io<'_>) -> Result<Option<Duration>, Broken> {
         if !io.rings[0].take_up() {
-            // The queue that the request came from is not there any more.
+            // The queue of the request was reset.
             self.current = None;
         }
         let served = self.serve(io);
@@ -181,7 +181,7 @@ impl Model for Blk {
         served
     }
 
-    /// Write-back: the byte of the configuration that the driver can change.
+    /// Write-back: the only byte of the configuration that the driver can change.
     type State = bool;
 
     const DESCRIPTION: &'static Description =
@@ -195,7 +195,7 @@ impl Model for Blk {
         self.disk.write_back = write_back;
     }
 
-    /// The list of requests in flight, which is empty: all were finished before. An element starts with 1.
+    /// The list of requests in flight is empty, since all are finished. An element would begin with 1.
     fn save_state(&mut self, out: &mut Writer) -> Result<()> {
         out.u8(0);
         Ok(())
@@ -205,7 +205,7 @@ impl Model for Blk {
         let refuse = |offset, what| Err(Error::new(ErrorKind::Rejected, what).at(offset));
         let theirs = config.first_chunk::<8>().map_or(0, |bytes| u64::from_le_bytes(*bytes));
         let ours = self.disk.image.sectors();
-        // QEMU fills its copy when the guest reads it: a guest that has not come so far has all zeros.
+        // QEMU fills its copy when the guest first reads it: until then it is all zeros.
         let never_read = config.iter().all(|byte| *byte == 0);
         if theirs != ours && !never_read {
             return refuse(
@@ -215,7 +215,7 @@ impl Model for Blk {
         }
         let offset = input.offset();
         if input.u8()? != 0 {
-            // QEMU keeps requests that failed on the host; their form depends on the width of its pointers.
+            // QEMU keeps requests that failed on the host, in a format that depends on the width of its pointers.
             return refuse(
                 offset,
                 "disk requests are in flight: let the source finish them (resume it once its disk works again)".into(),

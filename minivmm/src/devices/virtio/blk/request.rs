@@ -7,7 +7,7 @@ use super::image::SECTOR;
 use crate::devices::virtio::{Broken, Chain, Segments};
 use crate::memory::GuestMemory;
 
-/// Sectors one discard or write-zeroes may cover: what QEMU offers, 2 GiB less a sector.
+/// Most sectors of one discard or write-zeroes: 2 GiB less a sector, as in QEMU.
 pub(super) const RANGE_SECTORS_MAX: u32 = 0x003f_ffff;
 
 /// Status of a request (virtio 1.2 §5.2.6).
@@ -16,17 +16,17 @@ const OK: Status = VIRTIO_BLK_S_OK as u8;
 const IO_ERROR: Status = VIRTIO_BLK_S_IOERR as u8;
 const UNSUPPORTED: Status = VIRTIO_BLK_S_UNSUPP as u8;
 
-/// A request that was taken and is not answered.
+/// A request that was taken and not yet answered.
 #[derive(Debug)]
 pub(super) struct Request {
-    /// Names its chain in the used ring.
+    /// Index of the request's chain for the used ring.
     pub(super) head: u16,
     status: Segments,
     written: u64,
     work: Work,
 }
 
-/// What is left to do.
+/// Remaining work of a request.
 #[derive(Debug)]
 enum Work {
     Read { offset: u64, data: Segments },
@@ -38,10 +38,10 @@ enum Work {
 }
 
 impl Request {
-    /// What `chain` asks for; it may have so many segments of data.
+    /// Parses the request in `chain`, which may have at most `segments_max` data segments.
     ///
     /// # Errors
-    /// No header, no place for a status, or buffers outside guest memory: as QEMU, that breaks the device.
+    /// Header or status are missing, or buffers are outside guest memory: these break the device, as in QEMU.
     pub(super) fn parse(
         memory: &GuestMemory,
         mut chain: Chain,
@@ -61,7 +61,7 @@ impl Request {
         Ok(Self { head: chain.head, status, written: 0, work })
     }
 
-    /// Carries the next piece out. When that was the last one, the status is written: true.
+    /// Carries out the next piece; returns true after the last one, whose status is written.
     ///
     /// # Errors
     /// Buffers outside guest memory.
@@ -77,12 +77,12 @@ impl Request {
         Ok(true)
     }
 
-    /// Bytes written to the guest.
+    /// Bytes written to the guest's buffers.
     pub(super) fn written(&self) -> u32 {
         self.written.try_into().unwrap_or(u32::MAX)
     }
 
-    /// The status, if nothing is left to do.
+    /// Carries out a piece; returns the status if nothing is left to do.
     fn piece(&mut self, memory: &GuestMemory, disk: &mut Disk) -> Result<Option<Status>, Failure> {
         let more = match &mut self.work {
             Work::Read { offset, data } => {
@@ -106,7 +106,7 @@ impl Request {
                 return Ok(Some(OK));
             }
             Work::Identify { data } => {
-                // The serial number: empty, as QEMU's is unless set.
+                // The serial number is empty, as in QEMU by default.
                 let id = vec![0; data.len().min(u64::from(VIRTIO_BLK_ID_BYTES)) as usize];
                 data.write(memory, &id)?;
                 self.written += id.len() as u64;
@@ -127,7 +127,7 @@ impl Request {
 }
 
 impl Work {
-    /// The work, or the status of a request that is refused.
+    /// Returns the work, or the status with which the request is refused.
     fn parse(
         memory: &GuestMemory,
         header: &[u8; 16],

@@ -1,22 +1,23 @@
-//! When a card tells the network where it is: QEMU's `AnnounceParameters` (qapi/net.json) and its timer (net/announce.c).
+//! Times at which a card announces itself to the network: QEMU's `AnnounceParameters` (qapi/net.json) and its timer
+//! (net/announce.c).
 
 use std::time::{Duration, Instant};
 
-/// How often, and at what distance.
+/// Number and intervals of announcements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Announcing {
-    /// Between the first time and the second one.
+    /// Interval between the first and the second one.
     pub initial: Duration,
-    /// Longest distance.
+    /// Longest interval.
     pub max: Duration,
-    /// How many times.
+    /// Number of announcements.
     pub rounds: u32,
-    /// By how much each further distance is longer.
+    /// Growth of each further interval.
     pub step: Duration,
 }
 
 impl Default for Announcing {
-    /// QEMU's, of its migrations (migration/options.c).
+    /// Defaults of QEMU's migrations (migration/options.c).
     fn default() -> Self {
         let ms = Duration::from_millis;
         Self { initial: ms(50), max: ms(550), rounds: 5, step: ms(100) }
@@ -24,17 +25,17 @@ impl Default for Announcing {
 }
 
 impl Announcing {
-    /// Once.
+    /// A single announcement.
     pub const ONCE: Self = Self { initial: Duration::ZERO, max: Duration::ZERO, rounds: 1, step: Duration::ZERO };
 
-    /// From the time number `said` to the next one, if there is one.
+    /// Interval after announcement number `said`, if there is another one.
     fn distance(&self, said: u32) -> Option<Duration> {
         let longer = self.step.saturating_mul(said.saturating_sub(1));
         (said < self.rounds).then(|| self.initial.saturating_add(longer).min(self.max))
     }
 }
 
-/// An announcement that is being made.
+/// Announcements that are under way.
 #[derive(Debug)]
 pub(super) struct Announcement {
     with: Announcing,
@@ -43,17 +44,17 @@ pub(super) struct Announcement {
 }
 
 impl Announcement {
-    /// One that is due at once; none if there are no rounds.
+    /// Begins with one that is due at once; `None` if there are no rounds.
     pub(super) fn begin(with: Announcing) -> Option<Self> {
         (with.rounds > 0).then(|| Self { with, said: 0, next: Instant::now() })
     }
 
-    /// After what time the card has to speak; zero: now.
+    /// Time until the next announcement; zero if it is due.
     pub(super) fn wait(&self) -> Duration {
         self.next.saturating_duration_since(Instant::now())
     }
 
-    /// It has spoken. What is left of the announcement.
+    /// Records an announcement; returns what is left.
     pub(super) fn said(mut self) -> Option<Self> {
         self.said += 1;
         self.next = Instant::now() + self.with.distance(self.said)?;
@@ -65,7 +66,7 @@ impl Announcement {
 mod tests {
     use super::*;
 
-    /// What QEMU's `qemu_announce_timer_step` gives with its defaults, and with a low limit.
+    /// The values that QEMU's `qemu_announce_timer_step` gives with its defaults, and with a low limit.
     #[test]
     fn distances_grow_as_qemus_do() {
         let distances = |with: Announcing| -> Vec<u128> {

@@ -1,4 +1,4 @@
-//! What a machine's card is attached to.
+//! Network attachment of a machine's card.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, RawFd};
@@ -9,15 +9,15 @@ use super::{Stream, StreamError, Tap, TapError, VhostError};
 use crate::config::{Net, Network};
 use crate::memory::Ram;
 
-/// A network of the host that cannot be used.
+/// Why a network of the host cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
 pub enum AttachError {
-    /// A tap.
+    /// The tap failed.
     Tap(#[from] TapError),
-    /// The kernel, which was to move a tap's frames itself.
+    /// vhost-net, which was to move the tap's frames, failed.
     Vhost(#[from] VhostError),
-    /// A stream socket.
+    /// The stream socket failed.
     Stream(#[from] StreamError),
 }
 
@@ -31,7 +31,7 @@ pub enum Attachment {
 }
 
 impl Attachment {
-    /// Opens what `net` names, for a guest with this memory.
+    /// Opens the network that `net` names, for a guest with this memory.
     ///
     /// # Errors
     /// [`AttachError`].
@@ -49,7 +49,8 @@ impl Attachment {
         })
     }
 
-    /// What another process can go on with in this one's place. A stream socket has frames under way, and is connected to again.
+    /// Returns the descriptor that another process can continue with. A stream socket may hold a partial frame, so the other
+    /// process reconnects.
     pub fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         match self {
             Self::Tap(tap) => Some(tap.as_fd()),

@@ -16,12 +16,12 @@ use vmm_sys_util::eventfd::EventFd;
 use crate::devices::virtio::{Broken, Ring};
 use crate::memory::GuestMemory;
 
-/// Where frames go to and come from. Never blocks.
+/// Source and sink of frames. Never blocks.
 pub trait Backend: Send + 'static {
-    /// Ready to read when a frame waits.
+    /// Descriptor that is readable when a frame waits.
     fn fd(&self) -> RawFd;
 
-    /// The next frame; its length.
+    /// Receives the next frame; returns its length.
     ///
     /// # Errors
     /// `WouldBlock` if none waits.
@@ -33,26 +33,28 @@ pub trait Backend: Send + 'static {
     /// The frame was dropped.
     fn send(&self, frame: &[u8]) -> io::Result<()>;
 
-    /// After what time it may have room for a frame again, if it has none now. One that drops what it has no room for never waits.
+    /// Returns the time after which to try again to send, if there is no room for a frame now. A backend that drops frames
+    /// never waits.
     fn wait(&self) -> Option<Duration> {
         None
     }
 
-    /// True if a network is at the other end.
+    /// Whether the network is connected.
     fn is_up(&self) -> bool {
         true
     }
 
-    /// What it can leave undone in frames for the guest.
+    /// Returns the offloads that the backend supports for received frames.
     fn offloads(&self) -> Offloads;
 
-    /// What it is to leave undone from now on.
+    /// Sets the offloads for received frames.
     ///
     /// # Errors
-    /// The attachment cannot do that.
+    /// The attachment does not support them.
     fn set_offloads(&self, offloads: Offloads) -> io::Result<()>;
 
-    /// What moves the frames in place of the card's thread, if something does: that neither receives nor sends them then.
+    /// Returns the data plane that moves the frames instead of the card's thread, if there is one; the thread then neither
+    /// receives nor sends them.
     fn data_plane(&self) -> Option<&dyn DataPlane> {
         None
     }
@@ -60,22 +62,22 @@ pub trait Backend: Send + 'static {
 
 /// Moves frames between the receive and transmit rings of a card and its network, beside the card's thread.
 pub trait DataPlane: Send + Sync {
-    /// Ready to read when there are [`news`](Self::news).
+    /// Descriptor that is readable when there are [`news`](Self::news).
     fn fd(&self) -> RawFd;
 
-    /// Works from now on, unless it does already: with those of the card's first two `rings` that are ready, whose `kicks` it hears.
+    /// Starts, unless it runs already, with those of the card's first two `rings` that are ready, and their `kicks`.
     ///
     /// # Errors
     /// The host refuses it.
     fn start(&self, rings: &[Ring], features: u64, kicks: &[EventFd]) -> Result<(), Broken>;
 
-    /// Has no longer a hand in guest memory after this, and the rings are as it left them.
+    /// Stops: afterwards it does not access guest memory, and the rings have its indices.
     ///
     /// # Errors
-    /// It cannot be said how it left them.
+    /// The state of the rings is unknown.
     fn stop(&self, rings: &mut [Ring], memory: &GuestMemory) -> Result<(), Broken>;
 
-    /// True if the driver is to be told that buffers were used since the last call.
+    /// Whether buffers were used since the last call, so that the driver is to be interrupted.
     ///
     /// # Errors
     /// A ring breaks the protocol.
@@ -89,7 +91,7 @@ pub struct Offloads(pub u64);
 /// UDP segmentation.
 pub(super) const USO: [u32; 2] = [VIRTIO_NET_F_GUEST_USO4, VIRTIO_NET_F_GUEST_USO6];
 
-/// Bit for the guest's receive side, and the bit of the same ability on its transmit side.
+/// Bits of the same offload on the guest's receive side and on its transmit side.
 const PAIRS: [(u32, u32); 6] = [
     (VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_CSUM),
     (VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_HOST_TSO4),
@@ -100,7 +102,7 @@ const PAIRS: [(u32, u32); 6] = [
 ];
 
 impl Offloads {
-    /// Every bit there is.
+    /// All offloads.
     pub const ALL: Self = Self(
         1 << VIRTIO_NET_F_GUEST_CSUM
             | 1 << VIRTIO_NET_F_GUEST_TSO4
@@ -111,22 +113,22 @@ impl Offloads {
             | 1 << VIRTIO_NET_F_GUEST_USO6,
     );
 
-    /// Those among `features`.
+    /// Selects the offloads among `features`.
     pub fn of(features: u64) -> Self {
         Self(features & Self::ALL.0)
     }
 
-    /// True if `bit` is in the set.
+    /// Whether `bit` is in the set.
     pub fn has(self, bit: u32) -> bool {
         self.0 & 1 << bit != 0
     }
 
-    /// The set without these bits.
+    /// Removes these bits from the set.
     pub fn without(self, bits: &[u32]) -> Self {
         Self(bits.iter().fold(self.0, |all, bit| all & !(1 << bit)))
     }
 
-    /// Features to offer for a backend that can do these: who takes unfinished frames also gives them.
+    /// Returns the features to offer for a backend with these offloads, in both directions.
     pub fn features(self) -> u64 {
         let given = PAIRS.iter().filter(|(guest, _)| self.has(*guest)).fold(0, |all, (_, host)| all | 1 << host);
         self.0 | given

@@ -5,11 +5,10 @@ use virtio_bindings::virtio_net::*;
 use super::backend::Offloads;
 use super::state::{MAC_TABLE_MAX, NetState};
 
-/// Largest command read: two tables as large as any filter of Linux.
+/// Longest command that is read: two tables as large as any filter of Linux.
 pub(super) const COMMAND_MAX: u64 = 2 * (4 + 6 * 4096) + 2;
 
-/// Carries out class, command and payload; false where the answer is VIRTIO_NET_ERR. A refused command has changed
-/// nothing.
+/// Carries out class, command and payload; returns false where the answer is VIRTIO_NET_ERR. A refused command changes nothing.
 pub(super) fn execute(state: &mut NetState, command: &[u8]) -> bool {
     let [class, number, payload @ ..] = command else { return false };
     let done = match u32::from(*class) {
@@ -42,7 +41,7 @@ fn receive_mode(state: &mut NetState, command: u32, payload: &[u8]) -> Option<()
     Some(())
 }
 
-/// A unicast and a multicast table. A table that does not fit becomes "all of them", as in QEMU.
+/// Reads a unicast and a multicast table. A table that does not fit becomes "all addresses", as in QEMU.
 fn mac_tables(state: &mut NetState, payload: &[u8]) -> Option<()> {
     let (unicast, rest) = mac_table(payload)?;
     let (multicast, rest) = mac_table(rest)?;

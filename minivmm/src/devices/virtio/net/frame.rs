@@ -1,4 +1,4 @@
-//! Frames as the backend has them: a virtio-net header (virtio 1.2 §5.1.6), then Ethernet.
+//! Format of the backend's frames: a virtio-net header (virtio 1.2 §5.1.6), then Ethernet.
 
 use super::HEADER;
 
@@ -11,15 +11,15 @@ pub(super) const ETHERNET: usize = 14;
 /// Offset of `num_buffers` in the header.
 const NUM_BUFFERS: usize = 10;
 
-/// Sets into how many buffers a frame was put.
+/// Sets `num_buffers`, the number of buffers that hold the frame.
 pub(super) fn set_num_buffers(frame: &mut [u8], count: u16) {
     if let Some(field) = frame.get_mut(NUM_BUFFERS..HEADER) {
         field.copy_from_slice(&count.to_le_bytes());
     }
 }
 
-/// A reverse-ARP request (RFC 903) as the guest would send it: switches on the way learn where `mac` is now. What
-/// QEMU sends after a migration, too.
+/// Makes a reverse-ARP request (RFC 903) with the guest's address, from which switches learn the new place of `mac`. QEMU sends
+/// the same after a migration.
 pub(super) fn announcement(mac: [u8; 6]) -> Vec<u8> {
     let mut frame = vec![0; HEADER];
     frame.extend([0xff; 6]);

@@ -1,4 +1,4 @@
-//! virtio-net (virtio 1.2 §5.1): one pair of queues and a control queue, over a [`Backend`].
+//! virtio-net (virtio 1.2 §5.1): one pair of queues and a control queue on a [`Backend`].
 
 mod announce;
 mod attachment;
@@ -41,10 +41,10 @@ const RECEIVE: usize = 0;
 const TRANSMIT: usize = 1;
 const CONTROL: usize = 2;
 
-/// Chains of one queue that are worked on before the next has its turn.
+/// Most chains of one queue that are handled before the next queue.
 const BATCH: usize = 256;
 
-/// Features that need nothing of the backend.
+/// Features that do not depend on the backend.
 const FEATURES: u64 = 1 << VIRTIO_NET_F_MAC
     | 1 << VIRTIO_NET_F_MRG_RXBUF
     | 1 << VIRTIO_NET_F_STATUS
@@ -56,32 +56,32 @@ const FEATURES: u64 = 1 << VIRTIO_NET_F_MAC
     | 1 << VIRTIO_NET_F_CTRL_GUEST_OFFLOADS
     | 1 << VIRTIO_NET_F_GUEST_ANNOUNCE;
 
-/// The card.
+/// A network card on a backend.
 pub struct Net<B> {
     backend: B,
     state: NetState,
-    /// Address after reset.
+    /// MAC address after reset.
     mac: [u8; 6],
     frame: Box<[u8]>,
-    /// Length of a frame in `frame` that waits for buffers of the guest.
+    /// Length of the frame in `frame`, which waits for buffers of the guest.
     waiting: Option<usize>,
     limits: Directions,
-    /// What it does when it arrives.
+    /// Announcements on arrival.
     announcing: Announcing,
     announcement: Option<Announcement>,
 }
 
-/// A limiter for each direction.
+/// Rate limits of both directions.
 #[derive(Clone, Debug, Default)]
 pub struct Directions {
-    /// Frames for the guest.
+    /// Limit of frames for the guest.
     pub receive: Limiter,
-    /// Frames of the guest.
+    /// Limit of frames from the guest.
     pub transmit: Limiter,
 }
 
 impl<B: Backend> Net<B> {
-    /// A card with address `mac`.
+    /// Makes a card with the address `mac`.
     pub fn new(backend: B, mac: [u8; 6]) -> Self {
         let state = Self::fresh(&backend, mac);
         Self {
@@ -101,24 +101,24 @@ impl<B: Backend> Net<B> {
         Self { limits, ..self }
     }
 
-    /// When it arrives, it tells the network so in this way.
+    /// Sets the announcements on arrival.
     pub fn announces(&mut self, with: Announcing) {
         self.announcing = with;
     }
 
-    /// Tells the network where the guest is, from now on in this way and in no other.
+    /// Begins announcements, in place of those under way.
     pub fn announce(&mut self, with: Announcing, interrupt: &Interrupt) {
         self.announcement = Announcement::begin(with);
         self.speak(interrupt);
     }
 
-    /// Speaks if it is time: for the guest, and has it speak for itself if it can.
+    /// Announces the guest if it is time, and asks the guest to announce itself if it can.
     fn speak(&mut self, interrupt: &Interrupt) {
         let Some(announcement) = self.announcement.take_if(|announcement| announcement.wait().is_zero()) else {
             return;
         };
         self.announcement = announcement.said();
-        // Whoever does not hear it learns from the guest's next frame.
+        // Without the announcement, the network learns from the guest's next frame.
         let _ = self.backend.send(&frame::announcement(self.state.mac));
         let able = [VIRTIO_NET_F_GUEST_ANNOUNCE, VIRTIO_NET_F_STATUS, VIRTIO_NET_F_CTRL_VQ];
         if able.iter().all(|bit| self.state.negotiated(*bit)) {
@@ -131,12 +131,12 @@ impl<B: Backend> Net<B> {
         NetState::new(mac, backend.offloads().has(VIRTIO_NET_F_GUEST_UFO))
     }
 
-    /// After what time the guest may send the next frame, if it may not now.
+    /// Returns the time until the guest may send the next frame, if it may not now.
     fn transmit_wait(&self) -> Option<Duration> {
         self.limits.transmit.wait().max(self.backend.wait())
     }
 
-    /// Tells the guest if the network came or went.
+    /// Notifies the guest if the network was connected or disconnected.
     fn follow_link(&mut self, interrupt: &Interrupt, config: &ConfigSpace) {
         let up = VIRTIO_NET_S_LINK_UP as u16;
         let status = self.state.status & !up | if self.backend.is_up() { up } else { 0 };
@@ -150,11 +150,11 @@ impl<B: Backend> Net<B> {
     }
 
     fn apply_offloads(&mut self) {
-        // Only sets that the backend said it can do get here; if it fails all the same, frames come finished.
+        // The backend supports every set that gets here; if this fails nevertheless, frames come without offloads.
         let _ = self.backend.set_offloads(Offloads(self.state.curr_guest_offloads));
     }
 
-    /// Sends frames of the guest; true if there were any.
+    /// Sends frames of the guest; returns true if there were any.
     fn transmit(&mut self, io: &mut Io<'_>) -> std::result::Result<bool, Broken> {
         let memory = io.memory;
         let mut some = false;
@@ -168,7 +168,7 @@ impl<B: Backend> Net<B> {
             if len < HEADER as u64 {
                 return Err(Broken::new(format_args!("a frame to send has {len} bytes, less than its header")));
             }
-            // Longer than any frame: dropped, as every frame may be.
+            // Longer than any frame: dropped.
             if len <= FRAME_MAX as u64 {
                 let mut frame = vec![0; len as usize];
                 chain.readable.read(memory, &mut frame)?;
@@ -183,7 +183,7 @@ impl<B: Backend> Net<B> {
         Ok(some)
     }
 
-    /// Puts frames from the backend into buffers of the guest; true if there were any.
+    /// Puts frames from the backend into buffers of the guest; returns true if there were any.
     fn receive(&mut self, io: &mut Io<'_>) -> std::result::Result<bool, Broken> {
         let mut some = false;
         for _ in 0..BATCH {
@@ -218,7 +218,7 @@ impl<B: Backend> Net<B> {
         Ok(some)
     }
 
-    /// Puts one frame into as many buffers as it takes, or drops it; false, and nothing taken, if the guest has too few.
+    /// Puts one frame into as many buffers as it needs, or drops it; returns false and takes nothing if the guest has too few.
     fn deliver(&mut self, len: usize, io: &mut Io<'_>) -> std::result::Result<bool, Broken> {
         let ring = &mut io.rings[RECEIVE];
         let mergeable = self.state.negotiated(VIRTIO_NET_F_MRG_RXBUF);
@@ -236,8 +236,8 @@ impl<B: Backend> Net<B> {
             room += size;
             descriptors += chain.descriptors;
             buffers.push((chain.head, chain.writable));
-            // A buffer that the frame will never fit, or so many pieces that looking at them is too much work: dropped,
-            // as every frame may be, and the buffers stay for the next one.
+            // The frame does not fit the buffer, or would need more pieces than the device looks at: the frame is dropped, and
+            // the buffers stay for the next one.
             if room < len as u64 && (!mergeable || descriptors >= Chain::DESCRIPTORS_MAX) {
                 ring.put_back(buffers.len() as u16);
                 return Ok(true);
@@ -256,7 +256,7 @@ impl<B: Backend> Net<B> {
         Ok(true)
     }
 
-    /// Has the frames moved by who moves them beside this thread. What is left are the commands, and to interrupt.
+    /// Starts the data plane, which moves the frames. Commands and interrupts are left to this thread.
     fn process_commands(&mut self, io: &mut Io<'_>) -> std::result::Result<(), Broken> {
         if let Some(plane) = self.backend.data_plane() {
             plane.start(io.rings, self.state.features, io.kicks)?;
@@ -274,7 +274,7 @@ impl<B: Backend> Net<B> {
         }
     }
 
-    /// Carries out commands; true if there were any.
+    /// Carries out commands; returns true if there were any.
     fn control(&mut self, io: &mut Io<'_>) -> std::result::Result<bool, Broken> {
         let memory = io.memory;
         let mut some = false;
@@ -313,12 +313,12 @@ impl<B: Backend> Model for Net<B> {
         FEATURES | self.backend.offloads().features()
     }
 
-    /// virtio 1.2 §5.1.4, as far as its features are offered: address and status.
+    /// virtio 1.2 §5.1.4, the fields whose features are offered: address and status.
     fn config(&self) -> Vec<u8> {
         [&self.state.mac[..], &self.state.status.to_le_bytes()].concat()
     }
 
-    /// In virtio 1 the driver changes nothing here.
+    /// In virtio 1 the driver changes nothing in the configuration space.
     fn write_config(&mut self, _offset: usize, _data: &[u8]) {}
 
     fn agree(&mut self, features: u64) {
@@ -344,9 +344,9 @@ impl<B: Backend> Model for Net<B> {
             }
             while self.control(io)? | self.transmit(io)? | self.receive(io)? {}
             self.follow_link(io.interrupt, io.config);
-            // A direction that has to wait needs no further look before. If nothing is there then, that did no harm.
+            // A direction that has to wait is not checked before. A useless later check is harmless.
             let [receive, transmit] = [self.limits.receive.wait(), self.transmit_wait()];
-            // Of new receive buffers nobody needs to hear unless a frame waits for them.
+            // Kicks of the receive queue are needed only while a frame waits for buffers.
             let mut more = false;
             for (index, ring) in io.rings.iter_mut().enumerate().filter(|(_, ring)| ring.is_ready()) {
                 if index != RECEIVE || self.waiting.is_some() {
@@ -370,7 +370,7 @@ impl<B: Backend> Model for Net<B> {
 
     fn set_state(&mut self, state: NetState) {
         let agreed = &self.state;
-        // Where the driver cannot choose, what was agreed on holds, and is not in the stream (QEMU's virtio_net_post_load).
+        // Without the feature to choose, the negotiated offloads hold, and the stream has none (QEMU's virtio_net_post_load).
         let offloads = if agreed.chooses_offloads() { state.curr_guest_offloads } else { agreed.curr_guest_offloads };
         self.state = NetState { features: agreed.features, curr_guest_offloads: offloads, ..state };
         self.apply_offloads();
@@ -419,7 +419,7 @@ impl<B: Backend> Model for Net<B> {
     ) -> std::result::Result<(), Broken> {
         let Some(plane) = self.backend.data_plane() else { return Ok(()) };
         plane.stop(rings, memory)?;
-        // It says no more, and the interrupt goes with the guest.
+        // The data plane has stopped, so this is its last news; the pending interrupt migrates with the guest.
         if plane.news()? {
             interrupt.raise_queue();
         }

@@ -1,5 +1,5 @@
-//! What the guest left undone in a frame that it sends (virtio 1.2 §5.1.6.2), done: the checksum filled in, and one long packet cut
-//! into as many as its network takes. A tap has the kernel do this, a stream's other end takes finished frames only.
+//! Carries out the offloads of a frame that the guest sends (virtio 1.2 §5.1.6.2): fills in the checksum, and cuts a long
+//! packet into segments. A tap's kernel does this itself; the other end of a stream takes finished frames only.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -11,22 +11,22 @@ use virtio_bindings::virtio_net::{
 use super::HEADER;
 use super::frame::ETHERNET;
 
-/// Least payload of a segment, as of Linux's TCP (TCP_MIN_SND_MSS, include/net/tcp.h): a guest cannot have a frame cut into tens of
-/// thousands.
+/// Least payload of a segment, as in Linux's TCP (TCP_MIN_SND_MSS, include/net/tcp.h), so that a guest cannot have a frame cut
+/// into tens of thousands.
 const SEGMENT_MIN: usize = 48;
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
-/// IPv6's fragment header (RFC 8200 §4.5): its number and its bytes.
+/// IPv6 fragment header (RFC 8200 §4.5): its protocol number and its length.
 const FRAGMENT: u8 = 44;
 const FRAGMENT_LEN: usize = 8;
 
-/// Flags of TCP (RFC 9293, RFC 3168), in the byte at [`TCP_FLAGS`].
+/// Offset of TCP's flags (RFC 9293, RFC 3168), and the flags.
 const TCP_FLAGS: usize = 13;
 const FIN_PSH: u8 = 0x09;
 const CWR: u8 = 0x80;
 
-/// Gives `out` the finished frames that `frame`, with its virtio header, stands for. `None`: it makes no sense.
+/// Passes the finished frames for `frame`, which has its virtio header, to `out`. `None` if the frame is malformed.
 pub(super) fn finish(frame: &[u8], mut out: impl FnMut(&[u8])) -> Option<()> {
     let (header, packet) = frame.split_at_checked(HEADER)?;
     let word = |at: usize| u16::from_le_bytes([header[at], header[at + 1]]).into();
@@ -48,7 +48,7 @@ pub(super) fn finish(frame: &[u8], mut out: impl FnMut(&[u8])) -> Option<()> {
     Some(())
 }
 
-/// Where the headers of a packet begin.
+/// Offsets of a packet's headers.
 #[derive(Clone, Copy)]
 struct Layers {
     ip: usize,
@@ -57,7 +57,7 @@ struct Layers {
 }
 
 impl Layers {
-    /// `transport` is where the guest said that it begins, if it did.
+    /// Finds the headers; `transport` is where the guest said that the transport header begins, if it did.
     fn of(packet: &[u8], transport: Option<usize>) -> Option<Self> {
         const VLAN: u16 = 0x8100;
         let kind = |at: usize| Some(u16::from_be_bytes(*packet.get(at..)?.first_chunk()?));
@@ -73,7 +73,7 @@ impl Layers {
         fits.then_some(Self { ip, v6, transport })
     }
 
-    /// Segments of TCP or UDP, `segment` bytes of payload each.
+    /// Cuts TCP or UDP into segments with `segment` bytes of payload each.
     fn cut(self, packet: &[u8], protocol: u8, segment: usize, mut out: impl FnMut(&[u8])) -> Option<()> {
         let at = self.transport;
         let len = match protocol {
@@ -109,9 +109,9 @@ impl Layers {
         Some(())
     }
 
-    /// Fragments of one IP packet, `size` bytes of payload each.
+    /// Cuts one IP packet into fragments with `size` bytes of payload each.
     fn fragment(self, packet: &[u8], size: usize, mut out: impl FnMut(&[u8])) -> Option<()> {
-        /// Identifies an IPv6 packet's fragments; the guest leaves the choice to whoever cuts.
+        /// Identification of an IPv6 packet's fragments, which is not chosen by the guest.
         static NUMBER: AtomicU32 = AtomicU32::new(1);
         let (head, payload) = packet.split_at_checked(self.transport)?;
         if self.v6 && (self.transport != self.ip + 40 || head[self.ip + 6] != UDP) {
@@ -142,7 +142,7 @@ impl Layers {
         Some(())
     }
 
-    /// IP's length of the packet as it is; of IPv4 also the number, `index` after the guest's, and the header's checksum.
+    /// Sets IP's length; for IPv4 also the identification, `index` after the guest's, and the header's checksum.
     fn set_length(self, packet: &mut [u8], index: usize) {
         let length = packet.len() - self.ip;
         let end = self.transport;
@@ -158,7 +158,7 @@ impl Layers {
         put16(&mut packet[self.ip + 10..], checksum.into());
     }
 
-    /// The sum over addresses, protocol and length that a transport's checksum begins with (RFC 9293 §3.1, RFC 8200 §8.1).
+    /// Sum over addresses, protocol and length, with which a transport's checksum begins (RFC 9293 §3.1, RFC 8200 §8.1).
     fn pseudo_header(self, packet: &[u8], protocol: u8) -> u16 {
         let addresses = if self.v6 { 8..40 } else { 12..20 };
         let length = (packet.len() - self.transport) as u64;
@@ -166,10 +166,10 @@ impl Layers {
     }
 }
 
-/// Completes a checksum whose field, `offset` after `start`, has the sum over the pseudo header.
+/// Completes a checksum whose field, `offset` after `start`, holds the sum of the pseudo header.
 fn fill(packet: &mut [u8], start: usize, offset: usize) -> Option<()> {
     let checksum = match !sum(packet.get(start..)?, 0) {
-        // Of UDP, 0 says that there is none; both stand for the same number.
+        // In UDP, 0 means that there is no checksum; 0xffff is the same sum.
         0 => 0xffff,
         checksum => checksum,
     };
@@ -189,7 +189,7 @@ fn sum(bytes: &[u8], first: u64) -> u16 {
     sum as u16
 }
 
-/// The low 16 bits.
+/// Writes the low 16 bits of `value`.
 fn put16(bytes: &mut [u8], value: usize) {
     bytes[..2].copy_from_slice(&(value as u16).to_be_bytes());
 }

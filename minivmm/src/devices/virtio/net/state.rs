@@ -1,4 +1,4 @@
-//! What a network card remembers for its guest: QEMU's "virtio-net-device", version 11.
+//! Guest state of a network card: QEMU's "virtio-net-device", version 11.
 
 use virtio_bindings::virtio_net::{VIRTIO_NET_F_CTRL_GUEST_OFFLOADS, VIRTIO_NET_S_LINK_UP};
 use vmstate::VmState;
@@ -6,16 +6,16 @@ use vmstate::VmState;
 /// Entries of QEMU's address filter.
 pub(super) const MAC_TABLE_MAX: usize = 64;
 
-/// VLAN numbers, as bits.
+/// Bytes of the bitmap of VLAN numbers.
 pub(super) const VLAN_BYTES: usize = 4096 / 8;
 
-/// The state. Filters are kept for the guest and the wire; frames are not filtered, which the standard allows
+/// State of a network card. Filters are kept for the guest and the stream; frames are not filtered, which the standard allows
 /// (virtio 1.2 §5.1.6.5.1: filtering is best effort).
 #[derive(VmState, Clone, Debug)]
 #[vmstate(name = "virtio-net-device", version = 11, validate = Self::check)]
 pub struct NetState {
     pub(super) mac: [u8; 6],
-    /// QEMU: a transmission was scheduled. Here the queue is looked at after every load.
+    /// QEMU: a transmission was scheduled. minivmm checks the queue after every load.
     pub(super) tx_waiting: u32,
     pub(super) mergeable_rx_bufs: u32,
     pub(super) status: u16,
@@ -27,7 +27,7 @@ pub struct NetState {
     pub(super) macs: Vec<[u8; 6]>,
     #[vmstate(buffer)]
     pub(super) vlans: [u8; VLAN_BYTES],
-    /// QEMU refuses a card whose source had such a header where its own backend has none.
+    /// QEMU refuses a stream with this set if its own backend lacks the header.
     pub(super) has_vnet_hdr: u32,
     #[vmstate(name = "mac_table.multi_overflow")]
     pub(super) multi_overflow: u8,
@@ -37,7 +37,7 @@ pub struct NetState {
     pub(super) nomulti: u8,
     pub(super) nouni: u8,
     pub(super) nobcast: u8,
-    /// As `has_vnet_hdr`, for UDP fragmentation offload.
+    /// Like `has_vnet_hdr`, for UDP fragmentation offload.
     pub(super) has_ufo: u8,
     #[vmstate(exists = Self::sends_offloads)]
     pub(super) curr_guest_offloads: u64,
@@ -46,7 +46,7 @@ pub struct NetState {
 }
 
 impl NetState {
-    /// After reset: everything is received, as QEMU starts.
+    /// State after reset: everything is received, as in QEMU.
     pub(super) fn new(mac: [u8; 6], has_ufo: bool) -> Self {
         Self {
             mac,
@@ -75,7 +75,7 @@ impl NetState {
         self.chooses_offloads()
     }
 
-    /// True if the driver may change the receive offloads at any time.
+    /// Whether the driver may change the receive offloads at any time.
     pub(super) fn chooses_offloads(&self) -> bool {
         self.negotiated(VIRTIO_NET_F_CTRL_GUEST_OFFLOADS)
     }
@@ -87,7 +87,7 @@ impl NetState {
         Ok(())
     }
 
-    /// True if the driver understands feature `bit`.
+    /// Whether feature `bit` was negotiated.
     pub(super) fn negotiated(&self, bit: u32) -> bool {
         self.features & 1 << bit != 0
     }

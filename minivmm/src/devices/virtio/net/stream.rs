@@ -1,5 +1,5 @@
-//! A process at the other end of a unix stream socket, as passt: it needs no right of the host's network. Each frame comes behind its
-//! length in four bytes, big-endian, as QEMU's `-netdev stream` sends and takes it (net/stream.c, net_fill_rstate in net/net.c).
+//! Backend on a unix stream socket to another process, as passt, which needs no privilege for the host's network. Each frame
+//! follows its length in four bytes, big-endian, as in QEMU's `-netdev stream` (net/stream.c, net_fill_rstate in net/net.c).
 
 use std::fmt;
 use std::io;
@@ -26,19 +26,19 @@ use crate::passed;
 use crate::sandbox::{self, Kind};
 use crate::sync::lock;
 
-/// After a connection is lost, and between two attempts to have another one.
+/// Interval between the loss of a connection and the first attempt to reconnect, and between two attempts.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// When a socket that was full is looked at again.
+/// Interval after which a full socket is tried again.
 const FULL: Duration = Duration::from_millis(1);
 
-/// Bytes that the kernel is asked to keep of frames on their way; it takes less where the host's administrator says so.
+/// Requested size of the kernel's send buffer; the host's administrator may have set a lower limit.
 const SOCKET_BUFFER: usize = 4 << 20;
 
-/// Bytes of a frame's length.
+/// Bytes of the length before a frame.
 const LENGTH: usize = 4;
 
-/// A socket that cannot be used.
+/// Why a stream socket cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot use stream socket {name}: {source}; {}", mend(name))]
 pub struct StreamError {
@@ -53,7 +53,7 @@ fn mend(name: &str) -> String {
     }
 }
 
-/// The socket. Clones share it.
+/// Backend on a stream socket. Clones share the connection.
 #[derive(Clone)]
 pub struct Stream {
     link: Arc<Link>,
@@ -61,25 +61,26 @@ pub struct Stream {
 }
 
 struct Link {
-    /// The socket's path, or the reference of a passed one.
+    /// Path of the socket, or reference of a passed one.
     path: PathBuf,
-    /// What the card's thread watches, whatever connection there is: an epoll is ready when one of its descriptors is (epoll(7)).
+    /// Descriptor that the card's thread watches across connections: an epoll is ready when one of its descriptors is
+    /// (epoll(7)).
     events: Epoll,
-    /// Written when there is a new connection.
+    /// Signalled at a new connection.
     arrived: EventFd,
     connection: Mutex<Option<Connection>>,
-    /// To the thread that connects again; none for a socket that was passed.
+    /// Signals the thread that reconnects; `None` for a passed socket.
     lost: Option<Sender<()>>,
     losses: Mutex<SparingLog>,
     returns: Mutex<SparingLog>,
 }
 
 impl Stream {
-    /// Connects to the socket at `path`, again and again whenever the other end is gone; or takes a connected one that was passed,
-    /// `fd:N` or `fd:NAME`, once.
+    /// Connects to the socket at `path`, and reconnects whenever the connection is lost; or takes a passed connected socket,
+    /// `fd:N` or `fd:NAME`, without reconnecting.
     ///
     /// # Errors
-    /// [`StreamError`]: nobody listens there; it is another kind of socket; cannot spawn a thread.
+    /// [`StreamError`]: no process listens; the socket has another type; a thread cannot be spawned.
     pub fn open(path: &Path) -> Result<Self, StreamError> {
         Self::attach(path).map_err(|source| StreamError { name: path.display().to_string(), source })
     }
@@ -110,7 +111,7 @@ impl Stream {
     }
 }
 
-/// The thread's work, until the last user of the link is gone.
+/// Reconnects until the last user of the link is gone.
 fn keep_connected(link: &Weak<Link>, losses: &Receiver<()>) {
     while losses.recv().is_ok() {
         loop {
@@ -118,7 +119,7 @@ fn keep_connected(link: &Weak<Link>, losses: &Receiver<()>) {
                 return;
             }
             let Some(link) = link.upgrade() else { return };
-            // Nobody listens yet, or the host is short of something: the next time.
+            // No process listens yet, or the host is short of something: tried again.
             if connect_to(&link.path).and_then(|socket| link.adopt(socket)).is_ok() {
                 link.say(&link.returns, "connected again; the guest's link is up");
                 break;
@@ -146,7 +147,7 @@ fn passed_socket(reference: &str) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// Whether it is still ready matters to nobody: the card's thread reads until nothing is left.
+/// Does not check for readiness: the card's thread reads until nothing is left.
 fn watch(events: &Epoll, fd: RawFd) -> io::Result<()> {
     events.ctl(ControlOperation::Add, fd, EpollEvent::new(EventSet::IN | EventSet::EDGE_TRIGGERED, 0))
 }
@@ -162,14 +163,14 @@ impl Link {
     }
 
     fn adopt(&self, socket: OwnedFd) -> io::Result<()> {
-        // With less room frames wait sooner.
+        // With a smaller buffer frames only wait sooner.
         let _ = setsockopt(&socket, sockopt::SndBuf, &SOCKET_BUFFER);
         watch(&self.events, socket.as_raw_fd())?;
         *self.lock() = Some(Connection { socket, input: Input::new(), unsent: Vec::new(), sent: 0 });
         self.arrived.write(1)
     }
 
-    /// Does `work` with the connection, which is lost if that fails in another way than for want of bytes or room.
+    /// Runs `work` with the connection, which is closed if that fails for another reason than missing bytes or room.
     fn with<T>(&self, work: impl FnOnce(&mut Connection) -> io::Result<T>) -> io::Result<T> {
         let mut held = self.lock();
         let connection = held.as_mut().ok_or(io::ErrorKind::NotConnected)?;
@@ -181,7 +182,7 @@ impl Link {
             drop(held);
             let then = match &self.lost {
                 Some(lost) => {
-                    // The thread is there as long as this is.
+                    // The thread exists as long as this link.
                     let _ = lost.send(());
                     "until it can be connected to again"
                 }
@@ -225,7 +226,7 @@ impl Backend for Stream {
         self.offloads
     }
 
-    /// The other end finishes all frames, and the guest may not take any that are not.
+    /// The other end supports no offloads for frames to the guest.
     fn set_offloads(&self, _offloads: Offloads) -> io::Result<()> {
         Ok(())
     }
@@ -237,13 +238,13 @@ impl fmt::Debug for Stream {
     }
 }
 
-/// A connection, and what of a frame is on its way in either direction.
+/// A connection, and the partial frames of both directions.
 struct Connection {
     socket: OwnedFd,
     input: Input,
-    /// Frames with their lengths: those that one frame of the guest was cut into.
+    /// Frames with their lengths, which result from one frame of the guest.
     unsent: Vec<u8>,
-    /// Bytes of that which the socket has.
+    /// Bytes of `unsent` that the socket has taken.
     sent: usize,
 }
 
@@ -260,8 +261,7 @@ impl Connection {
         }
     }
 
-    /// Finishes a frame of the guest, and cuts it where that left this undone. One that makes no sense is dropped, as every frame
-    /// may be.
+    /// Carries out the offloads of a frame from the guest, and queues the results. A malformed frame is dropped.
     fn put(&mut self, frame: &[u8]) {
         let unsent = &mut self.unsent;
         let _ = segment::finish(frame, |frame| {
@@ -270,7 +270,7 @@ impl Connection {
         });
     }
 
-    /// Gives the socket what it takes; `WouldBlock` if that was not all.
+    /// Writes as much as the socket takes; `WouldBlock` if that was not all.
     fn flush(&mut self) -> io::Result<()> {
         while let Some(rest) = self.unsent.get(self.sent..).filter(|rest| !rest.is_empty()) {
             self.sent += nix::unistd::write(&self.socket, rest)?;
@@ -281,7 +281,7 @@ impl Connection {
     }
 }
 
-/// Bytes that were read: frames with their lengths, the last one perhaps not whole.
+/// Bytes that were read: frames with their lengths, the last of which may be incomplete.
 struct Input {
     bytes: Box<[u8]>,
     taken: usize,
@@ -293,7 +293,7 @@ impl Input {
         Self { bytes: vec![0; 2 * FRAME_MAX].into(), taken: 0, filled: 0 }
     }
 
-    /// Puts the next whole frame into `frame`.
+    /// Moves the next complete frame into `frame`.
     fn take(&mut self, frame: &mut [u8]) -> io::Result<Option<usize>> {
         let there = &self.bytes[self.taken..self.filled];
         let Some((length, rest)) = there.split_first_chunk::<LENGTH>() else { return Ok(None) };
@@ -308,7 +308,7 @@ impl Input {
         Ok(Some(length))
     }
 
-    /// Where more is to be read to. There is room: what is left is less than a frame.
+    /// Returns the free part of the buffer, which is not empty: the bytes that are left are less than a frame.
     fn space(&mut self) -> &mut [u8] {
         self.bytes.copy_within(self.taken..self.filled, 0);
         self.filled -= take(&mut self.taken);

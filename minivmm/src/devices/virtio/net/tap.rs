@@ -1,4 +1,4 @@
-//! A Linux tap interface. The only ioctls outside the hypervisor's.
+//! Backend on a Linux tap interface.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -22,14 +22,14 @@ use super::{Vhost, VhostError};
 use crate::memory::Ram;
 use crate::passed;
 
-// linux/if_tun.h: TUNSETIFF and TUNSETOFFLOAD are declared as writes of the size of an int, whatever they take. TUNSETIFF
-// also writes the interface's name and flags back (`__tun_chr_ioctl`, drivers/net/tun.c).
+// linux/if_tun.h declares TUNSETIFF and TUNSETOFFLOAD as writes of an int, although they take other arguments. TUNSETIFF also
+// writes the interface's name and flags back (`__tun_chr_ioctl`, drivers/net/tun.c).
 ioctl_readwrite_bad!(tunsetiff, request_code_write!(b'T', 202, size_of::<libc::c_int>()), libc::ifreq);
 ioctl_read_bad!(tungetiff, request_code_read!(b'T', 210, size_of::<libc::c_uint>()), libc::ifreq);
 ioctl_write_int_bad!(tunsetoffload, request_code_write!(b'T', 208, size_of::<libc::c_uint>()));
 ioctl_write_ptr!(tunsetvnethdrsz, b'T', 216, libc::c_int);
 
-/// virtio-net's bit, and TUN_F_* of linux/if_tun.h.
+/// virtio-net's feature bits, and the matching TUN_F_* of linux/if_tun.h.
 const OFFLOADS: [(u32, libc::c_int); 7] = [
     (VIRTIO_NET_F_GUEST_CSUM, 0x01),
     (VIRTIO_NET_F_GUEST_TSO4, 0x02),
@@ -40,13 +40,13 @@ const OFFLOADS: [(u32, libc::c_int); 7] = [
     (VIRTIO_NET_F_GUEST_USO6, 0x40),
 ];
 
-/// A tap that cannot be used.
+/// Why a tap cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot use tap interface {name:?}: {source}; {}", mend(name))]
 pub struct TapError {
-    /// The interface.
+    /// Name of the interface.
     pub name: String,
-    /// What the system said.
+    /// The system's reason.
     pub source: io::Error,
 }
 
@@ -57,21 +57,21 @@ fn mend(name: &str) -> String {
     }
 }
 
-/// An attached tap.
+/// An attached tap interface.
 #[derive(Debug)]
 pub struct Tap {
     file: File,
     offloads: Offloads,
-    /// Moves its frames, if the user wanted that.
+    /// Data plane that moves the tap's frames, if the user wants one.
     vhost: Option<Arc<Vhost>>,
 }
 
 impl Tap {
-    /// Attaches to the tap `name`, which is made if there is none; or takes one that was passed, `fd:N` or `fd:NAME`. It is for
-    /// the host's administrator to bring it up and connect it.
+    /// Attaches to the tap `name`, which is created if it does not exist; or takes a passed one, `fd:N` or `fd:NAME`. The
+    /// host's administrator has to bring it up and connect it.
     ///
     /// # Errors
-    /// [`TapError`]: no right to, in use, name too long.
+    /// [`TapError`]: no permission, in use, or name too long.
     pub fn open(name: &str) -> Result<Self, TapError> {
         Self::attach(name).map_err(|source| TapError { name: name.into(), source })
     }
@@ -118,7 +118,7 @@ impl Tap {
         Self::set_up(file)
     }
 
-    /// A tap that somebody else attached; no interface has a colon in its name (`dev_valid_name`, net/core/dev.c).
+    /// Takes a tap that another process attached; no interface has a colon in its name (`dev_valid_name`, net/core/dev.c).
     fn passed(reference: &str) -> io::Result<Self> {
         let file = File::from(passed::descriptor(reference)?);
         let unused = libc::__c_anonymous_ifr_ifru { ifru_flags: 0 };
@@ -147,7 +147,7 @@ impl Tap {
         Ok(tap)
     }
 
-    /// The largest set that this kernel takes: UDP segmentation is younger (Linux 6.2), UDP fragmentation older.
+    /// Returns the largest set that this kernel supports: UDP segmentation is newer (Linux 6.2), UDP fragmentation older.
     fn probe(&self) -> Offloads {
         let without_uso = Offloads::ALL.without(&USO);
         let tries = [Offloads::ALL, without_uso, without_uso.without(&[VIRTIO_NET_F_GUEST_UFO])];

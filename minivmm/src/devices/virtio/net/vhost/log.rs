@@ -1,5 +1,5 @@
-//! The record of pages that the kernel wrote, in the form that it has for vhost (linux/vhost.h, VHOST_SET_LOG_BASE): bit n % 8 of byte
-//! n / 8 is the page of 4096 bytes at the guest's address 4096 × n. On a little-endian host that is bit n % 64 of word n / 64.
+//! Dirty log of pages that the kernel wrote, in the format of vhost (linux/vhost.h, VHOST_SET_LOG_BASE): bit n % 8 of byte n /
+//! 8 is the page of 4096 bytes at guest address 4096 × n. On a little-endian host that is bit n % 64 of word n / 64.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -9,25 +9,26 @@ use crate::memory::{PAGE_SIZE, Ram};
 #[derive(Debug)]
 pub(super) struct Log(Box<[AtomicU64]>);
 
-const _: () = assert!(cfg!(target_endian = "little"), "words are the kernel's bytes");
+const _: () = assert!(cfg!(target_endian = "little"), "the kernel writes bytes of little-endian words");
 
 impl Log {
-    /// With no bit set.
+    /// Makes a log without set bits.
     pub(super) fn of(ram: &Ram) -> Self {
         let end = ram.stretches().map(|stretch| stretch.guest_address + stretch.len).max().unwrap_or(0);
         Self((0..end.div_ceil(64 * PAGE_SIZE)).map(|_| AtomicU64::new(0)).collect())
     }
 
-    /// Where this process sees it; the same as long as it lives.
+    /// Address of the log in this process, which does not change.
     pub(super) fn address(&self) -> u64 {
         self.0.as_ptr() as u64
     }
 
-    /// Calls `take` with each word that has bits, and its number, and clears it. The kernel sets a bit after it has written to the page
-    /// (`vhost_log_write`, drivers/vhost/vhost.c), so whoever reads the page after this reads what was written, or the bit comes later.
+    /// Clears each word that has set bits, and calls `take` with its number and its bits. The kernel sets a bit after it has
+    /// written to the page (`vhost_log_write`, drivers/vhost/vhost.c): so a later read of the page sees the write, or the bit
+    /// is set again later.
     pub(super) fn take(&self, mut take: impl FnMut(usize, u64)) {
         for (index, word) in self.0.iter().enumerate() {
-            // Most are zero, and are not written to.
+            // Most words are zero, and are only read.
             if word.load(Ordering::Relaxed) != 0 {
                 take(index, word.swap(0, Ordering::SeqCst));
             }

@@ -1,9 +1,9 @@
-//! vhost-net: the host's kernel moves frames between a card's rings and its tap, without an exit to this process for each
-//! (linux/vhost.h; drivers/vhost). Kicks reach it by the events that KVM writes, its interrupts come by an event that the card's
-//! thread reads: on virtio-mmio it is the device that sets InterruptStatus.
+//! vhost-net: the host's kernel moves frames between a card's rings and its tap, without an exit to this process for each frame
+//! (linux/vhost.h; drivers/vhost). Kicks reach it by the events that KVM signals; its interrupts are an event that the card's
+//! thread reads, since on virtio-mmio the device sets InterruptStatus.
 //!
-//! It is started with the rings' indices and stopped whenever the card's thread would be, and then hands the indices back. So what a
-//! card is to a section, a reset or the driver does not depend on who moves its frames.
+//! It is started with the rings' indices, is stopped whenever the card's thread would be, and then returns the indices. So the
+//! card's section, reset and driver are the same with and without it.
 
 mod log;
 #[cfg(test)]
@@ -33,7 +33,7 @@ use crate::memory::{GuestMemory, OtherWriter, Ram};
 
 use crate::sync::lock;
 
-/// Features that decide what rings and headers look like. All others concern the tap and the card only.
+/// Features that decide the layout of rings and headers. All others concern only the tap and the card.
 const FEATURES: u64 = 1 << VIRTIO_F_VERSION_1
     | 1 << VIRTIO_RING_F_EVENT_IDX
     | 1 << VIRTIO_RING_F_INDIRECT_DESC
@@ -41,14 +41,14 @@ const FEATURES: u64 = 1 << VIRTIO_F_VERSION_1
 
 const LOG_ALL: u64 = 1 << VHOST_F_LOG_ALL;
 
-/// vhost-net cannot be used.
+/// Why vhost-net cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("vhost=on: {what}; leave it out, and minivmm moves the frames itself")]
 pub struct VhostError {
     what: String,
 }
 
-/// A request that the kernel refused.
+/// The kernel refused a request.
 #[derive(Debug, thiserror::Error)]
 #[error("the host's vhost-net refuses {request}: {error}")]
 struct Refused {
@@ -62,12 +62,12 @@ impl Refused {
     }
 }
 
-/// The kernel's part of one card. Cards that follow one another in the same place, as resets make them, share it.
+/// Kernel part of one card. A reset makes a new card in the same place, which shares it.
 pub struct Vhost<K = Net<Arc<GuestMemory>>> {
-    // First: closing it ends the kernel's work with all that follows, and with guest memory.
+    // Declared first: closing it stops the kernel's access to all other fields and to guest memory.
     kernel: K,
     tap: File,
-    /// Ready when one of the two below is.
+    /// Ready when one of the two events below is.
     events: Epoll,
     used: EventFd,
     broken: EventFd,
@@ -78,21 +78,21 @@ pub struct Vhost<K = Net<Arc<GuestMemory>>> {
 #[derive(Default)]
 struct State {
     running: Option<Running>,
-    /// Whether what it writes is recorded.
+    /// Whether writes are logged.
     recording: bool,
 }
 
 struct Running {
     features: u64,
-    /// The queues it works with.
+    /// Queues that it works on.
     queues: Vec<(usize, VringConfigData)>,
 }
 
 impl Vhost {
-    /// For a card with the frames of `tap` and a guest with this memory.
+    /// Opens vhost-net for a card with the frames of `tap` and a guest with this memory.
     ///
     /// # Errors
-    /// [`VhostError`]: the kernel has none, or not all of it; no right to it.
+    /// [`VhostError`]: the kernel lacks vhost-net or a part of it, or access is denied.
     pub fn open(tap: &File, ram: &Ram) -> Result<Self, VhostError> {
         let why = |what: String| VhostError { what };
         let kernel = Net::new(Arc::new(ram.guest().clone())).map_err(|error| {
@@ -126,7 +126,7 @@ impl<K: VhostNet> Vhost<K> {
         Ok(vhost)
     }
 
-    /// Makes the kernel work for this process, in guest memory, with the log.
+    /// Binds the kernel part to this process, to guest memory and to the log.
     fn own(&self, ram: &Ram) -> Result<(), Refused> {
         self.kernel.set_owner().map_err(Refused::of("VHOST_SET_OWNER"))?;
         let regions = ram.stretches().map(|stretch| VhostUserMemoryRegionInfo {
@@ -144,7 +144,7 @@ impl<K: VhostNet> Vhost<K> {
         lock(&self.state)
     }
 
-    /// With all its queues, from where `rings` are.
+    /// Starts all queues at the indices of `rings`.
     fn begin(&self, running: &Running, log: bool, rings: &[Ring], kicks: &[EventFd]) -> Result<(), Refused> {
         let kernel = &self.kernel;
         self.set_features(running, log)?;
@@ -159,13 +159,13 @@ impl<K: VhostNet> Vhost<K> {
         }
         for (queue, _) in &running.queues {
             kernel.set_backend(*queue, Some(&self.tap)).map_err(Refused::of("VHOST_NET_SET_BACKEND"))?;
-            // What is in the ring already has been kicked for where the guest was before, and not here.
+            // Chains that are in the ring already were kicked for at the guest's earlier host, and not here.
             let _ = kicks[*queue].write(1);
         }
         Ok(())
     }
 
-    /// Waits until the kernel is out of the queues (`vhost_net_set_backend`, drivers/vhost/net.c).
+    /// Stops all queues, and waits until the kernel does not use them any more (`vhost_net_set_backend`, drivers/vhost/net.c).
     fn end(&self, running: &Running) -> Result<(), Refused> {
         let ended = running.queues.iter().map(|(queue, _)| self.kernel.set_backend(*queue, None));
         ended.fold(Ok(()), Result::and).map_err(Refused::of("VHOST_NET_SET_BACKEND"))
@@ -176,7 +176,7 @@ impl<K: VhostNet> Vhost<K> {
         self.kernel.set_features(features).map_err(Refused::of("VHOST_SET_FEATURES"))
     }
 
-    /// With the log, the used ring is recorded at the guest's own address of it.
+    /// Sets the addresses of a queue. With the log, writes to the used ring are logged at its guest address.
     fn set_address(&self, queue: usize, config: &VringConfigData, log: bool) -> Result<(), Refused> {
         let flags = if log { 1 << VHOST_VRING_F_LOG } else { 0 };
         let config = VringConfigData { flags, log_addr: log.then_some(config.used_ring_addr), ..*config };
@@ -210,7 +210,7 @@ impl<K: VhostNet + Send + Sync> DataPlane for Vhost<K> {
         self.end(&running).map_err(Broken::new)?;
         for (queue, _) in running.queues {
             let next = self.kernel.get_vring_base(queue).map_err(Refused::of("VHOST_GET_VRING_BASE"));
-            // An index has 16 bits in a split ring; the upper half is a packed one's.
+            // An index of a split ring has 16 bits; the upper half is for packed rings.
             rings[queue].take_over(next.map_err(Broken::new)? as u16, memory)?;
         }
         Ok(())
@@ -225,8 +225,8 @@ impl<K: VhostNet + Send + Sync> DataPlane for Vhost<K> {
 }
 
 impl<K: VhostNet + Send + Sync> OtherWriter for Vhost<K> {
-    /// As QEMU does it (`vhost_dev_set_log`, hw/virtio/vhost.c): while it runs, too. Each request waits for what the kernel is at in a
-    /// queue, so what it writes after this is recorded.
+    /// Switches logging as QEMU does (`vhost_dev_set_log`, hw/virtio/vhost.c), also while it runs. Each request waits for the
+    /// kernel's current work on a queue, so all later writes are logged.
     fn record(&self, on: bool) -> io::Result<()> {
         let mut state = self.lock();
         if on {
@@ -247,7 +247,7 @@ impl<K: VhostNet + Send + Sync> OtherWriter for Vhost<K> {
 }
 
 impl Ring {
-    /// Where it lies, as vhost is told.
+    /// Layout of the queue for vhost.
     fn config(&self) -> VringConfigData {
         let layout = self.layout();
         VringConfigData {

@@ -1,5 +1,5 @@
-//! What the kernel is asked for, and in which order, by a kernel that only notes it down. What it does is looked at with a real one,
-//! in the end-to-end case `packets_both_ways`.
+//! Requests to the kernel and their order, with a fake kernel that records them. The end-to-end case `packets_both_ways` uses a
+//! real one.
 
 use std::sync::MutexGuard;
 
@@ -17,7 +17,7 @@ const LOGGED: u64 = 1 << 26;
 struct Fake {
     can: u64,
     calls: Mutex<Vec<String>>,
-    /// Where a queue is said to be when it stops.
+    /// Index that a queue reports when it stops.
     stopped_at: u32,
     refused: Mutex<Option<&'static str>>,
 }
@@ -122,7 +122,7 @@ impl Rig {
         self.vhost.stop(&mut self.rings, self.ram.guest())
     }
 
-    /// Since the last time.
+    /// Requests since the last call.
     fn asked(&self) -> Vec<String> {
         std::mem::take(&mut *self.calls())
     }
@@ -165,11 +165,11 @@ fn queues_are_started_from_where_the_rings_are_and_only_those_of_frames() {
 fn whoever_stops_it_has_the_rings_as_it_left_them_and_its_last_interrupt() {
     let mut rig = Rig::new();
     rig.stop().unwrap();
-    assert!(rig.asked().is_empty(), "it did not run");
+    assert!(rig.asked().is_empty(), "a stopped queue must get no request");
     rig.start().unwrap();
     rig.asked();
     rig.vhost.used.write(1).unwrap();
-    // The used index, behind the flags.
+    // The used index follows the flags.
     rig.ram.guest().write_obj(11_u16, GuestAddress(RING.used + 2)).unwrap();
     rig.stop().unwrap();
     assert_eq!(rig.asked(), ["backend 0 none", "backend 1 none", "where 0", "where 1"]);
@@ -206,12 +206,12 @@ fn what_it_writes_is_recorded_while_the_dirty_log_is_on_whether_it_ran_before_or
     assert_eq!(rig.asked(), [features(0), off].concat());
 }
 
-/// The last look at the log comes behind the stop.
+/// The log is read a last time after the stop.
 #[test]
 fn pages_that_it_wrote_before_it_stopped_are_found_behind_the_stop_and_once() {
     let mut rig = Rig::new();
     rig.start().unwrap();
-    // From before the log was on.
+    // A bit from before the log was switched on.
     rig.vhost.log.set(0x5000);
     rig.ram.record_others(true).unwrap();
     rig.vhost.log.set(0x3000);
@@ -239,7 +239,7 @@ fn a_host_that_refuses_leaves_nothing_running() {
     rig.asked();
     rig.stop().unwrap();
     rig.start().unwrap();
-    assert!(rig.asked().contains(&format!("features {FEATURES:#x}")), "it records nothing");
+    assert!(rig.asked().contains(&format!("features {FEATURES:#x}")), "logging must be off");
 }
 
 #[test]
@@ -255,7 +255,7 @@ fn a_kernel_without_what_a_card_needs_is_refused_when_it_is_opened() {
     );
 }
 
-/// Without one on this host, the message says what it takes.
+/// On a host without vhost-net, the message says what is missing.
 #[test]
 fn a_host_without_vhost_net_is_told_what_it_takes() {
     let ram = Ram::new(1 << 20).unwrap();
