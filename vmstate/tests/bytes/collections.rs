@@ -19,7 +19,7 @@ fn load<T: VmState>(mut state: T, bytes: &[u8], strictness: Strictness) -> vmsta
     Ok(state)
 }
 
-/// `state` saves to `bytes`, `bytes` load to `state`, and no beginning of them changes anything.
+/// Checks that `state` saves to `bytes`, that `bytes` load to `state`, and that no prefix of them changes the device.
 fn both_ways<T: VmState + Default + Clone + PartialEq + std::fmt::Debug>(state: T, other: T, bytes: &[u8]) {
     assert_eq!(save(state.clone()), bytes);
     for strictness in [Strictness::Strict, Strictness::QemuCompatible] {
@@ -61,7 +61,7 @@ fn a_list_may_be_a_boxed_slice() {
     assert_eq!(error.to_string(), "stack at 0xa: more than 3 elements");
 }
 
-/// As QEMU's `TestQtailq`, whose elements are 70000 and 100000 there.
+/// As in QEMU's `TestQtailq`, whose elements are 70000 and 100000 there.
 #[derive(VmState, Default, Clone, PartialEq, Debug)]
 #[vmstate(name = "test/queue")]
 struct Queue {
@@ -97,7 +97,7 @@ fn a_marker_is_0_or_1_and_qemu_takes_any_byte_for_more() {
 }
 
 #[test]
-fn a_list_is_believed_up_to_max() {
+fn a_list_is_accepted_up_to_max() {
     let bytes = b"\0\0\0\0\0\0\0\x01\x01\x01\x02\x01\x03\x01\x04\0";
     let error = refused(Queue::default(), bytes);
     assert_eq!(error.to_string(), "stack at 0xe: more than 3 elements");
@@ -108,7 +108,7 @@ fn a_list_is_believed_up_to_max() {
 }
 
 #[test]
-fn each_element_is_charged_to_the_budget_before_it_is_made() {
+fn each_element_is_charged_to_the_budget_before_it_is_created() {
     let mut queue = Queue::default();
     let limits = Limits::new(7);
     let mut input = Reader::new(b"\0\0\x01\0\0\0\x01\x01\0\0\0\x02\0", 0, Strictness::Strict, limits);
@@ -123,7 +123,7 @@ fn an_error_names_the_element() {
     assert_eq!(error.to_string(), "q[1] › i at 0x8: 4 bytes expected, 2 left");
 }
 
-/// What an element skips stays where it was.
+/// A skipped field of an element keeps its value.
 #[derive(VmState, Default, Clone, PartialEq, Debug)]
 #[vmstate(name = "port")]
 struct Port {
@@ -170,7 +170,7 @@ struct Mapping {
     flags: u32,
 }
 
-/// As QEMU's `TestGTreeDomain` and its tree of `TestGTreeMapping`.
+/// As in QEMU's `TestGTreeDomain` and its tree of `TestGTreeMapping`.
 #[derive(VmState, Default, Clone, PartialEq, Debug)]
 #[vmstate(name = "domain")]
 struct Domain {
@@ -203,7 +203,7 @@ fn a_map_has_its_number_of_entries_before_them() {
     assert_eq!(error.to_string(), "mappings[1] › value › phys_addr at 0x36: 8 bytes expected, 1 left");
 }
 
-/// `GTREE_DIRECT_KEY_V`: a key that is a number, in 8 bytes.
+/// `GTREE_DIRECT_KEY_V`: an integer key, in 8 bytes.
 #[derive(VmState, Default, Clone, PartialEq, Debug)]
 #[vmstate(name = "iommu")]
 struct Iommu {
@@ -256,7 +256,7 @@ fn each_entry_is_charged_to_the_budget() {
     assert_eq!(error.to_string(), text);
 }
 
-/// What hooks do to lists and maps is undone too.
+/// Changes of hooks to lists and maps are undone, too.
 #[derive(VmState, Default, Clone, PartialEq, Debug)]
 #[vmstate(name = "hooked", pre_load = Self::reset, post_load = Self::refuse)]
 struct Hooked {

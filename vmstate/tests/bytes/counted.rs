@@ -1,4 +1,4 @@
-//! `counted`: the number of elements stands right before them; what of a peer's number is believed.
+//! `counted`: the number of elements comes right before them, and a peer's number is limited.
 
 use std::collections::VecDeque;
 
@@ -55,7 +55,7 @@ fn the_number_stands_before_the_elements() {
 }
 
 #[test]
-fn what_is_there_is_loaded_in_place() {
+fn present_elements_are_loaded_in_place() {
     let mut device = dev();
     device.queue.push_front(Pair { sent: 0, kept: 7 });
     device.load_or_keep(&mut Reader::strict(DEV), 1).unwrap();
@@ -65,14 +65,14 @@ fn what_is_there_is_loaded_in_place() {
 }
 
 #[test]
-fn a_load_that_is_cut_anywhere_leaves_what_was_there() {
+fn a_truncated_load_changes_nothing() {
     for end in 0..DEV.len() {
         assert_eq!(refused(&DEV[..end]).0, ErrorKind::Incomplete, "cut at {end}");
     }
 }
 
 #[test]
-fn a_number_above_max_is_refused_before_anything_is_made() {
+fn a_number_above_max_is_refused_before_anything_is_allocated() {
     let text = |place: &str, count: u64, max| {
         (ErrorKind::Malformed, format!("{place}: it has {count} elements, from 0 to {max} are allowed"))
     };
@@ -97,7 +97,7 @@ fn more_than_max_is_not_sent() {
 fn a_string_must_be_utf_8() {
     let expected = |offset| (ErrorKind::Malformed, format!("name at {offset:#x}: these bytes are not UTF-8"));
     assert_eq!(refused(b"\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x02n\xc3"), expected(0x10));
-    // The first half of a surrogate pair, as UTF-8 would have it.
+    // The first half of a surrogate pair, encoded like UTF-8.
     assert_eq!(refused(b"\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x03\xed\xa0\x80"), expected(0xf));
 }
 

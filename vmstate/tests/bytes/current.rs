@@ -1,4 +1,4 @@
-//! Integers that are compared with what the device has, and ranges: bytes, and what is refused.
+//! Integers that are compared with the device's current value, and ranges: their bytes, and which values are refused.
 
 use vmstate::codec::{Reader, Writer};
 use vmstate::raw::vmdesc;
@@ -37,7 +37,7 @@ fn the_bytes_are_those_of_the_integers() {
     let (bytes, outcomes) = out.into_parts();
     assert_eq!(bytes, BYTES);
     assert_eq!(load(|_| ()).unwrap(), CONFIG);
-    // QEMU's names for them, among these one that is not what one expects (migration/vmstate-types.c).
+    // QEMU's names for these types, one of them unexpected (migration/vmstate-types.c).
     let expected = serde_json::json!([
         {"name": "queues", "type": "uint16 equal", "size": 2},
         {"name": "features", "type": "int64 equal", "size": 8},
@@ -57,9 +57,9 @@ fn equal_refuses_any_other_value() {
     assert_eq!(error.to_string(), "features at 0x2: the stream has 2, this machine has 3: configure both alike");
 }
 
-/// QEMU's `VMSTATE_INT32_POSITIVE_LE`: from 0 to the current value, which is then replaced.
+/// QEMU's `VMSTATE_INT32_POSITIVE_LE`: accepts 0 up to the current value, and replaces it.
 #[test]
-fn at_most_current_takes_0_to_what_is_there() {
+fn at_most_current_takes_0_to_the_current_value() {
     assert_eq!(load(|bytes| bytes[13] = 0).unwrap().used, 0);
     assert_eq!(load(|bytes| bytes[13] = 0xf).unwrap().used, 0xf);
     let error = load(|bytes| bytes[13] = 0x11).unwrap_err();
@@ -77,7 +77,7 @@ struct Grown {
 }
 
 #[test]
-fn range_is_asked_of_what_is_there() {
+fn range_is_checked_for_the_current_value() {
     Grown::default().load_or_keep(&mut Reader::strict(&[]), 1).unwrap();
     assert!(Grown::default().load_or_keep(&mut Reader::strict(&[0]), 2).is_err());
 }

@@ -81,7 +81,7 @@ fn each_element_is_made_for_the_wire() {
 }
 
 #[test]
-fn a_load_that_fails_leaves_what_was_there() {
+fn a_failed_load_changes_nothing() {
     let mut device = fans();
     for end in 0..FANS.len() {
         device.load_or_keep(&mut Reader::strict(&FANS[..end]), 1).unwrap_err();

@@ -9,7 +9,7 @@ use vmstate::schema::{Count, Kind};
 use vmstate::testing::bytes;
 use vmstate::{ErrorKind, VmState};
 
-/// Has no default, and is of no wire type.
+/// A type without a default and without an encoding of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 struct Id(u64);
 
@@ -79,7 +79,7 @@ fn keys_and_values_are_made_for_the_wire() {
     assert_eq!(bytes(&mut room()), wire());
     let mut other = Room {
         both: [(Id(1), Id(9)), (Id(7), Id(7))].into(),
-        // A value of a key that is there is loaded in place: what it skips stays.
+        // The value of an existing key is loaded in place: its skipped field keeps its value.
         keys: [(Id(5), Own { level: 1, host: 77 }), (Id(6), Own::default())].into(),
         values: [].into(),
         seats: [].into(),
@@ -91,7 +91,7 @@ fn keys_and_values_are_made_for_the_wire() {
 }
 
 #[test]
-fn a_load_that_fails_leaves_what_was_there() {
+fn a_failed_load_changes_nothing() {
     let before = Room { keys: [(Id(5), Own { level: 1, host: 77 })].into(), set: [Id(1), Id(3)].into(), ..room() };
     let mut device = before.clone();
     for end in 0..wire().len() {
@@ -122,7 +122,7 @@ fn a_load_that_fails_leaves_what_was_there() {
 }
 
 #[test]
-fn the_description_says_what_is_on_the_wire_and_who_makes_it() {
+fn the_description_names_the_encoding_and_the_conversion() {
     let fields = &Room::DESCRIPTION.fields;
     let map = |key: Kind, value: Kind| Kind::Map(key.into(), value.into());
     let u16 = || Kind::Unsigned(2);

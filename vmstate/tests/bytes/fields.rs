@@ -11,7 +11,7 @@ fn load<T: VmState>(mut state: T, bytes: &[u8], version: u32, strictness: Strict
     Ok(state)
 }
 
-/// `state` saves to `wire`, and `wire` loads to `state`.
+/// Checks that `state` saves to `wire`, and `wire` loads to `state`.
 fn both_ways<T: VmState + Default + Clone + PartialEq + std::fmt::Debug>(state: T, wire: &[u8]) {
     assert_eq!(bytes(&mut state.clone()), wire);
     for strictness in [Strictness::Strict, Strictness::QemuCompatible] {
@@ -108,7 +108,7 @@ state! {
 }
 
 #[test]
-fn rows_of_integers_go_in_one_go_and_end_at_an_element() {
+fn integer_arrays_are_one_block_and_end_at_an_element() {
     let state = Rows { a: [1, 0xff], b: [-1, 2], c: [-2, 0x0304], d: [0x0506_0708, 9], e: [-3, 0x0a] };
     let bytes = b"\x01\xff\xff\x02\xff\xfe\x03\x04\x05\x06\x07\x08\0\0\0\x09\
                   \xff\xff\xff\xff\xff\xff\xff\xfd\0\0\0\0\0\0\0\x0a";
@@ -141,7 +141,7 @@ fn counted_fields_send_their_elements_only() {
 }
 
 #[test]
-fn a_count_is_believed_up_to_max() {
+fn a_count_is_accepted_up_to_max() {
     for (n, shown) in [(4_i32, "4"), (-1, "-1"), (i32::MAX, "2147483647"), (i32::MIN, "-2147483648")] {
         let mut bytes = n.to_be_bytes().to_vec();
         bytes.extend([0; 64]);
@@ -160,7 +160,7 @@ fn a_vector_that_disagrees_with_its_length_is_not_saved() {
 }
 
 #[test]
-fn a_vector_is_charged_to_the_budget_before_it_is_made() {
+fn a_vector_is_charged_to_the_budget_before_it_is_allocated() {
     let limits = Limits::new(5);
     let mut state = Counted::default();
     let error = state.load_or_keep(&mut Reader::new(b"\0\0\0\x03", 0, Strictness::Strict, limits), 1).unwrap_err();
@@ -209,7 +209,7 @@ state! {
 
 impl Versioned {
     fn before_3(&self, version: u32) -> bool {
-        // The predicate sees what was loaded before it.
+        // The predicate sees the fields loaded before it.
         version < 3 && self.a != 0
     }
 }
@@ -288,7 +288,7 @@ fn a_field_may_be_narrower_or_wider_on_the_wire() {
 }
 
 mod le {
-    //! A codec of the user's own.
+    //! A hand-written codec of a user.
     use vmstate::codec::{Reader, Writer};
     use vmstate::schema::{Kind, MaybeStatic};
 
@@ -314,7 +314,7 @@ state! {
 }
 
 #[test]
-fn a_codec_of_the_users_own_makes_the_bytes() {
+fn a_hand_written_codec_makes_the_bytes() {
     both_ways(Custom { a: 0x12_3456 }, &[0x56, 0x34, 0x12]);
     let mut out = Writer::recording();
     vmstate::Wire::save(&mut Custom::default(), &mut out).unwrap();

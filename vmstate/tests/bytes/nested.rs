@@ -1,4 +1,4 @@
-//! Subsections of subsections: their bytes, and which of them a load takes (QEMU's `vmstate_subsection_load`, which calls
+//! Subsections of subsections: their bytes, and which of them a load accepts (QEMU's `vmstate_subsection_load`, which calls
 //! itself through `vmstate_load_state`).
 
 use vmstate::codec::{Limits, Reader, Strictness, Writer};
@@ -107,7 +107,7 @@ fn inner_ones_load_in_any_order_and_may_be_absent() {
 
 #[test]
 fn each_belongs_to_one_level() {
-    // Without the one that it is in, an inner one is nobody's; nor does a name that begins like the inner one end it.
+    // Without its parent, an inner subsection belongs to nothing; nor does a name with the inner one as its prefix end it.
     for (parts, text) in [
         (
             vec![FLAGS, VMCS12],
@@ -168,7 +168,7 @@ fn the_self_description_nests_them() {
     assert_eq!(described, serde_json::from_str::<serde_json::Value>(expected).unwrap());
 }
 
-/// Only a frame for what is inside, as some of QEMU's have none of their own fields.
+/// A parent without fields, as some of QEMU's subsections have none of their own.
 #[derive(VmState, Default)]
 #[vmstate(name = "d")]
 #[vmstate(subsection(name = "d/e"))]

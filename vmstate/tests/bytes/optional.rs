@@ -1,4 +1,4 @@
-//! `Option` as a subsection: its bytes, what becomes of an absent one, and what a failed load leaves.
+//! `Option` as a subsection: its bytes, the value of an absent one, and the state after a failed load.
 
 use vmstate::codec::{Reader, Writer};
 use vmstate::raw::vmdesc;
@@ -46,7 +46,7 @@ fn states() -> [(Dev, &'static [u8]); 3] {
     ]
 }
 
-/// A struct that is its field is an `Option` as its field is.
+/// A transparent struct of an `Option` behaves as the `Option`.
 mod transparent {
     use super::*;
 
@@ -95,7 +95,7 @@ mod transparent {
             for (mut before, _) in states.clone() {
                 before.load_or_keep(&mut Reader::strict(bytes).complete(), 1).unwrap();
                 assert_eq!(before, state);
-                // What fails leaves all as it was.
+                // A failed load leaves everything unchanged.
                 let short = &bytes[..4];
                 before.load_or_keep(&mut Reader::strict(short), 1).unwrap_err();
                 assert_eq!(before, state);
@@ -121,7 +121,7 @@ fn some_is_a_subsection_and_none_is_nothing() {
 }
 
 #[test]
-fn a_value_that_is_there_is_loaded_in_place() {
+fn a_present_value_is_loaded_in_place() {
     let mut dev = Dev { a: 1, timer: timer(5, 77), level: None };
     dev.load_or_keep(&mut Reader::strict(TIMER), 1).unwrap();
     assert_eq!(dev.timer, timer(0x1234, 77));

@@ -18,7 +18,7 @@ fn load<T: VmState + Clone>(state: &T, bytes: &[u8], strictness: Strictness) -> 
     Ok(state)
 }
 
-/// `bytes` load into `before` as `after`, which saves to them; no beginning of them changes anything.
+/// Checks that `bytes` load into `before` as `after`, which saves to them, and that no prefix of them changes the device.
 fn becomes<T: VmState + Clone + PartialEq + std::fmt::Debug>(before: &T, bytes: &[u8], after: &T) {
     assert_eq!(load(before, bytes, Strictness::Strict).unwrap(), *after);
     assert_eq!(save(after), bytes);
@@ -109,7 +109,7 @@ fn a_length_may_count_several_elements() {
     assert_eq!(error.to_string(), "words: its length field says 3, but it holds 2");
 }
 
-/// QEMU multiplies ints.
+/// QEMU multiplies the two numbers as `int`s.
 #[test]
 fn a_product_that_overflows_is_refused() {
     let error = refused(&Multiplied::default(), b"\0\0\0\0\x01\0\0\0\0");
@@ -141,7 +141,7 @@ fn memory_of_fixed_size_sends_its_first_elements() {
     assert_eq!(error.kind(), ErrorKind::Rejected);
 }
 
-/// A hook puts another box in the field's place.
+/// A hook replaces the field's box.
 #[derive(VmState, Clone, PartialEq, Debug)]
 #[vmstate(name = "replaced", pre_load = Self::shrink, post_load = Self::refuse)]
 struct Replaced {
@@ -169,7 +169,7 @@ fn a_box_that_a_hook_replaced_is_put_back() {
     assert_eq!(kept, before);
 }
 
-/// Every type of a length, and the widest of each that fits.
+/// Every type of a length, each with the largest value that fits.
 #[derive(VmState, Default, Clone, PartialEq, Debug)]
 #[vmstate(name = "lengths")]
 struct Lengths {
@@ -240,7 +240,7 @@ fn bits_beyond_the_length_are_not_sent_and_not_kept() {
 }
 
 #[test]
-fn a_bitmap_is_believed_up_to_max_and_charged() {
+fn a_bitmap_is_accepted_up_to_max_and_charged() {
     let bits = |bits: i32| [vec![0; 16], bits.to_be_bytes().to_vec()].concat();
     for wrong in [131, -1] {
         let error = refused(&Bitmaps::default(), &bits(wrong));

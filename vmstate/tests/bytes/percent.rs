@@ -1,4 +1,4 @@
-//! For `via`: a percentage, which is a `u8` on the wire. It has no default, and is of no wire type.
+//! For `via`: a percentage, which is a `u8` on the wire. The type has no default and no encoding of its own.
 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Percent(pub(crate) f64);

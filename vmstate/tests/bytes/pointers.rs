@@ -14,7 +14,7 @@ fn save<T: VmState>(state: &mut T) -> Vec<u8> {
     out.into_bytes()
 }
 
-/// `bytes` load into `state`, which then saves to them; a load that failed changes nothing.
+/// Checks that `bytes` load into `state`, which then saves to them, and that a failed load changes nothing.
 fn round<T: VmState>(mut state: T, bytes: &[u8]) -> T {
     let before = save(&mut state);
     for end in 0..bytes.len() {
@@ -31,14 +31,14 @@ fn refused<T: VmState>(mut state: T, bytes: &[u8]) -> Error {
     state.load_or_keep(&mut Reader::strict(bytes), 1).unwrap_err()
 }
 
-/// As QEMU's `TestStructTriv`.
+/// As in QEMU's `TestStructTriv`.
 #[derive(VmState, Default, Clone, Debug, PartialEq)]
 #[vmstate(name = "test/tss")]
 struct Triv {
     i: i32,
 }
 
-/// As QEMU's `TestArrayOfPtrToStuct` and `TestArrayOfPtrToInt`.
+/// As in QEMU's `TestArrayOfPtrToStuct` and `TestArrayOfPtrToInt`.
 #[derive(VmState, Default, Clone, Debug, PartialEq)]
 #[vmstate(name = "test/array_of_pointer")]
 struct Pointers {
@@ -79,7 +79,7 @@ fn both_sides_have_the_same_pointers_null() {
     assert_eq!(error.to_string(), text);
     assert_eq!(error.kind(), ErrorKind::Incompatible);
 
-    // Where a pointer is not null here, a 30 is the first byte of what it points to.
+    // Where a pointer is not null here, a 30 is the first byte of its pointee.
     let mut one = Pointers { one: Some(Box::default()), ..Pointers::default() };
     one.load_or_keep(&mut Reader::strict(b"00000000\x30\x31\0"), 1).unwrap();
     assert_eq!(one.one, Some(Box::new(0x3031)));
@@ -101,17 +101,17 @@ struct Ranged {
     rest: u8,
 }
 
-/// No pointee begins with a `30`, so one is a null pointer of the source.
+/// No pointee begins with a `30`, so a `30` is a null pointer of the source.
 #[derive(VmState, Default, Clone, Debug, PartialEq)]
 #[vmstate(name = "told_apart")]
-struct ToldApart {
+struct Unambiguous {
     flag: Option<Box<bool>>,
     mode: Option<Box<Mode>>,
     ranged: Option<Box<Ranged>>,
     pair: Option<Box<[Ranged; 2]>>,
 }
 
-impl ToldApart {
+impl Unambiguous {
     fn none_null() -> Self {
         Self {
             flag: Some(Box::default()),
@@ -123,25 +123,25 @@ impl ToldApart {
 }
 
 #[test]
-fn a_null_pointer_of_the_source_is_no_value_where_the_two_can_be_told_apart() {
+fn a_null_pointer_of_the_source_is_refused_where_it_is_unambiguous() {
     let bytes = b"\x01\x31\x2f\xff\x30\x01\x02\x03\0\0\0";
-    let loaded = round(ToldApart::none_null(), bytes);
+    let loaded = round(Unambiguous::none_null(), bytes);
     assert_eq!((loaded.flag, loaded.mode), (Some(Box::new(true)), Some(Box::new(Mode::On))));
     for (null, place) in [(0, "flag at 0x0"), (1, "mode at 0x1"), (2, "ranged at 0x2"), (5, "pair at 0x5")] {
         let mut bytes = *bytes;
         bytes[null] = 0x30;
-        let error = refused(ToldApart::none_null(), &bytes);
+        let error = refused(Unambiguous::none_null(), &bytes);
         let text = format!("{place}: null in the stream, but not on this machine: configure both alike");
         assert_eq!((error.kind(), error.to_string()), (ErrorKind::Incompatible, text));
     }
-    // QEMU takes what comes for the pointee: `get_bool` takes any byte but 0 for true.
-    let mut flag = ToldApart::none_null();
+    // QEMU loads the byte as the pointee: `get_bool` takes any byte but 0 for true.
+    let mut flag = Unambiguous::none_null();
     let mut input = Reader::new(b"\x30\x31\0\0\0\0\0\0\0\0\0", 0, Strictness::QemuCompatible, Limits::default());
     flag.load_or_keep(&mut input, 1).unwrap();
     assert_eq!(flag.flag, Some(Box::new(true)));
 }
 
-/// Pointers that a hook made or took away are put back.
+/// Pointers that a hook created or removed are put back.
 #[derive(VmState, Default, Clone, Debug, PartialEq)]
 #[vmstate(name = "hooked", pre_load = Self::swap, post_load = Self::refuse)]
 struct Hooked {
@@ -161,7 +161,7 @@ impl Hooked {
 }
 
 #[test]
-fn what_hooks_do_to_pointers_is_undone() {
+fn changes_of_hooks_to_pointers_are_undone() {
     let before = Hooked { a: Some(Box::new(Triv { i: 5 })), b: None };
     let mut kept = before.clone();
     let error = kept.load_or_keep(&mut Reader::strict(b"\x30\0\0\0\x06"), 1).unwrap_err();
@@ -169,7 +169,7 @@ fn what_hooks_do_to_pointers_is_undone() {
     assert_eq!(kept, before);
 }
 
-/// In a subsection an `Option` is its presence, whatever it holds.
+/// In a subsection, an `Option` is the presence of the subsection, whatever its type.
 #[derive(VmState, Default, Clone, Debug, PartialEq)]
 #[vmstate(name = "net", subsection(name = "net/frame"))]
 struct Net {

@@ -1,4 +1,4 @@
-//! Fields that are something else on the wire: `via` another type, `tmp` of the whole struct (QEMU's `VMSTATE_WITH_TMP`), a
+//! Fields with another representation on the wire: `via` another type, `tmp` of the whole struct (QEMU's `VMSTATE_WITH_TMP`), a
 //! struct at an older version (QEMU's `VMSTATE_VSTRUCT`).
 
 use proptest::prelude::*;
@@ -67,7 +67,7 @@ fn a_temporary_is_made_from_its_struct_and_put_back_into_it() {
     assert_eq!(fpu.fpregs[1].bits, [9, 0, 0, 0, 0, 0, 0, 0, 0, 0x40]);
     let (bytes, described) = save(&mut fpu);
     assert_eq!(bytes, FPU);
-    // As a real stream of QEMU 10.0.2 says of `env.fpregs`, but for the number of registers.
+    // As a real stream of QEMU 10.0.2 describes `env.fpregs`, except for the number of registers.
     let expected = r#"{"name":"fpregs","array_len":2,"type":"struct","struct":{"vmsd_name":"fpreg","version":0,"fields":[{"name":"tmp","type":"tmp","vmsd_name":"fpreg_tmp","version":0,"fields":[{"name":"tmp_mant","type":"uint64","size":8},{"name":"tmp_exp","type":"uint16","size":2}],"size":10}]},"size":10}"#;
     assert_eq!(described[0].to_string(), expected);
 }
@@ -77,7 +77,7 @@ fn a_temporary_that_is_refused_names_its_place_and_changes_nothing() {
     let mut fpu = Fpu::default();
     fpu.load_or_keep(&mut Reader::strict(FPU), 1).unwrap();
     let before = fpu.fpregs.clone();
-    // The first register is taken, then the second refuses; or the bytes behind them end.
+    // The first register is accepted, then the second is refused; or the bytes end after them.
     let mut refused = [1; 21];
     refused[18..20].copy_from_slice(b"\xde\xad");
     let error = fpu.load_or_keep(&mut Reader::strict(&refused), 1).unwrap_err();
@@ -91,7 +91,7 @@ fn a_temporary_that_is_refused_names_its_place_and_changes_nothing() {
     assert_eq!(error.to_string(), "fpregs[0] › tmp › tmp_exp at 0x8: 2 bytes expected, 1 left");
 }
 
-/// Even lines only; the wire has half of them.
+/// Even line numbers only; the wire has half the number.
 #[derive(Clone, Debug, PartialEq)]
 struct Line(u32);
 
@@ -119,7 +119,7 @@ struct Rate {
     host: &'static str,
 }
 
-/// What the wire has of a `Rate`.
+/// The representation of a `Rate` on the wire.
 #[derive(VmState)]
 #[vmstate(name = "rate")]
 struct WireRate {
@@ -198,7 +198,7 @@ fn a_conversion_that_fails_names_its_place_and_changes_nothing() {
     assert_eq!(refused(&[1, 0]).1, "rate › kilohertz at 0x1: 2 bytes expected, 1 left");
 }
 
-/// `vmstate_IPMIKCS` in short: `waiting` came with version 2.
+/// A shortened `vmstate_IPMIKCS`: version 2 added `waiting`.
 #[derive(VmState, Default, Clone, Debug, PartialEq)]
 #[vmstate(name = "ipmi-kcs", version = 3, minimum_version = 1, post_load = Self::loaded)]
 #[vmstate(subsection(name = "ipmi-kcs/irq", version = 4, needed = Self::has_irq))]
@@ -229,7 +229,7 @@ impl Kcs {
     }
 }
 
-/// Since its version 2 with version 2 of the inner struct, before with version 1 (hw/ipmi/isa_ipmi_kcs.c).
+/// Version 2 contains version 2 of the inner struct, older versions contain version 1 (hw/ipmi/isa_ipmi_kcs.c).
 #[derive(VmState, Default)]
 #[vmstate(name = "isa-ipmi-kcs", version = 2, minimum_version = 1)]
 struct Isa {
@@ -286,7 +286,7 @@ fn any_version_in_the_window_can_be_saved() {
     }
 }
 
-/// All of them in one, with fields behind them that may fail.
+/// All representations in one struct, with fields after them that may fail.
 #[derive(VmState, Clone, Debug, PartialEq)]
 #[vmstate(name = "every_kind", version = 2, minimum_version = 1)]
 #[vmstate(subsection(name = "every_kind/x"))]
@@ -336,7 +336,7 @@ proptest! {
             let held = value.clone();
             let mut input = Reader::new(&bytes, 0, strictness, Limits::default()).complete();
             if value.load_or_keep(&mut input, version).is_err() {
-                // What a hook of a nested struct skips is its own business.
+                // A skipped field that a hook of a nested struct changes is not compared.
                 value.kcs.loaded_at = held.kcs.loaded_at;
                 prop_assert_eq!(value, held);
             }

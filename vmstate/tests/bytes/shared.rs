@@ -1,4 +1,4 @@
-//! `Arc`, `Rc` and `&mut`: the bytes of what they hold; a load changes what the others see, and an undo puts that back.
+//! `Arc`, `Rc` and `&mut`: the bytes of their contents; a load changes the value that other holders see, and an undo restores it.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -47,7 +47,7 @@ fn what_is_shared_stays_shared() {
 }
 
 #[test]
-fn a_load_that_fails_puts_back_what_the_others_see() {
+fn a_failed_load_restores_the_value_that_others_see() {
     let mut device = Shared::default();
     let other = device.clone();
     device.load_or_keep(&mut Reader::strict(SAVED), 1).unwrap();

@@ -1,4 +1,4 @@
-//! Subsections: their bytes, and which of them a load takes (QEMU's `vmstate_subsection_load`).
+//! Subsections: their bytes, and which of them a load accepts (QEMU's `vmstate_subsection_load`).
 
 use vmstate::codec::{Limits, Reader, Strictness, Writer};
 use vmstate::{ErrorKind, VmState, Wire};
@@ -119,7 +119,7 @@ struct Outer {
 
 #[test]
 fn bytes_that_only_look_like_one_belong_to_the_next_field() {
-    // Wrong first byte; length not above the parent's name; another name; in a whole buffer, a name cut short.
+    // Wrong first byte; a length not above the parent's name; another name; in a whole buffer, a truncated name.
     for after in [*b"\x04\x05de", *b"\x05\x03de", *b"\x05\x05dx", *b"\x05\x05de"] {
         let bytes = [b"\x01".as_slice(), &after].concat();
         let mut outer = Outer::default();

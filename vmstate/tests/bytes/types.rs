@@ -1,4 +1,4 @@
-//! Types that hold another value: their bytes are those of what they hold, written out; what they refuse.
+//! Types that hold another value: their bytes are those of the value, as literals; and which bytes they refuse.
 
 use std::cell::{Cell, RefCell};
 use std::num::{NonZero, Wrapping};
@@ -13,7 +13,8 @@ use vmstate::raw::vmdesc;
 use vmstate::testing::bytes;
 use vmstate::{Error, ErrorKind, VmState, Wire};
 
-/// `wire` loads into `state`, which then saves to it; after a load that failed it still saves to what it did.
+/// Checks that `wire` loads into `state`, which then saves to it, and that the state after a failed load still saves to the same
+/// bytes.
 fn round<T: VmState>(mut state: T, wire: &[u8]) -> T {
     state.load_or_keep(&mut Reader::strict(wire), 1).unwrap();
     assert_eq!(bytes(&mut state), wire);
@@ -190,7 +191,7 @@ struct Floats {
     last: f64,
 }
 
-/// IEEE 754: 1.0 is 0x3ff0 << 48, -2.5 is 0xc004 << 48; a signalling NaN comes back as it was.
+/// IEEE 754: 1.0 is 0x3ff0 << 48, -2.5 is 0xc004 << 48; a signalling NaN keeps its bits.
 #[test]
 fn a_double_is_its_bits() {
     let bytes = b"\x3f\xf0\0\0\0\0\0\0\xc0\x04\0\0\0\0\0\0\x7f\xf0\0\0\0\0\0\x01";

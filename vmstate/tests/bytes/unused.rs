@@ -1,4 +1,4 @@
-//! Padding: always, from a version on, by a predicate, and as much as a length says (QEMU's `VMSTATE_UNUSED`, `_V`, `_TEST` and
+//! Padding: always, from a version on, by a predicate, and as long as a length says (QEMU's `VMSTATE_UNUSED`, `_V`, `_TEST` and
 //! `_VARRAY_UINT32`).
 
 use serde_json::json;

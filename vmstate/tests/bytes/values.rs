@@ -1,5 +1,4 @@
-//! Values that QEMU has no type for: wide integers, floats, characters, durations, deadlines; and maps and sets whose
-//! memory has no order.
+//! Values that QEMU has no type for: wide integers, floats, characters, durations, deadlines; and unordered maps and sets.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex};
@@ -51,7 +50,7 @@ fn each_value_has_its_bytes() {
     loaded.load_or_keep(&mut Reader::strict(VALUES), 1).unwrap();
     assert_eq!(loaded, values());
     for end in 0..VALUES.len() {
-        // Of the wide integers all bits are others.
+        // The wide integers with all bits inverted.
         let other: Vec<u8> =
             VALUES[..end].iter().enumerate().map(|(at, byte)| if at < 32 { !byte } else { *byte }).collect();
         let error = loaded.load_or_keep(&mut Reader::strict(&other), 1).unwrap_err();
@@ -95,7 +94,7 @@ fn a_duration_that_does_not_fit_is_not_sent() {
     assert_eq!((error.kind(), error.path().as_str()), (ErrorKind::Rejected, "pause"));
 }
 
-/// The guest's clock shows 0 at `.0` of the host's, and nothing above `.1`.
+/// The guest's clock shows 0 at the host time `.0`, and nothing above `.1`.
 #[derive(Debug)]
 struct Clock(Mutex<Instant>, Duration);
 
@@ -173,7 +172,7 @@ fn maps() -> Maps {
 
 #[test]
 fn maps_and_sets_are_in_the_order_of_their_keys() {
-    // A `HashMap` is in another order each time.
+    // A `HashMap` has another order each time.
     for _ in 0..20 {
         assert_eq!(bytes(&mut maps()), MAPS);
     }
@@ -221,7 +220,7 @@ fn keys_out_of_order_twice_or_too_many_are_refused() {
 }
 
 #[test]
-fn a_value_that_is_there_is_loaded_in_place() {
+fn a_present_value_is_loaded_in_place() {
     #[derive(VmState, Default, Debug, PartialEq)]
     #[vmstate(name = "entry")]
     struct Entry {

@@ -1,4 +1,4 @@
-//! Attributes on the fields of variants: every byte is written out, and what is refused leaves all as it was.
+//! Attributes on the fields of variants: every byte is a literal, and a refused load changes nothing.
 
 use std::collections::BTreeMap;
 
@@ -87,14 +87,14 @@ fn fields_are_on_the_wire_as_their_attributes_say() {
             assert_eq!(loaded, dev(request.clone()));
         }
     }
-    // What is not on the wire stays while the variant does.
+    // A skipped field keeps its value while the variant stays the same.
     let mut loaded = dev(table(7));
     loaded.load_or_keep(&mut Reader::strict(b"\0\x03\0\0\0\0\0\x02"), 1).unwrap();
     assert_eq!(loaded, dev(Request::Table { seats: BTreeMap::new(), host: 7, level: 2 }));
 }
 
 #[test]
-fn what_is_refused_is_named_and_leaves_all_as_it_was() {
+fn a_refused_load_names_the_field_and_changes_nothing() {
     let holders = [table(7), Request::Kept("kept".into()), Request::Read { sector: 1, count: 1, data: vec![9] }];
     let refused = |wire: &[u8], says: &str| {
         for before in holders.clone().map(dev) {
@@ -144,17 +144,17 @@ fn the_description_says_what_a_load_refuses() {
     assert_eq!(names(&read), ["start", "count", "data"]);
     assert_eq!(read[1].kind, Kind::Limited(Kind::Unsigned(1).into(), Limit::Within(1, 3)));
     assert_eq!(read[2].count, Some(Count::new(Some(Length::Field("count".into())), 1, 3, false)));
-    // Its check is in the description, too, without bytes.
+    // The variant's check is in the description, too, without bytes.
     assert_eq!(names(&variant("3")), ["seats", "level", "Self::is_even"]);
     assert_eq!(variant("4")[0].kind, seat::KIND);
     assert_eq!(variant("4")[0].conversion.as_deref(), Some("with = seat"));
-    // A variant of which nothing is sent has no fields there.
+    // A variant without migrated fields has no fields there.
     assert!(request.fields.iter().all(|field| &*field.name != "5"));
     let report = check(Dev::DESCRIPTION, Dev::DESCRIPTION).to_string();
     assert!(report.contains("version 1: loads") && report.contains("the check Self::is_even of Table"), "{report}");
 }
 
-/// A parameter needs what the attributes ask of its field.
+/// A type parameter needs the bounds that the field's attributes require.
 #[test]
 fn variants_of_generic_fields_load() {
     #[derive(VmState, Debug, PartialEq)]

@@ -1,4 +1,4 @@
-//! Enums with fields: the number of the variant, then its fields; every byte is written out.
+//! Enums with fields: the number of the variant, then its fields; every byte is a literal.
 
 use vmstate::VmState;
 use vmstate::codec::{Reader, Writer};
@@ -71,7 +71,7 @@ fn a_variant_is_its_number_and_its_fields() {
 }
 
 #[test]
-fn what_is_refused_is_named_and_leaves_all_as_it_was() {
+fn a_refused_load_names_the_field_and_changes_nothing() {
     let refused = |last: &[u8]| {
         let mut device = dev(State::Writing { address: 1, data: [2, 3], r#final: false });
         let before = bytes(&mut device);
@@ -87,7 +87,7 @@ fn what_is_refused_is_named_and_leaves_all_as_it_was() {
     assert_eq!(refused(b"\x02\0\0\0\x01"), "state › Reading › 1 at 0xc: 1 bytes expected, 0 left");
     assert_eq!(refused(b"\x10\0\x01\0\0\x02"), "state › Writing › final at 0xc: a bool is 0 or 1, got 2");
     assert_eq!(refused(b""), "state › tag at 0x7: 1 bytes expected, 0 left");
-    // The variant that it has is loaded in place, and put back, too.
+    // The present variant is loaded in place, and put back, too.
     assert_eq!(refused(b"\x10\0\x09\x09"), "state › Writing › data[1] at 0xb: 1 bytes expected, 0 left");
 }
 
@@ -107,7 +107,7 @@ fn it_describes_itself_as_a_tag_and_a_struct_for_each_variant() {
     assert_eq!(fields[1]["size"], 5);
 }
 
-/// What is said of streams of one release in the other, without the remedies.
+/// The verdicts on streams of one release in the other, without the remedies.
 fn verdicts<Old: VmState, New: VmState>() -> [String; 2] {
     let report = vmstate::compat::check(Old::DESCRIPTION, New::DESCRIPTION);
     [Direction::OldToNew, Direction::NewToOld].map(|direction| {
@@ -174,7 +174,7 @@ fn the_checker_knows_which_fields_a_tag_has() {
             Off = 0,
         }
     }
-    // Elements are not told apart: one of them is enough.
+    // Elements are not distinguished: one of them is enough.
     #[derive(VmState)]
     #[vmstate(name = "dev")]
     struct Each<T> {

@@ -1,11 +1,11 @@
-//! Both ends of a connection in a test: all bytes through, whatever pieces they go in.
+//! Exchange between both ends of a connection: all bytes arrive, in pieces of any size.
 
 use std::thread;
 use std::time::Duration;
 
 use vmstate::channel::Channel;
 
-/// For what comes soon, on a busy host too.
+/// For events that follow soon, on a busy host, too.
 pub(crate) const LONG: Duration = Duration::from_secs(30);
 
 pub(crate) fn receive_all(channel: &mut dyn Channel, length: usize) -> Vec<u8> {
@@ -24,8 +24,8 @@ pub(crate) fn send_all(channel: &mut dyn Channel, mut bytes: &[u8]) {
     }
 }
 
-/// Sends `sent`, more than a socket's buffer holds, so that both sides must wait for each other; an answer; and a last word, behind
-/// which the end is seen.
+/// Sends `sent`, which is more than a socket's buffer holds, so that both sides must wait for each other; then an answer; and a
+/// last message, after which the end is received.
 pub(crate) fn exchange(here: &mut impl Channel, mut there: impl Channel + Send, sent: &[u8]) {
     let received = thread::scope(|scope| {
         let receiving = scope.spawn(|| receive_all(&mut there, sent.len()));

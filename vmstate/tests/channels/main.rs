@@ -1,4 +1,4 @@
-//! The real transports.
+//! The real transports: outboxes, sockets, TLS.
 #![cfg(feature = "engine")]
 
 mod ends;

@@ -1,4 +1,4 @@
-//! What a source puts into its outbox arrives, byte for byte, however the wire cuts it.
+//! The contents of a source's outbox arrive byte for byte, however the channel divides them.
 
 use std::io;
 use std::os::unix::net::UnixStream;
@@ -14,21 +14,21 @@ use vmstate::ram::{GuestRam, PAGE_SIZE, RamBlock};
 const PAGES: u64 = 200;
 const LONG: Duration = Duration::from_secs(20);
 
-/// Two blocks. Whoever asks for anything but whole pages is refused.
+/// Two blocks. Accesses to anything but whole pages are refused.
 struct Ram {
     blocks: Vec<RamBlock>,
     bytes: Mutex<Vec<Vec<u8>>>,
 }
 
 impl Ram {
-    /// Memory that holds `bytes` twice.
+    /// Memory filled with `bytes` in both blocks.
     fn new(bytes: Vec<u8>) -> Self {
         let len = PAGES * PAGE_SIZE;
         let blocks = ["low", "high"].map(|name| RamBlock { name: name.to_owned(), len }).to_vec();
         Self { blocks, bytes: Mutex::new(vec![bytes; 2]) }
     }
 
-    /// No two pages are alike, and none is the same from any other byte on.
+    /// Memory in which no two pages are equal, and no page equals another at any byte offset.
     fn patterned() -> Self {
         let one: Vec<u8> = (0..PAGE_SIZE).map(|at| ((at * 7) ^ (at >> 8)) as u8).collect();
         let ram = Self::new((0..PAGES).flat_map(|number| one.iter().map(move |byte| byte ^ number as u8)).collect());
@@ -72,7 +72,7 @@ impl GuestRam for Ram {
     }
 }
 
-/// Takes as many bytes at once as it is told, and gives as many; it has no descriptor.
+/// A channel that sends and receives a given number of bytes at once, without a descriptor.
 struct Narrow {
     bytes: Vec<u8>,
     received: usize,
@@ -123,7 +123,7 @@ enum Put {
 fn put() -> impl Strategy<Value = Put> {
     prop_oneof![
         prop::collection::vec(any::<u8>(), 0..20).prop_map(Put::Bytes),
-        // More than what is copied at once.
+        // More than is copied at once.
         (260_000..300_000_usize).prop_map(|len| Put::Bytes(vec![0xab; len])),
         run().prop_map(Put::Pages),
     ]
@@ -202,7 +202,7 @@ proptest! {
         widths in prop::collection::vec(1000_usize..600_000, 1..5),
         by_socket in any::<bool>(),
     ) {
-        // Of two runs that overlap the later one is what stays.
+        // Of two overlapping runs, the later one stays.
         let (source, target) = (Ram::patterned(), Ram::new(vec![0x55; (PAGES * PAGE_SIZE) as usize]));
         let mut expected = target.bytes.lock().unwrap().clone();
         let bytes = runs.iter().map(|run| source.copy(*run)).collect::<Vec<_>>().concat();
@@ -287,9 +287,9 @@ fn pages_that_follow_each_other_are_one_piece_unless_bytes_are_between() {
     assert!(outbox.pieces().eq(expected));
 }
 
-/// Memory that refuses is no trouble of the wire.
+/// An error of guest memory is not an error of the channel.
 #[test]
-fn what_memory_refuses_is_told_as_memory_told_it() {
+fn an_error_of_memory_is_passed_on_unchanged() {
     let ram = Ram::patterned();
     let mut outbox = Outbox::new();
     outbox.put_pages(PageRun { block: 9, offset: 0, len: PAGE_SIZE });

@@ -1,4 +1,4 @@
-//! The real transports: bytes through, timeouts, closed peers.
+//! The real transports: transfers, timeouts, closed peers.
 
 use std::io;
 use std::thread;
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::ends::{self, LONG, receive_all, send_all};
 use vmstate::channel::{Channel, FileChannel, Listener, SocketChannel};
 
-/// Enough to meet the moment between two system calls.
+/// Enough attempts to hit the moment between two system calls.
 const SOURCES: u32 = 5000;
 
 fn exchange(mut here: SocketChannel, there: SocketChannel) {
@@ -19,7 +19,7 @@ fn exchange(mut here: SocketChannel, there: SocketChannel) {
     assert_eq!(here.receive(&mut part, short).unwrap_err().kind(), io::ErrorKind::TimedOut);
     assert!(asked.elapsed() >= short);
 
-    // Shorter than a microsecond is not for ever.
+    // A timeout below a microsecond is not infinite.
     let moment = Duration::from_nanos(1);
     assert_eq!(here.receive(&mut part, moment).unwrap_err().kind(), io::ErrorKind::TimedOut);
 
@@ -27,7 +27,7 @@ fn exchange(mut here: SocketChannel, there: SocketChannel) {
     ends::exchange(&mut here, there, &sent);
 }
 
-/// What a process that was killed leaves does not block the next one; what is in use, or is no socket, is left alone.
+/// The file of a killed process does not block the next one; a file in use, or one that is not a socket, is left alone.
 #[test]
 fn only_a_socket_that_nobody_listens_at_is_replaced() {
     let dir = tempfile::tempdir().unwrap();
@@ -48,7 +48,7 @@ fn only_a_socket_that_nobody_listens_at_is_replaced() {
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
 }
 
-/// Its own is removed, early or in the end; one that somebody else has put there since is not.
+/// The listener's own file is removed, early or at the end; a file that another process has put there since is not.
 #[test]
 fn a_listener_removes_no_file_but_its_own() {
     let dir = tempfile::tempdir().unwrap();
@@ -92,7 +92,7 @@ fn tcp() {
     exchange(here, listener.accept(LONG).unwrap());
 }
 
-/// Where the kernel has vsock's loopback (`vsock_loopback`); else what is checked is that its error is told.
+/// With the kernel's vsock loopback (`vsock_loopback`); without it, only the error is checked.
 #[test]
 fn vsock() {
     const LOCAL: u32 = 1;
@@ -124,7 +124,7 @@ fn a_socket_that_is_connected_already() {
     assert_eq!(refused(std::fs::File::open("/dev/null").unwrap().into()), "it is no socket");
 }
 
-/// Nobody reads it: a send takes what there is room for, and then says that it waited in vain, as a receive does.
+/// A pipe without a reader: a send writes what fits, and then reports a timeout, as a receive does.
 #[test]
 fn a_pipe_that_does_not_block_is_waited_for() {
     use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -146,7 +146,7 @@ fn a_pipe_that_does_not_block_is_waited_for() {
     assert_eq!(input.receive(&mut [0; 8], short).unwrap_err().kind(), io::ErrorKind::TimedOut);
 }
 
-/// As systemd passes one: somebody else has made it, has it open as well, and keeps its file.
+/// A socket as systemd passes it: another process has created it, has it open as well, and keeps its file.
 #[test]
 fn a_socket_that_listens_already_takes_sources_and_keeps_its_file() {
     let directory = tempfile::tempdir().unwrap();
@@ -208,9 +208,9 @@ fn only_its_user_may_connect_to_a_unix_listener() {
     assert!(!path.exists());
 }
 
-/// A peer that takes nothing: what fits into the socket buffer goes, then the timeout holds.
+/// A peer that reads nothing: the socket buffer fills up, then the timeout applies.
 #[test]
-fn a_peer_that_takes_nothing_bounds_no_wait() {
+fn a_peer_that_reads_nothing_does_not_block_a_send() {
     let listener = Listener::tcp("127.0.0.1:0").unwrap();
     let mut here = SocketChannel::connect_tcp(&listener.tcp_address().unwrap().to_string(), LONG, &|| true).unwrap();
     let _there = listener.accept(LONG).unwrap();
@@ -221,7 +221,7 @@ fn a_peer_that_takes_nothing_bounds_no_wait() {
 
 /// Connections up to the backlog are made without anyone accepting them; the next has to wait.
 #[test]
-fn a_full_backlog_keeps_nobody() {
+fn a_full_backlog_delays_no_client_beyond_its_timeout() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("socket");
     let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
@@ -239,7 +239,7 @@ fn a_full_backlog_keeps_nobody() {
     let error = SocketChannel::connect_unix(&path, LONG, &go_on).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::ConnectionAborted);
     assert!(begun.elapsed() < LONG, "called off, and still waited");
-    // Room again: the one that waits gets in.
+    // Space again: the waiting client is connected.
     thread::scope(|scope| {
         let connecting = scope.spawn(|| SocketChannel::connect_unix(&path, LONG, &|| true));
         let _accepted = listener.accept().unwrap();
@@ -274,9 +274,9 @@ fn strays_do_not_end_the_wait_for_a_source() {
     assert_eq!(error.kind(), io::ErrorKind::ConnectionAborted);
 }
 
-/// One that goes on with its post-copy begins with a question for received pages, or says at once that it goes on.
+/// A source that resumes post-copy begins with a request for received pages, or at once with POSTCOPY_RESUME.
 #[test]
-fn a_source_that_goes_on_is_told_apart() {
+fn a_source_that_resumes_is_recognised() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("door");
     let listener = Listener::unix(&path).unwrap();
@@ -294,12 +294,12 @@ fn a_source_that_goes_on_is_told_apart() {
         let mut found = listener.accept_resuming(LONG).unwrap();
         assert_eq!(receive_all(&mut found, bytes.len()), bytes);
     }
-    // It takes nothing from who waits for a new one.
+    // A caller that waits for a new source does not get it.
     let mut new = listener.accept_source(&|| true).unwrap();
     assert_eq!(receive_all(&mut new, 8), b"QEVM\0\0\0\x03");
 }
 
-/// A source may send its first bytes at any moment, also between two looks of the listener.
+/// A source may send its first bytes at any moment, also between two polls of the listener.
 #[test]
 fn a_source_that_begins_while_it_is_looked_at_is_not_dropped() {
     let directory = tempfile::tempdir().unwrap();

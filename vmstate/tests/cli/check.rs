@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 use crate::vmstate;
 
-/// Two releases in a folder of their own.
+/// Two releases in a temporary folder.
 struct Releases {
     _folder: TempDir,
     old: PathBuf,
@@ -112,7 +112,7 @@ fn g5_a_subsection_is_added() {
     });
     let condition = "new -> old, version 3: loads if subsection \"ioapic/eoi\" is not sent, else breaks";
     reported(&releases, &[], 0, &[condition, "compatible: in the new release"]);
-    // Whoever demands the way back has to know that the subsection stays away.
+    // If the opposite direction is required, the user has to assume that the subsection is not sent.
     let assumed = "subsection \"ioapic/eoi\" is not sent";
     reported(&releases, &["--both"], 1, &[condition, &format!(": --assume '{assumed}'\n")]);
     reported(&releases, &["--both", "--assume", assumed], 0, &["compatible: in the old release"]);
@@ -152,7 +152,7 @@ fn g8_a_section_is_new_or_gone() {
     reported(&Releases::new(&with, &without), &[], 1, &[says]);
 }
 
-/// QEMU's dumps have no types. Schemas of this library do.
+/// A schema with types: QEMU's dumps have none, this library's have.
 fn typed(fields: &[(&str, u32, &str)]) -> Value {
     let field = |&(name, size, kind): &(&str, u32, &str)| {
         let mut field = field(name, size);
@@ -184,7 +184,8 @@ fn g10_a_minimum_version_above_what_is_written() {
     reported(&releases, &[], 1, &["old -> new, version 3: breaks at i8254 because version 3 is older than 4"]);
 }
 
-/// Streams of release 1, which the old release only loads, are dropped on purpose; its own count.
+/// Support for streams of release 1, which the old release only loads, was dropped on purpose; the old release's own streams
+/// count.
 #[test]
 fn a_version_is_dropped_on_purpose() {
     let releases = changed("isa-pit", |pit| pit["minimum_version_id"] = json!(3));
@@ -241,7 +242,7 @@ machines of the old release
     assert_eq!((code, out.as_str()), (1, expected));
 }
 
-/// Whatever one section says, the others have their verdicts.
+/// Whatever one section contains, the others get their verdicts.
 #[test]
 fn a_section_that_contradicts_its_description_is_not_compared() {
     let mut old = qemu();

@@ -1,4 +1,4 @@
-//! Names out of a file that try to steer the reader's terminal: no task of the program lets them through.
+//! Names from a file that try to control the reader's terminal: no task of the program prints them unescaped.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,11 +7,11 @@ use serde_json::{Value, json};
 
 use crate::vmstate;
 
-/// Clears the screen, goes to the line's start, begins a line, opens an escape sequence as C1, turns the direction of
-/// writing around, hides, ends a line as Unicode knows it.
+/// Clears the screen, returns to the line's start, begins a line, opens an escape sequence with a C1 character, reverses the
+/// writing direction, hides text, ends a line with a Unicode separator.
 const HOSTILE: &str = "x\x1b[2J\r\nforged: no\u{9b}31m\u{202e}\u{200b}\u{2066}\u{2028}\u{7f}\u{ad}\u{feff}y";
 
-/// Streams with [`HOSTILE`] as the name of all that has one. The second differs from the first in the serial port's divider.
+/// Streams in which every name is [`HOSTILE`]. The second differs from the first in the serial port's divider.
 fn streams(folder: &Path) -> [PathBuf; 2] {
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/streams");
     let mut stream = fs::read(fixtures.join("microvm-linux-kvm.bin")).unwrap();
@@ -22,7 +22,7 @@ fn streams(folder: &Path) -> [PathBuf; 2] {
     for name in ["serial", "microvm.ram"] {
         stream = replaced(&stream, &counted(name), &counted(HOSTILE));
     }
-    // The configuration counts in four bytes.
+    // Names in the configuration have a length of four bytes.
     let [machine, hostile] = ["microvm", HOSTILE].map(|name| [&[0, 0, 0], &*counted(name)].concat());
     stream = replaced(&stream, &machine, &hostile);
     for device in description["devices"].as_array_mut().unwrap() {
@@ -71,7 +71,7 @@ fn rename_fields(fields: &mut Value) {
     }
 }
 
-/// Cc, Cf, Zl, Zp of [`HOSTILE`]; a new line is what the program itself prints.
+/// Checks that no character of [`HOSTILE`] in Cc, Cf, Zl or Zp is printed; the program itself prints new lines.
 #[track_caller]
 fn is_harmless(arguments: &[&str], text: &str) {
     let steers =
@@ -81,7 +81,7 @@ fn is_harmless(arguments: &[&str], text: &str) {
 }
 
 #[test]
-fn names_of_a_stream_steer_no_terminal() {
+fn names_of_a_stream_do_not_control_the_terminal() {
     let folder = tempfile::tempdir().unwrap();
     let [old, new] = streams(folder.path());
     for arguments in
@@ -112,7 +112,7 @@ fn names_of_a_stream_steer_no_terminal() {
 }
 
 #[test]
-fn names_of_a_schema_steer_no_terminal() {
+fn names_of_a_schema_do_not_control_the_terminal() {
     let folder = tempfile::tempdir().unwrap();
     let field = |name: &str, size: u32| json!({"field": format!("{HOSTILE}{name}"), "version_id": 0, "size": size, "field_exists": name == "a"});
     let schema = |fields: &[Value], subsection: &str| {

@@ -17,7 +17,7 @@ fn a_field_is_shown_by_name_with_its_place() {
     let file = stream("microvm-linux-kvm.bin");
     let (code, out, _) = vmstate(&["inspect", "--section", "serial", "--hex"], &[&file]);
     assert_eq!(code, 0);
-    // Body of the section, as its fixture has it: 9600 baud, so 115200 / 12.
+    // The body of the section, from its fixture: 9600 baud, so 115200 / 12.
     let body = std::fs::read(stream("microvm-kvm-serial.section")).unwrap();
     let whole = std::fs::read(&file).unwrap();
     let at = whole.windows(body.len()).position(|window| window == body).unwrap();
@@ -41,7 +41,7 @@ fn all_of_a_stream_is_listed() {
     assert!(out.contains("command SwitchoverStart\n") && out.contains("  end of sections\n"), "{out}");
 }
 
-/// A snapshot of a large guest is mostly holes: a second of processor time is not enough to read 4 GiB of them.
+/// A snapshot of a large guest is mostly holes: reading 4 GiB of them would take more than a second of processor time.
 #[test]
 fn holes_are_not_read() {
     let folder = tempfile::tempdir().unwrap();
@@ -56,7 +56,7 @@ fn holes_are_not_read() {
     let output = shell.args(["-c", limited, env!("CARGO_BIN_EXE_vmstate")]).arg(&file).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(1), "{text}");
-    // It has lost its description, which is at the end of a file, and is listed up to there.
+    // The stream has lost its description, which is at the end of the file, and is listed up to there.
     assert!(text.contains("RAM block microvm.ram: 16777216 bytes; 4096 pages sent"), "{text}");
     assert!(text.contains("damaged: "), "{text}");
 }
@@ -118,7 +118,7 @@ fn bad_usage_and_input_end_with_2() {
     }
 }
 
-/// A stream without what is behind its last section: as a cut leaves it, or QEMU's `suppress-vmdesc=on`.
+/// A stream without the part after its last section: as truncation leaves it, or QEMU's `suppress-vmdesc=on`.
 fn undescribed(stream: &Path) -> Vec<u8> {
     let bytes = std::fs::read(stream).unwrap();
     let mark = bytes.windows(8).rposition(|window| window[..2] == [0, 6] && window[6..] == *b"{\"").unwrap();
@@ -132,7 +132,7 @@ fn sections(arguments: &[&str], file: &Path) -> Vec<Value> {
     dump["entries"].as_array().unwrap().iter().filter(|entry| entry["kind"] == "full").cloned().collect()
 }
 
-/// Streams of minivmm's devices, with the schema of each: it gives the same values as what the stream says of itself.
+/// Streams of minivmm's devices, with the schema of each: the schema gives the same values as the stream's self-description.
 #[test]
 fn a_schema_takes_the_place_of_the_self_description() {
     let locks = Path::new(env!("CARGO_MANIFEST_DIR")).join("../minivmm/tests/locks");
@@ -160,7 +160,7 @@ fn a_stream_that_was_cut_is_read_by_qemus_dump() {
     let dump = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/qemu-10.0-dump-vmstate.json");
     let (code, out, _) = vmstate(&["inspect", "--schema", dump.to_str().unwrap()], &[&cut]);
     assert_eq!(code, 1);
-    // Of the I/O APIC QEMU's dump knows all, of the event device not that it has no slots.
+    // QEMU's dump has all fields of the I/O APIC, but does not say that the event device has no slots.
     assert!(out.contains("  section ioapic/0, full, version 3, 206 bytes\n"), "{out}");
     assert!(out.contains("    ioregsel: size 1 = "), "{out}");
     assert!(out.contains("  the schema does not fit: "), "{out}");

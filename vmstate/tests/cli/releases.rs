@@ -1,5 +1,5 @@
-//! docs/compatibility.md is a walk through five releases, run as it stands: each device in it is a fixture here, each
-//! command is run in a project of its own, in order. `BLESS=1` writes what the commands say into the page.
+//! docs/compatibility.md walks through five releases, and this test executes it: each device in it is a fixture here, each
+//! command runs in a temporary project, in order. `BLESS=1` writes the commands' output into the page.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::Command;
@@ -9,7 +9,7 @@ use vmstate::testing::Lock;
 const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/compatibility.md");
 const FOLDER: &str = "tests/locks/uart";
 
-/// A release: its text, and the page's test on it.
+/// A release: its source text, and the page's test of it.
 struct Release {
     text: &'static str,
     lock: fn(Lock<'static>) -> Lock<'static>,
@@ -47,14 +47,14 @@ releases! {
     };
 }
 
-/// A package with one test, and the device that it has at the moment.
+/// A package with one test and one device, which changes from release to release.
 struct Project {
     root: tempfile::TempDir,
     device: Option<&'static Release>,
 }
 
 impl Project {
-    /// What a command of the page prints.
+    /// The output of a command of the page.
     fn run(&self, command: &str) -> String {
         let words: Vec<&str> = command.split_whitespace().collect();
         match words.as_slice() {
@@ -74,7 +74,7 @@ impl Project {
         }
     }
 
-    /// Of `cargo test` only what the lock says.
+    /// Runs `cargo test` and returns only the message of the lock.
     fn test(&self, bless: bool) -> String {
         let device = self.device.expect("a device before the first command");
         let lock = (device.lock)(Lock::new(self.root.path().join(FOLDER))).bless(bless);

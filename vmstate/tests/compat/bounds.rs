@@ -1,4 +1,4 @@
-//! What a comparison may cost: few bytes of a schema describe a lot, and it may come from anywhere.
+//! Bounds on the cost of a comparison: a few bytes of a schema describe a lot, and schemas may be untrusted.
 
 use std::time::Duration;
 
@@ -8,11 +8,11 @@ use vmstate::schema::{Description, Field, Kind, Limit, Presence};
 
 use crate::{U8, U32, description, field, nested, plain, since, when};
 
-/// Processor time, so that a machine that is busy with other tests is no reason. All that is bounded takes less than a fifth of it,
-/// without optimization; what is not bounded takes hours.
+/// Limit on processor time, which does not depend on other load of the machine. Every bounded comparison takes less than a fifth
+/// of it, without optimisation; an unbounded one takes hours.
 const SOON: Duration = Duration::from_secs(60);
 
-/// True if at least one comparison was too large to be compared, and all were left soon.
+/// True if at least one comparison was too large, and all ended soon.
 fn is_too_large(report: &SectionReport) -> bool {
     assert!(!report.is_compatible(false), "{report}");
     let too_large = |verdict: &Verdict| matches!(verdict, Verdict::NotCompared(why) if why.reason == Reason::TooLarge);
@@ -28,7 +28,7 @@ fn ends_soon<T>(work: impl FnOnce() -> T) -> T {
     done
 }
 
-/// What this thread has worked so far.
+/// The processor time of this thread so far.
 fn processor_time() -> Duration {
     clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).expect("each thread has the clock").into()
 }
@@ -79,7 +79,7 @@ fn many_versions_are_not_all_compared() {
     assert_eq!(report.comparisons.len(), 64 + 1 + 1);
 }
 
-/// Each predicate is known on one side only, so that all of them are open together.
+/// Each predicate exists on one side only, so that all of them are open at the same time.
 #[test]
 fn many_open_decisions_are_too_large() {
     let side = |name: &str| {
@@ -107,7 +107,7 @@ fn many_values_are_too_large() {
     assert!(ends_soon(|| is_too_large(&check(&dev(0), &dev(1)))));
 }
 
-/// Variants whose numbers leave gaps: what is left for the others is not a range.
+/// Variants whose numbers have gaps: the numbers of no variant are not one range.
 #[test]
 fn many_variants_are_too_large() {
     let mode = |count: i128| {
@@ -119,13 +119,13 @@ fn many_variants_are_too_large() {
     let dev = |count, variants| plain(vec![field("modes", array(mode(variants), count))]);
     assert!(ends_soon(|| is_too_large(&check(&dev(1, 10_000), &dev(1, 10_000)))));
     assert!(ends_soon(|| is_too_large(&check(&dev(1000, 60), &dev(1000, 60)))));
-    // As many as a device has.
+    // As many variants as a device has.
     assert!(ends_soon(|| check(&dev(64, 16), &dev(64, 16))).is_compatible(true));
     assert!(ends_soon(|| check(&dev(1, 256), &dev(1, 256))).is_compatible(true));
 }
 
 #[test]
-fn many_sections_share_what_they_may_cost() {
+fn many_sections_share_one_budget() {
     let entry = || nested("entry", vec![field("a", U8), field("b", U32)]);
     let dev = plain(vec![field("entries", array(entry(), 1 << 14))]);
     let names: Vec<String> = (0..1000).map(|at| format!("dev{at}")).collect();
@@ -136,7 +136,7 @@ fn many_sections_share_what_they_may_cost() {
     assert!(is_too_large(&report.sections[999]));
 }
 
-/// Forty subsections: the verdict may not take 2^40 steps.
+/// Forty subsections: the verdict must not take 2^40 steps.
 #[test]
 fn many_subsections_and_predicates_are_quick() {
     let fields: Vec<_> = (0..40).map(|i| when(&format!("f{i}"), U8, &format!("p{i}"))).collect();
@@ -148,18 +148,18 @@ fn many_subsections_and_predicates_are_quick() {
     assert!(report.contains("loads if subsection \"dev/s40\" is not sent, else"), "{report}");
 }
 
-/// Each element has an outcome of its own, which the other side has under another name.
+/// Each element has an outcome of its own, which has another name on the other side.
 #[test]
 fn many_predicates_in_renamed_structs_are_quick() {
     let entry = || nested("entry", vec![field("id", U8), when("tag", U8, "tagged")]);
     let dev = |name: &str, count| plain(vec![field(name, array(entry(), count))]);
     let report = ends_soon(|| check(&dev("queue", 10_000), &dev("requests", 10_000)));
     assert!(report.is_compatible(true), "{report}");
-    // Nothing says which one is new.
+    // Nothing shows which one is new.
     assert!(!ends_soon(|| check(&dev("queue", 10_000), &dev("requests", 9_999))).is_compatible(true));
 }
 
-/// As many fields without a name for their predicate as QEMU's largest devices have.
+/// As many fields with unnamed predicates as QEMU's largest devices have.
 #[test]
 fn many_predicates_without_a_name_are_quick() {
     let fields = |prefix: &str| -> Vec<Field> {

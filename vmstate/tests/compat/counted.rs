@@ -1,4 +1,4 @@
-//! Collections with their number right before them: the limit and the number are part of the comparison.
+//! Collections preceded by their number: the limit and the number are part of the comparison.
 
 use vmstate::VmState;
 use vmstate::schema::of;
@@ -19,7 +19,7 @@ struct Many {
     words: Vec<u16>,
 }
 
-/// As `Many`, with a field for the number.
+/// Like `Many`, with a field for the number.
 #[derive(VmState)]
 #[vmstate(name = "dev")]
 struct ByField {

@@ -1,5 +1,5 @@
 //! QEMU's own dump of a machine's devices: it loads in itself, and every gap of QEMU's checker
-//! (scripts/vmstate-static-checker.py) is seen in a copy with one change.
+//! (scripts/vmstate-static-checker.py) is detected in a copy with one change.
 
 use serde_json::{Value, json};
 use vmstate::compat::{Assumption, Comparison, Direction, RegistryReport, Verdict, check_schemas};
@@ -11,7 +11,7 @@ fn schema(dump: &Value) -> Schema {
     Schema::from_json(&dump.to_string()).expect("a dump in QEMU's shape")
 }
 
-/// What the checker says of QEMU's dump and a copy with a change to one section's description.
+/// The report on QEMU's dump and a copy with a change to one section's description.
 fn changed(section: &str, change: impl FnOnce(&mut Value)) -> RegistryReport {
     let old: Value = serde_json::from_str(DUMP).unwrap();
     let mut new = old.clone();
@@ -22,7 +22,7 @@ fn changed(section: &str, change: impl FnOnce(&mut Value)) -> RegistryReport {
     check_schemas(&schema(&old), &schema(&new))
 }
 
-/// The sentences about one section; all others load.
+/// Checks the sentences about one section; all others load.
 #[track_caller]
 fn says(report: &RegistryReport, section: &str, expected: &[&str]) {
     let is_fine = |comparison: &Comparison| comparison.verdict == Verdict::Loads && comparison.warnings.is_empty();
@@ -61,7 +61,7 @@ fn a_dump_loads_in_itself_and_says_on_what_that_relies() {
             assert_eq!((&comparison.verdict, comparison.warnings.as_slice()), (&Verdict::Loads, &[][..]), "{section}");
         }
     }
-    // `config` is there twice, under two predicates that the dump does not name.
+    // `config` is listed twice, under two predicates that the dump does not name.
     let bridge = report.sections.iter().find(|section| section.section == "pcie-pci-bridge").unwrap();
     let predicates = ["parent_obj.config", "parent_obj.config#2"].map(str::to_owned).to_vec();
     assert!(bridge.comparisons[0].relies_on.contains(&Assumption::Predicates(predicates)), "{bridge}");
@@ -158,7 +158,7 @@ fn g8_a_section_is_new() {
 
 #[test]
 fn g9_another_size_of_the_same_number_of_bytes() {
-    // What a dump says at all: a type of the same size in memory stays unseen, and so it is said.
+    // Within the limits of a dump: another type of the same size in memory is not detected, and the report says so.
     let report = changed(IOAPIC, |ioapic| {
         fields(ioapic)[4]["size"] = json!(4);
         fields(ioapic)[4]["num"] = json!(48);

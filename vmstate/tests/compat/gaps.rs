@@ -107,7 +107,7 @@ fn g5_a_new_subsection() {
     );
 }
 
-/// It takes the next subsection's mark for its value: what is wrong is the field, not that subsection.
+/// The reader takes the next subsection's marker for the field's value: the fault is the field, not that subsection.
 #[test]
 fn g1_a_field_is_added_in_front_of_subsections() {
     let more = || description("dev/more", (1, 1), vec![field("x", U8)], vec![]);
@@ -168,7 +168,7 @@ net
     );
 }
 
-/// Whether a section may be away is its registration's, not its description's.
+/// The registration decides whether a section may be missing, not the description.
 #[test]
 fn g8_sections_that_are_required() {
     let dev = plain(vec![field("a", U8)]);

@@ -1,4 +1,4 @@
-//! Kinds whose bytes are not the whole story: limits, pointers, lists, timers, versions of nested structs, codecs.
+//! Kinds that need more than a comparison of sizes: limits, pointers, lists, timers, versions of nested structs, codecs.
 
 use vmstate::compat::{Comparison, Direction, Verdict, check};
 use vmstate::schema::{Description, Field, Kind, Limit, Presence};
@@ -13,7 +13,7 @@ fn one_of(values: &[i128]) -> Kind {
     limited(U8, Limit::OneOf(values.to_vec().into()))
 }
 
-/// All streams load, and rely on something.
+/// Checks that all streams load, and rely on something.
 fn both_load(there: &str, back: &str) -> String {
     format!("old -> new, version 1: loads\n{there}\nnew -> old, version 1: loads\n{back}")
 }
@@ -42,7 +42,7 @@ fn an_enum_loses_a_variant() {
     );
 }
 
-/// Only an integer is a tag. Of a struct in its place, a reader looks for subsections, and a writer does not.
+/// Only an integer is a tag. After a struct in its place, a reader looks for subsections, and a writer does not.
 #[test]
 fn a_struct_in_place_of_a_tag_decides_alike_on_both_sides() {
     let front = nested("front", vec![field("number", U8)]);
@@ -143,7 +143,7 @@ fn what_the_machine_has_is_a_condition_if_only_the_reader_asks() {
         "old -> new, version 1: loads if both machines have the same mode, else breaks at mode because the reader takes only the value that its machine has -> take any value and compare it in validate, or configure both machines to have the same
         new -> old, version 1: loads",
     );
-    // Both ask: that is what the machines are configured alike for.
+    // Both sides compare: the machines are configured alike for that.
     let relies = "relies on: both machines, to be configured to have the same mode";
     says(&new, &new, &both_load(relies, relies));
     let up_to = only(limited(U32, Limit::AtMostCurrent));
@@ -175,7 +175,7 @@ fn lists_are_their_elements() {
     let report = check(&list("queue", U8), &list("queue", U32)).to_string();
     let condition = "loads if queue is empty, else breaks at queue[] because queue[] (u8) is read as queue[] (u32)";
     assert!(report.contains(condition), "{report}");
-    // Even an empty list has a mark behind it.
+    // Even an empty list ends with a marker.
     for other in [Kind::CountedArray(U8.into()), Kind::Map(U8.into(), U8.into()), U8, Kind::Unused(1)] {
         let report = check(&list("queue", U8), &only(other)).to_string();
         assert!(report.contains("old -> new, version 1: breaks at "), "{report}");
@@ -209,7 +209,7 @@ fn other_meanings_of_8_bytes_are_warned_of() {
 #[test]
 fn bitmaps_are_words() {
     says(&only(Kind::Bitmap(128)), &plain(vec![field("words", Kind::Bitmap(128))]), ALL_LOADS);
-    // What is beyond the last bit is 0.
+    // Bits beyond the last one are 0.
     says(
         &only(Kind::Bitmap(66)),
         &only(Kind::Bitmap(65)),
@@ -221,7 +221,7 @@ fn bitmaps_are_words() {
         report.contains("old -> new, version 1: breaks at mode[1] because the stream does not have it"),
         "{report}"
     );
-    // A number of bits is not one of words.
+    // A number of bits is not a number of words.
     let report = check(&only(Kind::CountedBitmap), &only(Kind::CountedArray(Kind::Unsigned(8).into()))).to_string();
     assert!(report.contains("loads if mode is empty, else breaks at mode because the two sides count"), "{report}");
 }
@@ -288,7 +288,7 @@ fn fields_of_one_name_are_told_apart() {
     assert!(report.contains("loads if config#2 is 0 or 1, else breaks at config#2"), "{report}");
 }
 
-/// A nested struct that has the name of a subsection around it: its own look for subsections does not see that.
+/// A nested struct with the name of an enclosing subsection: a probe for the struct's subsections does not find that one.
 #[test]
 fn a_struct_named_as_a_subsection_takes_nothing_from_it() {
     let inner = description("dev/x", (1, 1), vec![field("list", Kind::CountedArray(U8.into()))], vec![]);
@@ -298,9 +298,9 @@ fn a_struct_named_as_a_subsection_takes_nothing_from_it() {
     says(&dev, &dev, ALL_LOADS);
 }
 
-/// The subsection of the device begins with the name of the struct at the end of an array that may be of any length.
+/// The name of the device's subsection begins with the name of a struct at the end of an array of variable length.
 #[test]
-fn where_a_look_for_subsections_may_go_too_far_is_not_compared() {
+fn an_ambiguous_probe_for_subsections_is_not_compared() {
     let element = description("dev/x", (1, 1), vec![field("a", U8)], vec![]);
     let more = description("dev/x/y", (1, 1), vec![field("a", U8)], vec![]);
     let fields = vec![field("list", Kind::CountedArray(Kind::Struct(element.into()).into()))];

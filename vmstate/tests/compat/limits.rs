@@ -1,5 +1,5 @@
-//! Whatever a load can refuse by, the checker knows: pairs of releases of which the real load refuses real bytes, and the
-//! verdict on the two descriptions. The oracle is the load.
+//! The checker covers every reason for which a load can refuse: pairs of releases of which the real load refuses real bytes, and
+//! the verdict on the two descriptions. The oracle is the load.
 
 use std::collections::BTreeMap;
 
@@ -9,21 +9,21 @@ use vmstate::compat::{Assumption, Comparison, Direction, Verdict, check};
 use vmstate::schema::json::Schema;
 use vmstate::schema::{Description, of};
 
-/// What is said about streams of `old` in `new`, at `version`.
+/// The comparison of streams of `old` in `new`, at `version`.
 fn comparison(old: &Description, new: &Description, version: u32) -> Comparison {
     let comparisons = check(old, new).comparisons;
     let found = |comparison: &Comparison| (comparison.direction, comparison.version) == (Direction::OldToNew, version);
     comparisons.into_iter().find(found).expect("the version is looked at")
 }
 
-/// The verdict does not change when both descriptions go through a file.
+/// The description after a round trip through a file, which must not change a verdict.
 fn kept(description: &Description) -> Description {
     let mut schema = Schema::new(None);
     schema.add("dev", description).unwrap();
     Schema::from_json(&schema.to_json()).unwrap().section("dev").unwrap().clone()
 }
 
-/// `sent` does not load into `into`, or not all of it, and the verdict does not say that all streams load.
+/// Checks that `sent` does not load completely into `into`, and that the verdict does not say that all streams load.
 #[track_caller]
 fn refused<Old: VmState, New: VmState>(mut sent: Old, mut into: New, condition: &str) {
     let (old, new) = (Old::DESCRIPTION, New::DESCRIPTION);
@@ -39,13 +39,13 @@ fn refused<Old: VmState, New: VmState>(mut sent: Old, mut into: New, condition: 
         Verdict::LoadsIf(_) => assert!(said.verdict.loads_given(&[condition.to_owned()]), "{said}"),
         verdict => assert!(condition.is_empty() && matches!(verdict, Verdict::Breaks(_)), "{said}"),
     }
-    // A release loads its own.
+    // Each release loads its own streams.
     for own in [old, new] {
         assert_eq!(comparison(own, own, own.version).verdict, Verdict::Loads, "{}", check(own, own));
     }
 }
 
-/// `new` takes whatever `old` sends.
+/// Checks that `new` accepts everything that `old` sends.
 #[track_caller]
 fn loads<Old: VmState, New: VmState>() {
     let said = comparison(of::<Old>(), of::<New>(), of::<Old>().version);
@@ -127,7 +127,7 @@ fn less_room_in_a_counted_array() {
     refused(OldRaw { n: 9, ..OldRaw::default() }, NewRaw::default(), "raw has at most 8 elements");
 }
 
-/// How much memory a boxed slice has is decided when the device is made.
+/// The size of a boxed slice's memory is fixed when the device is created.
 #[test]
 fn the_room_of_a_boxed_slice_is_relied_on() {
     dev!(Dev { n: u8, #[vmstate(len = n, max = 16)] data: Box<[u8]> });
@@ -181,7 +181,7 @@ fn keys_in_another_order() {
     let both = BTreeMap::from([(1, 1), (200, 2)]);
     refused(Old { map: both }, New::default(), "map[].key is 0 to 127");
     refused(New { map: BTreeMap::from([(-1, 1), (1, 2)]) }, Old::default(), "map[].key is 0 to 127");
-    // The parts of a key that is a struct or tuple count one by one.
+    // The parts of a key that is a struct or tuple count separately.
     dev!(OldPair { #[vmstate(map, max = 4)] map: BTreeMap<(u8, u16), u8> });
     dev!(NewPair { #[vmstate(map, max = 4)] map: BTreeMap<(u8, i16), u8> });
     let both = BTreeMap::from([((1, 1), 1), ((1, 0xffff), 2)]);
@@ -201,7 +201,7 @@ struct LateLength {
     data: Vec<u8>,
 }
 
-/// The load counts by what the machine happens to have: bytes of the array are left, or those behind it are taken.
+/// The load uses the number of its machine: bytes of the array remain, or bytes after it are consumed.
 #[test]
 fn a_length_that_old_versions_lack() {
     let dev = || LateLength { n: 2, data: vec![1, 2] };
@@ -241,7 +241,7 @@ fn a_length_that_is_there_if_a_predicate_holds() {
     assert!(said.verdict.loads_given(&["Self::has_length is true".into()]), "{said}");
 }
 
-/// Both read the same bytes, and count by different ones.
+/// Both read the same bytes, but count by different ones.
 #[test]
 fn two_lengths_change_places() {
     dev!(Old { a: u8, b: u8, #[vmstate(len = a, max = 9)] data: Vec<u8> });
@@ -260,13 +260,13 @@ fn a_length_that_is_skipped_is_relied_on() {
     let said = comparison(of::<Dev>(), of::<Dev>(), 1);
     assert_eq!(said.verdict, Verdict::Loads);
     assert!(said.relies_on.contains(&Assumption::Configuration(vec!["n".into()])), "{said}");
-    // One that was on the wire, and now is not, is no longer what the writer says.
+    // A length that was on the wire and no longer is, does not tell the writer's number any more.
     dev!(Sent { n: u8, #[vmstate(len = n, max = 4)] data: Vec<u8> });
     dev!(Known { #[vmstate(skip)] n: u8, _was_n: vmstate::Unused<1>, #[vmstate(len = n, max = 4)] data: Vec<u8> });
     refused(Sent { n: 1, data: vec![7] }, Known::default(), "both machines have the same n");
 }
 
-/// A negative value never was one that a reader takes, so none is sent.
+/// No reader ever accepted a negative value, so none is sent.
 #[test]
 fn at_most_current_sends_nothing_below_zero() {
     dev!(Dev {
@@ -353,7 +353,7 @@ impl Hooked {
     }
 }
 
-/// Functions of the device's own can refuse anything: the verdict names each.
+/// The device's own functions can refuse anything: the verdict names each.
 #[test]
 fn what_no_description_shows_is_named() {
     for description in [of::<Hooked>(), &kept(of::<Hooked>())] {
@@ -376,10 +376,9 @@ fn what_no_description_shows_is_named() {
     }
 }
 
-/// A schema that an older release of this library wrote says neither how many elements a field may have, nor by which field
-/// they are counted, nor which hooks there are.
+/// A schema that an older release of this library wrote states neither limits on elements, nor the length fields, nor the hooks.
 #[test]
-fn what_an_old_file_does_not_say_is_relied_on() {
+fn properties_missing_in_an_old_file_are_relied_on() {
     dev!(Dev { n: u8, #[vmstate(len = n, max = 4)] data: Vec<u8>, #[vmstate(list, max = 4)] list: Vec<u8> });
     let mut schema = Schema::new(None);
     schema.add("dev", of::<Dev>()).unwrap();

@@ -42,7 +42,7 @@ fn nested(name: &str, fields: Vec<Field>) -> Kind {
     Kind::Struct(description(name, (1, 1), fields, vec![]).into())
 }
 
-/// The report, without its first line.
+/// Checks the report without its first line.
 #[track_caller]
 fn says(old: &Description, new: &Description, expected: &str) {
     let report = check(old, new).to_string();

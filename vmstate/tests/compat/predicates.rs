@@ -1,4 +1,4 @@
-//! Which predicates have one outcome: those of one struct in one field. Pairs of releases of which the real load refuses real
+//! Which predicates share one outcome: those of one struct in one field. Pairs of releases of which the real load refuses real
 //! bytes because two structs of one type, or two predicates of one name, had different outcomes; and the verdict on the two
 //! descriptions. The oracle is the load.
 
@@ -7,7 +7,7 @@ use vmstate::codec::{Reader, Writer};
 use vmstate::compat::{Comparison, Direction, Verdict, check};
 use vmstate::schema::of;
 
-/// What is said about streams of `Old` in `New`.
+/// The comparison of streams of `Old` in `New`.
 fn comparison<Old: VmState, New: VmState>() -> Comparison {
     let mut comparisons = check(of::<Old>(), of::<New>()).comparisons.into_iter();
     comparisons
@@ -15,7 +15,7 @@ fn comparison<Old: VmState, New: VmState>() -> Comparison {
         .expect("streams of the old release are looked at")
 }
 
-/// True if `into` takes what `sent` writes, all of it.
+/// True if `into` loads everything that `sent` writes.
 fn takes<Old: VmState, New: VmState>(mut sent: Old, mut into: New) -> bool {
     let mut out = Writer::new();
     sent.save_version(&mut out, 1).unwrap();
@@ -24,7 +24,7 @@ fn takes<Old: VmState, New: VmState>(mut sent: Old, mut into: New) -> bool {
     into.load_or_keep(&mut input, 1).is_ok() && input.rest().is_empty()
 }
 
-/// `sent` does not load into `into`; the verdict says so unless all of `conditions` hold, and asks for each of them.
+/// Checks that `sent` does not load into `into`, and that the verdict requires exactly `conditions`.
 #[track_caller]
 fn refused<Old: VmState, New: VmState>(sent: Old, into: New, conditions: &[&str]) {
     assert!(!takes(sent, into), "the example loads");
@@ -35,12 +35,12 @@ fn refused<Old: VmState, New: VmState>(sent: Old, into: New, conditions: &[&str]
         let others: Vec<_> = conditions.iter().filter(|other| **other != conditions[left_out]).cloned().collect();
         assert!(!said.verdict.loads_given(&others), "{said}");
     }
-    // A release loads its own.
+    // Each release loads its own streams.
     assert_eq!(comparison::<Old, Old>().verdict, Verdict::Loads);
     assert_eq!(comparison::<New, New>().verdict, Verdict::Loads);
 }
 
-/// `New` takes whatever `Old` sends, and the verdict relies on `relies`.
+/// Checks that `New` accepts everything that `Old` sends, and that the verdict relies on `relies`.
 #[track_caller]
 fn loads<Old: VmState, New: VmState>(sent: Old, into: New, relies: &str) {
     assert!(takes(sent, into), "the example does not load");
@@ -90,7 +90,7 @@ fn one_struct_type_in_two_fields() {
     dev!(Two { a: Lane, b: Lane });
     dev!(One { a: Both });
     let (open, shut) = (|| Lane::from(true), || Lane::from(false));
-    // Both open or both shut is what one outcome would be.
+    // One shared outcome would be both open or both shut.
     let conditions = ["Self::is_open of a is true", "Self::is_open of b is true"];
     refused(Two { a: open(), b: shut() }, One { a: true.into() }, &conditions);
     assert!(!takes(Two { a: shut(), b: open() }, One { a: false.into() }));
@@ -149,7 +149,7 @@ fn structs_in_structs() {
     refused(sent, into, &["Self::is_open of x.a is true", "Self::is_open of y.a is true"]);
 }
 
-/// A name says that two releases mean the same only in what may be the same struct.
+/// An equal name means the same predicate only in what may be the same struct.
 #[test]
 fn a_struct_in_the_place_of_another() {
     dev!(Old { a: Lane });
@@ -183,7 +183,7 @@ fn one_enum_in_two_fields() {
     assert!(takes(Old { a: Mode::Busy(1), b: Mode::Idle }, New::default()));
 }
 
-/// A field may have a name that looks like a path: as QEMU's `env.regs`.
+/// A field may have a name that looks like a path, as QEMU's `env.regs`.
 mod names_like_paths {
     use super::*;
 
@@ -243,7 +243,7 @@ mod names_like_paths {
         assert!(!said.verdict.loads_given(&conditions[..1]) && !said.verdict.loads_given(&conditions[1..]), "{said}");
     }
 
-    /// What a field is in, which the remedy depends on, goes by the place as well.
+    /// The container of a field, on which the remedy depends, is looked up by its place as well.
     #[test]
     fn are_in_what_they_are_in() {
         #[derive(VmState, Default, Clone)]
@@ -264,7 +264,7 @@ mod names_like_paths {
     }
 }
 
-/// The same structs in the same order are the same, whatever their fields are called.
+/// The same structs in the same order are the same, whatever the names of their fields.
 #[test]
 fn names_of_fields_are_free() {
     dev!(Old { a: Lane, b: Lane, c: u8 });
@@ -285,7 +285,7 @@ fn names_of_fields_are_free() {
     );
 }
 
-/// One more that is new: nobody can tell by the order which of them the old one is.
+/// One new struct among several: the order does not show which of them are the old ones.
 #[test]
 fn one_of_several_that_is_new() {
     dev!(Old { a: Lane });

@@ -1,5 +1,5 @@
-//! Every error that a load or save of a described struct can make: kind, path, offset and text are part of the API. Each
-//! is a row of docs/errors.md, whose words for it are the first of a case here.
+//! Every error of a load or save of a described struct: kind, path, offset and text are part of the API. Each is a row of
+//! docs/errors.md, and each case here begins with the text of its row.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -12,7 +12,7 @@ use vmstate::{ErrorKind, VmState};
 
 const DOCS: &str = include_str!("../../../docs/errors.md");
 
-/// The words of a row, with kind, path, offset and message of the error.
+/// The text of a row, with kind, path, offset and message of the error.
 type Case = (&'static str, ErrorKind, &'static str, Option<u64>, &'static str);
 
 #[track_caller]
@@ -29,7 +29,7 @@ fn assert_is(error: &vmstate::Error, (row, kind, path, offset, message): Case) {
     assert!(DOCS.contains(&row), "docs/errors.md lacks {row}");
 }
 
-/// A load of `bytes` at `version` into `state`, which fails and leaves what was there.
+/// Loads `bytes` at `version` into `state`, which must fail and change nothing.
 #[track_caller]
 fn load<T: VmState>(mut state: T, bytes: &[u8], version: u32, case: Case) {
     let limits = Limits::new(64);
@@ -200,7 +200,7 @@ fn lists_maps_and_pointers() {
     }
 }
 
-/// Below 8 only.
+/// Values below 8 only.
 #[derive(Clone, Default)]
 struct Line(u8);
 

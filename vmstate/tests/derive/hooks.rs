@@ -1,9 +1,9 @@
-//! Hooks and checks of a derived device: when they run, what they see, what their errors become.
+//! Hooks and checks of a derived device: when they run, which fields they see, and how their errors are reported.
 
 use vmstate::codec::{Reader, Writer};
 use vmstate::{Error, ErrorKind, VmState, Wire};
 
-/// Notes every call; fails the one it is told to.
+/// A device that records every call, and fails the selected one.
 #[derive(VmState, Default, Debug)]
 #[vmstate(name = "dev", version = 2, minimum_version = 1)]
 #[vmstate(pre_save = Self::pre_save, post_save = Self::post_save, pre_load = Self::pre_load)]
@@ -172,7 +172,7 @@ fn post_save_runs_after_a_failed_save_but_not_after_a_refused_pre_save() {
 }
 
 #[test]
-fn what_a_hook_says_is_placed_and_told_whole() {
+fn a_hooks_error_has_its_place_and_whole_text() {
     for (fail, text) in [
         ("pre_load", "at 0x0: pre_load: bad weather: it rains"),
         ("validate_a", "a at 0x1: validate: bad weather: it rains"),
@@ -204,7 +204,7 @@ impl Ours {
 }
 
 #[test]
-fn an_error_of_ours_keeps_its_kind() {
+fn an_error_of_the_library_keeps_its_kind() {
     let error = Ours::default().load_or_keep(&mut Reader::strict(b"\x01"), 1).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Incompatible);
     assert_eq!(error.to_string(), "clock at 0x1: no such clock");

@@ -1,24 +1,24 @@
-//! No size of device overflows the stack: each shape of a large value loads, and is put back, on a small stack.
+//! No size of device overflows the stack: each form of a large value loads, and is put back, on a small stack.
 
 use std::sync::{Mutex, RwLock};
 
 use vmstate::codec::{Reader, Writer};
 use vmstate::{ErrorKind, VmState, Wire};
 
-/// Bytes of the stack on which all is loaded: a thread of musl has half of it.
+/// Size of the small stack in bytes: twice a thread's default stack in musl.
 const STACK: usize = 256 << 10;
-/// Bytes of one large array.
+/// Size of one large array in bytes.
 const LARGE: usize = 2 << 20;
 
-/// A device that takes this many bytes of ones, after which its check refuses a verdict of ones.
+/// A device with many bytes, and a last byte that its check refuses if it is one.
 trait Device: VmState + Send {
-    /// All zero. Made on a stack that is large enough for anything.
+    /// Creates the device with all bytes zero, on a stack that is large enough.
     fn new() -> Box<Self>;
-    /// How many bytes are not zero.
+    /// Number of bytes that are not zero.
     fn ones(&self) -> usize;
 }
 
-/// A load of ones that the last byte refuses, then one that is taken, both on a small stack.
+/// Loads ones that the last byte refuses, then ones that are accepted, both on a small stack.
 #[track_caller]
 fn loads_and_is_put_back<D: Device + 'static>(bytes: usize) {
     let large = std::thread::Builder::new().stack_size(256 << 20);
@@ -154,7 +154,7 @@ impl Page {
 device!(an_array_of_structs: LARGE; { pages: [Page; LARGE / 4096] = [Page::ZERO; LARGE / 4096] }
     |device| device.pages.iter().map(Page::ones).sum());
 
-/// As many structs of a page each as fit into no stack, none of them in an array.
+/// Structs of a page each, too many for any stack, and none of them in an array.
 #[derive(VmState, Clone, Copy)]
 #[vmstate(name = "eight")]
 struct Eight(Page, Page, Page, Page, Page, Page, Page, Page);
@@ -226,7 +226,7 @@ device!(an_array_of_enums: LARGE; { modes: [Mode; LARGE] = [Mode::Off; LARGE] }
 device!(an_array_of_bools: LARGE; { flags: [bool; LARGE] = [false; LARGE] }
     |device| device.flags.iter().filter(|flag| **flag).count());
 
-// What only the sum makes large: many fields, each of which would be kept in place alone.
+// Only the sum is large: many fields, each of which alone would be kept in place.
 device!(many_small_arrays: 12 * 8000; {
     a: [u8; 8000] = [0; 8000], b: [u8; 8000] = [0; 8000], c: [u8; 8000] = [0; 8000], d: [u8; 8000] = [0; 8000],
     e: [u8; 8000] = [0; 8000], f: [u8; 8000] = [0; 8000], g: [u8; 8000] = [0; 8000], h: [u8; 8000] = [0; 8000],

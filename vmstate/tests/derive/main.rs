@@ -1,5 +1,5 @@
-//! Derived devices: hooks, names, errors, what an undo restores, how they describe themselves, and structs of other crates. The
-//! bytes of each kind of field are in `bytes`.
+//! Derived devices: hooks, names, errors, undo, self-descriptions, and structs of other crates. The bytes of each kind of field
+//! are in `bytes`.
 
 mod errors;
 #[cfg(all(feature = "engine", feature = "vm-memory"))]

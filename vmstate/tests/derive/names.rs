@@ -1,5 +1,5 @@
-//! A type has its bytes by what it is, whatever it is called: spelled out, by an alias, out of a macro, as an associated
-//! type, by its full path, in brackets. The bytes are written out for the spelled type.
+//! A type's encoding does not depend on how it is written: spelled out, by an alias, from a macro, as an associated type, by its
+//! full path, in parentheses. The bytes are literals for the spelled type.
 
 #![allow(unused_parens)]
 
@@ -98,7 +98,7 @@ struct Generic<R, S> {
     slot: S,
 }
 
-/// The types come from the struct itself.
+/// The types are defined by the struct itself.
 #[derive(VmState, Default, Debug, PartialEq)]
 #[vmstate(name = "dev", subsection(name = "dev/x"))]
 struct OfItself {
@@ -125,7 +125,7 @@ device!(FromMacroByAlias, Slot, Flag, Register, Row);
 const WITHOUT: &[u8] = b"\x01\0\0\0\x02\0\x03\0\x04\x30";
 const WITH: &[u8] = b"\x01\0\0\0\x02\0\x03\0\x04\x30\x05\x05dev/x\0\0\0\x01\x30";
 
-/// With the subsection there, the value is 0x30, which would be taken for a null pointer.
+/// In the subsection, the value is 0x30, which could be mistaken for a null pointer.
 fn loads_and_saves<T: VmState + Default + Debug + PartialEq>() {
     for expected in [WITHOUT, WITH] {
         let mut device = T::default();
@@ -162,7 +162,7 @@ fn a_types_bytes_do_not_depend_on_its_name() {
     }
 }
 
-/// A type that is called as one of the standard library is what it is.
+/// User-defined types with names of standard types are treated as user-defined.
 mod mine {
     #[derive(vmstate::VmState, Default, Debug, PartialEq)]
     #[vmstate(name = "mine")]
@@ -180,12 +180,12 @@ struct Impostor {
 }
 
 #[test]
-fn a_struct_of_ones_own_called_option_is_a_struct() {
+fn a_user_defined_struct_called_option_is_a_struct() {
     let mut device = Impostor { own: mine::Option { value: 1 }, value: mine::Option { value: 2 } };
     assert_eq!(bytes(&mut device), b"\x01\x05\x05dev/x\0\0\0\x01\x02");
 }
 
-/// Numbers, types and names whose syntax has commas, products and raw identifiers.
+/// Numbers, types and names whose syntax contains commas, products and raw identifiers.
 #[derive(VmState, Default)]
 #[vmstate(name = "syntax")]
 struct Syntax {

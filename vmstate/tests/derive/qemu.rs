@@ -1,4 +1,4 @@
-//! QEMU's own devices, derived: real sections load, save to the same bytes, and describe themselves in QEMU's words.
+//! QEMU's own devices, derived: real sections load, save to the same bytes, and have QEMU's self-description.
 
 #[path = "../devices/mod.rs"]
 mod devices;
@@ -34,7 +34,7 @@ fn same_as_qemu<T: VmState>(name: &str, fresh: impl Fn() -> T) {
             expected.shift_remove("name");
             expected.shift_remove("instance_id");
             let described = vmdesc(T::DESCRIPTION, &outcomes).unwrap();
-            // As text: the order of the keys is QEMU's too.
+            // Compared as text: the order of the keys must be QEMU's, too.
             assert_eq!(Value::from(described).to_string(), Value::from(expected).to_string());
         }
 

@@ -61,7 +61,7 @@ struct Xcr {
     reserved: u32,
 }
 
-/// A struct of structs: the count first, so that it can say how many there are.
+/// A struct of structs: the count comes first, because it is a length.
 #[derive(VmState)]
 #[vmstate(name = "xcrs", remote = kvm_xcrs)]
 struct Xcrs {

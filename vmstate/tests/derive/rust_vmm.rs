@@ -1,4 +1,4 @@
-//! The states of rust-vmm's queue and serial port, and the devices themselves.
+//! The states of rust-vmm's queue and serial port, and the devices themselves as sections.
 
 use std::error::Error;
 use std::sync::{Arc, Mutex};
@@ -90,7 +90,7 @@ impl Trigger for Line {
     }
 }
 
-/// A serial port as a VMM has it: what it is made of is kept, so that it can be made again.
+/// A serial port as a VMM owns it: its parts are kept, so that it can be created again.
 struct Port {
     serial: Serial<Line, NoEvents, Vec<u8>>,
     line: Line,

@@ -1,4 +1,4 @@
-//! A load that fails leaves the device as it was, whatever fails and wherever.
+//! A load that fails leaves the device unchanged, whatever fails and wherever.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -163,7 +163,7 @@ impl Zoo {
     }
 }
 
-/// Loads `bytes` into devices of different shape: each must refuse, and stay.
+/// Loads `bytes` into devices of different shapes: each must refuse, and stay unchanged.
 fn refuses(bytes: &[u8], version: u32, limits: Limits, kind: ErrorKind, text: &str) {
     let other = Zoo {
         count: 4,
@@ -188,7 +188,7 @@ fn refuses_by_default(zoo: Zoo, kind: ErrorKind, text: &str) {
     refuses(&unchecked(zoo), 3, Limits::default(), kind, text);
 }
 
-/// The bytes of a zoo that would not pass its own checks.
+/// The bytes of a device that would not pass its own checks.
 fn unchecked(zoo: Zoo) -> Vec<u8> {
     let verdict = zoo.verdict;
     let mut bytes = Zoo { verdict: 0, ..zoo }.bytes();
@@ -267,7 +267,7 @@ fn refused_by_a_value() {
 }
 
 proptest! {
-    /// Whatever the bytes: a load succeeds, or changes nothing.
+    /// Whatever the bytes, a load succeeds or changes nothing.
     #[test]
     fn any_bytes(at in 0_usize..160, change in 1_u8.., cut in 0_usize..300, version in 0_u32..5) {
         let mut bytes = Zoo::full().bytes();

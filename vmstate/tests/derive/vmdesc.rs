@@ -117,7 +117,7 @@ fn an_array_is_one_entry_unless_its_elements_may_differ() {
         "words 3 - uint16 2",
         "one - - uint16 2",
         "table 8 - uint8 1",
-        // The last of many has no index: QEMU counts the elements that are left.
+        // The last of many has no index: QEMU counts the remaining elements.
         "conditional - 0 uint16 2",
         "conditional - 1 uint16 2",
         "conditional - - uint16 2",
@@ -187,8 +187,8 @@ struct Pointers {
     extra: [Option<Box<Extra>>; 4],
 }
 
-/// `vmstate_save_state_v` of 10.0.2: a new entry where null follows non-null or the other way round, that says how many
-/// are alike from there on. The first run is compared with "not null" only: it says how many there are in all.
+/// `vmstate_save_state_v` of 10.0.2: each change between null and non-null starts a new entry, with the number of equal pointers
+/// that follow. The first run is only compared with "not null": its entry has the total number.
 #[test]
 fn an_array_of_pointers_is_shown_in_runs() {
     let word = || Some(Box::new(1));
@@ -204,7 +204,7 @@ fn an_array_of_pointers_is_shown_in_runs() {
         "words 2 - nullptr 1",
         "words - - uint16 2",
         "structs 3 - struct 5",
-        // What cannot stand for others has an entry each, and nulls count those that are left.
+        // Elements that cannot be combined have an entry each, and nulls count the remaining ones.
         "extra 2 - nullptr 1",
         "extra 3 - nullptr 1",
         "extra - 2 struct 1",
@@ -272,8 +272,8 @@ struct Collections {
     last: u8,
 }
 
-/// What an element is stands right in the field (`put_qtailq` hands the field's writer on to `vmstate_save_state`); of
-/// several, JSON keeps the last.
+/// An element is described in the field itself (`put_qtailq` passes the field's writer on to `vmstate_save_state`); of several
+/// elements, JSON keeps the last.
 #[test]
 fn elements_of_lists_and_maps_are_described_in_the_field() {
     let plain = |list: &[u16]| Plain { x: 0, n: u8::try_from(list.len()).unwrap(), list: list.to_vec() };
@@ -314,7 +314,7 @@ fn descriptions_of_all_kinds_survive_json() {
     assert_eq!(Schema::from_json(&schema.to_json()).unwrap(), schema);
 }
 
-/// The description says what a reader takes.
+/// The description contains the limit of a reader.
 #[test]
 fn a_range_is_a_limit_of_the_kind() {
     let limit = |name: &str| {

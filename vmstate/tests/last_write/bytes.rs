@@ -1,4 +1,4 @@
-//! What writers write: noise, text that repeats itself and zeros, a page of them or some bytes.
+//! The data that writers write: noise, repetitive text and zeros, whole pages or some bytes.
 
 use std::ops::Range;
 use std::sync::LazyLock;
@@ -12,7 +12,7 @@ const TEXT: usize = NOISE + 4 * PAGE;
 const ZEROS: usize = TEXT + 2 * PAGE;
 const END: usize = ZEROS + PAGE;
 
-/// All that is ever written.
+/// The source of all written data.
 pub(crate) static BYTES: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let mut random = Random::new(2026);
     let mut bytes: Vec<u8> = (NOISE..TEXT / 8).flat_map(|_| random.number().to_ne_bytes()).collect();
@@ -21,7 +21,7 @@ pub(crate) static BYTES: LazyLock<Vec<u8>> = LazyLock::new(|| {
     bytes
 });
 
-/// A page of noise, of zeros or of text, or some bytes of noise; and where in the page.
+/// A page of noise, of zeros or of text, or some bytes of noise; and the offset in the page.
 pub(crate) fn some_bytes(random: &mut Random) -> (usize, Range<usize>) {
     let (kind, first, at) = (random.below(8), random.below(PAGE as u64) as usize, random.below(PAGE as u64) as usize);
     let (at, from, len) = match kind {

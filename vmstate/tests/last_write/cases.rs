@@ -1,5 +1,5 @@
-//! One kind of wire after the other: migrations of a guest that writes all the time, some of which are cancelled, and what the destination
-//! holds then. What the guest's memory is, and who knows what was written there, is in `memory.rs` of the test that uses this.
+//! Migrations over each kind of wire, of a guest that writes all the time; some attempts are cancelled, and then the
+//! destination's memory is checked. `memory.rs` of the including test defines the guest's memory and its reference copy.
 
 use std::time::Duration;
 
@@ -11,19 +11,19 @@ use vmstate::migrate::{Control, DestinationPhase, Parameters, SourcePhase};
 use crate::guest::{Attempt, Cancel, Guest};
 use crate::rig::{Pages, Rig, Wire};
 
-/// Attempts that are cancelled, and whether the next one goes to the same destination.
+/// Cancelled attempts, and whether the next attempt has the same destination.
 type Cancelled = Vec<(Cancel, bool)>;
 
-/// The same cases in each run, others for each kind.
+/// The same cases in each run, different ones for each kind.
 fn config(kind: u64) -> ProptestConfig {
     let asked = ProptestConfig::default();
     let rng_seed = if asked.rng_seed == RngSeed::Random { RngSeed::Fixed(2026 + kind) } else { asked.rng_seed };
-    // 256 is what proptest does unasked.
+    // proptest's default is 256.
     let cases = if asked.cases == 256 { 1 } else { asked.cases };
     ProptestConfig { cases, failure_persistence: None, max_shrink_iters: 50, rng_seed, ..asked }
 }
 
-/// Throttled or not, and after so many attempts that are cancelled.
+/// Whether the guest is throttled, and the number of cancelled attempts.
 pub(crate) type Kind = (bool, usize);
 
 /// Each kind of migration over each wire.
@@ -47,7 +47,7 @@ pub(crate) fn each(wires: impl IntoIterator<Item = Wire>, kinds: &[Kind]) {
 fn arrives(wire: Wire, throttled: bool, cancelled: Cancelled, seed: u64) -> Result<(), TestCaseError> {
     let here = Guest::busy(seed);
     let arrived = arrives_from(&here, wire, throttled, cancelled, seed);
-    // It may run on if something was wrong.
+    // The guest may still run if something was wrong.
     here.stop();
     arrived
 }
@@ -72,7 +72,7 @@ fn arrives_from(
     Ok(())
 }
 
-/// True if the guest has arrived, with each page as it was written last; else it runs on.
+/// True if the guest has arrived with each page as it was last written; else it continues to run.
 fn attempt(
     wire: Wire,
     throttled: bool,

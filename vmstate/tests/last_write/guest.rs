@@ -1,5 +1,5 @@
-//! A guest that writes its memory all the time, and just before and after a page is looked at, read or sent; and the machine
-//! around it, which goes from round to round until the test has seen enough.
+//! A guest that writes its memory all the time, and just before and after a page is checked for zeros, read or sent; and its
+//! machine, which continues the rounds until the test has seen enough.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -16,38 +16,38 @@ use vmstate_lab::random::Random;
 
 use crate::memory::{BLOCKS, Memory, PACE, TOUCHED, Writer};
 
-/// Rounds before a guest may be paused, at least.
+/// The fewest rounds before the guest may be paused.
 const ROUNDS: u32 = 3;
-/// The pause fits into this limit, whatever the host does besides.
+/// A limit that every pause meets, whatever other load the host has.
 const AMPLE: Duration = Duration::from_secs(1000);
 
-/// Of so many pages one is written before they are read or sent, and one after it: few enough that a page whose last write was
-/// lost is hardly ever written again.
+/// One in this many pages is written before it is read or sent, and one after: few enough that a page whose last write was lost
+/// is hardly ever written again.
 const READ: u64 = 16;
-/// So it is of pages that are looked at for zeros, which a forecast does often.
+/// The same for pages that are checked for zeros, which a forecast does often.
 const LOOKED_AT: u64 = 128;
 
-/// When the user cancels.
+/// When the migration is cancelled.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Cancel {
-    /// So many looks at the guest's memory after the migration began.
+    /// After this many accesses to the guest's memory.
     AfterLooks(u32),
-    /// When this round is over.
+    /// At the end of this round.
     AfterRound(u32),
     /// While the guest is being paused.
     InThePause,
 }
 
-/// What of one migration the guest knows.
+/// The guest's view of one migration attempt.
 #[derive(Clone)]
 pub(crate) struct Attempt {
     pub(crate) control: Control,
     pub(crate) cancel: Option<Cancel>,
-    /// Goes on until it was throttled.
+    /// True if the attempt must continue until the guest was throttled.
     pub(crate) throttled: bool,
 }
 
-/// Clones are the same guest.
+/// A guest; clones share it.
 #[derive(Clone)]
 pub(crate) struct Guest {
     pub(crate) memory: Arc<Memory>,
@@ -55,9 +55,9 @@ pub(crate) struct Guest {
 }
 
 struct Shared {
-    /// Held for reading by who writes because of a look, so that nobody does once the guest is paused.
+    /// True while the guest runs. Writers on accesses hold it for reading, so that they stop once the guest is paused.
     runs: RwLock<bool>,
-    /// vCPUs and devices.
+    /// True while vCPUs and devices run.
     goes_on: [AtomicBool; 2],
     writers: Mutex<[Option<JoinHandle<()>>; 2]>,
     random: Mutex<Random>,
@@ -69,14 +69,14 @@ struct Shared {
 }
 
 impl Guest {
-    /// One that waits for another's memory, and holds something else.
+    /// A guest that waits for another's memory, and holds other data.
     pub(crate) fn waiting() -> Self {
         let guest = Self::still(0);
         guest.memory.litter();
         guest
     }
 
-    /// One that runs. Some of its pages were never touched.
+    /// A running guest, some of whose pages were never touched.
     pub(crate) fn busy(seed: u64) -> Self {
         let guest = Self::still(seed);
         for (block, (_, pages)) in BLOCKS.into_iter().enumerate() {
@@ -114,7 +114,7 @@ impl Guest {
         *self.shared.runs.read().unwrap()
     }
 
-    /// Now, and at most since the attempt began.
+    /// The present throttle, and the highest since the attempt began.
     pub(crate) fn throttled(&self) -> (u8, u8) {
         (self.shared.throttle.load(Ordering::SeqCst), self.shared.highest_throttle.load(Ordering::SeqCst))
     }
@@ -128,7 +128,7 @@ impl Guest {
             writers[index] = Some(thread::spawn(move || {
                 let mut turn = 0_u64;
                 while guest.shared.goes_on[index].load(Ordering::SeqCst) {
-                    // Blocks in turn, of the first some pages.
+                    // Blocks in turn, their first pages only.
                     let block = turn as usize % BLOCKS.len();
                     guest.memory.write_as(by, block, turn / 3 % 40 % BLOCKS[block].1);
                     turn += 1;
@@ -138,7 +138,7 @@ impl Guest {
         }
     }
 
-    /// Its vCPUs stand still first; its devices finish what they are at.
+    /// Stops the vCPUs first; devices finish their present work.
     pub(crate) fn stop(&self) {
         *self.shared.runs.write().unwrap() = false;
         let mut writers = self.shared.writers.lock().unwrap();
@@ -150,7 +150,7 @@ impl Guest {
         }
     }
 
-    /// Of so many pages that are looked at the guest writes one, or none if it is throttled.
+    /// Writes one of this many accessed pages, or none if the guest is throttled.
     fn meanwhile(&self, one_of: u64, block: usize, offset: u64, len: u64) {
         let looks = self.shared.looks.fetch_add(1, Ordering::SeqCst);
         self.cancel_if(|cancel| matches!(cancel, Cancel::AfterLooks(last) if last <= looks));
@@ -179,7 +179,7 @@ impl Guest {
     }
 }
 
-/// Reading the memory of a guest that writes meanwhile.
+/// Reads the memory of a guest that writes at the same time.
 impl GuestRam for Guest {
     fn blocks(&self) -> &[RamBlock] {
         self.memory.blocks()
@@ -232,7 +232,7 @@ impl GuestRam for Guest {
     }
 }
 
-/// The machine of the guest, at a source.
+/// The guest's machine at a source.
 impl Machine for Guest {
     fn prepare(&mut self, _go_on: &dyn Fn() -> bool) -> Result<Duration> {
         let rounds = 1 + self.shared.rounds.fetch_add(1, Ordering::SeqCst);
@@ -243,7 +243,7 @@ impl Machine for Guest {
         {
             control.set_downtime_limit(AMPLE);
         }
-        // Too long for the limit until then.
+        // Longer than the limit until then.
         Ok(Duration::from_secs(100))
     }
 
@@ -278,7 +278,7 @@ impl Machine for Guest {
     }
 }
 
-/// The machine at a destination: that it would run is enough.
+/// The machine at a destination, which only records that the guest would run.
 #[derive(Default)]
 pub(crate) struct Arrived {
     pub(crate) runs: bool,

@@ -1,8 +1,8 @@
-//! What a destination holds is each page's last write before the pause: by vCPUs, by devices, and while the page was looked at,
-//! read or sent; on each kind of channel, throttled or not, at the first attempt or after some that were cancelled. The oracle is a
-//! copy of memory that only the writers know.
+//! The destination's memory equals each page's last write before the pause: by vCPUs, by devices, and while the page was checked,
+//! read or sent; on each kind of channel, throttled or not, at the first attempt or after cancelled ones. The oracle is a copy of
+//! memory that only the writers update.
 //!
-//! `PROPTEST_CASES=N` tries N in place of one for each kind, `PROPTEST_RNG_SEED` others.
+//! `PROPTEST_CASES=N` runs N cases instead of one for each kind, `PROPTEST_RNG_SEED` selects others.
 #![cfg(all(feature = "engine", feature = "vm-memory"))]
 
 mod bytes;
@@ -28,7 +28,7 @@ fn on_the_main_channel() {
 }
 
 #[test]
-fn as_what_changed_of_them() {
+fn as_differences_on_the_main_channel() {
     each([false, true].map(|copies| Wire { pages: Pages::Deltas, copies }));
 }
 

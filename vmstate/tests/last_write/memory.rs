@@ -1,5 +1,5 @@
-//! Guest memory with a copy that only the writers know: vCPUs, which a hypervisor's log sees, and devices, which write through
-//! `vm_memory`'s bitmap. Pages go to sockets and come from them without a copy.
+//! Guest memory with a copy that only the writers update: vCPUs, which a hypervisor's log records, and devices, which write
+//! through `vm_memory`'s bitmap. Pages are sent to sockets and received from them without a copy.
 
 use std::fs::File;
 use std::io;
@@ -22,13 +22,13 @@ use crate::bytes::{BYTES, some_bytes};
 pub(crate) const PAGE: usize = PAGE_SIZE as usize;
 /// Pages of each block.
 pub(crate) const BLOCKS: [(&str, u64); 3] = [("low", 500), ("high", 133), ("table", 1)];
-/// Pages behind so many of a block are touched during a migration first.
+/// Pages of a block from this one on are first touched during a migration.
 pub(crate) const TOUCHED: u64 = 450;
 
-/// Between two writes of a vCPU or a device that writes all the time.
+/// Time between two writes of a vCPU or a device that writes all the time.
 pub(crate) const PACE: Duration = Duration::from_micros(100);
 
-/// Who writes a page.
+/// The writer of a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Writer {
     Vcpu,
@@ -38,24 +38,24 @@ pub(crate) enum Writer {
 pub(crate) struct Memory {
     devices: GuestMemoryMmap<AtomicBitmap>,
     by_devices: MemoryRam<AtomicBitmap>,
-    /// The same memory, past the bitmap.
+    /// The same memory, without the bitmap.
     by_vcpus: MemoryRam<()>,
     written: Mutex<Written>,
 }
 
-/// What the writers know, in the order of their writes.
+/// The reference copy of the writers, in the order of their writes.
 struct Written {
-    /// All bytes as they were written last.
+    /// All bytes as they were last written.
     shadow: Vec<Vec<u8>>,
     touched: Vec<Vec<bool>>,
-    /// As KVM's with manual protection: a page stays dirty until it is cleared, which only reported pages are.
+    /// A log like KVM's with manual protection: a page stays dirty until it is cleared, which only reported pages are.
     dirty: Vec<Vec<bool>>,
     reported: Vec<Vec<bool>>,
     random: Random,
 }
 
 impl Memory {
-    /// Nobody has touched it.
+    /// Memory that was never touched.
     pub(crate) fn new(seed: u64) -> Self {
         let files: Vec<_> = BLOCKS.iter().map(|&(name, pages)| file(name, pages * PAGE_SIZE)).collect();
         let ranges = |files: &[Arc<File>]| -> Vec<_> {
@@ -82,12 +82,12 @@ impl Memory {
         }
     }
 
-    /// Both logs.
+    /// The hypervisor's and the devices' log.
     pub(crate) fn log(self: &Arc<Self>) -> (VcpuWrites, DeviceWrites) {
         (VcpuWrites(Arc::clone(self)), DeviceWrites::new(self.devices.clone()).unwrap())
     }
 
-    /// Writes somewhere in this page.
+    /// Writes to a random place in this page.
     pub(crate) fn write_as(&self, by: Writer, block: usize, page: u64) {
         let mut written = self.written.lock().unwrap();
         let number = page as usize;
@@ -105,14 +105,14 @@ impl Memory {
         }
     }
 
-    /// Fills it with what no guest wrote: a page that is not sent shows it.
+    /// Fills the memory with data that no guest wrote, which reveals a page that is not sent.
     pub(crate) fn litter(&self) {
         for (block, (_, pages)) in BLOCKS.into_iter().enumerate() {
             self.by_vcpus.write(block, 0, &vec![0xad; pages as usize * PAGE]).unwrap();
         }
     }
 
-    /// Block and number of the first page that is not as its last write at `source` left it.
+    /// Block and number of the first page that differs from its last write at `source`.
     pub(crate) fn stale_page(&self, source: &Self) -> Option<(usize, u64)> {
         let written = source.written.lock().unwrap();
         let mut bytes = vec![0; PAGE];
@@ -135,7 +135,7 @@ fn file(name: &str, len: u64) -> Arc<File> {
     Arc::new(file)
 }
 
-/// Memory as the engine reads and fills it. What a source does besides is in [`Guest`](crate::guest::Guest).
+/// Memory as the engine reads and fills it. The additional writes at a source are in [`Guest`](crate::guest::Guest).
 impl GuestRam for Memory {
     fn blocks(&self) -> &[vmstate::ram::RamBlock] {
         self.by_devices.blocks()

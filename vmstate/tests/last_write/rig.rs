@@ -1,4 +1,4 @@
-//! One attempt to migrate over real sockets, whose channels are not equally fast.
+//! One migration attempt over real sockets, whose channels differ in speed.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,34 +18,34 @@ use vmstate_lab::random::Random;
 
 use crate::guest::{Arrived, Guest};
 
-/// How pages go.
+/// How pages are sent.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Pages {
     /// On the main channel.
     Main,
-    /// There, as what changed of them.
+    /// On the main channel, as differences.
     Deltas,
-    /// On so many channels.
+    /// On this many page channels.
     Beside(u8, Compression),
 }
 
-/// What pages go over.
+/// The connection for pages.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Wire {
     pub(crate) pages: Pages,
-    /// The channels have no descriptor that memory could be sent to.
+    /// True if the channels have no descriptor, so that pages are copied.
     pub(crate) copies: bool,
 }
 
-/// How it ended at both sides.
+/// The results of both sides.
 pub(crate) struct Ended {
     pub(crate) source: Departure,
-    /// `None`: the source had not begun its stream.
+    /// `None` if the source had not begun its stream.
     pub(crate) destination: Option<Arrival>,
     pub(crate) arrived: bool,
 }
 
-/// Nobody connects any more once this is dropped, also by a panic.
+/// Ends the wait for connections when it is dropped, also by a panic.
 struct Over<'a>(&'a AtomicBool);
 
 impl Drop for Over<'_> {
@@ -54,7 +54,7 @@ impl Drop for Over<'_> {
     }
 }
 
-/// One of the channels: now and then it stands still before it receives.
+/// A channel that sometimes waits before it receives.
 struct Uneven {
     channel: SocketChannel,
     copies: bool,
@@ -97,7 +97,7 @@ impl Channel for Uneven {
     }
 }
 
-/// What a source and a destination have for one attempt.
+/// The parts of a source and a destination for one attempt.
 pub(crate) struct Rig {
     pub(crate) wire: Wire,
     pub(crate) parameters: Parameters,
@@ -106,7 +106,7 @@ pub(crate) struct Rig {
 }
 
 impl Rig {
-    /// Both sides to their end.
+    /// Runs both sides to their end.
     pub(crate) fn run(&self, here: &Guest, there: &Guest) -> Ended {
         let directory = tempfile::tempdir().unwrap();
         let listener = &Listener::unix(directory.path().join("listener")).unwrap();

@@ -14,17 +14,17 @@ const WORDS: usize = PAGE / 8;
 /// Pages of the two blocks; the second is not full at its last packet.
 const PAGES: [u64; 2] = [3000, 133];
 
-/// So many pages are written again just before the pause.
+/// Number of pages that are written again just before the pause.
 pub(crate) const REWRITTEN: usize = 700;
 
-/// Memory, word by word, and which pages were written.
+/// Memory, word by word, and the log of written pages.
 pub(crate) struct Memory {
     blocks: Vec<RamBlock>,
     words: Vec<Vec<AtomicU64>>,
     dirty: Vec<Vec<AtomicU64>>,
-    /// Pages written ever.
+    /// Pages that were ever written.
     touched: Vec<Vec<AtomicU64>>,
-    /// Reads of pages that nobody has written.
+    /// Number of reads of pages that were never written.
     needless: AtomicU64,
 }
 
@@ -41,7 +41,7 @@ impl Memory {
         }
     }
 
-    /// The host gives the page, then the word is written, then the log has it.
+    /// The page is touched first, then the word is written, then the log is updated.
     fn store(&self, block: usize, word: usize, value: u64) {
         let page = word / WORDS;
         let mark = |pages: &[AtomicU64]| pages[page / 64].fetch_or(1 << (page % 64), Ordering::SeqCst);
@@ -54,7 +54,7 @@ impl Memory {
         self.touched[block][page as usize / 64].load(Ordering::SeqCst) >> (page % 64) & 1 == 1
     }
 
-    /// How often a page was read that nobody has written.
+    /// The number of reads of pages that were never written.
     pub(crate) fn needless_reads(&self) -> u64 {
         self.needless.load(Ordering::SeqCst)
     }
@@ -98,28 +98,28 @@ impl GuestRam for Memory {
     }
 }
 
-/// The guest, and the machine around it. Clones are the same one.
+/// The guest and its machine. Clones share them.
 #[derive(Clone)]
 pub(crate) struct Guest {
     pub(crate) memory: Arc<Memory>,
     runs: Arc<AtomicBool>,
     vcpu: Arc<Mutex<Option<JoinHandle<()>>>>,
-    /// Its memory is compared once it has arrived, so it only says that it runs.
+    /// At the destination: only records that the guest would run, because its memory is compared after the arrival.
     arrives: bool,
 }
 
 impl Guest {
-    /// One that waits for another's memory.
+    /// A guest that waits for another's memory.
     pub(crate) fn waiting() -> Self {
         let memory = Arc::new(Memory::new());
-        // A page that comes as zero has to be made so.
+        // Filled, so that a page that arrives as zero has to be cleared.
         for words in &memory.words {
             words.iter().for_each(|word| word.store(0xdead, Ordering::Relaxed));
         }
         Self { memory, runs: Arc::default(), vcpu: Arc::default(), arrives: true }
     }
 
-    /// One whose vCPU runs. A third of its pages is zero, a third repeats itself.
+    /// A guest whose vCPU runs. A third of its pages is zero, a third is repetitive.
     pub(crate) fn busy() -> Self {
         let memory = Arc::new(Memory::new());
         let mut random = 7_u64;
@@ -142,7 +142,7 @@ impl Guest {
         self.runs.load(Ordering::SeqCst)
     }
 
-    /// Block and number of a page that is another one there.
+    /// Block and number of a page that differs from that of `there`.
     pub(crate) fn differing_page(&self, there: &Self) -> Option<(usize, u64)> {
         (0..PAGES.len()).find_map(|block| {
             let page = (0..PAGES[block]).find(|page| {
@@ -215,10 +215,10 @@ impl Machine for Guest {
     }
 }
 
-/// The guest's record of writes.
+/// The guest's dirty log.
 pub(crate) struct Log {
     memory: Arc<Memory>,
-    /// Looks until the user cancels.
+    /// Number of syncs until the user cancels.
     cancels: Option<(u32, Control)>,
 }
 

@@ -1,5 +1,5 @@
-//! Migrations over page channels, on real sockets and threads, of a guest that writes all the time. The oracle is the source's own
-//! memory: what the destination holds is each page's last write before the pause.
+//! Migrations over page channels, on real sockets and threads, of a guest that writes all the time. The oracle is the source's
+//! own memory: the destination has each page's last write before the pause.
 #![cfg(feature = "engine")]
 
 mod guest;
@@ -19,7 +19,7 @@ use vmstate::section::Sections;
 use guest::{Guest, REWRITTEN};
 use rig::{Ended, Rig};
 
-/// Far beyond what any end of a migration takes, and below the engine's own patience of 10 s and 60 s.
+/// Much longer than the end of a migration takes, and shorter than the engine's own timeouts of 10 s and 60 s.
 const PROMPTLY: Duration = Duration::from_secs(8);
 
 fn arrived(ended: &Ended) {
@@ -29,7 +29,7 @@ fn arrived(ended: &Ended) {
     assert_eq!(destination.phase, DestinationPhase::Completed, "{destination:?}");
     assert_eq!(ended.guest.memory.needless_reads(), 0, "pages were read that nobody has ever written");
     assert_eq!(ended.guest.differing_page(&ended.arrived), None);
-    // Counted by both sides alike, wherever they went.
+    // Both sides count all pages alike, on whichever channel they were sent.
     assert_eq!(source.report.pages, destination.report.pages);
     assert!(source.report.pages.normal > 0 && source.report.pages.zero > 0, "{:?}", source.report.pages);
 }
@@ -47,9 +47,9 @@ fn a_busy_guest_arrives_whole_over_any_number_of_channels() {
     for channels in [1, 2, 4, 7] {
         let ended = Rig::new(channels, Compression::None).run(&Guest::busy());
         arrived(&ended);
-        // Pages went again, in the pause at the latest.
+        // Pages were sent again, at the latest in the pause.
         assert!(ended.source.report.pages.total() >= 3133 + REWRITTEN as u64, "{:?}", ended.source.report);
-        // No page of the guest's went on the main channel.
+        // No page of the guest was sent on the main channel.
         assert!(ended.main_bytes < 256 << 10, "{} bytes on the main channel", ended.main_bytes);
     }
 }
@@ -96,8 +96,8 @@ fn a_channel_that_breaks_ends_both_sides_promptly_and_the_guest_runs_on() {
     }
 }
 
-/// In the pause six packets or more go on four channels. One of these breaks or falls silent within its first packet, or behind it: each
-/// of 128 pages, of which a fifth is zero.
+/// In the pause, at least six packets are sent on four channels. One of these breaks or falls silent within its first packet, or
+/// after it: each has 128 pages, of which a fifth is zero.
 #[test]
 fn a_channel_that_is_lost_between_two_packets_of_the_pause_leaves_the_guest_at_the_source() {
     for (sent, falls_silent) in [(1344, false), (1344 + 102 * 4096, false), (1344 + 102 * 4096, true)] {
@@ -110,7 +110,7 @@ fn a_channel_that_is_lost_between_two_packets_of_the_pause_leaves_the_guest_at_t
         assert_eq!(ended.source.phase, lost, "{:?}", ended.source);
         let why = ended.source.error.as_ref().unwrap().to_string();
         assert!(falls_silent || why.contains("page channel"), "{why}");
-        // All rounds were over.
+        // All rounds were complete.
         assert!(!ended.source.report.rounds.is_empty());
         stayed(&ended);
         assert!(begun.elapsed() < PROMPTLY, "lost after {sent}: {:?}", begun.elapsed());
@@ -118,9 +118,9 @@ fn a_channel_that_is_lost_between_two_packets_of_the_pause_leaves_the_guest_at_t
     }
 }
 
-/// The destination waits for pages that never come, and nothing on that channel tells it so.
+/// The destination waits for pages that never arrive, and nothing on that channel indicates it.
 #[test]
-fn a_channel_that_falls_silent_keeps_no_destination_waiting_once_the_source_has_given_up() {
+fn a_silent_channel_does_not_block_a_destination_whose_source_has_given_up() {
     let guest = Guest::busy();
     let mut rig = Rig::new(3, Compression::None);
     (rig.cuts, rig.swallows) = (Some((1, 64 + 1344)), true);
@@ -164,7 +164,7 @@ fn a_destination_without_page_channels_says_so() {
     assert!(why.contains("capability multifd"), "{why}");
 }
 
-/// Whoever connects: what is no page channel, is one of another migration, comes twice, or says nothing further.
+/// Stray connections: not a page channel, a channel of another migration, a duplicate, or a silent one.
 #[test]
 fn strays_are_refused_and_survived() {
     let opening = |uuid: u8, id| Opening { uuid: [uuid; 16], id }.to_bytes().to_vec();
@@ -175,7 +175,7 @@ fn strays_are_refused_and_survived() {
         opening(0, 0),
         opening(0, 1)[..40].to_vec(),
         with(opening(9, 1), Packet::sync(1 << 40)),
-        // Introduced in full, and before all that belong to the migration.
+        // With a complete opening, and before all channels of the migration.
         with(opening(9, 0), Packet::sync(0)),
         with(opening(0, 1), Packet::sync(0)),
         [with(opening(7, 0), Packet::sync(1)), vec![0x77; 1344]].concat(),
@@ -204,7 +204,7 @@ fn strays_are_refused_and_survived() {
     drop(kept);
 }
 
-/// A channel of another migration introduces itself, and waits for a flush that never comes.
+/// A channel of another migration sends its opening, and waits for a flush that never comes.
 #[test]
 fn a_stray_that_introduces_itself_fails_no_migration_without_page_channels() {
     let opening = Opening { uuid: [0; 16], id: 0 }.to_bytes();

@@ -18,65 +18,65 @@ use vmstate::section::Sections;
 use crate::guest::{Guest, Log};
 
 const CONNECT: Duration = Duration::from_secs(10);
-/// Until a user cancels who sees no progress.
+/// How long a user waits without progress before cancelling.
 const WHILE: Duration = Duration::from_millis(100);
 
-/// Makes connections of strays, which it keeps.
+/// Opens stray connections and keeps them open.
 type Strays = Box<dyn FnOnce() -> Vec<UnixStream> + Send + Sync>;
 
-/// What a migration is made of; change what the test is about.
+/// The parts of a migration; tests change what they are about.
 pub(crate) struct Rig {
     directory: tempfile::TempDir,
     listener: Listener,
     channels: u8,
     compression: Compression,
-    /// The user cancels at this look into the log of writes.
+    /// The user cancels at this sync of the dirty log.
     pub(crate) cancels_at: Option<u32>,
-    /// This channel of the source breaks after so many bytes.
+    /// This channel of the source breaks after this many bytes.
     pub(crate) cuts: Option<(u8, u64)>,
-    /// The page channel that is the first to send so many bytes in the pause breaks behind them.
+    /// The first page channel that sends this many bytes in the pause breaks after them.
     pub(crate) cuts_in_pause: Option<u64>,
-    /// What the channel that breaks takes after them goes nowhere instead, and a while later the user cancels.
+    /// Instead of breaking, the channel swallows everything after that, and some time later the user cancels.
     pub(crate) swallows: bool,
     kept: Arc<Mutex<Vec<SocketChannel>>>,
     pub(crate) takes_channels: bool,
     pub(crate) main_comes_last: bool,
-    /// Connect to the destination once the rounds begin.
+    /// Stray connections to the destination, opened when the rounds begin.
     pub(crate) strays: Option<Strays>,
 }
 
-/// How it ended.
+/// The result of a run.
 pub(crate) struct Ended {
     pub(crate) source: Departure,
-    /// `None`: the source failed before it had begun its stream.
+    /// `None` if the source failed before it had begun its stream.
     pub(crate) destination: Option<Arrival>,
-    /// The source's.
+    /// The guest of the source.
     pub(crate) guest: Guest,
     pub(crate) arrived: Guest,
-    /// Sent by the source on its main channel.
+    /// Bytes that the source sent on its main channel.
     pub(crate) main_bytes: u64,
 }
 
-/// A channel that counts, and breaks after so many bytes, or swallows what comes then.
+/// A channel that counts bytes, and breaks after a number of them, or swallows what follows.
 struct Counted {
     channel: Option<SocketChannel>,
     left: u64,
     pause: Option<InPause>,
-    /// Where its connection stays open.
+    /// Keeps the connection open for a channel that swallows.
     swallows: Option<Arc<Mutex<Vec<SocketChannel>>>>,
     sent: Arc<AtomicU64>,
 }
 
-/// When a channel breaks that works in the pause of the guest.
+/// Decides which channel breaks in the pause.
 struct InPause {
     guest: Guest,
     left: u64,
-    /// One of the channels has broken.
+    /// True once one of the channels has broken.
     is_cut: Arc<AtomicBool>,
 }
 
 impl InPause {
-    /// How many of `len` bytes go now; 0: none any more.
+    /// How many of `len` bytes are sent now; 0 if the channel is broken.
     fn most(&self, len: u64) -> u64 {
         if self.guest.is_running() || (self.left == 0 && self.is_cut.swap(true, Ordering::SeqCst)) {
             return len;
@@ -100,7 +100,7 @@ impl Channel for Counted {
         if let Some(pause) = self.pause.as_mut().filter(|pause| !pause.guest.is_running()) {
             pause.left = pause.left.saturating_sub(most);
         }
-        // A broken channel stays so.
+        // A broken channel stays broken.
         self.left = if most == 0 { 0 } else { self.left };
         let most = most as usize;
         match most {
@@ -121,7 +121,7 @@ impl Channel for Counted {
 }
 
 impl Rig {
-    /// Without page channels the main one has the pages.
+    /// Without page channels, the main channel sends the pages.
     pub(crate) fn new(channels: u8, compression: Compression) -> Self {
         let directory = tempfile::tempdir().unwrap();
         Self {
@@ -140,7 +140,7 @@ impl Rig {
         }
     }
 
-    /// Where the destination listens.
+    /// The path at which the destination listens.
     pub(crate) fn path(&self) -> PathBuf {
         self.directory.path().join("listener")
     }
@@ -199,7 +199,7 @@ impl Rig {
         let mut options = SourceOptions::new("toy");
         options.page_channels = (self.channels > 0).then(|| senders.clone());
         let control = Control::default();
-        // Whatever else the host does.
+        // Independent of other load on the host.
         control.set_downtime_limit(Duration::from_secs(10));
         let kept = Arc::new(Mutex::new((strays, Vec::new())));
         let keeps = Arc::clone(&kept);

@@ -1,4 +1,4 @@
-//! A walk over all states that can be reached, breadth first, so that the paths it tells are the shortest.
+//! Explores all reachable states, breadth first, so that the reported paths are the shortest.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
@@ -6,25 +6,25 @@ use vmstate::migrate::{DestinationPhase, SourcePhase};
 
 use crate::world::{Rules, World};
 
-/// What a walk has found.
+/// The result of an exploration.
 pub(crate) struct Explored {
     pub(crate) states: usize,
-    /// The guest runs at the destination in some state, by a completed migration.
+    /// True if the guest runs at the destination in some state, after a completed migration.
     pub(crate) completed: bool,
-    /// The guest runs at the source again in some state, after a pause.
+    /// True if the guest runs at the source again in some state, after a pause.
     pub(crate) taken_back: bool,
-    /// The same, after both sides had lost each other.
+    /// True if the guest runs at the source again in some state, after the sides had lost each other.
     pub(crate) recovered: bool,
-    /// Both sides lost each other in some state while the guest ran at the destination without all of its memory.
+    /// True if the sides lost each other in some state while the guest ran at the destination without all of its memory.
     pub(crate) interrupted: bool,
-    /// What was broken, with the shortest way there.
+    /// Violated rules, each with the shortest path to it.
     pub(crate) violations: BTreeMap<&'static str, Vec<&'static str>>,
 }
 
 pub(crate) fn explore(rules: Rules) -> Explored {
     let first = World::new();
     let mut known: HashMap<World, usize> = HashMap::from([(first.clone(), 0)]);
-    // For the path: the step that led to each state, and from where.
+    // For the path: the step that led to each state, and its predecessor.
     let mut origin: Vec<(&'static str, usize)> = vec![("", 0)];
     let mut queue = VecDeque::from([(first, 0)]);
     let mut explored = Explored {

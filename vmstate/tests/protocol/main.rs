@@ -1,5 +1,5 @@
-//! Every order of steps and faults of a hand-over, walked to the end: source, destination, a third party, the lock and the
-//! record of the guest's disk, a wire that delays, loses and breaks, crashes at any point, deadlines in any order. The
+//! Model checking of the hand-over, with every order of steps and faults: source, destination, a third party, the lock and the
+//! ownership record of the guest's disk, a wire that delays, loses and breaks, crashes at any point, deadlines in any order. The
 //! state machines are the engine's own ([`vmstate::raw::protocol`]); the oracle is a model of the world around them.
 #![cfg(feature = "engine")]
 
@@ -17,7 +17,7 @@ const SHARED: Rules = Rules { disk: Disk::Shared, fence: true, third_party: true
 const POSTCOPY: Rules = Rules { way: Way::Postcopy, ..SHARED };
 const RECOVERY: Rules = Rules { reconnects: true, ..POSTCOPY };
 
-/// What is broken, in order; with the shortest way there in the test's output.
+/// The violated rules in order; the test's output has the shortest path to each.
 fn violations(rules: Rules) -> Vec<&'static str> {
     let explored = walked(rules);
     assert!(explored.taken_back, "{rules:?}: the model does not move");
@@ -60,7 +60,7 @@ fn a_lock_that_does_not_exclude_is_found_before_the_commit() {
     }
 }
 
-/// Nobody can prove anything: the guest is paused rather than doubled, and a person decides.
+/// Neither side can prove anything: the guest is paused rather than duplicated, and an operator decides.
 #[test]
 fn without_a_disk_never_two_guests() {
     let rules = Rules { disk: Disk::None, ..SHARED };
@@ -68,8 +68,8 @@ fn without_a_disk_never_two_guests() {
     assert!(explore(rules).completed, "no migration goes through");
 }
 
-/// The order to run is the commit: all that holds for the end of the stream holds for it. What is lost once the guest runs there is its
-/// memory, and no guest here takes its place.
+/// The order to run is the commit: all rules for the end of the stream apply to it. After that, a fault can only lose the guest's
+/// memory, and no other guest takes its place.
 #[test]
 fn in_post_copy_one_guest_and_never_a_stale_one() {
     for third_party in [false, true] {
@@ -93,8 +93,8 @@ fn in_post_copy_over_further_connections_one_guest_and_never_a_stale_one() {
     }
 }
 
-/// Nobody answers the order to run, which goes in the package: the source has let go before it, and takes nothing back by itself. The
-/// destination is this library's, as from a QEMU's source.
+/// The order to run, which is in the package, gets no answer: the source has released its resources before, and takes nothing
+/// back by itself. The destination is this library's, as with a QEMU source.
 #[test]
 fn in_post_copy_without_an_answer_one_guest_and_never_a_stale_one() {
     for reconnects in [false, true] {

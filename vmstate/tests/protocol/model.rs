@@ -1,4 +1,4 @@
-//! Both processes: the engine's state machine, and what carrying out its action can lead to.
+//! Both processes: the engine's state machines, and the possible results of their actions.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use vmstate::raw::stream::Reply;
 
 use crate::world::{ENDS, Line, Message, Rules, Who, World, was_given_away};
 
-/// Time stands still but where it decides something, and there both cases are walked.
+/// Time does not advance; where it decides something, both cases are explored.
 pub(crate) const NOW: Duration = Duration::ZERO;
 const LATE: Duration = Duration::from_secs(1000);
 pub(crate) const TIMING: Timing = Timing {
@@ -22,7 +22,7 @@ pub(crate) const TIMING: Timing = Timing {
     settle: Duration::from_secs(1),
 };
 
-/// A `cont` of the user, on the way: `Machine::claim`, `Machine::advance`, `Machine::resume`.
+/// A user's `cont` in progress: `Machine::claim`, `Machine::advance`, `Machine::resume`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Continue {
     Idle,
@@ -36,10 +36,10 @@ pub(crate) struct Source {
     action: SourceAction,
     pub(crate) alive: bool,
     pub(crate) committed: bool,
-    /// Generation that this side began with, or moved the record to.
+    /// The generation with which this side began, or to which it advanced the record.
     expects: u8,
     cont: Continue,
-    /// It has asked which pages have come.
+    /// True once it has requested the bitmap of received pages.
     asked: bool,
 }
 
@@ -98,14 +98,14 @@ impl Destination {
 }
 
 impl World {
-    /// Both sides hear that there is another connection.
+    /// Gives both sides another connection.
     pub(crate) fn both_connect(&mut self) {
         self.source.asked = false;
         self.source.action = self.source.protocol.handle(SourceEvent::Done, NOW, &TIMING);
         self.destination.action = self.destination.protocol.handle(DestinationEvent::Done, NOW, &TIMING);
     }
 
-    /// All that the source's action can lead to.
+    /// All possible results of the source's action.
     pub(crate) fn source_steps(&self, rules: Rules, steps: &mut Steps) {
         if !self.source.alive {
             return;
@@ -129,7 +129,7 @@ impl World {
                     | SourceAction::Serve
             );
         if sends {
-            // Nothing of it was taken by the wire.
+            // The wire has accepted nothing of it.
             step("S cannot send", if self.forward.cut { Broken } else { Deadline }, NOW, &nothing);
             if !commits {
                 step("S refuses to send", Refused, NOW, &nothing);
@@ -214,7 +214,7 @@ impl World {
                     None => {}
                 }
             }
-            // A QEMU moves no fence, which proves nothing then.
+            // A QEMU does not advance the record, which then proves nothing.
             SourceAction::Claim if rules.way == Way::PostcopyUnanswered => {
                 step("S claims nothing", Claimed(Claim::Undecidable), NOW, &nothing);
             }
@@ -239,14 +239,14 @@ impl World {
         }
     }
 
-    /// The user says `cont` to a source whose guest was given away.
+    /// The user continues a source whose guest was handed over.
     fn source_continues(&self, rules: Rules, steps: &mut Steps) {
         if self.source_runs || !was_given_away(self.source.phase()) {
             return;
         }
         let mut next = self.clone();
         match self.source.cont {
-            // A lock alone proves nothing, and a person who looks at the destination is no part of this.
+            // A lock alone proves nothing, and an operator who checks the destination is not part of this model.
             Continue::Idle if !rules.fence => return,
             Continue::Idle if next.claim(Who::Source, self.source.expects, rules) != Claim::Won => return,
             Continue::Idle => next.source.cont = Continue::Won,
@@ -272,7 +272,7 @@ impl World {
         self.destination.expects = self.generation;
     }
 
-    /// All that the destination's action can lead to.
+    /// All possible results of the destination's action.
     pub(crate) fn destination_steps(&self, rules: Rules, steps: &mut Steps) {
         if !self.destination.alive {
             return;
@@ -313,7 +313,7 @@ impl World {
                         take(world);
                         world.given = true;
                     }),
-                    // It belongs to a connection of its own.
+                    // The bitmap is requested on a connection of its own.
                     Some(Message::Resume) => unreachable!("a question for received pages outside of a recovery"),
                     None if self.forward.cut => step("D finds the wire broken", Broken, NOW, &nothing),
                     None => {}
@@ -380,7 +380,7 @@ impl World {
         }
     }
 
-    /// The user says `cont` to a destination that has the guest and could not let it run.
+    /// The user continues a destination that has the guest and could not let it run.
     fn destination_continues(&self, rules: Rules, steps: &mut Steps) {
         if self.destination.phase() == DestinationPhase::Interrupted && !self.destination_runs {
             let mut next = self.clone();

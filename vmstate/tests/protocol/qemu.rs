@@ -1,10 +1,10 @@
-//! The hand-over from a QEMU: every order of steps and faults from its end of the stream on. The destination is the engine's state
-//! machine; the QEMU is a model of what migration/migration.c does once it waits for `SHUT 0` (`migration_completion`,
-//! `migration_iteration_finish`): it completes when it hears that, and else takes its image's lock if that is free and runs its
-//! guest in any case.
+//! The hand-over from a QEMU: every order of steps and faults from its end of the stream on. The destination is the engine's
+//! state machine; the QEMU is a model of migration/migration.c while it waits for `SHUT 0` (`migration_completion`,
+//! `migration_iteration_finish`): it completes if it receives that; otherwise it takes its image's lock if that is free, and runs
+//! its guest in any case.
 //!
-//! One thing is assumed: a QEMU that can notice that the wire is gone has done so, and has taken the lock, before
-//! `Timing::settle` or `Timing::claim_timeout` are over.
+//! One assumption: a QEMU that can notice the loss of the wire has done so, and has taken the lock, before `Timing::settle` or
+//! `Timing::claim_timeout` have passed.
 
 use std::collections::{BTreeSet, HashSet};
 use std::time::Duration;
@@ -16,22 +16,22 @@ use crate::model::{NOW, TIMING};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Qemu {
-    /// All is sent and the lock is released.
+    /// Everything is sent and the lock is released.
     Waits,
-    /// Without `SHUT 0`.
+    /// The wire is gone, without `SHUT 0`.
     WireGone,
-    /// At the source.
+    /// The guest runs at the source.
     Runs,
-    /// `SHUT 0` was heard.
+    /// `SHUT 0` was received.
     Completed,
     Killed,
 }
 
-/// What the destination finds behind the bytes that came.
+/// What the destination reads after the last bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Wire {
     Open,
-    /// Somebody closed it in order: the QEMU, the kernel of one that was killed, or a relay in between.
+    /// The connection was closed in order: by the QEMU, by the kernel of a killed one, or by a relay in between.
     Closed,
     Broken,
 }
@@ -49,9 +49,9 @@ struct World {
     /// `None`: the guest has no disk.
     disk: Option<Holder>,
     wire: Wire,
-    /// `SHUT 0` is on its way.
+    /// True while `SHUT 0` is on its way.
     told: bool,
-    /// The wire was silent for longer than the destination waits.
+    /// True if the wire was silent for longer than the destination waits.
     silent: bool,
     protocol: DestinationProtocol,
     action: DestinationAction,
@@ -59,7 +59,7 @@ struct World {
 }
 
 impl World {
-    /// The QEMU has sent all of it, and the destination has loaded it.
+    /// The QEMU has sent everything, and the destination has loaded it.
     fn new(disk: bool, listens: bool) -> Self {
         use DestinationEvent::{Asked, Done, Ended, Introduced, Stopped};
         let (mut protocol, mut action) = DestinationProtocol::begin(NOW, &TIMING);
@@ -105,7 +105,7 @@ impl World {
             _ => {}
         }
         if self.qemu == Qemu::Waits && self.wire == Wire::Open && !self.silent {
-            // What is on its way may be lost with it, or not.
+            // Data on its way may be lost with the connection, or not.
             change(|world| (world.wire, world.told) = (Wire::Closed, false));
             change(|world| (world.wire, world.told) = (Wire::Broken, false));
             change(|world| world.wire = Wire::Broken);
@@ -118,7 +118,7 @@ impl World {
             DestinationAction::RefuseCancels => steps.push(self.destination(Done, NOW)),
             DestinationAction::Confirm if !listens => steps.push(self.destination(Unheard, NOW)),
             DestinationAction::Confirm => {
-                // A kernel takes bytes for a peer that is gone until it knows.
+                // A kernel accepts bytes for a lost peer until it notices.
                 let mut told = self.destination(Done, NOW);
                 told.told = self.wire == Wire::Open;
                 steps.push(told);
@@ -158,7 +158,7 @@ impl World {
     }
 }
 
-/// How it ends where nobody has anything more to do, and whether two guests run in some state.
+/// The final states in which no side has anything left to do, and whether two guests run in some state.
 fn walk(disk: bool, listens: bool) -> (BTreeSet<String>, bool) {
     let first = World::new(disk, listens);
     let (mut known, mut left) = (HashSet::from([first.clone()]), vec![first]);
@@ -182,15 +182,16 @@ fn a_qemu_that_does_not_hear_the_last_word_keeps_its_guest() {
     assert_eq!(ends.iter().map(String::as_str).collect::<Vec<_>>(), expected);
 }
 
-/// Nothing decides then. A QEMU that closes in order is believed to have heard the last word; if the wire breaks, the guest is kept paused.
+/// Then nothing decides. A QEMU that closes in order is assumed to have received the final answer; if the wire breaks, the guest
+/// stays paused.
 #[test]
-fn without_a_disk_only_a_wire_that_is_closed_in_order_is_believed() {
+fn without_a_disk_only_an_orderly_close_counts_as_success() {
     let (ends, two) = walk(false, true);
     assert!(two, "a relay that closes the wire in order and loses the last word");
     assert!(ends.contains("Completed, Stranded") && ends.contains("Killed, Stranded"), "{ends:?}");
 }
 
-/// It takes every migration whose bytes it could send for a completed one, so there is nothing to wait for.
+/// It treats every migration whose bytes it could send as completed, so there is nothing to wait for.
 #[test]
 fn a_qemu_that_does_not_listen_has_given_its_guest_away() {
     for disk in [true, false] {
@@ -199,7 +200,8 @@ fn a_qemu_that_does_not_listen_has_given_its_guest_away() {
     }
 }
 
-/// The order of before: the lock is taken first, so a QEMU that hears nothing does not get it and runs its guest all the same.
+/// The opposite order: the lock is taken first, so a QEMU that receives no answer does not get it, and runs its guest all the
+/// same.
 #[test]
 fn a_source_of_this_library_finds_the_lock_taken() {
     let (mut protocol, _) = DestinationProtocol::begin(NOW, &TIMING);

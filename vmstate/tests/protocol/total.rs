@@ -1,4 +1,4 @@
-//! Every event in every state, sensible or not: no panic, no phase that the pictures of the phases do not have, and an end.
+//! Every event in every state, expected or not: no panic, no undocumented phase transition, and an end.
 
 use std::collections::BTreeSet;
 use std::fmt::Debug;
@@ -21,7 +21,7 @@ const TIMING: Timing = Timing {
 };
 const CLAIMS: [Claim; 4] = [Claim::Won, Claim::Held, Claim::Moved, Claim::Undecidable];
 
-/// Time that passes between two events: none, or more than any wait.
+/// Time that passes between two events: none, or more than any timeout.
 const STEPS: [Duration; 2] = [Duration::ZERO, Duration::from_secs(2)];
 
 fn source_events() -> Vec<SourceEvent> {
@@ -47,7 +47,7 @@ fn destination_events() -> Vec<DestinationEvent> {
     events
 }
 
-/// Gives every event to every state that can be reached, and returns the phases at the end.
+/// Applies every event to every reachable state, and returns the final phases.
 fn walk<P: Clone + PartialEq, A: Copy, E: Copy + Debug, F: Copy + Debug + PartialEq>(
     first: (P, A),
     events: &[E],

@@ -1,4 +1,4 @@
-//! The world around the two state machines: disk, wire, third party, and what must never be.
+//! The world around the two state machines: disk, wire, third party, and the rules that must hold.
 
 use vmstate::migrate::{Claim, DestinationPhase, SourcePhase};
 use vmstate::raw::protocol::{DestinationProtocol, SourceProtocol, Way};
@@ -6,13 +6,13 @@ use vmstate::raw::stream::Reply;
 
 use crate::model::{Destination, Source};
 
-/// What must never be.
+/// The violations.
 pub(crate) const TWO: &str = "two guests run";
 pub(crate) const STALE_AT_SOURCE: &str = "the source starts a stale guest";
 pub(crate) const STALE_AT_DESTINATION: &str = "the destination starts a stale guest";
 pub(crate) const UNLOCKED: &str = "a guest runs without the disk's lock";
 pub(crate) const LOST: &str = "a guest is lost";
-/// A destination whose guest cannot go on ends with its process.
+/// A destination whose guest cannot continue ends with its process.
 pub(crate) const ENDS: &str = "D ends";
 pub(crate) const INCOMPLETE: &str = "a guest that lacks pages counts as complete";
 
@@ -23,22 +23,22 @@ pub(crate) enum Disk {
     Shared,
     /// The destination has its own copy, with a lock of its own.
     Copied,
-    /// One file, whose lock keeps nobody out.
+    /// One file, whose lock does not exclude.
     Unlocked,
-    /// There is none.
+    /// The guest has no exclusive resource.
     None,
 }
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Rules {
     pub(crate) disk: Disk,
-    /// There is a record of who ran, and it is looked at.
+    /// True if there is an ownership record, and it is compared.
     pub(crate) fence: bool,
-    /// Another process takes the disk's lock and runs guests of its own.
+    /// True if another process takes the disk's lock and runs guests of its own.
     pub(crate) third_party: bool,
     /// How the source hands its guest over.
     pub(crate) way: Way,
-    /// Somebody connects both sides again.
+    /// True if both sides are connected again after a break.
     pub(crate) reconnects: bool,
 }
 
@@ -49,14 +49,14 @@ pub(crate) enum Who {
     Third,
 }
 
-/// What is on the wire to the destination. Pages and devices are of no interest here.
+/// Messages to the destination. The model leaves out pages and devices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Message {
     Introduction,
     Ping(u32),
     Stopped,
     Run,
-    /// In post-copy, over another connection: which pages have come, and go on.
+    /// In post-copy, over another connection: the request for received pages, and the order to continue.
     Resume,
     Eof,
 }
@@ -81,26 +81,26 @@ pub(crate) struct World {
     pub(crate) forward: Line<Message>,
     pub(crate) back: Line<Reply>,
     pub(crate) holder: Option<Who>,
-    /// A killed process that the kernel has not yet taken the lock from.
+    /// True if the process was killed and the kernel has not released its lock yet.
     pub(crate) lingers: bool,
-    /// Of the record; the migration began with 0.
+    /// The record's generation; the migration began with 0.
     pub(crate) generation: u8,
-    /// The user asked to cancel.
+    /// True if the user asked to cancel.
     pub(crate) cancel: bool,
     pub(crate) source_runs: bool,
     pub(crate) destination_runs: bool,
     pub(crate) was_paused: bool,
-    /// Has run since the source let go of the disk.
+    /// True if the guest has run at the source since the source released the disk.
     pub(crate) source_ran: bool,
     pub(crate) destination_ran: bool,
     pub(crate) third_ran: bool,
-    /// Who began to run a guest though another had run on its disk since it was paused.
+    /// The side that ran a guest although another had run on its disk since that guest was paused.
     pub(crate) stale: Option<Who>,
-    /// The destination has the source's word that the guest is its own.
+    /// True if the destination has the source's confirmation that the guest is handed over.
     pub(crate) given: bool,
-    /// All of the guest's memory is at the destination.
+    /// True if all of the guest's memory is at the destination.
     pub(crate) whole: bool,
-    /// Both sides have connected again.
+    /// True if both sides have connected again.
     pub(crate) reconnected: bool,
 }
 
@@ -128,7 +128,7 @@ impl World {
         }
     }
 
-    /// Every step that anyone can take.
+    /// Every step that any participant can take.
     pub(crate) fn steps(&self, rules: Rules) -> Vec<(&'static str, Self)> {
         let mut steps = Vec::new();
         self.source_steps(rules, &mut steps);
@@ -196,7 +196,7 @@ impl World {
         }
     }
 
-    /// What `Machine::claim` finds for `who`, and does.
+    /// The result and effect of `Machine::claim` for `who`.
     pub(crate) fn claim(&mut self, who: Who, expects: u8, rules: Rules) -> Claim {
         let own_lock = rules.disk == Disk::Copied && who == Who::Destination;
         if rules.disk == Disk::None {
@@ -214,12 +214,12 @@ impl World {
         Claim::Won
     }
 
-    /// What the destination sees before it says that it is ready.
+    /// The result of the destination's proof before it reports that it is ready.
     pub(crate) fn is_proved(&self, rules: Rules) -> bool {
         match rules.disk {
-            // The source has let go by then.
+            // The source has released its resources by then.
             _ if rules.way == Way::PostcopyUnanswered => true,
-            // A copy has another token, or a lock that nobody holds; a lock without effect seems to be held by nobody.
+            // A copy has another token, or a lock that no process holds; a lock without effect appears to be free.
             Disk::Copied | Disk::Unlocked => !rules.fence,
             Disk::Shared => !rules.fence || (self.holder.is_some_and(|holder| holder != Who::Destination)),
             Disk::None => true,
@@ -236,7 +236,7 @@ impl World {
         (self.destination_runs, self.destination_ran) = (true, true);
     }
 
-    /// What must never be, if it is.
+    /// The violated rule, if there is one.
     pub(crate) fn violation(&self, rules: Rules, steps: &[(&'static str, Self)]) -> Option<&'static str> {
         if self.source_runs && self.destination_runs {
             return Some(TWO);
@@ -260,15 +260,15 @@ impl World {
         None
     }
 
-    /// Both sides have nothing more to do, nobody holds the disk or has run on it, a whole copy of the guest exists, and
-    /// still nobody can run it. A guest dies with the process that runs it, or that has just marked that it will.
+    /// Both sides have nothing left to do, no process holds the disk or has run on it, a whole copy of the guest exists, and
+    /// still no side can run it. A guest ends with the process that runs it, or that has just recorded that it will.
     fn is_lost(&self, rules: Rules, steps: &[(&'static str, Self)]) -> bool {
         let quiet = self.source.is_over() && self.destination.is_over();
         let nobody = !self.source_runs && !self.destination_runs && !self.destination_ran && !self.third_ran;
         let free = !self.lingers && self.holder != Some(Who::Third);
         let marked = self.generation > 0 && !self.source.alive | !self.destination.alive;
         let source = self.source.alive;
-        // A destination that had the guest's end of stream, or all of its pages behind the order to run, and has not given it up.
+        // A destination that had the end of the stream, or all pages after the order to run, and has not given the guest up.
         let gone = matches!(self.destination.phase(), DestinationPhase::Failed | DestinationPhase::Interrupted);
         let destination = self.destination.alive && self.given && !gone;
         let undecided = rules.disk == Disk::None;
@@ -282,7 +282,7 @@ impl World {
     }
 }
 
-/// The guest is not simply the source's any more.
+/// True if the guest may no longer belong to the source.
 pub(crate) fn was_given_away(phase: SourcePhase) -> bool {
     matches!(
         phase,

@@ -1,5 +1,5 @@
-//! Migrations to and from a real QEMU over a unix socket, with the return path: QEMU is the oracle for the order of the
-//! stream, the answers, and the pages.
+//! Migrations to and from a real QEMU over a unix socket, with the return path: QEMU is the oracle for the order of the stream,
+//! the answers and the pages.
 #![cfg(feature = "engine")]
 
 #[cfg(feature = "tls")]
@@ -45,7 +45,7 @@ const BLOCKS: [(&str, u64); 5] = [
     ("/rom@etc/acpi/rsdp", 0x1000),
 ];
 
-/// A QEMU that does not run its guest, and its QMP.
+/// A QEMU that does not run its guest, with its QMP connection.
 struct Qemu {
     child: Child,
     input: ChildStdin,
@@ -53,7 +53,7 @@ struct Qemu {
 }
 
 impl Qemu {
-    /// Its migration's last figures, once it has completed.
+    /// The migration's final figures, once it has completed.
     fn await_completed(&mut self) -> Value {
         find("end of QEMU's migration", || {
             let status = self.execute("query-migrate", json!({}));
@@ -78,7 +78,8 @@ impl Qemu {
         qemu
     }
 
-    /// Checks that the guest memory below 640 KiB, where no firmware lies, is that of `ram`. QEMU dumps it below `directory`.
+    /// Checks that the guest memory below 640 KiB, where there is no firmware, equals that of `ram`. QEMU dumps it below
+    /// `directory`.
     fn check_low_memory(&mut self, ram: &Ram, directory: &Path) {
         let dump = directory.join("dump");
         self.execute("pmemsave", json!({"val": 0, "size": 0xa0000, "filename": dump}));
@@ -121,7 +122,7 @@ struct Ram {
 }
 
 impl Ram {
-    /// A number in every third page of the first block, each at another place.
+    /// Memory with a number in every third page of the first block, each at another offset.
     fn filled() -> Self {
         let ram = Self::new();
         for page in (0..4096_u64).step_by(3) {
@@ -179,7 +180,7 @@ impl DirtyLog for Still {
 #[derive(Default)]
 struct Vm {
     running: bool,
-    /// What it says that the pause will take it.
+    /// The time for the pause that it announces.
     prepares: Duration,
 }
 
@@ -211,11 +212,11 @@ impl Machine for Vm {
     }
 }
 
-/// A device of QEMU's that is only counted: its body ends where a footer stands before the next section or the end.
+/// A device of QEMU whose size only is counted: its body ends where a footer comes before the next section or the end.
 #[derive(Default)]
 struct Opaque {
     loads: usize,
-    /// Its section is the first, with number 0.
+    /// True for the first section, which has number 0.
     is_first: bool,
 }
 
@@ -232,7 +233,7 @@ impl Section for Opaque {
     }
 
     fn load(&mut self, input: &mut Reader<'_>, _version: u32) -> Result<()> {
-        // A register of a running guest may end in 0x7e, and zeros follow it.
+        // A register of a running guest may end in 0x7e, followed by zeros.
         let footer =
             |bytes: &[u8]| matches!(bytes, [0x7e, 0, 0, 0, number, 0 | 4 | 8] if (*number == 0) == self.is_first);
         match input.rest().windows(6).position(footer) {
@@ -244,7 +245,7 @@ impl Section for Opaque {
     }
 }
 
-/// Those of QEMU's machine.
+/// The devices of QEMU's machine.
 fn devices() -> Vec<(&'static str, u32, Opaque)> {
     [
         ("timer", 0),
@@ -265,8 +266,8 @@ fn devices() -> Vec<(&'static str, u32, Opaque)> {
     .into()
 }
 
-/// True if there is no QEMU here that the tests run with, which is said. 9.1 is the first whose `migrate-incoming` knows
-/// `exit-on-error`; in 7.2 `pc.bios` has another size, too.
+/// Returns true, with a message, if there is no suitable QEMU here. 9.1 is the first whose `migrate-incoming` supports
+/// `exit-on-error`; in 7.2, `pc.bios` has another size, too.
 fn skipped() -> bool {
     use vmstate_lab::{qemu, skip};
     qemu::at_least(qemu::Version(9, 1)).map_err(skip::skip).is_err()
@@ -280,7 +281,7 @@ fn qemu_takes_our_pages_and_says_so() {
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join("socket");
     let mut qemu = Qemu::start(&["-incoming", &format!("unix:{}", socket.display())]);
-    // Its file is there before anybody listens.
+    // The socket's file exists before QEMU listens.
     let mut channel = find("listener", || SocketChannel::connect_unix(&socket, PATIENCE, &|| true).ok());
     let ram = Ram::filled();
     let (mut machine, control) = (Vm { running: true, ..Vm::default() }, Control::default());
@@ -296,7 +297,8 @@ fn qemu_takes_our_pages_and_says_so() {
     qemu.check_low_memory(&ram, directory.path());
 }
 
-/// A section in parts that the author does not keep from a QEMU. QEMU refuses its first bytes, which come before the first page.
+/// A section in parts that its author did not withhold from a QEMU. QEMU refuses its first bytes, which come before the first
+/// page.
 #[test]
 fn qemu_refuses_a_section_in_parts_that_it_lacks_before_the_first_page() {
     if skipped() {
@@ -316,7 +318,7 @@ fn qemu_refuses_a_section_in_parts_that_it_lacks_before_the_first_page() {
     assert!(machine.running && departure.report.rounds.is_empty());
     assert_eq!((departure.report.pages.normal, departure.report.pages.zero), (0, 0));
     assert_eq!(flash.state(), (false, 1));
-    // Status 1 is all that a QEMU says over the wire.
+    // Status 1 is the only reason that a QEMU sends.
     let error = departure.error.unwrap();
     assert_eq!(error.kind(), ErrorKind::Peer);
     assert_eq!(error.to_string(), "the destination refused the guest (status 1): its own log says why");
@@ -328,7 +330,7 @@ fn qemu_refuses_a_section_in_parts_that_it_lacks_before_the_first_page() {
 }
 
 #[test]
-fn we_take_qemus_guest_and_it_believes_us() {
+fn we_take_qemus_guest_and_qemu_completes() {
     if skipped() {
         return;
     }
@@ -349,7 +351,7 @@ fn we_take_qemus_guest_and_it_believes_us() {
     assert!(machine.running);
     let pages = BLOCKS.iter().map(|(_, len)| len / 4096).sum::<u64>();
     assert!(arrival.pages.normal + arrival.pages.zero >= pages, "{arrival:?}");
-    // The firmware is there: its last 16 bytes hold the reset vector's far jump.
+    // The firmware is there: its last 16 bytes contain the reset vector's far jump.
     assert_eq!(ram.bytes.lock().unwrap()[2][0x1fff0], 0xea);
     for (name, instance, device) in devices {
         assert_eq!(device.loads, 1, "{name}/{instance}");
@@ -357,7 +359,7 @@ fn we_take_qemus_guest_and_it_believes_us() {
     qemu.await_completed();
 }
 
-/// Neither takes a ping that nobody could answer.
+/// Neither accepts a ping that could not be answered.
 #[test]
 fn a_ping_needs_a_way_for_its_answer() {
     if skipped() {
@@ -393,7 +395,7 @@ fn depart(
     source::run(Outgoing { channel, clock, machine, sections, ram, log: &mut Still }, &patient(), control)
 }
 
-/// Takes in the guest of whoever connects.
+/// Receives the guest of the first source that connects.
 fn arrive(
     listener: &Listener,
     machine: &mut Vm,

@@ -1,5 +1,5 @@
-//! Guest memory to a QEMU that does not run it, and back from there, over page channels: the oracle is QEMU's own view of the memory,
-//! and then each page that comes back.
+//! Guest memory to a QEMU that does not run it, and back from there, over page channels: the oracle is QEMU's own view of the
+//! memory, and then each page that returns.
 
 use std::thread;
 
@@ -16,16 +16,16 @@ use vmstate_lab::random::Random;
 
 use super::{BLOCKS, Qemu, Ram, Still, Vm, devices, lenient, patient, skipped};
 
-/// The guest sees firmware there, and RAM around it.
+/// The guest sees firmware in this range, and RAM around it.
 const FIRMWARE: std::ops::Range<usize> = 0xe_0000..0x10_0000;
 
-/// Noise, zeros, and pages as programs leave them: words that are alike, text, and the rest of a page empty.
+/// Noise, zeros, and pages as programs leave them: equal words, text, and pages with an empty rest.
 fn fill(ram: &Ram, seed: u64) {
     let mut random = Random::new(seed);
     let mut bytes = ram.bytes.lock().unwrap();
     let pages = bytes.iter_mut().flat_map(|block| block.chunks_exact_mut(4096));
     for (number, page) in pages.enumerate() {
-        // Stretches of one to eight pages of a kind.
+        // Sequences of one to eight pages of a kind.
         match (number / 8 + number) % 5 {
             0 => {}
             1 | 2 => page.chunks_exact_mut(8).for_each(|word| word.copy_from_slice(&random.number().to_ne_bytes())),
@@ -43,16 +43,16 @@ fn fill(ram: &Ram, seed: u64) {
     }
 }
 
-/// What QEMU has to be told, as source and as destination.
+/// Configures QEMU's page channels, as source or as destination.
 fn channels(qemu: &mut Qemu, number: u8, compression: Compression) {
     qemu.switch_on(&["multifd", "return-path"]);
     let compression = if compression == Compression::None { "none" } else { "zstd" };
     qemu.execute("migrate-set-parameters", json!({"multifd-channels": number, "multifd-compression": compression}));
 }
 
-/// What is between QEMU and the engine.
+/// The connection between QEMU and the engine.
 struct Wire<'a, C, S: Security> {
-    /// Arguments of QEMU: with any, it has the credentials `server` and `client`.
+    /// Arguments of QEMU; if there are any, it has the credentials `server` and `client`.
     objects: Vec<String>,
     connect: &'a dyn Fn(SocketChannel) -> C,
     listen: &'a dyn Fn(Listener) -> Listener<S>,
@@ -106,13 +106,13 @@ where
     wire.tell(&mut qemu, "client");
     qemu.execute("migrate", json!({"uri": format!("unix:{}", back.display())}));
     let came = Ram::new();
-    // A page that comes as zero has to be made so.
+    // Filled, so that a page that arrives as zero has to be cleared.
     came.bytes.lock().unwrap().iter_mut().for_each(|block| block.fill(0xad));
     receive(&came, &listener, number, &mut qemu);
     qemu.await_completed();
     let (sent, came) = (sent.bytes.lock().unwrap(), came.bytes.lock().unwrap());
     let blocks = BLOCKS.iter().zip(sent.iter().zip(came.iter()));
-    // QEMU makes its ACPI tables anew.
+    // QEMU creates its ACPI tables again.
     for ((name, _), (sent, came)) in blocks.filter(|((name, _), _)| !name.starts_with("/rom@")) {
         let differs = |page: &usize| sent[*page..][..4096] != came[*page..][..4096];
         assert_eq!((0..sent.len()).step_by(4096).find(differs), None, "a page of {name} came back as another one");
@@ -228,7 +228,7 @@ fn each_page_goes_encrypted_over_page_channels_to_qemu_and_back() {
     };
     there_and_back(2, Compression::None, &wire);
 
-    // A QEMU that was told nothing sees no stream, and a client without a certificate none of QEMU's.
+    // A QEMU without TLS receives no stream, and a client without a certificate receives none of QEMU's.
     let socket = path.join("refused");
     let mut qemu = Qemu::start(&["-incoming", "defer", &wire.objects[0], &wire.objects[1]]);
     wire.tell(&mut qemu, "server");

@@ -1,5 +1,5 @@
-//! A QEMU hands its guest over in post-copy: to a test that plays the destination by hand, where its stream is what the inspector reads and it
-//! sends the page that is asked for at once; and to the engine.
+//! A QEMU hands its guest over in post-copy: to a test that plays the destination by hand, where the inspector must be able to
+//! read QEMU's stream, and QEMU must send a requested page at once; and to the engine.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixListener;
@@ -18,10 +18,11 @@ use vmstate_lab::patience::find;
 
 use super::{BLOCKS, PATIENCE, Qemu, Ram, Vm, arrive, depart, devices, skipped};
 
-/// A page of the guest's, far from where the pages begin.
+/// A page of the guest, far from the first pages that are sent.
 const WANTED: u64 = 0x3ab_c000;
 
-/// Where the record of this page of "microvm.ram" is, if it came as zero: no name, as the page before was of the same block.
+/// The position of the record of this page of "microvm.ram", if it was sent as zero: without a name, as the page before was in
+/// the same block.
 fn record(stream: &[u8], page: u64) -> Option<usize> {
     // RAM_SAVE_FLAG_ZERO and RAM_SAVE_FLAG_CONTINUE (migration/ram.h).
     let word = (page | 0x22).to_be_bytes();
@@ -45,7 +46,7 @@ fn qemus_stream_in_post_copy_is_read_and_it_takes_a_request() {
     let listener = UnixListener::bind(&socket).unwrap();
     let mut qemu = Qemu::start(&["-m", "64M"]);
     qemu.switch_on(&["return-path", "postcopy-ram"]);
-    // Slowly, so that most pages are still to come when the guest is to run.
+    // Slowly, so that most pages are still missing when the guest shall run.
     qemu.execute("migrate-set-parameters", json!({"max-bandwidth": 16384, "max-postcopy-bandwidth": 16384}));
     qemu.execute("migrate", json!({"uri": format!("unix:{}", socket.display())}));
     let (mut channel, _) = listener.accept().unwrap();
@@ -110,11 +111,11 @@ fn qemus_stream_in_post_copy_is_read_and_it_takes_a_request() {
         found.unwrap()
     };
     let ((begins, packaged), (runs, _)) = (at(&|command| matches!(command, Command::Packaged(_))), at(&order[8]));
-    // Behind mark, number, length and payload of the one, up to the end of the other, which has no payload.
+    // From after the first command's type, number, length and payload to the end of the second, which has no payload.
     assert_eq!(packaged, Command::Packaged(u32::try_from(runs + 5 - (begins + 9)).unwrap()));
 }
 
-/// It dirties nothing, and its pages are all still to come when QEMU is to run.
+/// The guest dirties nothing, and all of its pages are still missing when QEMU shall run it.
 #[test]
 fn qemu_takes_our_guest_in_post_copy_and_says_so() {
     if skipped() {
@@ -140,14 +141,14 @@ fn qemu_takes_our_guest_in_post_copy_and_says_so() {
     qemu.check_low_memory(&ram, directory.path());
 }
 
-/// Memory in which somebody waits for the page [`WANTED`].
+/// Memory with an access that waits for the page [`WANTED`].
 pub(super) struct Late {
     ram: Ram,
     waits: Mutex<Waits>,
 }
 
 impl Late {
-    /// Whose first block has so many bytes.
+    /// Memory whose first block has `len` bytes.
     pub(super) fn new(len: u64) -> Self {
         let mut ram = Ram::new();
         ram.blocks[0].len = len;
@@ -227,7 +228,7 @@ impl LateMemory for Late {
 }
 
 #[test]
-fn we_take_qemus_guest_in_post_copy_and_it_believes_us() {
+fn we_take_qemus_guest_in_post_copy_and_qemu_completes() {
     if skipped() {
         return;
     }
@@ -255,12 +256,12 @@ fn we_take_qemus_guest_in_post_copy_and_it_believes_us() {
     assert!(machine.running);
     let waits = ram.waits.into_inner().unwrap();
     assert!(waits.whole && waits.listens);
-    // It overtook the page before it, which came in its turn.
+    // The requested page came before its predecessor, which came in its turn.
     let turn = |offset| waits.put.iter().position(|put| *put == (0, offset)).unwrap();
     assert!(turn(WANTED) < turn(WANTED - 4096));
     let pages = (BLOCKS[1..].iter().map(|(_, len)| len).sum::<u64>() + (64 << 20)) / 4096;
     assert!(arrival.pages.normal + arrival.pages.zero >= pages, "{arrival:?}");
-    // The firmware is there: its last 16 bytes hold the reset vector's far jump.
+    // The firmware is there: its last 16 bytes contain the reset vector's far jump.
     assert_eq!(ram.ram.bytes.lock().unwrap()[2][0x1fff0], 0xea);
     for (name, instance, device) in devices {
         assert_eq!(device.loads, 1, "{name}/{instance}");

@@ -1,4 +1,4 @@
-//! Post-copy with a QEMU at either end, whose connection breaks twice: both sides go on over another one.
+//! Post-copy with a QEMU at either end, whose connection breaks twice: both sides continue over another one.
 
 use std::io;
 use std::thread;
@@ -14,12 +14,12 @@ use vmstate_lab::patience::find;
 use super::postcopy::Late;
 use super::{PATIENCE, Qemu, Ram, Vm, depart, devices, skipped, taken_in};
 
-/// A connection that breaks after so many bytes of either direction, once they count, and then others.
+/// A connection that breaks after a number of bytes in either direction, once it is armed, and is then replaced by others.
 struct Breaking<'a> {
     socket: Option<SocketChannel>,
     counts: &'a dyn Fn() -> bool,
     left: usize,
-    /// How many bytes further connections carry.
+    /// The number of bytes that each further connection carries.
     next: Vec<usize>,
     again: Box<dyn FnMut() -> SocketChannel + 'a>,
 }

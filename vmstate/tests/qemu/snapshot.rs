@@ -1,4 +1,4 @@
-//! A guest in a file where each page has its place, to a real QEMU and from one: the oracle is QEMU's own view of the memory.
+//! A guest in a file in which each page has its place, to a real QEMU and from one: the oracle is QEMU's own view of the memory.
 
 use serde_json::json;
 use vmstate::channel::FileChannel;
@@ -11,7 +11,7 @@ use vmstate_lab::random::Random;
 
 use super::{BLOCKS, Qemu, Ram, Still, devices, skipped};
 
-/// The guest sees no firmware below.
+/// Below this address, the guest sees no firmware.
 const VISIBLE: usize = 0xa_0000;
 
 fn places(qemu: &mut Qemu, channels: Option<u8>) {
@@ -26,7 +26,7 @@ fn completed(qemu: &mut Qemu) {
     qemu.await_completed();
 }
 
-/// With one thread and with two, at an offset too: the places in the file are counted from its start.
+/// With one thread and with two, also at an offset: the places in the file are counted from its start.
 #[test]
 fn each_page_goes_in_its_place_in_a_file_to_qemu_and_back() {
     if skipped() {

@@ -16,11 +16,11 @@ use vmstate_lab::patience::{PATIENCE, find};
 
 use super::{Qemu, Ram, Vm, devices, lenient, patient, skipped};
 
-/// The guest writes the first half of each page of this range, without end.
+/// The guest writes the first half of each page in this range, without end.
 const WRITTEN: Range<usize> = 0x1_0000..0x9_0000;
-/// What QEMU's migration may send a second while it goes from round to round: all those pages in a quarter of a second.
+/// Bytes that QEMU may send a second during the rounds: all those pages in a quarter of a second.
 const SLOW: u64 = 2 << 20;
-/// Pages that QEMU has sent by their runs, at least: most of those pages, once.
+/// The fewest pages that QEMU must have sent as differences: most of those pages, once.
 const ENOUGH: u64 = 100;
 
 /// Firmware of 128 KiB, of which the last half is at 0xf0000, too.
@@ -51,7 +51,7 @@ fn set(qemu: &mut Qemu, parameters: Value) {
 }
 
 #[test]
-fn we_take_what_changed_of_qemus_pages() {
+fn we_take_the_differences_of_qemus_pages() {
     if skipped() {
         return;
     }
@@ -63,7 +63,7 @@ fn we_take_what_changed_of_qemus_pages() {
     qemu.switch_on(&["return-path", "xbzrle"]);
     set(&mut qemu, json!({"max-bandwidth": SLOW, "downtime-limit": 1}));
     qemu.execute("cont", json!({}));
-    // A migration that finds nothing written would be over before there is something that changes.
+    // A migration without dirty pages would end before there are differences to send.
     find("writes of the guest", || {
         let last = format!("xp /1xb {:#x}", WRITTEN.end - 4096);
         let shown = qemu.execute("human-monitor-command", json!({"command-line": last}));
@@ -91,7 +91,7 @@ fn we_take_what_changed_of_qemus_pages() {
         let arrival = destination::run(incoming, &lenient(), &Control::default()).into_result().unwrap();
         (arrival, manager.join().unwrap())
     });
-    // More pages came with contents than QEMU sent whole: the rest came as what changed of them.
+    // More pages arrived with contents than QEMU sent whole: the rest arrived as differences.
     assert!(arrival.pages.normal > ENOUGH + status["ram"]["normal"].as_u64().unwrap(), "{arrival:?}, {status}");
     qemu.execute("pmemsave", json!({"val": 0, "size": 0xa_0000, "filename": dump}));
     let (dumped, here) = (std::fs::read(&dump).unwrap(), ram.bytes.lock().unwrap());
@@ -101,14 +101,14 @@ fn we_take_what_changed_of_qemus_pages() {
     assert!(dumped == here[0][..0xa_0000]);
 }
 
-/// A guest that writes a byte in each of some pages before each reading of its log, the last of which is in the pause.
+/// A guest that writes a byte in each of some pages before each sync of its log, the last of which is in the pause.
 struct Writes<'a> {
     ram: &'a Ram,
     control: &'a Control,
     rounds: u64,
 }
 
-/// Pages that are written so, of a guest that is full of data.
+/// The pages that are written, in a guest that is full of data.
 const PAGES: Range<u64> = 16..144;
 
 impl DirtyLog for Writes<'_> {
@@ -140,7 +140,7 @@ impl DirtyLog for Writes<'_> {
 }
 
 #[test]
-fn qemu_takes_what_changed_of_our_pages() {
+fn qemu_takes_the_differences_of_our_pages() {
     if skipped() {
         return;
     }
@@ -156,7 +156,7 @@ fn qemu_takes_what_changed_of_our_pages() {
     let mut parameters = control.parameters();
     parameters.xbzrle = true;
     control.set_parameters(parameters).unwrap();
-    // The pause would take too long by far, until the log allows it.
+    // The pause would take much too long until the log allows it.
     control.set_downtime_limit(Duration::from_millis(50));
     let mut machine = Vm { running: true, prepares: Duration::from_secs(10) };
     let outgoing = Outgoing {

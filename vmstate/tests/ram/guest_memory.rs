@@ -104,7 +104,7 @@ fn a_bitmap_of_other_pages_is_refused() {
     assert_eq!(DeviceWrites::new(memory).unwrap_err().kind(), ErrorKind::Misuse);
 }
 
-/// A hypervisor's log, of one block.
+/// A hypervisor's log for one block.
 #[derive(Default)]
 struct Vcpus {
     written: u64,

@@ -1,4 +1,4 @@
-//! RAM records, good and hostile, and what a source makes of them.
+//! RAM records, valid and hostile, and their effect on a source.
 #![cfg(feature = "engine")]
 
 #[cfg(feature = "vm-memory")]
@@ -18,7 +18,7 @@ use vmstate::error::{Error, ErrorKind, Result};
 use vmstate::ram::{DirtyLog, GuestRam, PAGE_SIZE, PageCount, RamBlock};
 use vmstate::raw::ram::{PageSet, RamReceiver, RamRecord, RamSender};
 
-/// Remembers what was written, and must never be asked for what it does not have.
+/// Memory that records writes, and must never be accessed outside of its blocks.
 struct Ram {
     blocks: Vec<RamBlock>,
     writes: Mutex<Vec<(usize, u64, u8)>>,
@@ -55,7 +55,7 @@ impl GuestRam for Ram {
     }
 }
 
-/// Keeps blocks called `rom…` besides, of 8 KiB together at most, and refuses one that is called so and does not fit.
+/// Memory that also adopts blocks called `rom…`, of 8 KiB together at most, and refuses such a block that does not fit.
 struct Keeping {
     ram: Ram,
     kept: Mutex<Vec<u64>>,
@@ -95,7 +95,7 @@ fn reader(bytes: &[u8]) -> Reader<'_> {
     Reader::new(bytes, 0, Strictness::QemuCompatible, Limits::default())
 }
 
-/// The bytes that `out` stands for.
+/// The bytes that `out` sends.
 fn sent(out: &Outbox, ram: &Ram) -> Vec<u8> {
     let mut sent = Vec::new();
     for piece in out.pieces() {
@@ -132,7 +132,7 @@ fn good_records() {
     // XBZRLE: 0 equal bytes, 1 changed. No runs at all: the page is as it was.
     assert_eq!(record(b"\0\0\0\0\0\0\x10\x40\x03low\x01\0\x03\x00\x01\x09"), RamRecord::Page);
     assert_eq!(record(b"\0\0\0\0\0\0\x10\x60\x01\0\0"), RamRecord::Page);
-    // Whether page channels are there for it is asked by who reads the section.
+    // Whether page channels exist is checked by the reader of the section.
     assert_eq!(record(b"\0\0\0\0\0\0\x02\0"), RamRecord::Flush);
     assert_eq!(record(b"\0\0\0\0\0\0\0\x10"), RamRecord::End);
     let written = [(0, 0x2000, 0), (0, 0x1000, 7), (1, 0, 0), (1, 0, 0), (0, 0x1000, 9), (0, 0x1000, 1)];
@@ -143,7 +143,7 @@ fn good_records() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
-    /// However the bytes are cut on their way: what is written, and in which order, is what the records say one by one.
+    /// However the stream is divided, the pages are written in the order of the records, as if read one by one.
     #[test]
     fn each_record_is_written_once_and_in_its_turn(
         records in prop::collection::vec((0..4_u64, prop::option::of(1..9_u8), any::<bool>()), 1..150),
@@ -187,7 +187,7 @@ proptest! {
 }
 
 #[test]
-fn what_came_before_a_bad_record_is_in_memory() {
+fn pages_before_a_bad_record_are_in_memory() {
     let bytes =
         [b"\0\0\0\0\0\0\x10\x08\x03low" as &[u8], &[7; 4096], b"\0\0\0\0\0\0\x20\x22\0\0\0\0\0\0\0\x30\x22\0"].concat();
     let ram = Ram::new();
@@ -221,7 +221,7 @@ fn hostile_records_write_nothing() {
             b"\0\0\0\0\0\0\0\x40\x03low\x01\0\x05\xff\x1f\x02\x05\x05",
             "at 0xf: XBZRLE page: a run ends at byte 4097 of 4096",
         ),
-        // A flush stands alone: no page, and none that continues.
+        // A flush is a record of its own: it has neither a page nor CONTINUE.
         (b"\0\0\0\0\0\0\x12\0", "flags 0x200"),
         (b"\0\0\0\0\0\0\x02\x20", "flags 0x220"),
         (b"\0\0\0\0\0\0\0\x80", "flag HOOK"),
@@ -231,7 +231,7 @@ fn hostile_records_write_nothing() {
         assert!(error.to_string().contains(expected), "{bytes:x?}: {error}");
         assert!(matches!(error.kind(), ErrorKind::Malformed | ErrorKind::Incompatible), "{error:?}");
     }
-    // A name as long as a name can be, of which one byte is missing.
+    // A name of the greatest length, with its last byte missing.
     let mut long = b"\0\0\0\0\0\0\0\x02\xff".to_vec();
     long.extend([b'a'; 254]);
     assert!(refusal(&long).is_incomplete());
@@ -268,7 +268,8 @@ fn block_lists() {
     assert!(error.contains("high is not sent"), "{error}");
 }
 
-/// The list names the machine's own blocks last, to show that the order of the list gives no index to a block that is here.
+/// The list has the machine's own blocks last, which shows that the order of the list does not determine the index of a local
+/// block.
 #[test]
 fn blocks_that_are_kept_come_behind_those_that_are_here() {
     let own: &[u8] = b"\x04high\0\0\0\0\0\0\x10\0\x03low\0\0\0\0\0\0\x30\0";

@@ -1,5 +1,5 @@
-//! Packets of page channels, byte by byte as QEMU's `MultiFDInit_t` and `MultiFDPacket_t` have them (migration/multifd.h), and what
-//! a hostile one may not say.
+//! Packets of page channels, byte by byte as in QEMU's `MultiFDInit_t` and `MultiFDPacket_t` (migration/multifd.h), and hostile
+//! ones.
 
 use vmstate::error::ErrorKind;
 use vmstate::ram::RamBlock;
@@ -21,7 +21,7 @@ fn packet() -> Packet {
     }
 }
 
-/// The packet above as bytes, put together by hand.
+/// The packet above as bytes, assembled by hand.
 fn bytes() -> [u8; HEADER] {
     let words = |values: &[u32]| values.iter().flat_map(|value| value.to_be_bytes()).collect::<Vec<_>>();
     let mut bytes = words(&[0x1122_3344, 1, 0, 128, 3, 0x3000, 0x0102_0304, 0x0506_0708, 2, 0, 0, 0, 0, 0, 0, 0]);
@@ -43,7 +43,7 @@ fn an_opening_is_qemus() {
     assert_eq!(Opening { uuid, id: 7 }.to_bytes().as_slice(), expected);
     let mut bytes: [u8; OPENING] = expected.try_into().unwrap();
     assert_eq!(Opening::read(&bytes).unwrap(), Opening { uuid, id: 7 });
-    // What QEMU leaves room for it may use.
+    // QEMU may use the reserved bytes.
     bytes[25..].fill(0xff);
     assert_eq!(Opening::read(&bytes).unwrap(), Opening { uuid, id: 7 });
     for (at, kind) in [(0, ErrorKind::Malformed), (3, ErrorKind::Malformed), (4, ErrorKind::Incompatible)] {
@@ -72,16 +72,16 @@ fn a_packet_with_a_flag_alone_is_qemus() {
     expected[31] = 9;
     assert_eq!(Packet::sync(9).to_bytes("").as_slice(), expected);
     assert_eq!(Packet::read(&expected, &[]).unwrap(), Packet::sync(9));
-    // Releases of QEMU before 9.0 have the compression in its flags, and leave what the last packet had.
+    // QEMU before 9.0 has the compression in the flags of such a packet, and the values of the last packet in other fields.
     (expected[11], expected[15], expected[22]) = (1 | 2 << 1, 128, 0x10);
     assert_eq!(Packet::read(&expected, &[]).unwrap(), Packet::sync(9));
-    // And send pages with it.
+    // And sends pages with it.
     let mut with_pages = bytes();
     with_pages[11] = 1;
     assert_eq!(Packet::read(&with_pages, &blocks()).unwrap(), Packet { sync: true, ..packet() });
 }
 
-/// All fields that could make this side do something wrong.
+/// Every field that could cause wrong behaviour.
 #[test]
 fn what_does_not_fit_is_refused() {
     let word = |at: usize, value: u32| {
@@ -148,7 +148,7 @@ fn what_does_not_fit_is_refused() {
         assert_eq!(error.kind(), ErrorKind::Incompatible, "{what}");
         assert!(error.message().contains(says), "{error}");
     }
-    // Of the last page of each block, and as many as there are.
+    // The last page of each block, and the largest number of pages.
     for at in [offset(2, 0x1_f000), zstd(1 << 20), zstd(1)] {
         Packet::read(&at, &blocks()).unwrap();
     }

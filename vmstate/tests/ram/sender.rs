@@ -1,9 +1,9 @@
-//! What a source sends of the pages that are pending, in which order it looks, clears and reads; and the bitmap that holds them
-//! against a set of page numbers.
+//! Which of the pending pages a source sends, and in which order it checks, clears and reads; and page sets compared with a set
+//! of page numbers.
 
 use super::*;
 
-/// A log that reports what the test says, once, and notes what it is asked to clear.
+/// A log that reports given pages once, and records the calls to clear.
 #[derive(Default)]
 struct Log {
     report: Vec<u64>,
@@ -20,7 +20,7 @@ impl DirtyLog for Log {
             for page in self.report.drain(..) {
                 words[page as usize / 64] |= 1 << (page % 64);
             }
-            // A hypervisor rounds its bitmap up; what lies behind the block is nobody's page.
+            // A hypervisor rounds its bitmap up; bits after the block belong to no page.
             *words.last_mut().unwrap() |= 0xff << 3;
         }
         Ok(())
@@ -59,7 +59,7 @@ fn a_round_sends_what_is_pending_once_and_clears_before_it_reads() {
 }
 
 #[test]
-fn a_look_at_the_pending_pages_is_spread_over_them() {
+fn a_sample_of_the_pending_pages_is_spread_over_them() {
     let (ram, mut log) = (Ram::new(), Log { report: vec![1, 2], ..Log::default() });
     let mut sender = RamSender::start(&ram, &mut log).unwrap();
     // Page 1 of the first block is not zero, the three others are.
@@ -73,7 +73,7 @@ fn a_look_at_the_pending_pages_is_spread_over_them() {
     assert_eq!(sender.look(4).unwrap(), PageCount { normal: 1, zero: 1 });
 }
 
-/// Memory of which nobody has touched most, and that must not be looked at there.
+/// Memory whose pages are mostly untouched, and must not be read there.
 struct Sparse {
     blocks: Vec<RamBlock>,
     touched: [BTreeSet<u64>; 2],
@@ -115,7 +115,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
     #[test]
-    fn what_nobody_touched_is_sent_as_zero_and_not_looked_at(
+    fn untouched_pages_are_sent_as_zero_and_not_read(
         touched in [prop::collection::btree_set(0..9000_u64, 0..60), prop::collection::btree_set(0..70_u64, 0..60)],
         wanted in prop_oneof![1..5000_u64, Just(u64::MAX)],
     ) {
@@ -148,7 +148,7 @@ proptest! {
     }
 }
 
-/// Memory in which nothing is zero, and that counts the pages looked at.
+/// Memory without zero pages that counts the pages read.
 struct Counted {
     blocks: [RamBlock; 2],
     looked_at: AtomicU64,
@@ -205,9 +205,9 @@ impl DirtyLog for Reports<'_> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 8, ..ProptestConfig::default() })]
 
-    /// A round's work is that of its dirty pages: each is looked at and sent once, and no window without one is cleared.
+    /// The work of a round is proportional to its dirty pages: each is read and sent once, and no window without one is cleared.
     #[test]
-    fn clean_pages_are_neither_looked_at_nor_cleared_nor_sent(
+    fn clean_pages_are_neither_read_nor_cleared_nor_sent(
         dirty in [prop::collection::btree_set(0..20_000_u64, 0..100), prop::collection::btree_set(0..5000_u64, 0..9)],
         wanted in prop_oneof![1..100_000_u64, Just(u64::MAX)],
     ) {
@@ -245,7 +245,7 @@ proptest! {
 }
 
 #[test]
-fn one_page_goes_though_no_byte_is_wanted() {
+fn one_page_is_sent_even_if_no_byte_is_wanted() {
     let (ram, mut log) = (Ram::new(), Log::default());
     let mut sender = RamSender::start(&ram, &mut log).unwrap();
     for left in [3, 2, 1] {

@@ -1,6 +1,6 @@
-//! XBZRLE against an encoder and a decoder that go byte by byte, written from the format alone: pairs of a run of equal bytes
-//! and a run of changed bytes, each behind its length as ULEB128; the changed ones are those of the new page, and what is equal
-//! to the end of the page is left out.
+//! XBZRLE compared with an encoder and a decoder that work byte by byte, written from the format alone: pairs of a run of equal
+//! bytes and a run of changed bytes, each after its length as ULEB128; the changed bytes are those of the new page, and the equal
+//! rest of the page is left out.
 
 use std::collections::HashMap;
 
@@ -10,7 +10,7 @@ use vmstate::error::{ErrorKind, Result};
 use vmstate::raw::ram::xbzrle::{Delta, Encoded, Encoder, Page, PageCache, XbzrleSource, changed_bytes, decode};
 
 const PAGE: usize = 4096;
-/// A record of a page has 8 + 4096 bytes; one of runs has 8 + 3 before them.
+/// A record of a whole page has 8 + 4096 bytes; one of runs has 8 + 3 before them.
 const LONGEST: usize = PAGE - 3 - 1;
 
 fn naive_encode(old: &Page, new: &Page) -> Vec<u8> {
@@ -38,7 +38,7 @@ fn put_uleb128(out: &mut Vec<u8>, mut value: usize) {
     out.push(value as u8);
 }
 
-/// `None` for what is no encoding of a page.
+/// Returns `None` for bytes that are not an encoding of a page.
 fn naive_decode(runs: &[u8], old: &Page) -> Option<Page> {
     let mut page = old.to_vec();
     let (mut from, mut to) = (0, 0);
@@ -67,13 +67,13 @@ fn naive_decode(runs: &[u8], old: &Page) -> Option<Page> {
     page.try_into().ok()
 }
 
-/// What `runs`, 100 bytes into a stream, make of a copy of `old`.
+/// The result of decoding `runs`, at stream offset 100, on a copy of `old`.
 fn decoded(runs: &[u8], old: &Page) -> Result<Page> {
     let mut page = *old;
     decode(runs, &mut page, 100).map(|()| page)
 }
 
-/// An old page, and a new one in which stretches were changed: anywhere, near one another, to random or to few values.
+/// An old page, and a new one with changed ranges: anywhere, near one another, to random or to few values.
 fn pages() -> impl Strategy<Value = (Box<Page>, Box<Page>)> {
     let changes = vec((0..PAGE, prop_oneof![1_usize..4, 1_usize..200, 1_usize..PAGE], any::<u64>()), 0..60);
     let few = prop_oneof![Just(1_u64), Just(2), Just(256)];
@@ -147,7 +147,7 @@ proptest! {
         assert_encodes(&mut Encoder::default(), &old, &new);
     }
 
-    /// Runs as they are sent, with some bytes changed, and any bytes.
+    /// Valid runs with some bytes changed, and random bytes.
     #[test]
     fn decodes_what_the_naive_decoder_decodes(
         (old, new) in pages(),
@@ -177,7 +177,7 @@ proptest! {
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(30) })]
 
-    /// The destination applies what is sent, and has the guest's page after each; whatever the cache forgets, and whichever pages
+    /// The destination applies what is sent, and has the guest's page after each; whatever the cache drops, and whichever pages
     /// it is used for.
     #[test]
     fn the_destination_has_each_page_as_the_source(
@@ -191,7 +191,7 @@ proptest! {
         let mut there: HashMap<usize, Page> = HashMap::new();
         let mut source = XbzrleSource::new(cache_pages << 12);
         for round in 1..12 {
-            // The cache is made larger or smaller on the way, and the guest writes otherwise.
+            // The size of the cache and the pattern of writes change during the migration.
             let cache = if round == 9 { 64 } else { cache_pages };
             source.resize(cache << 12);
             source.begin_round();
@@ -235,7 +235,7 @@ fn a_page_keeps_its_place_for_a_round() {
     let (one, two) = ([1; PAGE], [2; PAGE]);
     assert!(cache.get(3, 2).is_none());
     assert!(cache.insert(3, 2, &one));
-    // The page eight further has the same place, of which page 3 was used in the last round.
+    // The page eight further has the same slot, which page 3 used in the last round.
     assert!(!cache.insert(11, 3, &two));
     assert!(cache.get(11, 3).is_none());
     assert_eq!(cache.get(3, 3), Some(&mut one.clone()));
@@ -243,7 +243,7 @@ fn a_page_keeps_its_place_for_a_round() {
     assert!(cache.insert(11, 5, &two));
     assert_eq!(cache.get(3, 5), None);
     assert_eq!(cache.get(11, 5), Some(&mut two.clone()));
-    // Its own place it gets at once.
+    // A page is stored in its own slot at once.
     assert!(cache.insert(11, 5, &one) && cache.insert(12, 5, &two));
     assert_eq!(cache.get(11, 5), Some(&mut one.clone()));
     cache.retain(|page| page == 12);
@@ -267,7 +267,7 @@ fn round(source: &mut XbzrleSource, guest: &mut [Page], change: impl Fn(&mut Pag
 }
 
 #[test]
-fn it_is_left_where_it_spares_nothing_and_taken_up_where_it_does() {
+fn it_is_stopped_where_it_saves_nothing_and_resumed_where_it_does() {
     let mut source = XbzrleSource::new(64 << 20);
     let mut guest = vec![[0; PAGE]; 2048];
     let all_new = |page: &mut Page, at: u8| page.iter_mut().for_each(|byte| *byte = byte.wrapping_add(at | 1));
@@ -275,12 +275,12 @@ fn it_is_left_where_it_spares_nothing_and_taken_up_where_it_does() {
     let rounds = |source: &mut XbzrleSource, guest: &mut [Page], change: fn(&mut Page, u8), rounds: usize| {
         (0..rounds).map(|_| round(source, guest, change)).collect::<Vec<_>>()
     };
-    // Never in the first round; the second fills the cache, the third shows that it is good for nothing.
+    // Never in the first round; the second fills the cache, the third shows that it saves nothing.
     assert_eq!(rounds(&mut source, &mut guest, all_new, 6), [0, 2048, 2048, 128, 128, 128]);
     let count = source.count();
     assert_eq!((count.pages, count.cache_miss, count.encoded), (2048 + 3 * 128, 2048, 0));
     assert_eq!((count.overflow, count.bytes), (count.pages, count.pages * 4096));
-    // The sample shows that the guest writes otherwise.
+    // The sample shows that the pattern of writes has changed.
     assert_eq!(rounds(&mut source, &mut guest, one_byte, 4), [128, 2048, 2048, 2048]);
     source.begin_round();
     let count = source.count();
@@ -289,14 +289,14 @@ fn it_is_left_where_it_spares_nothing_and_taken_up_where_it_does() {
 }
 
 #[test]
-fn the_last_stage_keeps_nothing() {
+fn the_last_stage_caches_nothing() {
     let mut source = XbzrleSource::new(1 << 20);
     source.begin_round();
     source.begin_round();
     let mut page = [1; PAGE];
     assert_eq!(source.delta(7, &page, true, changed_bytes), Delta::Whole);
     assert_eq!(source.delta(7, &page, false, changed_bytes), Delta::Kept);
-    // Another page has the place of page 7, which was used in this round.
+    // Another page has the slot of page 7, which was used in this round.
     assert_eq!(source.delta(7 + 256, &page, false, changed_bytes), Delta::Whole);
     assert_eq!(source.delta(7, &page, true, changed_bytes), Delta::Nothing);
     page[1] = 5;

@@ -1,4 +1,4 @@
-//! Values by a self-description or a schema alone: bytes written out, and descriptions that lie.
+//! Values decoded by a self-description or a schema alone: literal bytes, and wrong descriptions.
 
 use serde_json::{Value as Json, json};
 use vmstate::codec::{Limits, Reader, Strictness};
@@ -42,7 +42,7 @@ fn each_type_has_its_meaning() {
 }
 
 #[test]
-fn what_came_before_the_damage_is_kept() {
+fn values_before_the_damage_are_kept() {
     let description = json!({"fields": [
         {"name": "a", "type": "uint8", "size": 1},
         {"name": "pair", "array_len": 2, "type": "struct", "size": 3, "struct": {"fields": [
@@ -55,7 +55,7 @@ fn what_came_before_the_damage_is_kept() {
 }
 
 #[test]
-fn a_description_that_lies_is_an_error_with_its_place() {
+fn a_wrong_description_is_an_error_with_its_place() {
     for (field, message) in [
         (json!({"name": "x", "type": "uint16", "size": 4}), "x at 0x0: a uint16 has 2 bytes, the description says 4"),
         (json!({"name": "x", "type": "bool", "size": 1}), "x at 0x0: a bool is 0 or 1, got 5"),
@@ -78,7 +78,7 @@ fn a_description_that_lies_is_an_error_with_its_place() {
 }
 
 #[test]
-fn elements_without_bytes_cost_of_the_budget() {
+fn elements_without_bytes_are_charged_to_the_budget() {
     let (fields, result) = read(&[], &one(&json!({"name": "x", "array_len": u64::MAX, "type": "buffer", "size": 0})));
     assert_eq!(result.unwrap_err().kind(), ErrorKind::Malformed);
     let kept: usize =
@@ -86,7 +86,7 @@ fn elements_without_bytes_cost_of_the_budget() {
     assert!(kept < 1 << 20, "{kept} values");
 }
 
-/// Bytes of names that the values of an array keep.
+/// Bytes of the names in the values of an array.
 fn name_bytes(fields: &Fields) -> usize {
     let inside = |value: &Value| match value {
         Value::Struct(fields) => name_bytes(fields),
@@ -98,9 +98,9 @@ fn name_bytes(fields: &Fields) -> usize {
     fields.fields.iter().map(|field| field.name.len() + inside(&field.value)).sum()
 }
 
-/// Each element has the names of its fields again, so a long name in an endless array must not cost more than the limit.
+/// Each element has its own copy of the field names, so a long name in a huge array must not exceed the limit.
 #[test]
-fn names_cost_of_the_budget_as_well() {
+fn names_are_charged_to_the_budget_as_well() {
     let long = "n".repeat(1 << 12);
     let inner = described("in", 1, vec![since(&long, byte(), 0)], vec![]);
     let dev =
@@ -128,7 +128,7 @@ fn since(name: &str, kind: Kind, version: u32) -> schema::Field {
     schema::Field::new(name.into(), kind, Presence::Since(version))
 }
 
-/// Of the newest version that is given, and each from 1.
+/// A description with this newest version, and oldest version 1.
 fn described(name: &str, version: u32, fields: Vec<schema::Field>, subsections: Vec<Description>) -> Description {
     Description::new(name.into(), version, 1, fields.into(), subsections.into())
 }
@@ -181,7 +181,7 @@ fn a_schema_gives_each_kind_its_bytes() {
 }
 
 #[test]
-fn a_schema_stops_where_the_bytes_do_not_say_how_they_go_on() {
+fn a_schema_stops_where_the_bytes_do_not_determine_what_follows() {
     for (kind, says) in [
         (Kind::CountedArray(byte().into()), "the schema does not say which field has its length"),
         (Kind::CountedBuffer, "the schema does not say which field has its length"),
@@ -204,11 +204,11 @@ fn a_schema_stops_where_the_bytes_do_not_say_how_they_go_on() {
     let dev = described("dev", 1, vec![since("a", byte(), 0)], vec![]);
     let says = says(b"\x01\x05\x05dev/x\0\0\0\x01", 1, &dev);
     assert_eq!(says, "at 0x1: subsection dev/x, which the schema does not have");
-    // A name that is not longer than the struct's, or begins otherwise, is none of its subsections.
+    // A name that is not longer than the struct's, or has another beginning, is not one of its subsections.
     for other in [&b"\x01\x05\x03dev\0\0\0\x01"[..], b"\x01\x05\x05den/x\0\0\0\x01", b"\x01\x05\x09dev/x"] {
         assert!(by_schema(other, 1, &dev).1.is_ok());
     }
-    // More bytes may come, which could be its name.
+    // More bytes may follow, which could be its name.
     let mut more = Reader::new(b"\x01\x05\x05dev", 0, Strictness::Strict, Limits::default());
     let error = Fields::default().read_by_schema(&mut more, &dev, 1).unwrap_err();
     assert_eq!((error.is_incomplete(), error.offset()), (true, Some(1)));
@@ -226,7 +226,7 @@ fn a_tag_says_which_variant_is_there() {
     assert_eq!(read(&[0xff, 0xff, 7, 8], 2, &signed), (json!({"tag": -1, "-1": 7, "last": 8}), Ok(())));
     assert_eq!(read(&[0, 3, 7, 8], 2, &signed), (json!({"tag": 3, "3": 7, "last": 8}), Ok(())));
     assert_eq!(read(&[0, 4, 8], 2, &signed), (json!({"tag": 4, "last": 8}), Ok(())));
-    // What is no number, or not there, decides nothing.
+    // A value that is not a number, or is missing, decides nothing.
     let unclear = Err("-1 at 0x0: a tag that is not there decides whether it is there".to_owned());
     assert_eq!(read(&[7, 8], 1, &mode(since("tag", byte(), 2))), (json!({}), unclear));
     let buffer = mode(since("tag", Kind::Buffer(1), 0));
@@ -251,7 +251,7 @@ fn bytes_that_do_not_fit_a_schema_are_malformed() {
     }
     let endless = Kind::Array(Kind::Buffer(0).into(), usize::MAX);
     assert_eq!(read(&[], endless).unwrap_err().kind(), ErrorKind::Malformed);
-    // Elements without bytes that have a lot in them which is not there: checks, and fields of a later version.
+    // Elements without bytes whose many parts are absent: checks, and fields of a later version.
     for absent in [since("x", Kind::Check, 0), since("x", byte(), 2)] {
         let inner = described("in", 2, vec![absent; 1 << 20], vec![]);
         let endless = Kind::Array(Kind::StructAt(inner.into(), 1).into(), usize::MAX);
@@ -259,14 +259,14 @@ fn bytes_that_do_not_fit_a_schema_are_malformed() {
     }
 }
 
-/// Whatever of a stream is there, or damaged: an answer, and damage where something is missing.
+/// Whatever part of a stream is present or damaged: there is a result, with damage where something is missing.
 #[test]
 fn a_damaged_stream_is_read_by_a_schema_as_far_as_it_goes() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/locks/uart/1");
     let stream = std::fs::read(format!("{folder}/busy.bin")).unwrap();
     let schema = std::fs::read_to_string(format!("{folder}/schema.json")).unwrap();
     let schema = schema::json::Schema::from_json(&schema).unwrap();
-    // Behind the last section's footer and the end of sections comes the self-description.
+    // After the last section's footer and the end of the sections comes the self-description.
     let end = stream.windows(7).position(|window| window == [0x7e, 0, 0, 0, 2, 0, 6]).unwrap() + 6;
     let whole = Dump::read_with(&stream[..end], &schema);
     let uart = whole.sections().last().unwrap();

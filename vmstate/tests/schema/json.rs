@@ -1,4 +1,4 @@
-//! Schemas as JSON: the text written out, QEMU's own dump, whatever can be described, and what is refused.
+//! Schemas as JSON: literal text, QEMU's own dump, every possible description, and refused texts.
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -82,7 +82,7 @@ fn a_device_is_written_in_qemus_shape_and_read_back() {
     assert_eq!(written, expected);
     let predicate = written["board/dev"]["Description"]["Fields"][2]["exists"].as_str().unwrap();
     assert!(predicate.contains("is_old"), "{predicate}");
-    // Two spaces a level and the keys in QEMU's order.
+    // Two spaces for each level, and the keys in QEMU's order.
     assert!(
         text.starts_with(
             "{\n  \"vmschkmachine\": {\n    \"Name\": \"testvm\"\n  },\n  \"board/dev\": {\n    \"Name\": "
@@ -117,7 +117,7 @@ fn one_name_has_one_description() {
     assert_eq!(schema.add("vmschkmachine", Dev::DESCRIPTION).unwrap_err().kind(), ErrorKind::Misuse);
 }
 
-/// What a dump of QEMU keeps: all but the size of a struct in the host's memory, and a version beside a predicate.
+/// Removes what a dump of QEMU loses: the size of a struct in the host's memory, and a version beside a predicate.
 fn without_the_hosts(value: &mut Value) {
     match value {
         Value::Object(object) => {
@@ -206,7 +206,7 @@ fn depth_is_bounded() {
     };
     nested(32).unwrap();
     assert!(nested(33).unwrap_err().to_string().ends_with("more than 32 descriptions inside one another"));
-    // The JSON reader's own limit: an error as well, not an overflow of the stack.
+    // The JSON reader's own limit is an error as well, not an overflow of the stack.
     assert!(nested(100_000).unwrap_err().message().contains("recursion limit"));
 }
 

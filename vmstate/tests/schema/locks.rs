@@ -1,4 +1,4 @@
-//! Locks: a device evolves, well and badly, and the whole message of each typical mistake.
+//! Locks: a device changes, correctly and not, and the whole message of each typical mistake.
 
 use std::collections::{BTreeSet, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -9,7 +9,7 @@ use vmstate::section::Sections;
 use vmstate::testing::{Lock, Lockable};
 use vmstate::{Unused, VmState};
 
-/// The device as it was released first.
+/// The device in its first release.
 mod first {
     use vmstate::VmState;
 
@@ -54,7 +54,7 @@ impl Kept {
         entries.into_iter().flat_map(inside).collect()
     }
 
-    /// What the lock says of a device, blessed or not.
+    /// The message of the lock on a device, blessed or not.
     fn message(&self, lock: Lock<'_>) -> String {
         let panic = catch_unwind(AssertUnwindSafe(|| lock.check())).expect_err("the lock does not hold");
         let message = panic.downcast_ref::<String>().unwrap();
@@ -62,7 +62,7 @@ impl Kept {
         message.strip_prefix(&head).unwrap_or_else(|| panic!("{message}")).to_owned()
     }
 
-    /// Neither run says anything else, and blessing changes nothing.
+    /// Checks that both runs print the same message, and that blessing changes nothing.
     #[track_caller]
     fn refuses<'a, S: Lockable<'a>>(&self, make: impl Fn() -> S + Copy + 'a, expected: &str) {
         let files = self.files();
@@ -73,7 +73,7 @@ impl Kept {
 }
 
 #[test]
-fn what_is_kept_is_a_stream_and_a_schema() {
+fn an_entry_is_a_stream_and_a_schema() {
     let kept = Kept::new();
     kept.lock().state("busy", || FIRST).check();
     let stream = std::fs::read(kept.folder().join("1/busy.bin")).unwrap();
@@ -172,7 +172,7 @@ fn a_check_that_refuses_what_was_sent() {
             if self.divider == 12 { Err("9600 baud is too slow") } else { Ok(()) }
         }
     }
-    // What is kept as `busy` is loaded into `reset`, the only example left.
+    // The kept stream of `busy` is loaded into `reset`, the only remaining example.
     let kept = Kept::new();
     let lock = || kept.lock().state("reset", || Uart { divider: 1, ier: 0, lcr: 0 });
     let message = kept.message(lock());
@@ -213,7 +213,7 @@ If this is what you want, run again with BLESS=1, and commit 2/schema.json, 2/bu
     lock().bless(true).check();
     assert_eq!(kept.files(), ["1/busy.bin", "1/schema.json", "2/busy.bin", "2/schema.json"]);
     lock().check();
-    // One more example belongs to the same entry.
+    // Another example belongs to the same entry.
     let more = || lock().state("idle", || Uart { divider: 1, ier: 0, lcr: 0, fifo_control: 0 });
     let says = "an example is new\nIf this is what you want, run again with BLESS=1, and commit 2/idle.bin.\n";
     assert_eq!(kept.message(more()), says);
@@ -292,7 +292,7 @@ fn names_of_fields_and_of_structs_inside_are_free() {
     kept.lock().state("busy", || Serial { baud: 12, lines: Lines { interrupts: 5, line: 3 } }).check();
 }
 
-/// The name of a section is on the wire, whatever the folder is called.
+/// The name of a section is on the wire, whatever the folder's name.
 #[test]
 fn a_renamed_section_needs_its_older_name() {
     #[derive(VmState)]
@@ -319,12 +319,12 @@ uart
     kept.lock().state("busy", renamed).bless(true).check();
     kept.lock().state("busy", renamed).check();
     assert_eq!(kept.files(), ["1/busy.bin", "1/schema.json", "2/busy.bin", "2/schema.json"]);
-    // The alias may go only with the streams that need it.
+    // The alias may be removed only together with the streams that need it.
     let message = kept.message(kept.lock().state("busy", serial));
     assert!(message.starts_with(expected), "{message}");
 }
 
-/// The order of a hash map, the time, and a save that changes the device: nothing is kept of any of them.
+/// The order of a hash map, the time, and a save that changes the device: no such example is kept.
 #[test]
 fn an_example_that_is_not_the_same_each_time_is_refused() {
     #[derive(VmState)]
@@ -386,7 +386,7 @@ fn padding_in_place_of_a_field_is_kept_with_its_warning() {
     assert_eq!(kept.files(), ["1/busy.bin", "1/schema.json", "2/busy.bin", "2/schema.json"]);
 }
 
-/// What holds for each version is asked once.
+/// A condition of several versions is listed once.
 #[test]
 fn a_condition_of_two_versions_is_named_once() {
     #[derive(VmState)]
@@ -408,7 +408,7 @@ fn a_condition_of_two_versions_is_named_once() {
     assert_eq!(message.matches("; assume \"mode is not 3\"").count(), 1, "{message}");
 }
 
-/// A whole machine: a section that nobody could have sent is required.
+/// A whole machine: a new section is required, which no earlier stream has.
 #[test]
 fn a_required_section_is_new() {
     let machine = |names: &'static [&str]| {
@@ -429,14 +429,14 @@ com2
     assert!(message.starts_with(expected), "{message}");
 }
 
-/// The macro's folder is relative to this package; what is in it, the first vmstate that had locks wrote.
+/// The macro's folder is relative to this package; its contents were written by the first release of vmstate with locks.
 #[test]
-fn the_macro_looks_beside_the_caller() {
+fn the_macros_folder_is_relative_to_the_caller() {
     vmstate::lock!("tests/fixtures/locks/uart", busy: FIRST);
 }
 
 #[test]
-fn a_first_lock_says_what_to_do() {
+fn a_first_lock_has_advice() {
     let kept = Kept(tempfile::tempdir().unwrap());
     let expected = "nothing is kept yet\nIf this is what you want, run again with BLESS=1, and commit 1/schema.json, \
                     1/busy.bin.\n";

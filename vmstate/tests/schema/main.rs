@@ -1,4 +1,4 @@
-//! Descriptions outside of the program: as JSON, as what opens a section's bytes, and locked for later releases.
+//! Descriptions outside of the program: as JSON, for decoding a section's bytes, and locked for later releases.
 
 #[cfg(feature = "tools")]
 mod inspect;

@@ -1,4 +1,4 @@
-//! Streams written out by hand from the format's tables, and what becomes of them when they are wrong.
+//! Streams written by hand from the tables of the format, and the errors of wrong ones.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -113,7 +113,7 @@ fn load(stream: &[u8], strictness: Strictness) -> Result<()> {
     load_into(stream, strictness, usize::MAX, &mut Gadget::default(), &ram())
 }
 
-/// The error of a strict load, and that it is the same in a QEMU-compatible one.
+/// The error of a strict load; checks that a QEMU-compatible load returns the same.
 fn refusal(stream: &[u8]) -> Error {
     let strict = load(stream, Strictness::Strict).unwrap_err();
     let compatible = load(stream, Strictness::QemuCompatible).unwrap_err();
@@ -121,7 +121,7 @@ fn refusal(stream: &[u8]) -> Error {
     strict
 }
 
-/// The writing end of a pipe cannot be read (read(2), EBADF), so nobody may look there for an answer meanwhile.
+/// The write end of a pipe cannot be read (read(2), EBADF), so the engine must not try to read an answer there.
 #[test]
 fn a_stream_goes_into_a_pipe_that_is_read_late() {
     let saved = |channel: &mut dyn Channel| {
@@ -146,7 +146,7 @@ fn a_stream_goes_into_a_pipe_that_is_read_late() {
 }
 
 #[test]
-fn a_stream_written_by_hand_is_what_is_written_and_loads() {
+fn a_stream_written_by_hand_equals_the_saved_one_and_loads() {
     let source = ram();
     source.write(0, 4096, &page()).unwrap();
     let mut gadget = Gadget { control: 0x1234, on: true };
@@ -164,7 +164,7 @@ fn a_stream_written_by_hand_is_what_is_written_and_loads() {
     assert_eq!((error.kind(), again.bytes.len()), (ErrorKind::Cancelled, tape.bytes.len()));
     drop(sections);
     let described: &[u8] = br#"{"configuration": {"vmsd_name": "configuration", "version": 1, "fields": [{"name": "len", "type": "uint32", "size": 4}, {"name": "name", "type": "buffer", "size": 3}]}, "page_size": 4096, "devices": [{"name": "gadget", "instance_id": 0, "vmsd_name": "gadget", "version": 3, "fields": [{"name": "control", "type": "uint16", "size": 2}, {"name": "on", "type": "bool", "size": 1}]}]}"#;
-    // All pages go in the one section that is left when everything fits: first a part, then an empty end.
+    // If everything fits, all pages are sent in one section: first a part, then an empty end.
     let mut part = ram_end();
     part[0] = 0x02;
     let end: &[u8] = b"\x03\0\0\0\x01\0\0\0\0\0\0\0\x10\x7e\0\0\0\x01";
@@ -203,7 +203,7 @@ fn every_truncation_is_an_error_and_leaves_the_device_as_it_was() {
 #[test]
 fn every_changed_bit_is_an_error_or_a_load_but_never_a_panic() {
     let stream = whole();
-    // The normal page's own bytes are data.
+    // The bytes of the normal page are data.
     for at in (0..120).chain(stream.len() - 120..stream.len()) {
         for bit in 0..8 {
             let mut stream = stream.clone();
@@ -222,7 +222,7 @@ struct Blob {
     bytes: Vec<u8>,
 }
 
-/// A section of `count` bytes and an endless rest: the result, how much was taken of it, and what is loaded then.
+/// Loads a section of `count` bytes with an endless rest: the result, how much was read, and how much is loaded then.
 fn load_blob(count: u32) -> (Result<()>, usize, usize) {
     let head = bytes(&[HEAD, b"\x04\0\0\0\x02\x04blob\0\0\0\0\0\0\0\x01", &count.to_be_bytes()]);
     let stream = bytes(&[&head, &vec![0; count as usize], b"\x7e\0\0\0\x02\0", &vec![0; 80 << 20]]);
@@ -236,7 +236,7 @@ fn load_blob(count: u32) -> (Result<()>, usize, usize) {
     (loaded, tape.read, blob.bytes.len())
 }
 
-/// `LONGEST` in migrate/wire.rs: the section would fit its budget of 64 MiB, but is not waited for.
+/// `LONGEST` in migrate/wire.rs: the section would fit its budget of 64 MiB, but is not read.
 #[test]
 fn an_element_of_more_than_32_mib_is_refused_and_not_held() {
     let longest = 32 << 20;
@@ -252,9 +252,9 @@ fn an_element_of_more_than_32_mib_is_refused_and_not_held() {
     assert!(taken <= longest as usize + (2 << 20), "{taken} bytes were taken");
 }
 
-/// MULTIFD_FLUSH behind the list of blocks, and before a page.
+/// MULTIFD_FLUSH after the list of blocks, and before a page.
 #[test]
-fn a_flush_of_channels_that_nobody_takes_is_refused() {
+fn a_flush_without_page_channels_is_refused() {
     const FLUSH: &[u8] = b"\0\0\0\0\0\0\x02\0";
     let (list, list_end) = RAM_START.split_at(RAM_START.len() - 13);
     let (part, pages) = (&ram_end()[..5], &ram_end()[5..]);
@@ -324,13 +324,13 @@ fn a_section_that_does_not_fit_is_named() {
     assert_eq!(error.kind(), ErrorKind::Incompatible);
     let error = refusal(&with(b"gadget\0\0\0\0", b"gadget\0\0\0\x01"));
     assert!(error.to_string().contains("no such instance"), "{error}");
-    // A bool of 2: refused by the field's own load, with its path.
+    // A bool of 2 is refused by the field's own load, with its path.
     let error = load(&with(b"\x12\x34\x01", b"\x12\x34\x02"), Strictness::Strict).unwrap_err();
     assert_eq!((error.section(), error.path().as_str(), error.offset()), (Some("gadget/0"), "on", Some(0x109a)));
 }
 
 #[test]
-fn strict_wants_each_section_once_and_the_exact_machine_where_qemu_does_not_care() {
+fn strict_requires_each_section_once_and_the_exact_machine_unlike_qemu() {
     let twice = bytes(&[HEAD, RAM_START, &ram_end(), GADGET, GADGET, b"\0"]);
     let none = bytes(&[HEAD, RAM_START, &ram_end(), b"\0"]);
     let alias = {
@@ -359,7 +359,7 @@ fn strict_wants_each_section_once_and_the_exact_machine_where_qemu_does_not_care
 
 #[test]
 fn configuration_with_all_its_subsections() {
-    // The header of a QEMU pc-q35-10.0 with a UUID and the capability x-ignore-shared; a START mark follows.
+    // The header of a QEMU pc-q35-10.0 with a UUID and the capability x-ignore-shared; a START follows.
     let bytes = bytes(&[
         b"\x07\0\0\0\x0bpc-q35-10.0",
         b"\x05\x1aconfiguration/capabilities\0\0\0\x01\0\0\0\x01\x0fx-ignore-shared",

@@ -1,4 +1,4 @@
-//! Whole streams and their sections, written out by hand from the format.
+//! Whole streams and their sections, written by hand from the format.
 #![cfg(feature = "engine")]
 
 mod format;

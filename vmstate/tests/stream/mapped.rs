@@ -1,4 +1,4 @@
-//! A guest in a file where each page has its place, QEMU's mapped-ram: the bytes are written out by hand from the format
+//! A guest in a file in which each page has its place, QEMU's mapped-ram: the bytes are written by hand from the format
 //! (docs/devel/migration/mapped-ram.rst, migration/ram.c).
 
 use std::fs::{self, File};
@@ -25,12 +25,12 @@ const HEAD: &[u8] = b"QEVM\0\0\0\x03\x07\0\0\0\x03toy\
     \0\0\0\0\0\0\x30\x04\
     \x03low\0\0\0\0\0\0\x20\0\
     \0\0\0\x01\0\0\0\0\0\0\x10\0\0\0\0\0\0\0\0\x80\0\0\0\0\0\x10\0\0";
-/// Behind the pages of "low", at 0x102000: block "high" of 4 KiB and its header, bitmap at 0x102029, pages at 2 MiB.
+/// After the pages of "low", at 0x102000: block "high" of 4 KiB and its header, bitmap at 0x102029, pages at 2 MiB.
 const HIGH: &[u8] = b"\x04high\0\0\0\0\0\0\x10\0\
     \0\0\0\x01\0\0\0\0\0\0\x10\0\0\0\0\0\0\x10\x20\x29\0\0\0\0\0\x20\0\0";
-/// Behind the pages of "high", at 0x201000: EOS and footer; END 1, EOS and footer; the end.
+/// After the pages of "high", at 0x201000: EOS and footer; END 1, EOS and footer; the end.
 const TAIL: &[u8] = b"\0\0\0\0\0\0\0\x10\x7e\0\0\0\x01\x03\0\0\0\x01\0\0\0\0\0\0\0\x10\x7e\0\0\0\x01\0";
-/// Places of fields of the first header.
+/// Offsets of fields of the first header.
 const VERSION: u64 = 100;
 const PAGE_SIZE: u64 = 104;
 const BITMAP: u64 = 112;
@@ -40,7 +40,7 @@ fn ram() -> Ram {
     Ram::new(&[("low", 8192), ("high", 4096)])
 }
 
-/// Page 1 of "low" has contents; the place of page 0 has some, too, which are no longer its own.
+/// Page 1 of "low" has contents; so does the place of page 0, but they are stale.
 fn by_hand(path: &Path) -> File {
     assert_eq!(HEAD.len(), 128);
     let file = File::options().read(true).write(true).create_new(true).open(path).unwrap();
@@ -77,7 +77,8 @@ fn a_file_written_by_hand_loads_and_a_page_whose_bit_is_clear_is_zero() {
     assert!(bytes(&ram, 1, 4096) == [0; 4096]);
 }
 
-/// The guest writes while it is saved: page 1 of "low" is 3 at first, then 8, then 7 when it stands; page 0 is 9, then zero.
+/// The guest writes while it is saved: page 1 of "low" is 3 at first, then 8, then 7 when the guest is paused; page 0 is 9, then
+/// zero.
 struct Writes<'a> {
     ram: &'a Ram,
     syncs: usize,
@@ -91,7 +92,7 @@ impl DirtyLog for Writes<'_> {
     fn sync(&mut self, block: usize, words: &mut [u64]) -> Result<()> {
         if block == 0 {
             self.syncs += 1;
-            // The first is before the first round.
+            // The first write is before the first round.
             let written = [(0, 9, 3), (3, 0, 8), (2, 0, 7)].get(self.syncs - 1).copied();
             if let Some((dirty, first, second)) = written {
                 self.ram.write(0, 0, &[[first; 4096], [second; 4096]].concat())?;
@@ -109,7 +110,7 @@ impl DirtyLog for Writes<'_> {
 }
 
 #[test]
-fn what_is_written_of_a_running_guest_is_what_it_has_when_it_stands() {
+fn a_running_guest_is_saved_as_it_is_when_paused() {
     let directory = tempfile::tempdir().unwrap();
     let [path, expected] = ["guest", "expected"].map(|name| directory.path().join(name));
     let ram = ram();
@@ -125,7 +126,8 @@ fn what_is_written_of_a_running_guest_is_what_it_has_when_it_stands() {
     assert_eq!((pauses, log.syncs), (1, 3));
     by_hand(&expected);
     let (written, expected) = (fs::read(&path).unwrap(), fs::read(&expected).unwrap());
-    // No PART stands before the END, for pages with places need no record; behind the end is the description, which says nothing.
+    // There is no PART before the END, since pages with places need no record; after the end comes the description, which is
+    // empty.
     assert!(written[..expected.len()] == expected);
     let again = self::ram();
     load(&path, &again).unwrap();
@@ -146,7 +148,7 @@ fn a_header_that_cannot_be_is_refused_before_memory_changes() {
         (BITMAP + 5, &[0x10, 0, 0], "its bitmap at 0x100000 is not between its header"),
         (PAGES + 5, &[0, 0, 0], "is not between its header and its pages at 0x0"),
         (PAGES + 4, &[0x40, 0, 0], "and the file at 0x201020: it was not written whole"),
-        // Over the list's next entry: what is read there is another one.
+        // This place overlaps the list's next entry, so that another entry is read there.
         (PAGES + 5, &[0x10, 0x10], "ram/0"),
         (128, &[6], "the bitmap has pages behind the block's last one"),
     ];
@@ -173,7 +175,7 @@ fn a_file_that_was_cut_is_refused_before_memory_changes() {
         let ram = ram();
         ram.write(0, 0, &[5; 8192]).unwrap();
         load(&path, &ram).unwrap_err();
-        // All but the mark of the end is there: the memory is whole.
+        // Everything but the end is present: the memory is complete.
         assert!(len + 6 >= whole || bytes(&ram, 0, 8192) == [5; 8192], "{len:#x}");
         fs::remove_file(&path).unwrap();
         by_hand(&path);

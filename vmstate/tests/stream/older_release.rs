@@ -1,5 +1,5 @@
-//! A fleet goes back: a machine saved for an older release sends, byte for byte, what that release itself would send, and
-//! what cannot be said in it is refused before anything is sent.
+//! Migration back to an older release: a machine saved for an older release sends, byte for byte, what that release itself would
+//! send; state that cannot be represented there is refused before anything is sent.
 
 use std::sync::{Arc, Mutex};
 
@@ -11,7 +11,7 @@ use vmstate::schema::json::Schema;
 use vmstate::section::{Section, Sections};
 use vmstate::{Unused, VmState};
 
-/// The release that the fleet has.
+/// The release that the other hosts run.
 mod old {
     use vmstate::VmState;
 
@@ -46,7 +46,7 @@ mod old {
     }
 }
 
-/// The UART of today, under another name: two versions and a subsection more, padding for a field, fields in a struct.
+/// Today's UART, under another name: two more versions and a subsection, padding instead of a field, fields in a nested struct.
 #[derive(VmState, Default)]
 #[vmstate(name = "uart", version = 4, minimum_version = 1)]
 #[vmstate(subsection(name = "uart/timeout", version = 3, minimum_version = 1, needed = Self::waits))]
@@ -98,7 +98,7 @@ fn of_old<'a>(uart: &'a mut old::Uart, pic: &'a mut old::Pic) -> Sections<'a> {
     sections
 }
 
-/// As the release wrote it down.
+/// The schema that the release wrote.
 fn release() -> Schema {
     let schema = of_old(&mut old::Uart::default(), &mut old::Pic::default()).schema(Some("toy")).unwrap();
     Schema::from_json(&schema.to_json()).unwrap()
@@ -131,7 +131,7 @@ fn what_is_sent_is_what_the_older_release_sends() {
         let mut there = (old::Uart::default(), old::Pic::default());
         load(&sent, Strictness::Strict, &mut of_old(&mut there.0, &mut there.1)).unwrap();
         assert_eq!(there, (then, pic));
-        // Whoever takes the stream apart without types finds what was sent, and no more.
+        // A reader without the types finds what was sent, and no more.
         let dump = vmstate::dump::Dump::read(&sent);
         let versions: Vec<_> =
             dump.sections().filter(|section| section.fields.is_some()).map(|section| section.header.version).collect();
@@ -139,7 +139,7 @@ fn what_is_sent_is_what_the_older_release_sends() {
     }
 }
 
-/// The release cannot be told, and nothing was written; each reason is named.
+/// Checks that saving for the release is refused with these reasons, and that nothing was written.
 #[track_caller]
 fn refused(sections: &mut Sections<'_>, release: Schema, reasons: &[&str]) {
     sections.save_for(Some(release));
@@ -149,9 +149,9 @@ fn refused(sections: &mut Sections<'_>, release: Schema, reasons: &[&str]) {
     assert_eq!(error.to_string(), text);
 }
 
-/// What was written before the refusal: nothing.
+/// Nothing is written before the refusal.
 #[test]
-fn all_reasons_are_told_at_once_and_nothing_is_written() {
+fn all_reasons_are_reported_at_once_and_nothing_is_written() {
     #[derive(VmState, Default)]
     #[vmstate(name = "rtc")]
     struct Rtc {
@@ -172,7 +172,7 @@ fn all_reasons_are_told_at_once_and_nothing_is_written() {
     assert_eq!(error.kind(), ErrorKind::Rejected);
 }
 
-/// A file that nobody may write to.
+/// A file that must not be written.
 struct Untouched;
 
 impl vmstate::channel::Channel for Untouched {
@@ -215,7 +215,7 @@ fn versions_that_one_side_lacks_are_refused() {
     let reason = "pic/0: its version there is 1, the oldest that this release can write is 2";
     refused(&mut with_alias(today(0), Pic::default()), release(), &[reason]);
 
-    // The other way round: the release is the newer one and has dropped what this one writes.
+    // The other way round: the release is newer and has dropped the version that this one writes.
     let mut newer = Schema::new(None);
     newer.add("pic", Pic::DESCRIPTION).unwrap();
     let mut sections = Sections::new();
@@ -240,7 +240,7 @@ fn versions_that_one_side_lacks_are_refused() {
     refused(&mut sections, release(), &[reason]);
 }
 
-/// Its version says that it loads, its bytes do not.
+/// Its version indicates that it loads, its bytes do not.
 #[test]
 fn another_layout_is_refused() {
     #[derive(VmState, Default)]
@@ -254,7 +254,7 @@ fn another_layout_is_refused() {
     assert!(error.contains("pic/0: at version 1 it breaks there at level because "), "{error}");
 }
 
-/// A section of an author's own, which is written at one version only.
+/// A hand-written section, which supports one version only.
 struct HandWritten(u8);
 
 static HAND_WRITTEN: Description = Description::new(
@@ -289,7 +289,7 @@ fn a_hand_written_section_says_that_it_knows_its_newest_version_only() {
     assert!(error.contains("pic/0: cannot be saved at version 1"), "{error}");
 }
 
-/// In a live migration a device may begin to need a subsection after the first look.
+/// In a live migration, a device may begin to need a subsection after the first check.
 #[test]
 fn what_becomes_needed_later_is_refused_before_any_device_is_sent() {
     #[derive(VmState, Default)]
@@ -323,7 +323,7 @@ fn devices_that_threads_share_are_saved_for_it_too() {
     assert_eq!((uart.divider, uart.fifo), (12, 7));
 }
 
-/// What is sent is laid out as there, and a load there would refuse it: each such value is refused here, by its field.
+/// The layout is that of the release, but a load there would refuse the value: each such value is refused here, with its field.
 #[test]
 fn a_value_that_the_release_does_not_take_is_refused() {
     mod then {

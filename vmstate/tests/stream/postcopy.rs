@@ -1,5 +1,5 @@
-//! What post-copy adds to the stream and to the return path, written out by hand from the format's tables (migration/savevm.c,
-//! migration/migration.c), and what is no such thing.
+//! The additions of post-copy to the stream and to the return path, written by hand from the tables of the format
+//! (migration/savevm.c, migration/migration.c), and invalid variants.
 
 use vmstate::codec::{Limits, Reader, Strictness};
 use vmstate::dump::{Dump, Entry};
@@ -12,7 +12,7 @@ use vmstate::section::Sections;
 
 use crate::toy::{HEAD, load};
 
-/// Two stretches of block "low".
+/// Two ranges of block "low".
 const DISCARD: &[u8] = b"\0\x03low\0\
     \0\0\0\0\0\0\x10\0\0\0\0\0\0\0\x20\0\
     \0\0\0\0\0\x01\0\0\0\0\0\0\0\0\x10\0";
@@ -49,7 +49,7 @@ fn requests() -> [(PageRequest, Vec<u8>); 2] {
     ]
 }
 
-/// As the wire decodes: more bytes may come.
+/// As the wire decodes: more bytes may follow.
 fn open(bytes: &[u8]) -> Reader<'_> {
     Reader::new(bytes, 0, Strictness::Strict, Limits::default())
 }
@@ -79,7 +79,7 @@ fn requests_byte_for_byte() {
         for length in 0..bytes.len() {
             assert!(Returned::read(&mut open(&bytes[..length])).unwrap_err().is_incomplete(), "{length}");
         }
-        // In pre-copy nobody may ask.
+        // In pre-copy, no request is allowed.
         assert_eq!(Reply::read(&mut open(&bytes)).unwrap_err().kind(), ErrorKind::Incompatible);
     }
     let pong = Returned::read(&mut open(b"\0\x02\0\x04\0\0\0\x07")).unwrap();
@@ -113,7 +113,7 @@ fn answers_of_a_recovery_byte_for_byte() {
     put_received(&received, &mut out);
     assert_eq!(out, bytes);
     assert_eq!(read_received(&mut open(bytes), 70).unwrap(), received);
-    // What a word has behind the last page is no page.
+    // Bits of a word after the last page are not pages.
     let mut beyond = bytes.to_vec();
     beyond[16] = 0xf0;
     assert_eq!(read_received(&mut open(&beyond), 70).unwrap(), received);
@@ -171,7 +171,7 @@ fn what_does_not_fit_is_named_and_waits_for_no_more() {
     }
 }
 
-/// As many stretches as a command can have: what it claims is there before room is made for it.
+/// A command with the largest number of ranges: the claimed bytes have arrived before memory is allocated for them.
 #[test]
 fn the_longest_discard() {
     let stretches = vec![Stretch { start: 0, len: 4096 }; 4095];
@@ -182,7 +182,7 @@ fn the_longest_discard() {
     assert_eq!(Element::read(&mut open(&bytes)).unwrap(), Element::Command(command));
 }
 
-/// Nothing here takes such a guest yet, and says so by name.
+/// A load that does not support post-copy refuses the command by name.
 #[test]
 fn a_load_refuses_each_command() {
     for (command, bytes) in commands() {
@@ -194,7 +194,7 @@ fn a_load_refuses_each_command() {
     }
 }
 
-/// A stream as QEMU's source sends it: the devices and the order to run in a package, pages behind it.
+/// A stream as QEMU's source sends it: the devices and the order to run in a package, followed by pages.
 #[test]
 fn the_inspector_shows_all_of_it() {
     let ram = b"\x03ram\0\0\0\0\0\0\0\x04\0\0\0\0\0\0\x20\x04\x03low\0\0\0\0\0\0\x20\0\0\0\0\0\0\0\0\x10";

@@ -1,4 +1,4 @@
-//! Every form in which a machine owns a device is a section; and the registry goes to another thread with all of them.
+//! A section in every form in which a machine owns a device; a registry with all of them moves to another thread.
 
 use std::sync::{Arc, Mutex, RwLock};
 use std::thread;
@@ -19,7 +19,7 @@ impl Device {
     }
 }
 
-/// A machine's own trait for what is on its bus.
+/// A machine's own trait for devices on its bus.
 trait OnBus: Section {
     fn value(&self) -> u8;
 }
@@ -30,7 +30,7 @@ impl OnBus for Device {
     }
 }
 
-/// Generic: a section for each parameter that is `Send`.
+/// A generic struct: a section for each parameter that is `Send`.
 #[derive(VmState, Default)]
 #[vmstate(name = "pair")]
 struct Pair<T>(T, T);
@@ -39,7 +39,7 @@ fn device(value: u8) -> Device {
     Device { value }
 }
 
-/// Registers each as an instance, on this thread; saves and loads all on another one; what was saved.
+/// Registers each as an instance on this thread, then saves and loads all on another one; returns the saved bytes.
 fn moved_to_a_thread(mut sections: Sections<'_>) -> Vec<u8> {
     thread::scope(|scope| {
         let saved = scope.spawn(move || {
@@ -106,7 +106,7 @@ fn a_registry_goes_to_a_thread_of_its_own() {
     assert_eq!(sections.in_order().len(), 1);
 }
 
-/// Each form of a device that says something about itself as a whole.
+/// Each form of a device that sets rules for its section.
 fn forms(value: u8) -> Vec<Box<dyn Section>> {
     vec![
         Box::new(device(value)),
@@ -118,7 +118,7 @@ fn forms(value: u8) -> Vec<Box<dyn Section>> {
 }
 
 #[test]
-fn a_form_passes_on_what_the_device_says_of_itself() {
+fn a_form_passes_on_the_devices_rules() {
     for section in forms(1) {
         assert_eq!((section.rules().priority, section.is_needed()), (3, true));
         assert_eq!(&*section.description().name, "device");

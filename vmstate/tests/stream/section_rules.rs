@@ -1,4 +1,4 @@
-//! What a section says of itself as a whole, and under which names and numbers a registry finds it (QEMU's
+//! The rules of a section as a whole, and the names and instance ids by which a registry finds it (QEMU's
 //! `vmstate_register_with_alias_id`, `savevm_state_handler_insert` and `find_se`, migration/savevm.c).
 
 use crate::toy::{full, load, saved, stream};
@@ -67,7 +67,7 @@ fn of_four(used: u8) -> Sections<'static> {
 
 #[test]
 fn higher_priorities_go_first_early_ones_before_the_memory_and_what_is_not_needed_not_at_all() {
-    // Sections are numbered from 2 in the order of their priorities, as they were registered within one.
+    // Sections are numbered from 2 in the order of their priorities, and in the order of registration within one.
     let (mem, iommu) = (full(2, "virtio-mem", 0, 3), full(3, "iommu", 0, 4));
     let (plain, plug, second) = (full(4, "plain", 0, 1), full(5, "plug", 0, 2), full(6, "plain", 1, 5));
     let all = stream(std::slice::from_ref(&mem), &[iommu.clone(), plain.clone(), plug, second.clone()]);
@@ -89,7 +89,7 @@ fn higher_priorities_go_first_early_ones_before_the_memory_and_what_is_not_neede
     assert_eq!(error.to_string(), "required sections did not come: plain/0, virtio-mem/0, iommu/0, plain/1");
 }
 
-/// A remedy stands in each refusal about its name, and in no other; a section that goes beyond QEMU may stay away.
+/// A remedy is in each refusal about its name, and in no other; a section that goes beyond QEMU may be missing.
 #[test]
 fn a_refusal_ends_with_the_remedy_for_its_name() {
     let mut sections = Sections::new();
@@ -138,7 +138,7 @@ fn an_instance_number_is_given_or_the_next_one() {
 type Registration = vmstate::section::Registration<'static>;
 
 #[test]
-fn an_alias_is_a_second_number() {
+fn an_alias_is_a_second_instance_id() {
     for (instance, known) in [(7, true), (3, true), (0, false)] {
         let mut uart = Uart::default();
         let mut sections = Sections::new();
@@ -149,7 +149,7 @@ fn an_alias_is_a_second_number() {
     }
 }
 
-/// Streams of an earlier release say `uart`; a stream of this one says `plain`.
+/// Streams of an earlier release have the name `uart`; a stream of this one has `plain`.
 #[test]
 fn an_older_name_loads_into_the_section_that_has_a_new_one() {
     for strictness in [Strictness::Strict, Strictness::QemuCompatible] {
@@ -187,7 +187,7 @@ fn an_older_name_on_a_bus_has_its_path() {
     let mut sections = Sections::new();
     sections.add_at("pci0", &mut plain as &mut dyn Section).unwrap();
     sections.add_alias("pci0/plain", "pci0/uart").unwrap();
-    // As it was called before it had a path: QEMU's loads know that without being told.
+    // The name from before it had a path: QEMU's loads recognise it without an alias.
     sections.add_alias("pci0/plain", "plain").unwrap();
     for (name, value) in [("pci0/uart", 2), ("plain", 3)] {
         load(&stream(&[], &[full(2, name, 0, value)]), Strictness::Strict, &mut sections).unwrap();
@@ -197,7 +197,7 @@ fn an_older_name_on_a_bus_has_its_path() {
     assert_eq!(plain.a, 3);
 }
 
-/// Whichever of the two comes first.
+/// Whichever of the two is registered first.
 #[test]
 fn a_name_that_could_mean_two_sections_is_refused() {
     fn with(names: &[&str]) -> Sections<'static> {
@@ -227,7 +227,7 @@ fn a_name_that_could_mean_two_sections_is_refused() {
     let text = "uart/0: no section has this name: register it before its older names";
     refused(sections.add_alias("uart", "com"), text);
     refused(sections.add_alias("serial", ""), "/0: a section's name has 1 to 255 bytes");
-    // A QEMU-compatible load takes a section with a path also under its name alone.
+    // A QEMU-compatible load also accepts a section with a path under its name alone.
     let mut sections = with(&["serial"]);
     sections.add_at("pci0", Plain::default()).unwrap();
     let text = "serial/0: its older name \"plain\" also means pci0/plain";
@@ -262,7 +262,7 @@ fn a_path_is_in_the_name_and_old_streams_without_it_are_found() {
     assert_eq!(devices.map(|device| device.a), [10, 20]);
 }
 
-/// `find_se` takes the first that answers, also to its old name.
+/// `find_se` returns the first that matches, also by its old name.
 #[test]
 fn an_old_name_is_found_before_a_later_device_of_that_name() {
     let mut devices = [Plain { a: 1 }, Plain { a: 2 }];
@@ -303,7 +303,7 @@ fn an_unmigratable_device_stops_save_and_load_before_they_begin() {
     assert_eq!(error.to_string(), "plain/0: this machine cannot be migrated: a debugger is attached");
 }
 
-/// A nested struct's rules are not its parent's.
+/// A nested struct has its own rules, not its parent's.
 #[derive(VmState, Default)]
 #[vmstate(name = "board")]
 struct Board {

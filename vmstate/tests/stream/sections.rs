@@ -1,4 +1,4 @@
-//! The registry: each section finds its device, in whatever order the sections come.
+//! The registry: each section finds its device, in whatever order the sections arrive.
 
 use vmstate::codec::Reader;
 use vmstate::section::Sections;
@@ -13,7 +13,7 @@ struct Device {
 /// Name, instance, and the value that is sent to it.
 const SENT: [(&str, u32, u8); 4] = [("pic", 0, 1), ("pic", 1, 2), ("pit", 0, 3), ("serial", 0, 4)];
 
-/// Loads the sections of these places in `SENT`; what each device has then.
+/// Loads the sections at these indices in `SENT`; returns the value of each device.
 fn load(places: [usize; 4], begin: fn(&mut Sections<'_>)) -> [u8; 4] {
     let mut devices: [Device; 4] = Default::default();
     let mut sections = Sections::new();
@@ -42,8 +42,8 @@ fn each_order_gives_each_device_its_own() {
 }
 
 #[test]
-fn the_first_that_answers_to_an_instance_has_it() {
-    // However late it is said which instances it answers to.
+fn the_first_that_matches_an_instance_gets_it() {
+    // Whenever its instance ids are declared.
     let begins: [fn(&mut Sections<'_>); 3] = [
         let_the_first_answer_to_1,
         |sections| {

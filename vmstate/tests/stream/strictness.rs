@@ -1,5 +1,5 @@
-//! What a QEMU-compatible load takes and a strict one does not: each row of the tables of docs/wire-format.md and
-//! docs/wire-format-stream.md. What QEMU 10.0 accepts is read in its migration/vmstate.c and migration/savevm.c.
+//! What a QEMU-compatible load accepts and a strict one refuses: each row of the tables in docs/wire-format.md and
+//! docs/wire-format-stream.md. What QEMU 10.0 accepts was determined from its migration/vmstate.c and migration/savevm.c.
 
 use crate::toy::{HEAD, RAM, full, load};
 use vmstate::VmState;
@@ -19,7 +19,7 @@ struct Dev {
     t: u8,
 }
 
-/// One section's bytes: header as FULL, or of another type, around a body.
+/// The bytes of one section: a header as FULL, or of another type, around a body.
 fn section(kind: u8, name: &[u8], instance: u32, body: &[u8]) -> Vec<u8> {
     let mut bytes = vec![kind, 0, 0, 0, 2, name.len() as u8];
     bytes.extend_from_slice(name);
@@ -153,9 +153,9 @@ fn both_take_subsections_in_any_order_and_without_the_absent_ones() {
 }
 
 #[test]
-fn both_refuse_what_is_wrong_for_qemu_too() {
+fn both_refuse_what_qemu_refuses() {
     let rows: [(Vec<u8>, ErrorKind, &str); 6] = [
-        // Only the lowest byte of a subsection's version counts, but that has to fit: 0x103 is 3.
+        // Only the lowest byte of a subsection's version counts, and must fit: 0x103 is 3.
         (
             bytes(&[HEAD, RAM, &dev(b"\x01\x05\x05dev/t\0\0\x01\x03\x22")]),
             ErrorKind::Incompatible,
@@ -181,7 +181,7 @@ fn both_refuse_what_is_wrong_for_qemu_too() {
             ErrorKind::Incompatible,
             "dev/1 at 0x6b: this machine has no such instance: both sides need the same devices",
         ),
-        // QEMU takes this number for the first device that has not come yet; here it is nobody's.
+        // QEMU takes this number for the first device that has not been loaded yet; here it matches none.
         (
             bytes(&[HEAD, b"\x02\0\0\0\0"]),
             ErrorKind::Malformed,

@@ -1,6 +1,6 @@
-//! Streams of a machine "toy" without memory, put together by hand.
+//! Streams of a machine "toy" without memory, assembled by hand.
 
-// Each test uses its part of it.
+// Each test uses only a part of it.
 #![allow(dead_code)]
 
 use std::io;
@@ -13,7 +13,7 @@ use vmstate::migrate::snapshot;
 use vmstate::ram::{GuestRam, RamBlock};
 use vmstate::section::Sections;
 
-/// A file in memory: it gives out at most so many bytes at once, as a socket would.
+/// A file in memory that returns at most a given number of bytes at once, as a socket would.
 pub(crate) struct Tape {
     pub(crate) bytes: Vec<u8>,
     pub(crate) read: usize,
@@ -71,13 +71,13 @@ pub(crate) fn load(stream: &[u8], strictness: Strictness, sections: &mut Section
 }
 
 pub(crate) const HEAD: &[u8] = b"QEVM\0\0\0\x03\x07\0\0\0\x03toy";
-/// START, PART and END of no memory.
+/// START, PART and END of a machine without memory.
 pub(crate) const RAM: &[u8] =
     b"\x01\0\0\0\x01\x03ram\0\0\0\0\0\0\0\x04\0\0\0\0\0\0\0\x04\0\0\0\0\0\0\0\x10\x7e\0\0\0\x01\
     \x02\0\0\0\x01\0\0\0\0\0\0\0\x10\x7e\0\0\0\x01\
     \x03\0\0\0\x01\0\0\0\0\0\0\0\x10\x7e\0\0\0\x01";
 
-/// FULL of a version 1 with one byte.
+/// A FULL section of version 1 with one byte.
 pub(crate) fn full(id: u8, name: &str, instance: u32, value: u8) -> Vec<u8> {
     let mut bytes = vec![4, 0, 0, 0, id, name.len() as u8];
     bytes.extend_from_slice(name.as_bytes());

@@ -11,7 +11,7 @@ use vmstate::channel::tls::TlsOptions;
 
 pub(crate) const SERIAL: u64 = 77;
 
-/// What may be wrong with a certificate.
+/// The faults that a certificate can have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Flaw {
     None,
@@ -34,7 +34,7 @@ impl Authority {
         Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
     }
 
-    /// Writes `ca-cert.pem`, and `server-…` or `client-…` with that flaw, to `dir`.
+    /// Writes `ca-cert.pem`, and `server-…` or `client-…` with that fault, to `dir`.
     pub(crate) fn write(&self, dir: &Path, end: &str, flaw: Flaw) -> TlsOptions {
         std::fs::create_dir_all(dir).unwrap();
         std::fs::write(dir.join("ca-cert.pem"), self.0.pem()).unwrap();
@@ -69,7 +69,7 @@ impl Authority {
         options
     }
 
-    /// Writes to `dir` that all certificates with the serial number of the tests are revoked.
+    /// Writes a revocation list to `dir` for the serial number of all the tests' certificates.
     pub(crate) fn revoke(&self, dir: &Path) {
         let list = CertificateRevocationListParams {
             this_update: date_time_ymd(2024, 1, 1),
@@ -88,7 +88,7 @@ impl Authority {
     }
 }
 
-/// A certificate that nobody else has signed.
+/// A self-signed certificate.
 pub(crate) fn alone(dir: &Path, end: &str) -> TlsOptions {
     std::fs::create_dir_all(dir).unwrap();
     let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();

@@ -1,4 +1,4 @@
-//! TLS as a channel: bytes through, timeouts, ends, and whom each side refuses with which words.
+//! TLS as a channel: transfers, timeouts, ends, and the message of each refusal.
 
 mod certificates;
 mod refusals;
@@ -23,7 +23,7 @@ fn both(server: &TlsOptions, client: &TlsOptions) -> (TlsServer, TlsClient) {
     (TlsServer::new(server).unwrap(), TlsClient::new(client).unwrap())
 }
 
-/// Sides that trust each other, and where their files are.
+/// A server and a client that trust each other, with their files in `dir`.
 fn trusted(dir: &Path) -> (TlsServer, TlsClient) {
     let authority = Authority::new();
     let server = authority.write(&dir.join("server"), "server", Flaw::None);
@@ -31,7 +31,7 @@ fn trusted(dir: &Path) -> (TlsServer, TlsClient) {
     both(&server, &client)
 }
 
-/// Two ends of a wire.
+/// Two ends of a connection.
 fn pair() -> (SocketChannel, SocketChannel) {
     let (here, there) = UnixStream::pair().unwrap();
     (here.try_into().unwrap(), there.try_into().unwrap())
@@ -39,7 +39,7 @@ fn pair() -> (SocketChannel, SocketChannel) {
 
 type Tls = TlsChannel<SocketChannel>;
 
-/// Both ends with their handshake done.
+/// Both ends, after the handshake.
 fn connected(dir: &Path) -> (Tls, Tls) {
     let (server, client) = trusted(dir);
     let (here, there) = pair();
@@ -69,9 +69,9 @@ fn bytes_go_both_ways_and_the_end_is_seen() {
     exchange(&mut here, there, &noise(4 << 20));
 }
 
-/// What one side takes at most while nobody reads at the other one is bounded, and none of it is lost or doubled.
+/// The bytes that one side accepts while its peer does not read are bounded, and none of them is lost or duplicated.
 #[test]
-fn a_send_that_times_out_is_gone_on_with() {
+fn a_send_that_times_out_is_continued() {
     let dir = tempfile::tempdir().unwrap();
     let (mut here, mut there) = connected(dir.path());
     let sent = noise(8 << 20);
@@ -94,9 +94,9 @@ fn a_send_that_times_out_is_gone_on_with() {
     assert!(received == sent);
 }
 
-/// Whoever cuts the wire leaves no doubt that the stream is not whole.
+/// If an attacker cuts the connection, the stream is known to be incomplete.
 #[test]
-fn an_end_without_a_word_is_an_error() {
+fn an_end_without_close_notify_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
     let (server, client) = trusted(dir.path());
     let (here, relay_here) = pair();
@@ -130,7 +130,7 @@ fn an_end_without_a_word_is_an_error() {
     });
 }
 
-/// Two hosts without an authority: each knows the other's certificate.
+/// Two hosts without an authority: each has the other's fingerprint.
 #[test]
 fn pinned_certificates_need_no_authority_and_no_name() {
     let dir = tempfile::tempdir().unwrap();
@@ -148,14 +148,14 @@ fn pinned_certificates_need_no_authority_and_no_name() {
     });
 }
 
-/// As the tools of every host make it.
+/// The fingerprint, as the tools on every host calculate it.
 fn fingerprint(certificate: &Path) -> Fingerprint {
     let command = format!("grep -v -e ----- '{}' | base64 -d | sha256sum", certificate.display());
     let said = Command::new("sh").args(["-c", &command]).output().unwrap();
     String::from_utf8(said.stdout).unwrap().split_whitespace().next().unwrap().parse().unwrap()
 }
 
-/// Streams and page channels are told apart by what they begin with, decrypted.
+/// Streams and page channels are recognised by their first decrypted bytes.
 #[test]
 fn a_listener_sorts_connections_by_their_first_decrypted_bytes() {
     let dir = tempfile::tempdir().unwrap();

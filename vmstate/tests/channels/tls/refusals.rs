@@ -1,18 +1,18 @@
-//! Certificates that are wrong, on either side: neither side gets a byte of the other's stream, and both say why.
+//! Faulty certificates on either side: neither side receives a byte of the other's stream, and both report the reason.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::*;
 
-/// What each side said: the server when it turned the client away, the client when it was refused.
+/// The messages: the server's about the refused client, and the client's about its refusal.
 struct Said {
     server: String,
     client: String,
 }
 
-/// A client that wants to send a stream to a door that waits for one, and then a good one.
-fn try_to_enter(
+/// A client that tries to send a stream to a waiting listener, followed by a valid client.
+fn try_to_connect(
     dir: &Path,
     door: Listener<Option<TlsServer>>,
     client: impl FnOnce(SocketChannel) -> io::Result<()> + Send,
@@ -29,7 +29,7 @@ fn try_to_enter(
             over.store(true, Ordering::SeqCst);
             error
         });
-        // The door goes on waiting until both have said why.
+        // The listener continues to wait until both sides have reported the reason.
         let waits = || !over.load(Ordering::SeqCst) || told.lock().unwrap().is_empty();
         let ended = listener.accept_source(&waits).expect_err("a stream came in");
         assert_eq!(ended.kind(), io::ErrorKind::ConnectionAborted, "{ended}");
@@ -51,7 +51,7 @@ fn begin(mut channel: impl Channel) -> io::Result<()> {
 fn enter(dir: &Path, server: &TlsOptions, client: &TlsOptions) -> Said {
     let (server, client) = both(server, client);
     let door = Listener::unix(dir.join("door")).unwrap().with_tls(server);
-    try_to_enter(dir, door, move |socket| begin(TlsChannel::client(socket, &client, HOST)?))
+    try_to_connect(dir, door, move |socket| begin(TlsChannel::client(socket, &client, HOST)?))
 }
 
 #[test]
@@ -121,7 +121,7 @@ fn revoked_unauthorized_and_unpinned_certificates_are_refused() {
     assert!(said.client.contains("has been revoked"), "{}", said.client);
 }
 
-/// As RFC 4514 writes it, and as GnuTLS does.
+/// As RFC 4514 writes the name, and as GnuTLS does.
 #[test]
 fn an_authorized_client_comes_in_by_its_name_in_either_order() {
     for name in [r"CN=client,O=Guests\, moved", r"O=Guests\, moved, CN=client"] {
@@ -142,7 +142,7 @@ fn an_authorized_client_comes_in_by_its_name_in_either_order() {
 }
 
 #[test]
-fn who_speaks_tls_and_who_does_not_are_told_apart() {
+fn peers_with_and_without_tls_are_recognised() {
     let dir = tempfile::tempdir().unwrap();
     let (server, client) = trusted(dir.path());
     let door = || Listener::unix(dir.path().join("door")).unwrap();
@@ -151,15 +151,15 @@ fn who_speaks_tls_and_who_does_not_are_told_apart() {
         (b"\x11\x22\x33\x44", "a page channel"),
         (b"GET ", "does not speak TLS"),
     ] {
-        let said = try_to_enter(dir.path(), door().with_tls(server.clone()), move |mut socket| {
+        let said = try_to_connect(dir.path(), door().with_tls(server.clone()), move |mut socket| {
             socket.send(first, LONG)?;
-            // The alert, and the end.
+            // The alert, and the end of the connection.
             while socket.receive(&mut [0; 64], LONG)? > 0 {}
             Err(io::Error::other("closed"))
         });
         assert!(said.server.contains(what), "{}", said.server);
     }
-    let said = try_to_enter(dir.path(), door().with_tls(None::<TlsServer>), move |socket| {
+    let said = try_to_connect(dir.path(), door().with_tls(None::<TlsServer>), move |socket| {
         begin(TlsChannel::client(socket, &client, HOST)?)
     });
     assert!(said.server.contains("it speaks TLS, but this side was given no tls-creds"), "{}", said.server);

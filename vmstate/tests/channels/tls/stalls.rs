@@ -1,11 +1,11 @@
-//! Peers that stand still within the handshake, or send what no handshake has: nobody else waits for them, nothing grows.
+//! Peers that stop within the handshake, or send what no handshake contains: no other peer is delayed, and no buffer grows.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
 
-/// The server says nothing; then it is gone.
+/// The server stays silent, then closes.
 #[test]
 fn a_client_gives_a_silent_server_up() {
     let dir = tempfile::tempdir().unwrap();
@@ -22,7 +22,7 @@ fn a_client_gives_a_silent_server_up() {
     assert!(error.to_string().contains("closed the connection within the handshake"), "{error}");
 }
 
-/// One that stops after each byte of its first message is looked at again and again, and the next client is let in meanwhile.
+/// A client that stops after each byte of its first message is polled again and again, and the next client is accepted meanwhile.
 #[test]
 fn clients_that_stall_keep_nobody_out() {
     let dir = tempfile::tempdir().unwrap();
@@ -30,7 +30,7 @@ fn clients_that_stall_keep_nobody_out() {
     let path = dir.path().join("door");
     let listener = Listener::unix(&path).unwrap().with_tls(server);
     let connect = || SocketChannel::connect_unix(&path, LONG, &|| true).unwrap();
-    // The first bytes of a client's hello: a record of handshake, version, and a length that never comes whole.
+    // The beginning of a ClientHello: a handshake record, a version, and a length that is never complete.
     let hello = [22, 3, 1, 2, 0, 1, 0, 1, 252, 3, 3];
     let stalled: Vec<_> = (0..hello.len())
         .map(|count| {
@@ -64,7 +64,7 @@ fn a_record_that_is_too_long_ends_the_connection() {
     assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
 }
 
-/// A wire that changes a bit of what comes, once it is told to.
+/// A channel that, once armed, changes a bit of the received data.
 struct Damaging(SocketChannel, Arc<AtomicBool>);
 
 impl Channel for Damaging {

@@ -1,4 +1,4 @@
-//! Random descriptions, and what a developer may do to them.
+//! Random descriptions, and random changes that a developer may make to them.
 
 use std::collections::VecDeque;
 
@@ -87,7 +87,7 @@ impl Choices {
         }
     }
 
-    /// A section of enums, with something around them.
+    /// A section of enums, with other fields around them.
     pub(crate) fn enums(&mut self) -> Description {
         let mut fields = vec![Field::new("first".into(), self.plain(), Presence::Since(0))];
         for name in &["f0", "f1"][..1 + self.below(2)] {
@@ -103,7 +103,7 @@ impl Choices {
         Description::new("d".into(), 1, 1, fields.into(), vec![].into())
     }
 
-    /// What a developer does to the enums of a section.
+    /// Changes the enums of a section as a developer may.
     pub(crate) fn revise_all(&mut self, old: &Description) -> Description {
         let mut fields = old.fields.to_vec();
         for _ in 0..1 + self.below(2) {
@@ -116,7 +116,7 @@ impl Choices {
             };
         }
         if self.below(4) == 3 {
-            // It is no enum any more for one of the two.
+            // In one of the two releases, the field is no longer an enum.
             let at = self.below(fields.len());
             fields[at].kind = self.kind(1);
         }
@@ -155,7 +155,7 @@ impl Choices {
         Field::new(number.to_string().as_str().into(), kind, Presence::Tag(number))
     }
 
-    /// What a developer does to an enum.
+    /// Changes an enum as a developer may.
     fn revise(&mut self, of: &Description) -> Description {
         let mut fields = of.fields.to_vec();
         let numbers = match fields.first().map(|tag| &tag.kind) {
@@ -210,7 +210,7 @@ impl Choices {
         Field::new(name.into(), kind, presence)
     }
 
-    /// How many elements a field of `kind` may have; its length is one of the fields before it, if there is a fitting one.
+    /// The count of a field of `kind`; its length is one of the fields before it, if a suitable one exists.
     fn count(&mut self, kind: &Kind, before: &[Field]) -> Option<Count> {
         if !is_counted(kind) || self.below(4) == 3 {
             return None;
@@ -227,7 +227,7 @@ impl Choices {
         Some(Count::new(Some(length), self.one(&[1, 1, 1, 2]), most, false))
     }
 
-    /// A change of what says how many elements there are, and how many there may be.
+    /// Changes the length of a field, or the limit on its elements.
     fn recount(&mut self, fields: &mut [Field]) {
         let counted: Vec<_> = (0..fields.len()).filter(|at| fields[*at].count.is_some()).collect();
         let Some(at) = counted.get(self.below(counted.len())).copied() else { return };
@@ -235,7 +235,7 @@ impl Choices {
         match (self.below(5), &mut rest[0].count) {
             (0, count) => *count = self.count(&rest[0].kind, before),
             (1, Some(count)) => {
-                // The presence of its length.
+                // Changes the presence of the length.
                 let Some(Length::Field(name)) = &count.length else { return };
                 let name = name.clone();
                 if let Some(length) = before.iter_mut().find(|field| field.name == name) {
@@ -250,7 +250,7 @@ impl Choices {
         }
     }
 
-    /// `prefix` begins the fields' names, so that those of a subsection are others than those around it.
+    /// Creates a description; `prefix` begins the fields' names, so that fields of a subsection differ from those around it.
     fn description(&mut self, name: &str, prefix: char, depth: usize, subsections: &[&str]) -> Description {
         let mut fields: Vec<Field> = Vec::new();
         for index in 0..=self.below(4) {
@@ -281,7 +281,7 @@ impl Choices {
             self.change(&mut new);
         }
         if self.below(2) == 1 {
-            // Of a struct, predicates inside know the name.
+            // Predicates inside of a struct refer to the struct's name.
             let mut fields = new.fields.to_vec();
             let holders = fields.iter_mut().filter(|field| holds_predicates(&field.kind));
             holders.for_each(|field| field.name = format!("{}_renamed", &*field.name).as_str().into());
@@ -310,7 +310,7 @@ impl Choices {
             4 if !fields.is_empty() => fields[at].presence = Presence::If(self.one(&PREDICATES).into()),
             5 | 6 if !fields.is_empty() => {
                 let moved: Vec<_> = fields.drain(at..).collect();
-                // Moved fields see another version; a predicate is as it was.
+                // Moved fields see another version; their predicates stay the same.
                 let nested = Description::new("moved".into(), new.version, 1, moved.into(), vec![].into());
                 fields.push(Field::new("moved".into(), Kind::Struct(nested.into()), Presence::Since(0)));
             }
@@ -351,7 +351,7 @@ impl Choices {
             }
             _ => {}
         }
-        // What is no integer is no length, and what is not counted has none.
+        // A field that is not an integer cannot be a length, and one that is not counted has no length.
         let is_length = |name: &MaybeStatic<str>| {
             fields.iter().filter(|field| field.name == *name).all(|field| Integer::of(&field.kind).is_some())
         };
@@ -368,7 +368,7 @@ impl Choices {
         new.subsections = MaybeStatic::from(subsections);
     }
 
-    /// A change of the type that is nearly none.
+    /// Changes the type slightly.
     fn other_kind(&mut self, kind: &Kind) -> Kind {
         match kind {
             Kind::Limited(inner, Limit::OneOf(values)) => {
@@ -423,7 +423,7 @@ fn has_variants(of: &Description) -> bool {
     of.fields.iter().any(|field| matches!(field.presence, Presence::Tag(_)))
 }
 
-/// True if a struct of the field, or of its elements, asks a predicate that has a name.
+/// True if a struct of the field, or of its elements, has a named predicate.
 fn holds_predicates(kind: &Kind) -> bool {
     match kind {
         Kind::Struct(of) | Kind::StructAt(of, _) | Kind::Temporary(of) => {

@@ -1,4 +1,4 @@
-//! The reader.
+//! A naive reader.
 
 use std::collections::VecDeque;
 
@@ -16,16 +16,16 @@ pub(crate) struct Loader<'a> {
     counted: Option<usize>,
     counts: VecDeque<Count>,
     pointers: VecDeque<(usize, bool)>,
-    /// What was read into integers from what is none, by the fields of both sides.
+    /// Numbers that were read as integers from bytes of other kinds, by the fields of both sides.
     pub(crate) numbers: Numbers,
     parts: Vec<Scope<'a>>,
-    /// Lists and maps of which it is known how many elements the writer sends at most.
+    /// Lists and maps whose largest number of sent elements is known.
     bounded: &'a [usize],
-    /// The elements that it is in, as the writer numbers them.
+    /// The enclosing elements, in the writer's numbering.
     inside: Vec<(usize, u64)>,
-    /// How many elements the reader counts by itself.
+    /// Numbers of elements that the reader counts itself.
     pub(crate) elements: Counts,
-    /// The integer that was read last, and which item of the writer it was.
+    /// The integer that was read last, and its item of the writer.
     last: (Option<usize>, i128),
 }
 
@@ -59,7 +59,7 @@ impl<'a> Loader<'a> {
             return Err("version".into());
         }
         self.description(reader, version, &Place::default(), false)?;
-        // Elements count also if they have no bytes.
+        // Elements count even if they have no bytes.
         match self.at < self.bytes.len() || self.counts.iter().any(|count| count.elements > 0) {
             true => Err("bytes or elements are left".into()),
             false => Ok(()),
@@ -115,7 +115,7 @@ impl<'a> Loader<'a> {
         Ok(())
     }
 
-    /// QEMU's look ahead: 5, a length, and a name that is longer than the parent's and begins with it.
+    /// QEMU's look-ahead: 5, a length, and a name that is longer than the parent's and begins with it.
     fn peek_subsection(&self, parent: &str) -> Option<(String, u32, usize)> {
         let rest: Vec<u8> = self.bytes[self.at..].iter().map(|byte| byte.value).collect();
         let [5, length, rest @ ..] = rest.as_slice() else { return None };
@@ -232,7 +232,7 @@ impl<'a> Loader<'a> {
         if is_null { self.mark(&Tag::Null).map(drop) } else { self.kind(inner, place) }
     }
 
-    /// Behind an element of the writer's: what the reader has left out of it.
+    /// Skips the rest of a writer's element that the reader left unread.
     fn leave(&mut self) -> Loaded {
         let left = self.inside.clone();
         while let Some(count) = self.counts.front().filter(|count| count.inside.starts_with(&left)) {
@@ -289,7 +289,7 @@ impl<'a> Loader<'a> {
         }
     }
 
-    /// Whether the reader counts as many elements as the writer, `ours`, has sent.
+    /// Checks whether the reader counts as many elements as the writer, with `ours`, has sent.
     fn compare(&self, count: &Count, ours: &Bound, theirs: &Bound) -> Loaded {
         if ours.factor != theirs.factor {
             return if count.elements == 0 { Ok(()) } else { Err("another factor".into()) };

@@ -1,4 +1,4 @@
-//! The writer.
+//! A naive writer.
 
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -8,25 +8,25 @@ use vmstate::schema::{Count as Allowed, Description, Field, Kind, Length};
 use super::model::{Bound, Byte, Counts, Integer, Numbers, Origin, Outcomes, Place, Same, Scope, Source, Tag};
 use super::model::{fields, is_plain, is_there, words};
 
-/// Where a counted field begins, which it is, how many elements it has, if it is a bitmap, and what says how many.
+/// A counted field: its beginning, its identity, its number of elements, whether it is a bitmap, and the source of the number.
 #[derive(Clone, Debug)]
 pub(crate) struct Count {
     pub(crate) at: usize,
     pub(crate) which: usize,
     pub(crate) elements: u64,
-    /// As its length says it: of a bitmap, bits.
+    /// The value of the length; for a bitmap, the number of bits.
     pub(crate) number: u64,
     pub(crate) is_bitmap: bool,
     pub(crate) bound: Option<Bound>,
-    /// The elements that it is in: of which counted field, and which of it.
+    /// The enclosing elements, each as counted field and index.
     pub(crate) inside: Vec<(usize, u64)>,
 }
 
 pub(crate) struct Encoder<'a> {
     parts: Vec<Scope<'a>>,
-    /// How many elements each counted field got.
+    /// The number of elements of each counted field.
     pub(crate) elements: Counts,
-    /// Lists and maps of which it is known how many elements they have at most.
+    /// Lists and maps whose largest number of elements is known.
     pub(crate) bounded: Vec<usize>,
     inside: Vec<(usize, u64)>,
     pub(crate) outcomes: Outcomes,
@@ -34,11 +34,11 @@ pub(crate) struct Encoder<'a> {
     items: usize,
     counted: Option<usize>,
     pub(crate) counts: VecDeque<Count>,
-    /// Where pointers are, and if they are null.
+    /// Positions of pointers, and whether they are null.
     pub(crate) pointers: VecDeque<(usize, bool)>,
-    /// What was written into each integer.
+    /// The number written into each integer.
     pub(crate) numbers: Numbers,
-    /// False if no value is allowed in some field: nothing is ever written.
+    /// False if a field has no allowed value: then nothing can be written.
     pub(crate) is_possible: bool,
 }
 
@@ -100,7 +100,7 @@ impl<'a> Encoder<'a> {
         let number = match most {
             None => self.number(&integer, place),
             Some(most) => {
-                // Any that leads to a number of elements that may be sent.
+                // Any value for which the number of elements may be sent.
                 let first = self.outcomes.number("value", &place.path);
                 let numbers = (0..=4_u64).map(|at| i128::from((first + at) % 5));
                 numbers.filter(|number| *number <= most as i128).find(|number| integer.sends(*number))
@@ -169,7 +169,7 @@ impl<'a> Encoder<'a> {
         self.put_integer(integer, number, place);
     }
 
-    /// The number, if there is one that may be sent.
+    /// Writes the number, if one may be sent.
     fn put_integer(&mut self, integer: Integer, number: Option<i128>, place: &Place) -> Option<i128> {
         self.items += 1;
         let Some(number) = number else {
@@ -194,7 +194,7 @@ impl<'a> Encoder<'a> {
         let mut keys: Vec<_> = [0, 1, 2, 0xff].map(|value| integer.repeated(value)).to_vec();
         keys.retain(|key| integer.sends(*key));
         keys.sort_unstable();
-        // One that is left out first or last, so that each can be the only one.
+        // A key that is skipped at the beginning or the end, so that each key can be the only one.
         let skipped = self.outcomes.number("key", &place.path) % 3;
         let number = keys.get(usize::try_from(at + skipped).unwrap()).copied();
         self.put_integer(integer, number, place);
@@ -209,7 +209,7 @@ impl<'a> Encoder<'a> {
             _ => self.outcomes.count(&place.path),
         };
         self.note_count(number, allowed, place);
-        // A length counts the bits of a bitmap.
+        // The length of a bitmap counts bits.
         let elements = if is_bitmap && bound.is_some() { number.div_ceil(64) } else { number };
         self.items += 1;
         let outer = self.counted.replace(self.items);
@@ -258,6 +258,6 @@ impl<'a> Encoder<'a> {
     }
 }
 
-/// What counted buffers and bitmaps are of.
+/// The elements of counted buffers and bitmaps.
 pub(crate) static BYTE: Kind = Kind::Buffer(1);
 pub(crate) static WORD: Kind = Kind::Bitmap(64);

@@ -1,4 +1,4 @@
-//! The checker against what really happens: random descriptions, random evolutions, a naive encoder and loader.
+//! The checker compared with real loads: random descriptions, random changes, a naive encoder and loader.
 
 mod choices;
 mod decode;
@@ -17,7 +17,7 @@ use proptest::test_runner::{RngSeed, TestRunner};
 use vmstate::compat::{Break, Condition, Direction, Reason, Subject, Verdict, check};
 use vmstate::schema::{Description, Field, Kind, Presence};
 
-/// The same evolutions in each run, so that a change fails on what it changed; `PROPTEST_RNG_SEED=N` asks others.
+/// The same changes in each run, so that a failure points to the code change; `PROPTEST_RNG_SEED=N` selects others.
 fn config(cases: u32) -> ProptestConfig {
     let asked = ProptestConfig::default();
     let rng_seed = if asked.rng_seed == RngSeed::Random { RngSeed::Fixed(2026) } else { asked.rng_seed };
@@ -45,7 +45,7 @@ fn the_verdict_on_enums_is_what_happens() {
     said.often_enough(&["loads", "breaks", "tag", "new variant"]);
 }
 
-/// What was said how often: verdicts, and what conditions are about.
+/// Counts of verdicts, and of the subjects of their conditions.
 #[derive(Debug, Default)]
 struct Said(BTreeMap<&'static str, u32>);
 
@@ -65,7 +65,7 @@ impl Said {
     }
 }
 
-/// Compares so many pairs of releases, and what the checker says of them with what happens.
+/// Compares `cases` pairs of releases: the checker's verdict with what the naive encoder and loader do.
 fn hold(cases: u32, releases: impl Fn(&mut Choices) -> (Description, Description)) -> Said {
     let said = RefCell::new(Said::default());
     let evolutions = (prop::collection::vec(any::<u16>(), 0..128), any::<[u64; 8]>());
@@ -80,7 +80,7 @@ fn hold(cases: u32, releases: impl Fn(&mut Choices) -> (Description, Description
 }
 
 fn agrees(old: &Description, new: &Description, seeds: [u64; 8], said: &mut Said) -> Result<(), TestCaseError> {
-    // A break is not said to rely on anything, but takes predicates of a renamed struct to be the same.
+    // A verdict of a break lists no assumptions, but assumes that predicates of a renamed struct are the same.
     let is_renamed = new.fields.iter().any(|field| field.name.ends_with("_renamed"));
     for comparison in check(old, new).comparisons {
         let (writer, reader) = match comparison.direction {
@@ -121,7 +121,7 @@ fn agrees(old: &Description, new: &Description, seeds: [u64; 8], said: &mut Said
     Ok(())
 }
 
-/// True if an enum of the reader has a variant that the writer's has not.
+/// True if an enum of the reader has a variant that the writer's lacks.
 fn gains_variant(writer: &Description, reader: &Description) -> bool {
     let gains = |written: &Field, read: &Field| match (element(&written.kind), element(&read.kind)) {
         (Kind::Struct(written), Kind::Struct(read)) => {
@@ -147,7 +147,7 @@ fn element(kind: &Kind) -> &Kind {
     }
 }
 
-/// True if the verdict may warn of a break that does not happen: values of two lengths, or the keys of a map, can fit by
+/// True if the verdict may warn of a break that does not happen: values of two lengths, or the keys of a map, can match by
 /// chance.
 fn is_stricter(verdict: &Verdict) -> bool {
     let by_chance = |breaks: &Break| matches!(breaks.reason, Reason::OtherLength | Reason::OtherOrder);
@@ -173,7 +173,7 @@ const WORDS: [&str; 12] = [
     "paired",
 ];
 
-/// The verdict, or what its conditions are about.
+/// The verdict, or the subjects of its conditions.
 fn words(verdict: &Verdict) -> Vec<&'static str> {
     match verdict {
         Verdict::Loads => vec!["loads"],

@@ -1,5 +1,5 @@
-//! A naive model of what really happens: bytes, each with a tag that says what it is of, so that "loads" means that
-//! every field got the bytes of one whole item, not only that the number of bytes was right.
+//! A naive model of real loads: bytes, each tagged with its origin, so that "loads" means that every field got the bytes of one
+//! whole item, not only the right number of bytes.
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -8,7 +8,7 @@ use std::rc::Rc;
 use vmstate::compat::{Assumption, Case, Subject, Verdict};
 use vmstate::schema::{Count, Description, Field, Kind, Length, Limit, Presence};
 
-/// What is decided at run time, the same on both sides.
+/// Run-time decisions, the same on both sides.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Outcomes(pub(crate) u64);
 
@@ -27,7 +27,7 @@ impl Outcomes {
         self.number("count", path) % 3
     }
 
-    /// What each byte of a field may be, likeliest first.
+    /// The values that each byte of a field may have, likeliest first.
     pub(crate) fn values(self, path: &str) -> impl Iterator<Item = u8> {
         let first = self.number("value", path);
         (0..4).map(move |i| [0, 1, 2, 0xff][usize::try_from((first + i) % 4).unwrap()])
@@ -36,7 +36,7 @@ impl Outcomes {
 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Tag {
-    /// A byte of an integer: which, its place, its width.
+    /// A byte of an integer: the integer, the byte's position, the width.
     Integer(usize, u64, u64),
     Raw,
     Custom(String),
@@ -46,7 +46,7 @@ pub(crate) enum Tag {
     Map,
 }
 
-/// The field that a byte is of.
+/// The field that a byte belongs to.
 #[derive(Debug)]
 pub(crate) struct Origin {
     pub(crate) path: String,
@@ -58,7 +58,7 @@ pub(crate) struct Origin {
 pub(crate) struct Byte {
     pub(crate) value: u8,
     pub(crate) tag: Tag,
-    /// The counted field that it is of.
+    /// The counted field that the byte belongs to.
     pub(crate) counted: Option<usize>,
     pub(crate) origin: Rc<Origin>,
 }
@@ -81,7 +81,7 @@ impl Place {
         self.inside(&format!("[{index}]"))
     }
 
-    /// Paths do not tell elements of counted fields apart.
+    /// Paths do not distinguish elements of counted fields.
     pub(crate) fn counted(&self) -> Self {
         self.inside("[]")
     }
@@ -91,12 +91,12 @@ impl Place {
     }
 }
 
-/// An integer on the wire, or what has the form of one.
+/// An integer on the wire, or a value with the form of one.
 pub(crate) struct Integer {
     pub(crate) width: u64,
     pub(crate) signed: bool,
     pub(crate) limit: Option<Limit>,
-    /// False if it is of a dump that does not say what it is.
+    /// False for a dump that does not state the type.
     pub(crate) is_known: bool,
 }
 
@@ -134,12 +134,12 @@ impl Integer {
         all[all.len() - usize::try_from(self.width).unwrap()..].to_vec()
     }
 
-    /// True if a writer may have the number: none that saves an `at_most_current` field has one below 0.
+    /// True if a writer may send the number: no `at_most_current` field is saved below 0.
     pub(crate) fn sends(&self, number: i128) -> bool {
         self.takes(number) && (self.limit != Some(Limit::AtMostCurrent) || number >= 0)
     }
 
-    /// True if the limit does not refuse the number; a machine's configuration never does.
+    /// True if the limit accepts the number; a machine's configuration always does.
     pub(crate) fn takes(&self, number: i128) -> bool {
         match &self.limit {
             Some(Limit::NotZero) => number != 0,
@@ -151,10 +151,10 @@ impl Integer {
     }
 }
 
-/// Outcomes of the reader that a verdict takes to be the writer's of another name.
+/// Outcomes of the reader that a verdict identifies with the writer's of another name.
 pub(crate) type Same = BTreeMap<String, String>;
 
-/// Those that `relies_on` names.
+/// The pairs that `relies_on` names.
 pub(crate) fn same(relies_on: &[Assumption]) -> Same {
     let names = relies_on.iter().filter_map(|assumption| match assumption {
         Assumption::Outcomes(names) => Some(names),
@@ -164,7 +164,7 @@ pub(crate) fn same(relies_on: &[Assumption]) -> Same {
     pairs.map(|(written, read)| (read.to_owned(), written.to_owned())).collect()
 }
 
-/// The fields of a description, with the name that tells those of one name apart.
+/// The fields of a description, with a name that distinguishes those of equal name.
 pub(crate) fn fields<'a>(description: &'a Description, place: &Place) -> Vec<(&'a Field, Place)> {
     let mut before: Vec<&str> = Vec::new();
     let mut named = Vec::new();
@@ -177,8 +177,8 @@ pub(crate) fn fields<'a>(description: &'a Description, place: &Place) -> Vec<(&'
     named
 }
 
-/// True if the field at `place` is there at a version of the struct or subsection that `parts` ends with, whose earlier
-/// fields are known. A predicate is asked of the innermost struct.
+/// True if the field at `place` is present at a version of the innermost struct or subsection in `parts`, whose earlier fields
+/// are known. A predicate belongs to the innermost struct.
 pub(crate) fn is_there(
     (field, place): (&Field, &Place),
     parts: &[Scope<'_>],
@@ -198,14 +198,14 @@ pub(crate) fn is_there(
     }
 }
 
-/// A struct or subsection that is being written or read, and its integers so far: what each is, and which item of the
-/// writer it was, if it was one.
+/// A struct or subsection that is being written or read, with its integers so far: the value of each, and its item of the writer,
+/// if it has one.
 pub(crate) struct Scope<'a> {
     pub(crate) description: &'a Description,
     pub(crate) place: Place,
     pub(crate) is_subsection: bool,
     pub(crate) integers: BTreeMap<String, (Option<usize>, i128)>,
-    /// The first integer field.
+    /// The value of the first integer field.
     pub(crate) first: Option<i128>,
 }
 
@@ -221,7 +221,7 @@ impl<'a> Scope<'a> {
         self.integers.insert(field.name.to_string(), (item, number));
     }
 
-    /// The number of its first field, if that is an integer that is always there.
+    /// The number of the first field, if that is an integer that is always present.
     fn tag(&self, version: u32) -> Option<i128> {
         let first = self.description.fields.first()?;
         let is_always = matches!(first.presence, Presence::Since(since) if since <= version);
@@ -231,20 +231,20 @@ impl<'a> Scope<'a> {
     }
 }
 
-/// What says how many elements there are.
+/// The source of the number of elements.
 #[derive(Clone, Debug)]
 pub(crate) enum Source {
-    /// Their own bytes.
+    /// The bytes of the elements themselves.
     Itself,
-    /// A number that is on the wire, which item it was, and its field.
+    /// A number on the wire, with its item and its field.
     Number(i128, Option<usize>, String),
     /// A field that is not in the stream.
     Absent(String),
-    /// What the machine has.
+    /// The machine's configuration.
     Machine(String),
 }
 
-/// How many elements there may be.
+/// A limit on the number of elements.
 #[derive(Clone, Debug)]
 pub(crate) struct Bound {
     pub(crate) source: Source,
@@ -253,7 +253,7 @@ pub(crate) struct Bound {
 }
 
 impl Bound {
-    /// What `count` says behind `parts`, the innermost last; `None` if it is not known which field is meant.
+    /// The bound of `count` in the scopes `parts`, the innermost last; `None` if it is unclear which field is meant.
     pub(crate) fn of(count: Option<&Count>, parts: &[Scope<'_>]) -> Option<Self> {
         let count = count?;
         let (factor, most) = (count.factor as u64, count.most as u64);
@@ -297,10 +297,10 @@ pub(crate) fn is_counted(kind: &Kind) -> bool {
     matches!(kind, Kind::CountedArray(_) | Kind::CountedBuffer | Kind::CountedBitmap | Kind::List(_) | Kind::Map(..))
 }
 
-/// How many elements fields had, by path.
+/// Numbers of elements that fields had, by path.
 pub(crate) type Counts = BTreeMap<String, Vec<u64>>;
 
-/// An array of numbers is one item, also if it is of arrays.
+/// An array of numbers is one item, nested arrays included.
 pub(crate) fn is_plain(kind: &Kind) -> bool {
     match kind {
         Kind::Buffer(_) | Kind::Unused(_) => true,
@@ -310,18 +310,18 @@ pub(crate) fn is_plain(kind: &Kind) -> bool {
     }
 }
 
-/// Numbers by field: as written, or as read from something else.
+/// Numbers by field: as written, or as read from another kind.
 pub(crate) type Numbers = BTreeMap<String, Vec<i128>>;
 
-/// True if the verdict says that a stream loads of which this is known.
+/// True if the verdict says that a stream with these properties loads.
 pub(crate) fn predicted(verdict: &Verdict, outcomes: Outcomes, numbers: &[&Numbers], counts: &[&Counts]) -> bool {
-    // The writer's, if it has the field.
+    // The writer's number, if the writer has the field.
     let counts = |path: &str| counts.iter().find_map(|counts| counts.get(path)).cloned();
     let holds = |subject: &Subject| match subject {
         Subject::Predicate(name) => outcomes.holds("predicate", name),
         Subject::Unnamed(path) => outcomes.holds("unnamed", path),
         Subject::Subsection(path) => outcomes.holds("subsection", path),
-        // One section is asked about, which is sent.
+        // Only one section is compared, and it is sent.
         Subject::Section(_) => true,
         Subject::Elements(path) => match counts(path) {
             Some(counts) => counts.iter().any(|count| *count > 0),
@@ -346,7 +346,7 @@ pub(crate) fn predicted(verdict: &Verdict, outcomes: Outcomes, numbers: &[&Numbe
     }
 }
 
-/// The words of a bitmap; bits beyond its last are 0, and no reader takes others.
+/// The words of a bitmap; bits beyond the last one are 0, and readers accept only that.
 pub(crate) fn words(bits: usize, place: &Place) -> Vec<(Integer, Place)> {
     let word = |limit| Integer { width: 8, signed: false, limit, is_known: true };
     let mut words: Vec<_> = (0..bits / 64).map(|_| (word(None), place.clone())).collect();

@@ -33,7 +33,7 @@ pub(crate) fn nested_fields(followed: &mut Followed) {
         Old::default(),
         BesideBySubsection::default(),
     );
-    // What goes round in circles: a version of the nested struct.
+    // A remedy that would not help: a version of the nested struct.
     dev!(RegsSince as "regs": vmstate(version = 2, minimum_version = 1) { a: u8, #[vmstate(since = 2)] b: u8 });
     dev!(Circle { regs: RegsSince });
     followed.follow::<Old, Circle, Inside>(OldToNew, remedy, &[], Old::default(), Inside::default());

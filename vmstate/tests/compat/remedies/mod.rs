@@ -1,5 +1,5 @@
-//! Every remedy that the checker or a lock prints, followed word for word until it holds: a careless change breaks and
-//! says what to do, and after that is done the verdict is that the streams load, and their real bytes do.
+//! Every remedy that the checker or a lock prints, followed literally: a careless change breaks and prints its remedy, and after
+//! the remedy is applied, the verdict is that the streams load, and their real bytes do.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,8 +18,8 @@ use Direction::{NewToOld, OldToNew};
 struct Followed(BTreeSet<&'static str>);
 
 impl Followed {
-    /// `Careless` is what was made of `Old`, and breaks in `direction` with `remedy`; `Careful` does what it says. Of the
-    /// last two, `sent` is what is written, and loads into `into`, given what is `assumed`.
+    /// `Careless` is a change of `Old` that breaks in `direction` with `remedy`; `Careful` applies the remedy. Of these two,
+    /// `sent` is written and loads into `into`, given what is `assumed`.
     #[track_caller]
     fn follow<Old: VmState, Careless: VmState, Careful: VmState>(
         &mut self,
@@ -39,7 +39,7 @@ impl Followed {
         assert!(input.rest().is_empty(), "bytes are left");
     }
 
-    /// The same of whole machines, whose schemas are compared.
+    /// The same for whole machines, whose schemas are compared.
     #[track_caller]
     fn follow_machines(
         &mut self,
@@ -55,7 +55,7 @@ impl Followed {
         reports(careful).iter().for_each(|report| loads_now(report, direction, assumed));
         let (sent, into) = if direction == OldToNew { (old, careful) } else { (careful, old) };
         let folder = tempfile::tempdir().unwrap();
-        // A lock on another layout loads the streams of the one before.
+        // A lock on another layout loads the streams of the layout before.
         for machine in [sent, into] {
             let lock = Lock::new(folder.path()).state("machine", machine).bless(true);
             assumed.iter().fold(lock, |lock, condition| lock.assume(condition)).check();
@@ -356,7 +356,7 @@ fn subsections(followed: &mut Followed) {
     followed.follow::<One, Old, TwoBySubsection>(NewToOld, remedy, &[NOT_SENT], sent, One::default());
 }
 
-/// There are no verdicts on these: only descriptions that no derive makes, or that are too large.
+/// These have no verdicts: descriptions that no derive creates, or that are too large.
 fn whole_layouts(followed: &mut Followed) {
     let byte = |name: &str| Field::new(name.into(), Kind::Unsigned(1), Presence::Since(0));
     let description = |name: &str, fields: Vec<Field>, subsections: Vec<Description>| {
