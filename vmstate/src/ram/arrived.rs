@@ -1,12 +1,12 @@
-//! Pages that have arrived and are not in guest memory yet: as many as memory takes at once.
+//! Pages that have arrived and are not in guest memory yet, collected for one call of the guest's memory.
 
 use super::{GuestRam, PAGE_SIZE};
 use crate::error::Result;
 
-/// Pages with contents handed over at once: the bytes that are received at once have no more.
+/// The most pages with contents that are handed over at once: one receive buffer holds no more.
 const MOST: usize = 64;
 
-/// Pages with contents, or zero pages that follow each other; all of one block.
+/// Pages with contents, or adjacent zero pages; all of one block.
 pub(super) struct Arrived<'a, 'b> {
     ram: &'a dyn GuestRam,
     block: usize,
@@ -16,15 +16,15 @@ pub(super) struct Arrived<'a, 'b> {
 }
 
 impl<'a, 'b> Arrived<'a, 'b> {
-    /// None yet.
+    /// Creates an empty collection.
     pub(super) fn new(ram: &'a dyn GuestRam) -> Self {
         Self { ram, block: 0, whole: Vec::new(), first_zero: 0, zeros: 0 }
     }
 
-    /// A page with contents.
+    /// Adds a page with contents.
     ///
     /// # Errors
-    /// What memory refuses.
+    /// Errors of guest memory.
     pub(super) fn whole(&mut self, block: usize, offset: u64, bytes: &'b [u8]) -> Result<()> {
         if self.block != block || self.zeros > 0 || self.whole.len() == MOST {
             self.put()?;
@@ -34,10 +34,10 @@ impl<'a, 'b> Arrived<'a, 'b> {
         Ok(())
     }
 
-    /// A zero page.
+    /// Adds a zero page.
     ///
     /// # Errors
-    /// What memory refuses.
+    /// Errors of guest memory.
     pub(super) fn zero(&mut self, block: usize, offset: u64) -> Result<()> {
         if self.block != block || !self.whole.is_empty() || self.first_zero + self.zeros * PAGE_SIZE != offset {
             self.put()?;
@@ -47,10 +47,10 @@ impl<'a, 'b> Arrived<'a, 'b> {
         Ok(())
     }
 
-    /// Hands all of them over.
+    /// Hands all pages over to guest memory.
     ///
     /// # Errors
-    /// What memory refuses.
+    /// Errors of guest memory.
     pub(super) fn put(&mut self) -> Result<()> {
         if !self.whole.is_empty() {
             self.ram.write_pages(self.block, &self.whole)?;

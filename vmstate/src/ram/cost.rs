@@ -1,28 +1,28 @@
-//! What the pending pages will cost on the wire. A page sent whole takes 456 times the bytes of a zero page, and what the
-//! guest has written to those that are pending says no count of pages sent before. So a sample of them is looked at when a
-//! round begins.
+//! Estimates the bytes that the pending pages need on the wire. A page sent whole takes 456 times the bytes of a zero page, and
+//! the kinds of pages sent before do not predict what the guest has written to those that are pending. So a sample of the pending
+//! pages is read when a round begins.
 
 use super::record::ZERO_RECORD;
 use super::sender::PageCount;
 
-/// Pages to look at when a round begins, some 0.2 ms of work. Where a fifth of the pending pages is sent whole, their
-/// number is then known to 9 % in two of three cases; the smaller their share, the less exactly, and the less they cost.
+/// Pages sampled when a round begins, some 0.2 ms of work. If a fifth of the pending pages is sent whole, this sample gives their
+/// number within 9 % in two of three cases; a smaller share is estimated less exactly, and costs less.
 pub(crate) const SAMPLE: u64 = 512;
 
 /// Expected cost of the pages that are pending in one round.
 #[derive(Debug, Default)]
 pub(crate) struct PageCost {
-    /// Pages that are to be sent with contents in this round.
+    /// Pages that are expected to be sent with contents in this round.
     whole: f64,
-    /// Expected bytes of the record of each.
+    /// Expected size of the record of each such page.
     record: f64,
     /// Pages sent before this round.
     before: PageCount,
 }
 
 impl PageCost {
-    /// A round begins with `pending` pages, some of which were looked at; `sent` are all pages sent before. A page with contents has
-    /// a record of about `record` bytes.
+    /// Starts a round with `pending` pages, of which a sample was counted in `looked_at`; `sent` are all pages sent before. A
+    /// page with contents has a record of about `record` bytes.
     pub(crate) fn round_begins(&mut self, pending: u64, looked_at: PageCount, sent: PageCount, record: f64) {
         let share = looked_at.normal as f64 / looked_at.total().max(1) as f64;
         *self = Self { whole: pending as f64 * share, record, before: sent };
@@ -61,7 +61,7 @@ mod tests {
         cost.round_begins(1000, count(10, 30), count(5, 5), 4104.0);
         assert_eq!(cost.bytes(1000, count(5, 5)), 250 * 4104 + 750 * 9);
         assert_eq!(cost.bytes(700, count(205, 105)), 50 * 4104 + 650 * 9);
-        // More were sent whole than the sample had said; and in the end, all that are left are.
+        // More pages were sent whole than the sample predicted; at the end, all remaining pages are whole.
         assert_eq!(cost.bytes(600, count(305, 105)), 600 * 9);
         assert_eq!(cost.bytes(100, count(5, 905)), 100 * 4104);
         assert_eq!(cost.bytes(0, count(5, 1005)), 0);

@@ -1,4 +1,4 @@
-//! Pages copied out of guest memory and into it again, for a wire that cannot reach guest memory itself.
+//! Copies pages out of guest memory and into it, for channels that cannot access guest memory themselves.
 
 use std::io;
 
@@ -6,14 +6,14 @@ use super::{GuestRam, PAGE, PAGE_SIZE};
 use crate::codec::{Outbox, PageRun, Piece};
 use crate::error::Result;
 
-/// Bytes copied at once: they stay in the second cache level until they are sent.
+/// The most bytes that are copied at once: they stay in the second-level cache until they are sent.
 const COPY: usize = 256 << 10;
 
-/// Gives the first bytes of `outbox`, at most 256 KiB, to `take`, the pages as they are now: what [`GuestRam::send`] does where the system
-/// cannot reach the pages. Returns what `take` does.
+/// Passes the first bytes of `outbox`, at most 256 KiB, to `take`, with the present contents of its pages: the implementation of
+/// [`GuestRam::send`] for memory that the system cannot access. Returns the result of `take`.
 ///
 /// # Errors
-/// What memory refuses, as the error within; what `take` has.
+/// Errors of guest memory, as the inner error; errors of `take`.
 pub fn copied_out<T>(
     ram: &(impl GuestRam + ?Sized),
     outbox: &Outbox,
@@ -26,7 +26,7 @@ pub fn copied_out<T>(
         return take(bytes);
     }
     let mut copy = Vec::with_capacity(COPY);
-    // A part of the first page may be sent already; memory is asked for whole pages all the same.
+    // Part of the first page may have been sent already; guest memory is read in whole pages all the same.
     let mut skipped = 0;
     for piece in pieces {
         let room = COPY.saturating_sub(copy.len());
@@ -39,10 +39,10 @@ pub fn copied_out<T>(
                 let before = offset % PAGE_SIZE;
                 skipped += usize::try_from(before).unwrap_or_default();
                 let (start, wanted) = (copy.len(), before + len);
-                // So may the end of the last one be left for later.
+                // The end of the last page may remain for later, too.
                 let rounded = wanted.next_multiple_of(PAGE_SIZE);
                 let taken = usize::try_from(rounded).unwrap_or(usize::MAX).min(room / PAGE * PAGE);
-                // `resize` goes byte by byte where nothing is optimised, which took a fifth of the tests' time.
+                // In builds without optimisation, `resize` is a loop over bytes, which took a fifth of the tests' time.
                 (0..taken / PAGE).for_each(|_| copy.extend_from_slice(&[0; PAGE]));
                 match copy.get_mut(start..) {
                     Some(into) if taken > 0 => ram.read(block, offset - before, into).map_err(io::Error::other)?,
@@ -62,11 +62,11 @@ pub fn copied_out<T>(
     take(copy.get(skipped..).unwrap_or_default())
 }
 
-/// Lets `take` receive into a copy, and writes as many bytes as it says that it has received to `runs`: what [`GuestRam::receive`] does
-/// where the system cannot reach the pages.
+/// Lets `take` receive into a buffer, and writes the received bytes to `runs`: the implementation of [`GuestRam::receive`] for
+/// memory that the system cannot access.
 ///
 /// # Errors
-/// What `take` has; what memory refuses, as the error within.
+/// Errors of `take`; errors of guest memory, as the inner error.
 pub fn copied_in(
     ram: &(impl GuestRam + ?Sized),
     runs: &[PageRun],
@@ -85,7 +85,7 @@ pub fn copied_in(
     Ok(count)
 }
 
-/// Copies in, by whole pages: what is not received yet of a page stays as it is.
+/// Writes by whole pages: the part of a page that was not received yet stays unchanged.
 fn write(ram: &(impl GuestRam + ?Sized), block: usize, mut offset: u64, mut bytes: &[u8]) -> Result<()> {
     while !bytes.is_empty() {
         let before = usize::try_from(offset % PAGE_SIZE).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! `vm_memory`'s guest memory as the engine sees it, and the record of what was written through it.
+//! `vm_memory`'s guest memory as a [`GuestRam`], and a dirty log of writes through it.
 
 use vm_memory::bitmap::{AtomicBitmap, Bitmap};
 use vm_memory::{Bytes, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap, MemoryRegionAddress};
@@ -7,7 +7,7 @@ use super::zero::is_zero;
 use super::{DirtyLog, GuestRam, PAGE, PAGE_SIZE, RamBlock};
 use crate::error::{Error, ErrorKind, Result};
 
-/// Guest memory of which each region is a block. Clones share the memory.
+/// Guest memory in which each region is a block. Clones share the memory.
 #[derive(Clone, Debug)]
 pub struct MemoryRam<B: Bitmap = AtomicBitmap> {
     memory: GuestMemoryMmap<B>,
@@ -15,10 +15,10 @@ pub struct MemoryRam<B: Bitmap = AtomicBitmap> {
 }
 
 impl<B: Bitmap + 'static> MemoryRam<B> {
-    /// All of `memory`; `names` are those of the regions as blocks, by rising guest address.
+    /// Wraps all of `memory`; `names` are the names of the regions as blocks, in the order of guest addresses.
     ///
     /// # Errors
-    /// `Misuse` if there are not as many names as regions, or a region is not of whole pages.
+    /// `Misuse` if the numbers of names and regions differ, or a region does not consist of whole pages.
     pub fn new<N: Into<String>>(memory: GuestMemoryMmap<B>, names: impl IntoIterator<Item = N>) -> Result<Self> {
         let misuse = |message: String| Err(Error::new(ErrorKind::Misuse, message));
         let names: Vec<String> = names.into_iter().map(Into::into).collect();
@@ -52,7 +52,7 @@ impl<B: Bitmap + Send + Sync + 'static> GuestRam for MemoryRam<B> {
         let (mut zero, mut page) = (0, ZEROS);
         for index in 0..pages {
             let address = MemoryRegionAddress(offset.saturating_add(u64::from(index) * PAGE_SIZE));
-            // Most pages that are not zero show it at once.
+            // Most pages that are not zero differ in their first bytes.
             let first = region.read_obj::<u64>(address).map_err(outside)?;
             if first == 0 {
                 region.read_slice(&mut page, address).map_err(outside)?;
@@ -69,7 +69,7 @@ impl<B: Bitmap + Send + Sync + 'static> GuestRam for MemoryRam<B> {
     fn zero_page(&self, block: usize, offset: u64) -> Result<()> {
         let mut page = ZEROS;
         self.read(block, offset, &mut page)?;
-        // A page that was never touched is read without memory of its own, and is not given any.
+        // Reading a page that was never touched allocates no memory, and writing zeros would.
         if page == ZEROS { Ok(()) } else { self.write(block, offset, &ZEROS) }
     }
 }
@@ -81,18 +81,18 @@ fn outside(error: vm_memory::GuestMemoryError) -> Error {
     Error::new(ErrorKind::Misuse, "guest memory was addressed outside its block").with_source(error)
 }
 
-/// Pages that devices wrote, as the bitmap of guest memory has them. vCPUs write past it: what the hypervisor's own log says
-/// is added by a pair of both logs.
+/// The dirty log of pages that devices wrote, from the bitmap of guest memory. vCPUs bypass that bitmap: pair this log with the
+/// hypervisor's.
 #[derive(Clone, Debug)]
 pub struct DeviceWrites {
     memory: GuestMemoryMmap<AtomicBitmap>,
 }
 
 impl DeviceWrites {
-    /// Those to `memory`.
+    /// Logs writes to `memory`.
     ///
     /// # Errors
-    /// `Misuse` if its bitmap counts in other pages than the engine's of [`PAGE_SIZE`].
+    /// `Misuse` if the page size of the bitmap differs from the engine's [`PAGE_SIZE`].
     pub fn new(memory: GuestMemoryMmap<AtomicBitmap>) -> Result<Self> {
         let by_page = |region: &GuestRegionMmap<AtomicBitmap>| {
             region.get_mmap().bitmap().len() as u64 == region.len().div_ceil(PAGE_SIZE)

@@ -1,26 +1,26 @@
-//! A heat map of guest memory: how many pages of each part were sent, in so few counters that any size of guest has room for them.
+//! A heat map of guest memory: how many pages of each part were sent, with a bounded number of counters for any size of guest.
 
 use super::{PAGE_SIZE, RamBlock};
 
-/// Parts at most.
+/// The most parts.
 const CELLS: u64 = 1024;
-/// Pages of a part at least: as many as are sent in one run, so that a run lies in one part.
+/// The fewest pages of a part: one run of sent pages, so that a run is within one part.
 const FEWEST: u64 = 64;
 
-/// How many pages of each part of guest memory were sent. The parts are of one size, but for the last one, and lie in the order of the
-/// blocks, each block behind the one before.
+/// The number of sent pages for each part of guest memory. All parts but the last have one size; they follow the order of the
+/// blocks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct HeatMap {
     /// Bytes of guest memory in a part: a power of two.
     pub cell_bytes: u64,
-    /// Pages sent of each part. A page counts each time it is sent, as zero, whole, or as what changed of it, and also where
-    /// XBZRLE finds that nothing of it has.
+    /// Pages sent of each part. A page counts each time it is sent: as zero, whole or as a difference, and also if XBZRLE finds
+    /// it unchanged.
     pub pages: Vec<u32>,
 }
 
 impl HeatMap {
-    /// Nothing of these blocks was sent yet.
+    /// Creates a map of these blocks with all counts zero.
     pub(super) fn new(blocks: &[RamBlock]) -> Self {
         let pages = blocks.iter().map(|block| block.len / PAGE_SIZE).fold(0, u64::saturating_add);
         let cell = pages.div_ceil(CELLS).max(FEWEST).next_power_of_two();
@@ -29,7 +29,7 @@ impl HeatMap {
         Self { cell_bytes: cell.saturating_mul(PAGE_SIZE), pages: vec![0; cells] }
     }
 
-    /// A run of `pages` pages was sent, whose first has the number `first` among all pages.
+    /// Counts a run of `pages` sent pages; `first` is the number of its first page among all pages.
     pub(super) fn add(&mut self, first: u64, pages: u64) {
         let cell = usize::try_from(first / (self.cell_bytes / PAGE_SIZE).max(1)).ok();
         if let Some(sent) = cell.and_then(|cell| self.pages.get_mut(cell)) {
@@ -49,7 +49,7 @@ mod tests {
 
     #[test]
     fn any_guest_has_at_most_1024_parts_and_all_of_it_is_in_one() {
-        // Bytes of memory, bytes of a part, parts: by hand.
+        // Bytes of memory, bytes of a part, number of parts, calculated by hand.
         let cases: [(&[u64], u64, usize); 6] = [
             (&[4096], 256 << 10, 1),
             (&[256 << 20], 256 << 10, 1024),

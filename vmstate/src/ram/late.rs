@@ -1,48 +1,49 @@
-//! What post-copy needs of a destination's guest memory.
+//! What post-copy needs from a destination's guest memory.
 
 use crate::error::Result;
 
-/// Guest memory in which a guest can run before all of its pages are there. Offsets are in bytes from the start of a block of
-/// [`super::GuestRam::blocks`] or of one that was [adopted](super::GuestRam::adopt), and those of pages.
+/// Guest memory in which a guest can run before all of its pages have arrived. Offsets are in bytes from the start of a block of
+/// [`super::GuestRam::blocks`] or of an [adopted](super::GuestRam::adopt) block, and page-aligned.
 pub trait LateMemory: Sync {
-    /// The source says that it may hand its guest over so: the moment to say why that cannot be done here, before the first page.
+    /// Called when the source announces that it may switch to post-copy, before the first page: the implementation reports here
+    /// why this side cannot.
     ///
     /// # Errors
-    /// Why not, as a part of a sentence: the source is told.
+    /// The reason, as part of a sentence that is sent to the source.
     fn prepare(&self) -> Result<()> {
         Ok(())
     }
 
-    /// Drops pages that have come, before [`listen`](Self::listen): they will come again.
+    /// Drops pages that have arrived, before [`listen`](Self::listen): they will be sent again.
     ///
     /// # Errors
-    /// What the system refuses.
+    /// Errors of the system.
     fn discard(&self, block: usize, offset: u64, len: u64) -> Result<()>;
 
-    /// From now on whoever touches a page that is not there, be it a vCPU, a device or the hypervisor itself, waits until it is
-    /// [put](Self::put) there.
+    /// From now on, every access to a missing page by a vCPU, a device or the hypervisor waits until the page is [put](Self::put)
+    /// in place.
     ///
     /// # Errors
-    /// What the system refuses.
+    /// Errors of the system.
     fn listen(&self) -> Result<()>;
 
-    /// Appends the pages for which somebody began to wait since the last call. Does not wait. A page may be told more than once, and
-    /// one that was put there meanwhile, too.
+    /// Appends the pages for which an access began to wait since the last call. Does not wait. A page may be reported more than
+    /// once, and also after it was put in place.
     ///
     /// # Errors
-    /// What the system refuses.
+    /// Errors of the system.
     fn waited_for(&self, pages: &mut Vec<(usize, u64)>) -> Result<()>;
 
-    /// Puts a page there, `None` for one of zeros, and wakes who waits for it. A page that is there already stays as it is: the guest may
-    /// have written it.
+    /// Puts a page in place (`None`: a zero page), and wakes the accesses that wait for it. A page that is present already stays
+    /// unchanged: the guest may have written it.
     ///
     /// # Errors
-    /// What the system refuses.
+    /// Errors of the system.
     fn put(&self, block: usize, offset: u64, page: Option<&[u8; 4096]>) -> Result<()>;
 
-    /// Every page is there: nobody waits any more.
+    /// Called when every page is present: no access waits any more.
     ///
     /// # Errors
-    /// What the system refuses.
+    /// Errors of the system.
     fn whole(&self) -> Result<()>;
 }

@@ -38,17 +38,17 @@ pub use sender::PageCount;
 pub use summary::{BlockSummary, RamSummary};
 pub use xbzrle::XbzrleCount;
 
-/// Bytes of a page, the unit of the dirty bitmap and of a page record (QEMU's `TARGET_PAGE_SIZE` on x86).
+/// Size of a page in bytes: the unit of the dirty bitmap and of a page record (QEMU's `TARGET_PAGE_SIZE` on x86).
 pub const PAGE_SIZE: u64 = PAGE as u64;
 
-/// Pages that the engine clears by one call of [`DirtyLog::clear`], 16 MiB. A page cleared early and written again before its turn
-/// is sent twice; a call for each page would cost more.
+/// The most pages that the engine clears with one call of [`DirtyLog::clear`], 16 MiB. A page that is cleared early and written
+/// again before it is sent, is sent twice; a call for each page would cost more.
 pub const CLEAR_PAGES: u64 = 4096;
 
-/// [`PAGE_SIZE`], as a length of what is in this process.
+/// [`PAGE_SIZE`] as a `usize`.
 pub(crate) const PAGE: usize = 4096;
 
-/// A named stretch of guest RAM; both sides must know the same names with the same lengths.
+/// A named range of guest RAM; both sides must have the same names with the same lengths.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RamBlock {
     /// Name, as `microvm.ram`; at most 255 bytes.
@@ -58,45 +58,47 @@ pub struct RamBlock {
 }
 
 /// The embedder's guest memory. Offsets are in bytes from the start of a block; `block` is an index into
-/// [`blocks`](Self::blocks). Threads of one migration share it.
+/// [`blocks`](Self::blocks). The threads of one migration share it.
 pub trait GuestRam: Sync {
-    /// The blocks that are there before any migration; the same at every call.
+    /// The blocks that exist before any migration; the same at every call.
     fn blocks(&self) -> &[RamBlock];
 
-    /// Destination: the source has a block that is not among [`blocks`](Self::blocks), as a QEMU has for its firmware. `true`: it is
-    /// kept here, behind all blocks so far, and its pages come to [`write`](Self::write) and [`zero_page`](Self::zero_page) under
-    /// the next index. Name and length are the peer's: keep what is known, and no more of it than is known.
+    /// Destination: called for a block of the source that is not among [`blocks`](Self::blocks), such as a QEMU's firmware.
+    /// `true` keeps the block, after all blocks so far, and its pages are passed to [`write`](Self::write) and
+    /// [`zero_page`](Self::zero_page) with the next index. Name and length are the peer's and not trusted: keep only blocks that
+    /// are expected.
     ///
     /// # Errors
-    /// What is wrong with that block.
+    /// Why the block cannot be kept.
     fn adopt(&self, name: &str, len: u64) -> Result<bool> {
         let _ = (name, len);
         Ok(false)
     }
 
-    /// The guest-physical address of a block whose memory the other side has mapped, too: its pages are not sent, and a destination
-    /// takes none (QEMU's capability `x-ignore-shared`, migration/ram.c). Both sides must say the same of each block. `None`: the
-    /// pages are sent.
+    /// The guest-physical address of a block whose memory both sides have mapped: the source does not send its pages, and a
+    /// destination accepts none (QEMU's capability `x-ignore-shared`, migration/ram.c). Both sides must return the same for each
+    /// block. `None`: the pages are sent.
     fn shared_at(&self, block: usize) -> Option<u64> {
         let _ = block;
         None
     }
 
-    /// Destination: the same memory as one in which a guest can run before all of its pages are there; `None` if it cannot.
+    /// Destination: this memory as [`LateMemory`], in which a guest can run before all of its pages have arrived; `None` if it
+    /// cannot.
     fn late(&self) -> Option<&dyn LateMemory> {
         None
     }
 
-    /// Copies out `into.len()` bytes: whole pages. The guest may write them meanwhile: its log then says so.
+    /// Copies `into.len()` bytes out: whole pages. The guest may write them at the same time, which the dirty log then reports.
     ///
     /// # Errors
     /// `Misuse` outside the block.
     fn read(&self, block: usize, offset: u64, into: &mut [u8]) -> Result<()>;
 
-    /// Which of `pages` pages, at most 64, from `offset` on are zero; bit 0 is the first. The guest may write a page meanwhile, which is
-    /// found to be either then: the log has the write.
+    /// Determines which of `pages` pages, at most 64, from `offset` on are zero; bit 0 is the first. If the guest writes a page
+    /// at the same time, either answer is allowed: the dirty log has the write.
     ///
-    /// As it stands here, pages are copied with [`read`](Self::read), one by one.
+    /// The default copies each page with [`read`](Self::read).
     ///
     /// # Errors
     /// `Misuse` outside the block.
@@ -110,9 +112,9 @@ pub trait GuestRam: Sync {
         Ok(zero)
     }
 
-    /// Sets a bit for each page from `offset` on, at most as many as `words` has bits, that reads as zero because nobody has ever
-    /// written or read it: the source sends it as zero and does not touch it. The guest may write it meanwhile: the log has the
-    /// write. As it stands here, no page is known to be so.
+    /// Sets a bit for each page from `offset` on, at most as many as `words` has bits, that reads as zero because it was never
+    /// written or read: the source sends such a page as zero without touching it. The guest may write the page at the same time,
+    /// which the dirty log reports. The default reports none.
     ///
     /// # Errors
     /// `Misuse` outside the block.
@@ -121,25 +123,26 @@ pub trait GuestRam: Sync {
         Ok(())
     }
 
-    /// Destination: all pages of `block` are in `file`, page `n` at `offset + n *` [`PAGE_SIZE`] if bit `n % 64` of word `n / 64` is set.
-    /// Pages whose bit is clear are zero, whatever the file has there. `true`: memory has them now, as by mapping the file privately.
-    /// `false`, as it stands here: they are [received](Self::receive) one after the other.
+    /// Destination: all pages of `block` are in `file`, page `n` at `offset + n *` [`PAGE_SIZE`] if bit `n % 64` of word `n / 64`
+    /// is set. Pages whose bit is clear are zero, whatever the file contains there. Returns `true` if memory now has the pages,
+    /// for example by a private mapping of the file, and `false` if they are to be [received](Self::receive) one after another.
+    /// The default returns `false`.
     ///
     /// # Errors
-    /// What the system refuses.
+    /// Errors of the system.
     fn map(&self, block: usize, file: BorrowedFd<'_>, offset: u64, words: &[u64]) -> Result<bool> {
         let _ = (block, file, offset, words);
         Ok(false)
     }
 
-    /// Copies in: whole pages.
+    /// Copies bytes in: whole pages.
     ///
     /// # Errors
     /// `Misuse` outside the block.
     fn write(&self, block: usize, offset: u64, from: &[u8]) -> Result<()>;
 
-    /// Copies in whole pages that have arrived: of each, where it begins in the block, and its bytes. Of two for the same place the later
-    /// one stays. As it stands here, each is one [`write`](Self::write).
+    /// Copies in whole pages that have arrived: the offset of each in the block, and its bytes. Of two pages with the same
+    /// offset, the later one stays. The default calls [`write`](Self::write) for each.
     ///
     /// # Errors
     /// `Misuse` outside the block.
@@ -147,13 +150,13 @@ pub trait GuestRam: Sync {
         pages.iter().try_for_each(|&(offset, bytes)| self.write(block, offset, bytes))
     }
 
-    /// Makes a page zero; need not touch memory that already is.
+    /// Makes a page zero; need not touch memory that is zero already.
     ///
     /// # Errors
     /// `Misuse` outside the block.
     fn zero_page(&self, block: usize, offset: u64) -> Result<()>;
 
-    /// Makes `pages` pages that follow each other zero. As it stands here, each is one [`zero_page`](Self::zero_page).
+    /// Makes `pages` adjacent pages zero. The default calls [`zero_page`](Self::zero_page) for each.
     ///
     /// # Errors
     /// `Misuse` outside the block.
@@ -161,69 +164,69 @@ pub trait GuestRam: Sync {
         (0..pages).try_for_each(|page| self.zero_page(block, offset.saturating_add(page.saturating_mul(PAGE_SIZE))))
     }
 
-    /// In which bytes two copies of a page differ, for XBZRLE: bit `n % 64` of word `n / 64` is set if byte `n` does. As it stands here,
-    /// portable code looks; instructions that not each processor has are faster where they are there.
+    /// Compares two copies of a page for XBZRLE: bit `n % 64` of word `n / 64` is set if byte `n` differs. The default is
+    /// portable; an implementation with vector instructions is faster.
     fn changed_bytes(&self, old: &[u8; 4096], new: &[u8; 4096]) -> [u64; 64] {
         xbzrle::changed_bytes(old, new)
     }
 
-    /// Writes the first bytes of `outbox` to a socket or a file, the pages as they are now, and returns how many; at least one if the
-    /// outbox is not empty. A descriptor that does not block is not waited for.
+    /// Writes the first bytes of `outbox` to a socket or a file, with the present contents of its pages, and returns how many; at
+    /// least one if the outbox is not empty. Does not wait for a non-blocking descriptor.
     ///
-    /// As it stands here, pages are copied with [`read`](Self::read). Memory that the system can reach needs no copy: one gathering
-    /// call (`writev`) of bytes and pages as they alternate does it.
+    /// The default copies pages with [`read`](Self::read). Memory that the system can access needs no copy: one gathering call
+    /// (`writev`) sends bytes and pages in their order.
     ///
     /// # Errors
-    /// Those of `write`; what memory refuses, as the error within.
+    /// Those of `write`; errors of guest memory, as the inner error.
     fn send(&self, to: BorrowedFd<'_>, outbox: &Outbox) -> io::Result<usize> {
         copied_out(self, outbox, |bytes| Ok(nix::unistd::write(to, bytes)?))
     }
 
-    /// Destination: reads from a socket or a file into the first bytes of `runs`, which are inside of their blocks, and returns how
-    /// many; at least one if the runs have any, 0 if the peer closed its side. A descriptor that does not block is not waited for.
+    /// Destination: reads from a socket or a file into the first bytes of `runs`, which are within their blocks, and returns how
+    /// many; at least one if the runs are not empty, 0 if the peer closed its side. Does not wait for a non-blocking descriptor.
     ///
-    /// As it stands here, pages are copied with [`write`](Self::write). Memory that the system can reach needs no copy (`readv`);
-    /// what comes so counts as written, as [`write`](Self::write)'s does.
+    /// The default copies pages with [`write`](Self::write). Memory that the system can access needs no copy (`readv`); the
+    /// received pages count as written, as with [`write`](Self::write).
     ///
     /// # Errors
-    /// Those of `read`; what memory refuses, as the error within.
+    /// Those of `read`; errors of guest memory, as the inner error.
     fn receive(&self, from: BorrowedFd<'_>, runs: &[PageRun]) -> io::Result<usize> {
         copied_in(self, runs, |into| Ok(nix::unistd::read(from, into)?))
     }
 }
 
-/// True if there is a block that both sides have mapped.
+/// True if both sides have mapped a block's memory.
 pub(crate) fn shares_memory(ram: &dyn GuestRam) -> bool {
     (0..ram.blocks().len()).any(|index| ram.shared_at(index).is_some())
 }
 
-/// The embedder's record of pages written since they were last cleared: vCPUs and devices together.
+/// The embedder's dirty log: the pages written since they were last cleared, by vCPUs and devices together.
 pub trait DirtyLog {
-    /// Begins to record; all pages count as dirty from the engine's side.
+    /// Starts the log; the engine treats all pages as dirty.
     ///
     /// # Errors
-    /// What the hypervisor refuses.
+    /// Errors of the hypervisor.
     fn start(&mut self) -> Result<()>;
 
     /// ORs the pages of `block` written since the last call into `words` (bit 0 of word 0 is page 0).
     ///
     /// # Errors
-    /// What the hypervisor refuses.
+    /// Errors of the hypervisor.
     fn sync(&mut self, block: usize, words: &mut [u64]) -> Result<()>;
 
-    /// Called before pages of `first..first + count` of `block` are read for sending, in page order: a hypervisor that
-    /// write-protects late (`KVM_CLEAR_DIRTY_LOG`) does it here. It may clear only what [`sync`](Self::sync) has
-    /// reported: a page written since then and cleared unreported would be lost.
+    /// Called before pages `first..first + count` of `block` are read for sending, in page order: a hypervisor that defers write
+    /// protection (`KVM_CLEAR_DIRTY_LOG`) does it here. It may clear only pages that [`sync`](Self::sync) has reported: a page
+    /// written since then and cleared without a report would be lost.
     ///
     /// # Errors
-    /// What the hypervisor refuses.
+    /// Errors of the hypervisor.
     fn clear(&mut self, block: usize, first: u64, count: u64) -> Result<()>;
 
-    /// Ends recording. Must not fail: it runs on the way out of a failed migration.
+    /// Stops the log. It must not fail: it also runs when a migration has failed.
     fn stop(&mut self);
 }
 
-/// The union of two logs, so that no write is lost between them: the hypervisor's of vCPUs, and one of devices.
+/// The union of two logs, such as the hypervisor's for vCPUs and one for devices, so that no write is lost between them.
 impl<A: DirtyLog, B: DirtyLog> DirtyLog for (A, B) {
     fn start(&mut self) -> Result<()> {
         self.0.start()?;

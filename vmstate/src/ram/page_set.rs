@@ -1,8 +1,8 @@
-//! A set of pages: one bit each, walked by runs.
+//! A set of pages: one bit for each page, iterated by runs.
 
 use std::ops::Range;
 
-/// Which pages of a block are in the set. Bit 0 of word 0 is page 0.
+/// The set of some pages of a block. Bit 0 of word 0 is page 0.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PageSet {
     words: Vec<u64>,
@@ -12,14 +12,14 @@ pub struct PageSet {
 const BITS: u64 = u64::BITS as u64;
 
 impl PageSet {
-    /// The empty set, of a block of `pages` pages.
+    /// Creates the empty set, for a block of `pages` pages.
     pub fn empty(pages: u64) -> Self {
-        // A bitmap that does not fit the address space belongs to a guest that does not either.
+        // A bitmap larger than the address space belongs to a guest that does not fit it either.
         let words = usize::try_from(pages.div_ceil(BITS)).unwrap_or(usize::MAX);
         Self { words: vec![0; words], pages }
     }
 
-    /// All pages.
+    /// Creates the set of all pages.
     pub fn full(pages: u64) -> Self {
         let mut all = Self::empty(pages);
         all.words.fill(u64::MAX);
@@ -27,12 +27,12 @@ impl PageSet {
         all
     }
 
-    /// Pages of the block, in the set or not.
+    /// Number of pages of the block, in the set or not.
     pub fn pages(&self) -> u64 {
         self.pages
     }
 
-    /// Pages in the set.
+    /// Number of pages in the set.
     pub fn count(&self) -> u64 {
         self.words.iter().map(|word| u64::from(word.count_ones())).sum()
     }
@@ -42,25 +42,25 @@ impl PageSet {
         self.word(page / BITS) >> (page % BITS) & 1 == 1
     }
 
-    /// Lets `change` set bits, and drops those past the last page.
+    /// Lets `change` set bits, and clears those past the last page.
     pub fn edit<T>(&mut self, change: impl FnOnce(&mut [u64]) -> T) -> T {
         let result = change(&mut self.words);
         self.trim();
         result
     }
 
-    /// The first run of pages in the set at or after `from`, cut after `longest` pages.
+    /// The first run of pages in the set at or after `from`, limited to `longest` pages.
     pub fn run(&self, from: u64, longest: u64) -> Option<Range<u64>> {
         let start = self.next(from, self.pages, 0)?;
         let end = self.pages.min(start.saturating_add(longest));
         Some(start..self.next(start, end, u64::MAX).unwrap_or(end))
     }
 
-    /// Calls `take` with every `stride`th page of the set, behind the first `skipped`. Returns how many pages of the next set are to
-    /// be skipped so that the steps go on.
+    /// Calls `take` with every `stride`th page of the set, after skipping the first `skipped`. Returns how many pages of the next
+    /// set must be skipped to keep the stride.
     ///
     /// # Errors
-    /// What `take` has.
+    /// Errors of `take`.
     pub fn every<E>(
         &self,
         mut skipped: u64,
@@ -79,7 +79,7 @@ impl PageSet {
         Ok(skipped)
     }
 
-    /// Puts `page` into the set, if the block has it.
+    /// Adds `page` to the set, if the block has it.
     pub fn insert(&mut self, page: u64) {
         if let Some(word) = usize::try_from(page / BITS).ok().and_then(|index| self.words.get_mut(index)) {
             *word |= 1 << (page % BITS);
@@ -87,17 +87,17 @@ impl PageSet {
         self.trim();
     }
 
-    /// The words that hold the bits.
+    /// The words with the bits.
     pub fn words(&self) -> &[u64] {
         &self.words
     }
 
-    /// Takes pages out of the set.
+    /// Removes pages from the set.
     pub fn remove(&mut self, pages: Range<u64>) {
         self.each_word(pages, |word, ones| *word &= !ones);
     }
 
-    /// Puts pages into the set.
+    /// Adds pages to the set.
     pub fn add(&mut self, pages: Range<u64>) {
         self.each_word(pages.start..pages.end.min(self.pages), |word, ones| *word |= ones);
     }
@@ -110,7 +110,7 @@ impl PageSet {
         others
     }
 
-    /// Calls `change` with each word that has some of these pages, and with their bits.
+    /// Calls `change` with each word that contains some of these pages, and with their bits.
     fn each_word(&mut self, pages: Range<u64>, change: impl Fn(&mut u64, u64)) {
         let mut page = pages.start;
         while page < pages.end {

@@ -8,19 +8,19 @@ use super::{GuestRam, PAGE, PAGE_SIZE, RamBlock, shares_memory};
 use crate::codec::{Reader, Strictness};
 use crate::error::{Error, ErrorKind, Result};
 
-/// Guest memory being filled.
+/// Guest memory that is being received.
 pub struct RamReceiver<'a> {
     ram: &'a dyn GuestRam,
-    /// The blocks here, then those of the source's that are kept.
+    /// The blocks of this side, then adopted blocks of the source.
     blocks: Vec<RamBlock>,
     heads: Heads,
     received: PageCount,
-    /// A page being decoded.
+    /// Buffer for a page that is being decoded.
     copy: Box<Page>,
 }
 
 impl<'a> RamReceiver<'a> {
-    /// Nothing received yet.
+    /// Creates a receiver; no pages are received yet.
     pub fn new(ram: &'a dyn GuestRam) -> Self {
         let (blocks, copy) = (ram.blocks().to_vec(), Box::new([0; PAGE]));
         Self { ram, blocks, heads: Heads::default(), received: PageCount::default(), copy }
@@ -31,7 +31,7 @@ impl<'a> RamReceiver<'a> {
         self.received
     }
 
-    /// The blocks of the source's list, by the indices that they have here.
+    /// The blocks of the source's list, with this side's indices.
     pub(crate) fn blocks(&self) -> &[RamBlock] {
         &self.blocks
     }
@@ -39,7 +39,8 @@ impl<'a> RamReceiver<'a> {
     /// Reads the body of the START section; true if the source has page channels.
     ///
     /// # Errors
-    /// `Incompatible` if the source's blocks are neither the ones here nor kept here. A strict load wants all that are here.
+    /// `Incompatible` if a block of the source neither exists here nor is adopted. A strict load requires all blocks of this
+    /// side.
     pub fn read_blocks(&mut self, input: &mut Reader<'_>) -> Result<bool> {
         let offset = input.offset();
         let mut list = BlockList::new(self);
@@ -48,20 +49,20 @@ impl<'a> RamReceiver<'a> {
         self.end_of_list(input)
     }
 
-    /// Reads the records behind the list of blocks; true if the source has page channels.
+    /// Reads the records after the list of blocks; true if the source has page channels.
     ///
     /// # Errors
-    /// `Malformed` if there is another record.
+    /// `Malformed` for any other record.
     pub(crate) fn end_of_list(&mut self, input: &mut Reader<'_>) -> Result<bool> {
         self.heads.end_of_list(input, &self.blocks)
     }
 
-    /// Reads records of a PART or END section up to one that is no page, and writes the pages. Where the bytes at hand end first, the
-    /// record that is not whole is left, unless it is the first.
+    /// Reads the records of a PART or END section up to one that is not a page, and writes the pages. If the bytes end within a
+    /// record, that record is left unread, unless it is the first.
     ///
     /// # Errors
-    /// `Malformed`, `Incompatible` for records of capabilities that are not supported, what the memory refuses. Pages before such a
-    /// record are in memory.
+    /// `Malformed`, `Incompatible` for records of capabilities that are not supported, errors of guest memory. Pages before such
+    /// a record are in memory.
     pub fn read_records(&mut self, input: &mut Reader<'_>) -> Result<RamRecord> {
         let mut arrived = Arrived::new(self.ram);
         let mut is_first = true;
@@ -94,7 +95,7 @@ impl<'a> RamReceiver<'a> {
         }
         match page.contents {
             Contents::Zero => {
-                // The byte that fills the page: other values went out of use before version 4 (migration/ram.c).
+                // The byte that fills the page; values other than 0 went out of use before version 4 (migration/ram.c).
                 let fill = input.u8()?;
                 if fill != 0 {
                     let message = format!("a zero page is filled with {fill:#04x}");
@@ -110,7 +111,7 @@ impl<'a> RamReceiver<'a> {
             Contents::Runs => {
                 let (runs, offset) = read_runs(input)?;
                 arrived.put()?;
-                // Into a copy: what cannot be decoded leaves the guest's page as it is.
+                // Decoded in a copy, so that the guest's page stays unchanged if decoding fails.
                 self.ram.read(page.block, page.offset, self.copy.as_mut())?;
                 xbzrle::decode(runs, &mut self.copy, offset)?;
                 self.ram.write(page.block, page.offset, self.copy.as_ref())?;
@@ -121,22 +122,22 @@ impl<'a> RamReceiver<'a> {
     }
 }
 
-/// The source's list of blocks, as it is read.
+/// The source's list of blocks, while it is read.
 pub(crate) struct BlockList {
-    /// Which blocks have come, of those that are known.
+    /// For each known block, whether it was listed.
     seen: Vec<bool>,
 }
 
 impl BlockList {
-    /// None yet.
+    /// Creates a list without blocks.
     pub(crate) fn new(receiver: &RamReceiver<'_>) -> Self {
         Self { seen: vec![false; receiver.blocks.len()] }
     }
 
-    /// Takes the next block, and returns its index in memory.
+    /// Adds the next block, and returns its index in memory.
     ///
     /// # Errors
-    /// `Incompatible` if it is neither one here nor kept here, `Malformed` if it came before.
+    /// `Incompatible` if the block neither exists here nor is adopted, `Malformed` if it was listed before.
     pub(super) fn take(&mut self, receiver: &mut RamReceiver<'_>, listed: &ListedBlock<'_>) -> Result<usize> {
         let ListedBlock { name, len, address, offset } = *listed;
         let incompatible = |message: String| Err(Error::new(ErrorKind::Incompatible, message).at(offset));
@@ -170,10 +171,10 @@ impl BlockList {
         }
     }
 
-    /// No more come of the list at `offset`.
+    /// Ends the list, at stream offset `offset`.
     ///
     /// # Errors
-    /// A strict load wants all that are here.
+    /// A strict load requires all blocks of this side.
     pub(crate) fn end(self, receiver: &RamReceiver<'_>, strictness: Strictness, offset: u64) -> Result<()> {
         let mut blocks = receiver.blocks.iter().zip(&self.seen);
         let missing = blocks.find(|(block, seen)| !**seen && block.len > 0);
@@ -185,7 +186,7 @@ impl BlockList {
     }
 }
 
-/// Pages are what records are about.
+/// Checks that a block consists of whole pages, the unit of records.
 fn check_whole_pages(name: &str, len: u64) -> Result<()> {
     if len.is_multiple_of(PAGE_SIZE) {
         return Ok(());
@@ -203,12 +204,12 @@ impl NamedBlock for RamBlock {
     }
 }
 
-/// What [`RamReceiver::read_records`] has read last.
+/// The last record that [`RamReceiver::read_records`] read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RamRecord {
-    /// A page, now in memory; more may be to come.
+    /// A page, now in memory; more may follow.
     Page,
-    /// No page goes on a page channel before all those sent until now have come.
+    /// A flush: no later page may be read from a page channel before all earlier ones have arrived.
     Flush,
     /// The end of the section's body.
     End,

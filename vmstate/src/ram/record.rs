@@ -1,5 +1,5 @@
-//! RAM records, version 4: `u64 offset | flags`, then what the flags say (migration/ram.c). What a page's bytes are good
-//! for is up to who reads them.
+//! RAM records, version 4: `u64 offset | flags`, then data according to the flags (migration/ram.c). The readers of records
+//! decide how to use the bytes of pages.
 
 use super::{PAGE_SIZE, RamBlock, xbzrle};
 use crate::codec::{Outbox, Reader};
@@ -10,7 +10,7 @@ pub const RAM_IDSTR: &str = "ram";
 /// Version of the RAM section, and of these records.
 pub const RAM_VERSION: u32 = 4;
 
-/// `RAM_SAVE_FLAG_*`, migration/ram.h. They sit in the low bits of a page-aligned offset.
+/// `RAM_SAVE_FLAG_*`, migration/ram.h, in the low bits of a page-aligned offset.
 pub(super) mod flag {
     pub(crate) const FULL: u64 = 0x001;
     pub(crate) const ZERO: u64 = 0x002;
@@ -24,15 +24,15 @@ pub(super) mod flag {
     pub(crate) const MULTIFD_FLUSH: u64 = 0x200;
 }
 
-/// Bytes of the record of a page sent whole, and of one sent as zero, when the record before it was of the same block.
+/// Size of the record of a page sent whole, if the previous record was for the same block.
 pub const NORMAL_RECORD: u64 = 8 + PAGE_SIZE;
-/// See [`NORMAL_RECORD`].
+/// Size of the record of a zero page, if the previous record was for the same block.
 pub const ZERO_RECORD: u64 = 8 + 1;
 
-/// The bits of a record's first word that are flags.
+/// The flag bits of a record's first word.
 const FLAGS: u64 = PAGE_SIZE - 1;
 
-/// The record kinds that exist and are not supported, with what to do about them.
+/// The record kinds that exist but are not supported, with advice.
 fn unsupported(flags: u64) -> Option<&'static str> {
     const UNSUPPORTED: [(u64, &str); 3] = [
         (flag::HOOK, "HOOK: migrate over tcp or unix, not rdma"),
@@ -47,12 +47,12 @@ pub fn put_end_of_section(out: &mut Outbox) {
     out.put(&flag::EOS.to_be_bytes());
 }
 
-/// Appends the record behind which no page goes on a page channel before all those sent until now have come.
+/// Appends a flush: no later page may be read from a page channel before all earlier ones have arrived.
 pub(super) fn put_flush(out: &mut Outbox) {
     out.put(&flag::MULTIFD_FLUSH.to_be_bytes());
 }
 
-/// Appends what the list of blocks begins with: how many bytes they have together.
+/// Appends the beginning of the list of blocks: their total size in bytes.
 pub(super) fn put_total(out: &mut Vec<u8>, blocks: &[RamBlock]) {
     let total: u64 = blocks.iter().map(|block| block.len).sum();
     out.extend_from_slice(&(total | flag::MEM_SIZE).to_be_bytes());
@@ -60,9 +60,9 @@ pub(super) fn put_total(out: &mut Vec<u8>, blocks: &[RamBlock]) {
 
 /// A block that records can name.
 pub(super) trait NamedBlock {
-    /// Its name.
+    /// The block's name.
     fn name(&self) -> &str;
-    /// Its length in bytes.
+    /// The block's length in bytes.
     fn len(&self) -> u64;
 }
 
@@ -76,7 +76,8 @@ pub(super) struct ListedBlock<'a> {
     pub(super) offset: u64,
 }
 
-/// Reads the list of blocks, without the record that ends it; `take` gets each. With `addresses`, each block has one.
+/// Reads the list of blocks, without the record that ends it, and calls `take` with each block. With `addresses`, each block has
+/// an address.
 pub(super) fn read_list<'a>(
     input: &mut Reader<'a>,
     addresses: bool,
@@ -89,7 +90,7 @@ pub(super) fn read_list<'a>(
     Ok(())
 }
 
-/// Reads what the list begins with: how many bytes all blocks have together.
+/// Reads the beginning of the list: the total size of all blocks in bytes.
 pub(super) fn read_total(input: &mut Reader<'_>) -> Result<u64> {
     let offset = input.offset();
     let word = input.u64()?;
@@ -100,7 +101,7 @@ pub(super) fn read_total(input: &mut Reader<'_>) -> Result<u64> {
     Ok(word & !FLAGS)
 }
 
-/// Reads the next block of the list; of the announced total so many bytes are `left`.
+/// Reads the next block of the list; `left` is the unread rest of the announced total.
 pub(super) fn read_listed<'a>(input: &mut Reader<'a>, addresses: bool, left: &mut u64) -> Result<ListedBlock<'a>> {
     let offset = input.offset();
     let (name, len) = (input.name()?, input.u64()?);
@@ -114,38 +115,38 @@ pub(super) fn read_listed<'a>(input: &mut Reader<'a>, addresses: bool, left: &mu
     Ok(ListedBlock { name, len, address, offset })
 }
 
-/// What a record begins with.
+/// The beginning of a record.
 pub(super) enum Head {
-    /// A page's bytes come next.
+    /// The bytes of a page follow.
     Page(PageHead),
-    /// No page goes on a page channel before all those sent until now have come.
+    /// A flush: no later page may be read from a page channel before all earlier ones have arrived.
     Flush,
     /// The section's body ends here.
     End,
 }
 
-/// Where a page goes whose bytes come next.
+/// The place of a page whose bytes follow.
 pub(super) struct PageHead {
-    /// Index of its block.
+    /// Index of the page's block.
     pub(super) block: usize,
-    /// Offset in the block, inside of it.
+    /// Offset in the block; checked to be within it.
     pub(super) offset: u64,
-    /// What comes.
+    /// The form of the page's bytes.
     pub(super) contents: Contents,
 }
 
-/// What is sent of a page.
+/// The form in which a page is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Contents {
     /// One byte, which fills the page.
     Zero,
     /// [`PAGE_SIZE`] bytes.
     Whole,
-    /// What changed of it, as [`read_runs`] reads it.
+    /// The differences to the page's previous contents, which [`read_runs`] reads.
     Runs,
 }
 
-/// Appends what follows the first word of an XBZRLE record, and the block's name.
+/// Appends the part of an XBZRLE record after the first word and the block's name.
 pub(super) fn put_runs(out: &mut Outbox, runs: &[u8]) {
     let length = u16::try_from(runs.len()).unwrap_or(u16::MAX);
     out.put(&[xbzrle::ENCODING]);
@@ -153,7 +154,7 @@ pub(super) fn put_runs(out: &mut Outbox, runs: &[u8]) {
     out.put(runs);
 }
 
-/// Reads the runs of an XBZRLE record (`load_xbzrle`, migration/ram.c), and at which stream offset they are.
+/// Reads the runs of an XBZRLE record (`load_xbzrle`, migration/ram.c), and returns them with their stream offset.
 pub(super) fn read_runs<'a>(input: &mut Reader<'a>) -> Result<(&'a [u8], u64)> {
     let offset = input.offset();
     let malformed = |message: String| Err(Error::new(ErrorKind::Malformed, message).at(offset));
@@ -171,15 +172,15 @@ pub(super) fn read_runs<'a>(input: &mut Reader<'a>) -> Result<(&'a [u8], u64)> {
     Ok((input.take(length.into())?, offset))
 }
 
-/// Reads what stands before a page's bytes, record by record.
+/// Reads the beginnings of records, before a page's bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Heads {
-    /// The block of the last page record: what CONTINUE means.
+    /// The block of the last page record, to which CONTINUE refers.
     block: Option<usize>,
 }
 
 impl Heads {
-    /// The next record.
+    /// Reads the next record's beginning.
     ///
     /// # Errors
     /// `Malformed`, `Incomplete`, `Incompatible` for records of capabilities that are not supported.
@@ -216,10 +217,10 @@ impl Heads {
         Ok(Head::Page(PageHead { block: index, offset, contents }))
     }
 
-    /// Reads the records behind the list of blocks; true if there is a flush.
+    /// Reads the records after the list of blocks; true if there is a flush.
     ///
     /// # Errors
-    /// As [`next`](Self::next); `Malformed` if there is a page.
+    /// As for [`next`](Self::next); `Malformed` if there is a page.
     pub(super) fn end_of_list(&mut self, input: &mut Reader<'_>, blocks: &[impl NamedBlock]) -> Result<bool> {
         let mut flushes = false;
         loop {

@@ -1,4 +1,4 @@
-//! Guest memory as a section that is sent in parts: all that source and destination know of it, but for its figures.
+//! Guest memory as a section that is sent in parts: the whole state of a source or destination, except the shared figures.
 
 use std::fs::File;
 use std::ops::Range;
@@ -23,54 +23,55 @@ use crate::schema::Description;
 use crate::section::{IterativeSection, Record};
 use crate::sync::lock;
 
-/// Guest memory of one migration. A source has a dirty log.
+/// Guest memory in one migration. Only a source has a dirty log.
 pub(crate) struct RamSection<'a> {
     ram: &'a dyn GuestRam,
     log: Option<&'a mut dyn DirtyLog>,
     sender: Option<RamSender<'a>>,
     cost: PageCost,
-    /// The pending pages were not looked at since the log was read.
+    /// True if the pending pages were not sampled since the log was read.
     is_cost_stale: bool,
     receiver: RamReceiver<'a>,
     beside: Beside,
-    /// A source's: pages go to their places in a file.
+    /// Source: writes pages to their places in a file.
     placed: Option<PlacedPages>,
-    /// A destination's: they are in a file.
+    /// Destination: the pages in a file.
     in_file: Option<FilePages>,
-    /// The stream has come to a flush that is not over.
+    /// True if the stream has reached a flush that is not complete.
     flushes: bool,
     figures: Arc<PageFigures>,
 }
 
-/// The section in parts that the engine brings along. Its pages may have their places in a file.
+/// The section in parts that the engine itself provides. Its pages may have fixed places in a file.
 pub(crate) trait EngineSection: IterativeSection {
-    /// Reads the list at `at` in `file`, of a stream whose pages have their places there; returns where the stream goes on.
+    /// Reads the list at `at` in `file`, for a stream whose pages have fixed places there; returns the offset where the stream
+    /// continues.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// Faults of the list.
     fn load_placed(&mut self, _file: File, _at: u64, _strictness: Strictness) -> Result<u64> {
         Err(Error::new(ErrorKind::Misuse, "it is not read from a file"))
     }
 
-    /// Reads what ends the list.
+    /// Reads the record that ends the list.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// Faults of the record.
     fn end_placed(&mut self, _input: &mut Reader<'_>) -> Result<()> {
         Err(Error::new(ErrorKind::Misuse, "it is not read from a file"))
     }
 }
 
-/// The main channel of a destination waits so long for its page channels before it looks at other things.
+/// How long the main channel of a destination waits for its page channels at a time, before it checks other events.
 const SLICE: Duration = Duration::from_millis(20);
 
 impl<'a> RamSection<'a> {
-    /// A source's.
+    /// Creates the section of a source.
     pub(crate) fn outgoing(ram: &'a dyn GuestRam, log: &'a mut dyn DirtyLog) -> Self {
         Self { log: Some(log), ..Self::incoming(ram) }
     }
 
-    /// A destination's.
+    /// Creates the section of a destination.
     pub(crate) fn incoming(ram: &'a dyn GuestRam) -> Self {
         Self {
             ram,
@@ -87,20 +88,20 @@ impl<'a> RamSection<'a> {
         }
     }
 
-    /// Its pages go, or come, on these channels.
+    /// Sends or receives the pages on these channels.
     #[must_use]
     pub(crate) fn with(self, beside: &Beside) -> Self {
         let figures = Arc::new(PageFigures { beside: beside.clone(), ..PageFigures::default() });
         Self { beside: beside.clone(), figures, ..self }
     }
 
-    /// Its pages go to their places in `file`, whose position is the stream's.
+    /// Writes the pages to their places in `file`, whose position is the stream's.
     #[must_use]
     pub(crate) fn in_place(self, file: File) -> Self {
         Self { placed: Some(PlacedPages::new(file)), ..self }
     }
 
-    /// Its figures, which go on to change.
+    /// The section's figures, which continue to change.
     pub(crate) fn figures(&self) -> Arc<PageFigures> {
         Arc::clone(&self.figures)
     }
@@ -134,7 +135,7 @@ impl<'a> RamSection<'a> {
         Ok(over)
     }
 
-    /// In post-copy: those that were asked for, and then the others behind the last of them. True if none is pending any more.
+    /// In post-copy: appends the requested pages, then others from after the last requested one. True if no page is pending.
     fn put_late_pages(&mut self, out: &mut Outbox, wanted: u64) -> Result<bool> {
         let asked = std::mem::take(&mut *lock(&self.figures.asked));
         let resumed = lock(&self.figures.resumed).take();
@@ -150,7 +151,7 @@ impl<'a> RamSection<'a> {
             }
         }
         if sender.put_pages(out, wanted)? {
-            // Behind the last page of memory come those before the ones that were asked for.
+            // After the last page of memory, continue with the pages before the requested ones.
             sender.go_to_first();
         }
         put_end_of_section(out);
@@ -230,7 +231,7 @@ impl IterativeSection for RamSection<'_> {
     fn iterate(&mut self, out: &mut Outbox, budget: u64) -> Result<bool> {
         let over = self.put_pages(out, budget)?;
         if let (true, Some(placed)) = (over, &self.placed) {
-            // So that a round takes as long as the disk does, and the pause waits for no pages of the rounds before it.
+            // A round lasts as long as the disk needs, so that the pause does not wait for pages of earlier rounds.
             placed.sync()?;
         }
         Ok(over)
@@ -243,7 +244,7 @@ impl IterativeSection for RamSection<'_> {
 
     fn load_start(&mut self, input: &mut Reader<'_>, _version: u32) -> Result<Record> {
         if self.receiver.read_blocks(input)? {
-            // No page is on the channels yet, so that nothing has to come first.
+            // No page is on the channels yet, so there is nothing to wait for.
             self.receivers()?.flush(self.receiver.blocks(), Duration::ZERO)?;
         }
         Ok(Record::Last)
@@ -280,7 +281,8 @@ impl IterativeSection for RamSection<'_> {
             return Ok(record);
         }
         if record == Record::Last {
-            // A source with page channels has no page with data in the stream, and one without has some: no guest runs on zeros alone.
+            // A source with page channels has no page with contents in the stream, and one without has some, because a guest
+            // cannot run on zeros alone.
             if self.receiver.received().normal == 0 {
                 self.beside.check_flushed()?;
             }
@@ -290,7 +292,7 @@ impl IterativeSection for RamSection<'_> {
     }
 
     fn cleanup(&mut self) {
-        // Stops the log.
+        // Dropping the sender stops the log.
         self.sender = None;
     }
 }
@@ -310,7 +312,7 @@ impl EngineSection for RamSection<'_> {
     }
 }
 
-/// Pages of a migration so far, for whoever reports them.
+/// The figures of a migration's pages so far, for reports.
 #[derive(Debug, Default)]
 pub(crate) struct PageFigures {
     normal: AtomicU64,
@@ -330,19 +332,19 @@ pub(crate) struct PageFigures {
     lacking: Mutex<Vec<(usize, Range<u64>)>>,
 }
 
-/// What a source wants of guest memory, from the next [`sync`](IterativeSection::sync) on.
+/// Settings for a source's guest memory, effective from the next [`sync`](IterativeSection::sync) on.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Wishes {
-    /// XBZRLE, with a cache of so many bytes.
+    /// XBZRLE, with a cache of this many bytes.
     pub(crate) xbzrle_cache: Option<u64>,
-    /// The guest stands still: no page will be sent again.
+    /// The guest is paused: no page will be sent again.
     pub(crate) is_last_stage: bool,
-    /// The guest goes over in post-copy: from now on each page goes once, and those that are asked for go first.
+    /// The guest has switched to post-copy: from now on each page is sent once, and requested pages are sent first.
     pub(crate) is_late: bool,
 }
 
 impl PageFigures {
-    /// Pages that went, or came.
+    /// Pages that were sent or received.
     pub(crate) fn moved(&self) -> PageCount {
         let in_stream =
             PageCount { normal: self.normal.load(Ordering::Relaxed), zero: self.zero.load(Ordering::Relaxed) };
@@ -359,27 +361,27 @@ impl PageFigures {
         self.dirtied.load(Ordering::Relaxed)
     }
 
-    /// What XBZRLE has done, if it is in use.
+    /// The work of XBZRLE, if it is in use.
     pub(crate) fn xbzrle(&self) -> Option<XbzrleCount> {
         *lock(&self.xbzrle)
     }
 
-    /// Pages taken to be sent until the last round's end, by where they are.
+    /// Pages taken for sending up to the end of the last round, by their place in memory.
     pub(crate) fn heat(&self) -> HeatMap {
         lock(&self.heat).clone()
     }
 
-    /// Changes what the source wants.
+    /// Changes the source's settings.
     pub(crate) fn want(&self, wishes: Wishes) {
         *lock(&self.wishes) = wishes;
     }
 
-    /// The destination's guest waits for these pages of a block.
+    /// Records that the destination's guest waits for these pages of a block.
     pub(crate) fn ask(&self, block: usize, pages: Range<u64>) {
         lock(&self.asked).push((block, pages));
     }
 
-    /// In post-copy, over another connection: these pages of each block are pending, and no others. Who was asked before is forgotten.
+    /// In post-copy, over another connection: makes exactly these pages of each block pending. Earlier requests are dropped.
     pub(crate) fn resume(&self, lacking: Vec<PageSet>) {
         lock(&self.asked).clear();
         *lock(&self.resumed) = Some(lacking);
@@ -390,18 +392,18 @@ impl PageFigures {
         std::mem::take(&mut *lock(&self.lacking))
     }
 
-    /// So many pages were sent in the stream, and so many are pending.
+    /// Sets the numbers of pages that were sent in the stream, and that are pending.
     pub(crate) fn tell(&self, sent: PageCount, pending: u64) {
         self.set_moved(sent);
         self.pending.store(pending, Ordering::Relaxed);
     }
 
-    /// So many more pages have become pending.
+    /// Counts this many more pages that have become pending.
     pub(crate) fn add_dirtied(&self, pages: u64) {
         self.dirtied.fetch_add(pages, Ordering::Relaxed);
     }
 
-    /// The next part is to end with a flush of the page channels, as the last one of a round does anyway.
+    /// Makes the next part end with a flush of the page channels, as the last part of a round does anyway.
     pub(crate) fn want_flush(&self) {
         self.flushes.store(true, Ordering::Relaxed);
     }
@@ -438,7 +440,8 @@ mod tests {
         }
     }
 
-    /// As a QEMU before 8.1 sends it: pages on channels, and no MULTIFD_FLUSH. A stray looks the same, so it is the stream that tells.
+    /// A QEMU before 8.1 sends pages on channels and no MULTIFD_FLUSH. A stray connection looks the same, so only the stream
+    /// shows the difference.
     #[test]
     fn memory_without_a_page_with_data_is_refused_if_channels_wait_for_a_flush() {
         let ram = OnePage([RamBlock { name: "ram".into(), len: PAGE_SIZE }], None);
@@ -465,7 +468,7 @@ mod tests {
         }
     }
 
-    /// The source's guest may be running in it.
+    /// The source's guest may be running in that memory.
     #[test]
     fn a_page_of_memory_that_both_sides_share_is_refused() {
         let ram = OnePage([RamBlock { name: "ram".into(), len: PAGE_SIZE }], Some(0));

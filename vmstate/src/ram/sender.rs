@@ -1,8 +1,8 @@
-//! The source's side of RAM: which pages are still to send, and their records.
+//! The source's side of RAM: the pages that are still to be sent, and their records.
 //!
-//! A page leaves the set of pending pages only when its record is written, and the log is told before the page is looked at, for
-//! zeros, and read, which is when it is sent: a write after that is in the next report. So a page whose newest bytes are not on the
-//! wire is always either pending or in the log.
+//! A page leaves the set of pending pages only when its record is written, and its dirty log is cleared before the page is
+//! checked for zeros and read for sending: a later write is in the next report of the log. So a page whose newest bytes are not
+//! on the wire is always either pending or in the log.
 
 mod asked;
 
@@ -20,37 +20,38 @@ use super::{CLEAR_PAGES, DirtyLog, GuestRam, PAGE, PAGE_SIZE, RamBlock, shares_m
 use crate::codec::{Outbox, PageRun, put_name};
 use crate::error::{Error, ErrorKind, Result};
 
-/// Pages looked at at once: as many as a word has bits, and few enough to be in the second cache level when they are sent.
+/// Pages that are processed at once: one bit each in a word, and few enough to stay in the second-level cache until they are
+/// sent.
 const RUN: u64 = 64;
-/// Bytes that a page counts for that was looked at and found to be zero, so that a call comes to an end: the channel has nothing to do
-/// meanwhile, and the destination nothing to look at.
+/// Bytes charged for a page that was read and found to be zero, so that a call ends in bounded time: meanwhile the channel is
+/// idle, and the destination has nothing to read.
 const LOOKED_AT: u64 = PAGE_SIZE / 32;
-/// Words with a bit for each of them.
+/// Number of words with one bit for each of [`CLEAR_PAGES`] pages.
 const WINDOW: usize = 64;
 const _: () = assert!(WINDOW as u64 * RUN == CLEAR_PAGES);
 
-/// Pages by kind.
+/// Numbers of pages, by kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PageCount {
-    /// Sent with contents: whole, or as what changed of them (XBZRLE).
+    /// Pages sent with contents: whole, or as differences (XBZRLE).
     pub normal: u64,
-    /// Sent as zero.
+    /// Pages sent as zero.
     pub zero: u64,
 }
 
 impl PageCount {
-    /// Pages of both kinds.
+    /// The number of pages of both kinds.
     pub fn total(self) -> u64 {
         self.normal + self.zero
     }
 
-    /// Both counts together.
+    /// The sum of two counts.
     #[must_use]
     pub fn and(self, Self { normal, zero }: Self) -> Self {
         Self { normal: self.normal.saturating_add(normal), zero: self.zero.saturating_add(zero) }
     }
 
-    /// What was added to `earlier` until it became this count.
+    /// The difference to an `earlier` count.
     #[must_use]
     pub fn since(self, earlier: Self) -> Self {
         let Self { normal, zero } = earlier;
@@ -58,40 +59,40 @@ impl PageCount {
     }
 }
 
-/// All pages of a guest, on their way. Stops the log when dropped.
+/// The pages of a guest that are being sent. Stops the log when dropped.
 pub struct RamSender<'a> {
     ram: &'a dyn GuestRam,
     log: &'a mut dyn DirtyLog,
     pending: Vec<PageSet>,
     pending_pages: u64,
-    /// Where the round is: a block, and the first of its pages not looked at.
+    /// The position of the round: a block, and its first page that was not processed.
     block: usize,
     page: u64,
-    /// The log was told up to this page of the block.
+    /// The log of the block is cleared up to this page.
     cleared: u64,
-    /// Which of the [`CLEAR_PAGES`] pages around there nobody has touched. Not asked once all pages were looked at.
+    /// Which of the [`CLEAR_PAGES`] pages around the position were never touched. Not determined once all pages were processed.
     untouched: [u64; WINDOW],
     all_seen: bool,
     sent: PageCount,
     heat: HeatMap,
-    /// Who sends the pages, if it is not the main channel.
+    /// The page channels, if they send the pages instead of the main channel.
     senders: Option<Senders>,
-    /// They were given pages since the last flush.
+    /// True if page channels were given pages since the last flush.
     is_flush_due: bool,
-    /// So they were before the round, which may have these pages again.
+    /// True if page channels were given pages before the round without a flush: the round may send the same pages again.
     copies_may_cross: bool,
     xbzrle: Option<XbzrleSource>,
-    /// A page for which XBZRLE is tried.
+    /// Copy of a page for which XBZRLE is tried.
     page_copy: Box<Page>,
-    /// The guest stands still: no page comes again.
+    /// True if the guest is paused: no page is sent again.
     is_last_stage: bool,
 }
 
 impl<'a> RamSender<'a> {
-    /// Starts the log; all pages are pending, but those of memory that both sides share.
+    /// Starts the log; all pages are pending, except those of memory that both sides share.
     ///
     /// # Errors
-    /// `Misuse` if a block has no name that fits the wire or is not made of whole pages; what the log refuses.
+    /// `Misuse` if a block's name does not fit the wire or the block does not consist of whole pages; errors of the log.
     pub fn start(ram: &'a dyn GuestRam, log: &'a mut dyn DirtyLog) -> Result<Self> {
         for block in ram.blocks() {
             check_block(block)?;
@@ -126,14 +127,15 @@ impl<'a> RamSender<'a> {
         })
     }
 
-    /// Lets page channels send the pages.
+    /// Sends the pages over page channels.
     #[must_use]
     pub fn with(mut self, senders: Option<Senders>) -> Self {
         self.senders = senders;
         self
     }
 
-    /// Appends the body of the START section: total length, then name and length of each block, and its address if memory is shared.
+    /// Appends the body of the START section: total length, then name and length of each block, and its address if memory is
+    /// shared.
     pub fn put_blocks(&self, out: &mut Outbox) {
         let blocks = self.ram.blocks();
         put_total(out.bytes_mut(), blocks);
@@ -152,8 +154,8 @@ impl<'a> RamSender<'a> {
         put_end_of_section(out);
     }
 
-    /// Appends a flush, if there are page channels and they were given pages since the last one: these come before all that the
-    /// channels are given later.
+    /// Appends a flush if page channels were given pages since the last one: these pages arrive before all that the channels are
+    /// given later.
     pub fn put_flush(&mut self, out: &mut Outbox) {
         if let Some(senders) = self.senders.as_ref().filter(|_| self.is_flush_due) {
             senders.begin_flush();
@@ -162,10 +164,9 @@ impl<'a> RamSender<'a> {
         (self.is_flush_due, self.copies_may_cross) = (false, false);
     }
 
-    /// Takes in what the log has, and begins a round from the first page. Returns how many more pages are pending
-    /// for it.
+    /// Reads the log, and begins a round from the first page. Returns how many more pages have become pending.
     ///
-    /// # Errors
+    /// Errors of the log.
     /// What the log refuses.
     pub fn sync(&mut self) -> Result<u64> {
         let before = self.pending_pages;
@@ -183,7 +184,8 @@ impl<'a> RamSender<'a> {
         Ok(self.pending_pages - before)
     }
 
-    /// From the next round on, XBZRLE with a cache of so many bytes, or without. Its first round is the one after that.
+    /// Uses XBZRLE with a cache of this many bytes, or not at all, from the next round on. XBZRLE's first round is the one after
+    /// that.
     pub fn use_xbzrle(&mut self, cache_bytes: Option<u64>) {
         match (&mut self.xbzrle, cache_bytes) {
             (Some(xbzrle), Some(bytes)) => xbzrle.resize(bytes),
@@ -191,37 +193,37 @@ impl<'a> RamSender<'a> {
         }
     }
 
-    /// What XBZRLE has done, if it is in use.
+    /// The work of XBZRLE, if it is in use.
     pub fn xbzrle(&self) -> Option<XbzrleCount> {
         self.xbzrle.as_ref().map(XbzrleSource::count)
     }
 
-    /// Bytes of the record of a page with contents, as XBZRLE made them in the last round.
+    /// Size of the record of a page with contents, on average of XBZRLE's last round.
     pub(crate) fn expected_record(&self) -> f64 {
         let spared = self.xbzrle.as_ref().map_or(0.0, XbzrleSource::spared);
         NORMAL_RECORD as f64 - spared * PAGE_SIZE as f64
     }
 
-    /// The guest stands still: no page will be sent again.
+    /// Begins the last stage: the guest is paused, and no page will be sent again.
     pub fn begin_last_stage(&mut self) {
         self.is_last_stage = true;
     }
 
-    /// Pages that are still to send: those that page channels were given and have not sent are among them.
+    /// Pages that are still to be sent, including those that page channels were given and have not sent.
     pub fn unsent_pages(&self) -> u64 {
         self.pending_pages + self.senders.as_ref().map_or(0, Senders::unsent)
     }
 
-    /// Pages that nobody was given to send.
+    /// Pages that are not yet sent nor given to a page channel.
     pub fn pending_pages(&self) -> u64 {
         self.pending_pages
     }
 
-    /// Looks at about `wanted` of the pending pages, evenly spread over them, and tells how they would be sent now. The
-    /// guest may write them again before their turn.
+    /// Samples about `wanted` of the pending pages, evenly spread, and counts how they would be sent now. The guest may write
+    /// them again before they are sent.
     ///
     /// # Errors
-    /// What memory refuses.
+    /// Errors of guest memory.
     pub fn look(&mut self, wanted: u64) -> Result<PageCount> {
         let stride = self.pending_pages.div_ceil(wanted.max(1)).max(1);
         let mut looked_at = PageCount::default();
@@ -238,7 +240,7 @@ impl<'a> RamSender<'a> {
         Ok(looked_at)
     }
 
-    /// Pages that went in the stream itself since the start.
+    /// Pages sent in the stream itself since the start.
     pub fn sent_in_stream(&self) -> PageCount {
         self.sent
     }
@@ -248,17 +250,17 @@ impl<'a> RamSender<'a> {
         self.senders.as_ref().map_or(self.sent, |senders| self.sent.and(senders.sent()))
     }
 
-    /// Pages taken to be sent since the start, by where they are.
+    /// Pages taken for sending since the start, by their place in memory.
     pub fn heat(&self) -> &HeatMap {
         &self.heat
     }
 
-    /// Appends records until `out` has about `wanted` bytes or the round is over; true if it is over. At least one page
-    /// goes, however few bytes are wanted. Records of one call belong into one section: its first names its block. Page channels
-    /// are given so many bytes of pages instead, if there are any.
+    /// Appends records until `out` has about `wanted` bytes or the round is complete; true if it is complete. At least one page
+    /// is sent, however small `wanted` is. The records of one call belong to one section: its first record names its block. If
+    /// there are page channels, they are given about `wanted` bytes of pages instead.
     ///
     /// # Errors
-    /// What memory or log refuse.
+    /// Errors of guest memory and of the log.
     pub fn put_pages(&mut self, out: &mut Outbox, wanted: u64) -> Result<bool> {
         if let Some(senders) = self.senders.clone() {
             let pages = wanted.saturating_sub(out.len()).div_ceil(NORMAL_RECORD).max(1);
@@ -268,7 +270,7 @@ impl<'a> RamSender<'a> {
             return self.hand_over(&senders, pages);
         }
         let mut named = None;
-        // Work with few bytes, or none, counts for some.
+        // Charges for work that adds few bytes or none.
         let mut unsent = 0;
         loop {
             let room = wanted.saturating_sub(out.len()).div_ceil(NORMAL_RECORD);
@@ -289,10 +291,10 @@ impl<'a> RamSender<'a> {
         }
     }
 
-    /// Puts about so many pages into their places in `file`, unless the round is over before; true if it is over.
+    /// Writes about this many pages to their places in `file`, unless the round ends before; true if the round is complete.
     ///
     /// # Errors
-    /// What memory, log or file have.
+    /// Errors of guest memory, of the log and of the file.
     pub(crate) fn put_in_place(&mut self, file: &mut PlacedPages, mut pages: u64) -> Result<bool> {
         let over = loop {
             if pages == 0 {
@@ -310,7 +312,7 @@ impl<'a> RamSender<'a> {
         file.flush(self.ram).map(|()| over)
     }
 
-    /// Gives page channels so many pages, unless the round is over before; true if it is over.
+    /// Gives this many pages to page channels, unless the round ends before; true if the round is complete.
     fn hand_over(&mut self, senders: &Senders, mut pages: u64) -> Result<bool> {
         let mut batches = Vec::new();
         let over = loop {
@@ -336,7 +338,7 @@ impl<'a> RamSender<'a> {
         Ok(over)
     }
 
-    /// The next pages of the round, which follow each other and are of one word; at most so many. `None` if it is over.
+    /// The next adjacent pages of the round, all of one word and at most this many. `None` if the round is complete.
     fn next_run(&mut self, longest: u64) -> Option<Range<u64>> {
         while let Some(pending) = self.pending.get(self.block) {
             if let Some(run) = pending.run(self.page, longest) {
@@ -348,7 +350,7 @@ impl<'a> RamSender<'a> {
         None
     }
 
-    /// Pages that go now are not pending any more. The log is told before anybody reads them.
+    /// Marks pages as no longer pending. The log is cleared before any of them is read.
     fn take(&mut self, run: &Range<u64>) -> Result<()> {
         let number = self.number(run.start);
         let Some(pending) = self.pending.get_mut(self.block) else { return Ok(()) };
@@ -358,7 +360,7 @@ impl<'a> RamSender<'a> {
             self.log.clear(self.block, window, end - window)?;
             self.cleared = end;
             self.untouched = [0; WINDOW];
-            // Behind the log's clear: what is touched from then on is in the log.
+            // After the log was cleared: pages that are touched from now on are in the log.
             if !self.all_seen {
                 let words = usize::try_from((end - window).div_ceil(RUN)).unwrap_or(WINDOW);
                 let untouched = self.untouched.get_mut(..words).unwrap_or_default();
@@ -372,13 +374,13 @@ impl<'a> RamSender<'a> {
         Ok(())
     }
 
-    /// Which pages of a run, all of one word, nobody has touched; bit 0 is the first.
+    /// Which pages of a run, all of one word, were never touched; bit 0 is the first.
     fn untouched(&self, first: u64) -> u64 {
         let word = usize::try_from(first % CLEAR_PAGES / RUN).ok().and_then(|word| self.untouched.get(word));
         word.copied().unwrap_or_default() >> (first % RUN)
     }
 
-    /// Appends the pages of a run, all of one word. Only those that were touched are looked at; returns how many of these are zero.
+    /// Appends the pages of a run, all of one word. Only touched pages are read; returns how many of these are zero.
     fn put_run(&mut self, out: &mut Outbox, first: u64, end: u64, named: &mut Option<usize>) -> Result<u64> {
         let (zeros, looked_at) = self.zeros(&(first..end))?;
         for (bit, page) in (first..end).enumerate() {
@@ -399,7 +401,7 @@ impl<'a> RamSender<'a> {
         Ok(looked_at.count_ones().into())
     }
 
-    /// Which pages of a run, all of one word, are zero, and which of these were touched and looked at; bit 0 is the first.
+    /// Which pages of a run, all of one word, are zero, and which of these were read; bit 0 is the first.
     fn zeros(&self, run: &Range<u64>) -> Result<(u64, u64)> {
         let ones = |count: u64| u64::MAX >> (u64::from(u64::BITS) - count.clamp(1, RUN));
         let (untouched, all) = (self.untouched(run.start), ones(run.end - run.start));
@@ -414,8 +416,8 @@ impl<'a> RamSender<'a> {
         Ok(((looked_at | untouched) & all, looked_at))
     }
 
-    /// As [`put_run`](Self::put_run), of pages for which XBZRLE is tried: each is copied once, and looked at, compared, kept and sent as
-    /// it was then. Returns how many are as they were sent before, for which nothing is appended.
+    /// As for [`put_run`](Self::put_run), for pages for which XBZRLE is tried: each is copied once, and that copy is checked,
+    /// compared, cached and sent. Returns how many pages are unchanged since they were sent, for which nothing is appended.
     fn put_deltas(&mut self, out: &mut Outbox, run: Range<u64>, named: &mut Option<usize>) -> Result<u64> {
         let (number, blocks) = (self.number(0), self.ram.blocks());
         let Some(xbzrle) = &mut self.xbzrle else { return Ok(0) };
@@ -451,13 +453,13 @@ impl<'a> RamSender<'a> {
         Ok(unchanged)
     }
 
-    /// The number among all pages of a page of the block where the round is.
+    /// The number among all pages of a page of the round's current block.
     fn number(&self, page: u64) -> u64 {
         self.pending.iter().take(self.block).map(PageSet::pages).sum::<u64>() + page
     }
 }
 
-/// Appends the first word of a page's record, and the name of its block unless it is the one that was `named` last.
+/// Appends the first word of a page's record, and the name of its block unless that block was `named` last.
 fn put_head(out: &mut Outbox, word: u64, blocks: &[RamBlock], block: usize, named: &mut Option<usize>) {
     let is_named = named.replace(block) == Some(block);
     out.put(&(word | if is_named { flag::CONTINUE } else { 0 }).to_be_bytes());

@@ -1,4 +1,4 @@
-//! RAM sections without a guest: how many pages of each block came, and how.
+//! Counts the pages of RAM sections without a guest, by block and kind.
 
 use super::mapped::Places;
 use super::receiver::RamRecord;
@@ -8,26 +8,26 @@ use super::{PAGE_SIZE, RamBlock};
 use crate::codec::Reader;
 use crate::error::{Error, ErrorKind, Result};
 
-/// Most blocks in a list; QEMU has one for each memory region with contents.
+/// The most blocks in a list; QEMU has one for each memory region with contents.
 const MAX_BLOCKS: usize = 4096;
 
-/// Pages of a stream, by block.
+/// The page counts of a stream, by block.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RamSummary {
     blocks: Vec<BlockSummary>,
     heads: Heads,
 }
 
-/// Pages of one block; a page that was sent twice counts twice.
+/// The pages of one block; a page that was sent twice counts twice.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BlockSummary {
     /// Name.
     pub name: String,
     /// Length in bytes.
     pub len: u64,
-    /// Guest-physical address, where a source with capability `x-ignore-shared` says it.
+    /// Guest-physical address, if the source sends it (capability `x-ignore-shared`).
     pub address: Option<u64>,
-    /// Records of pages.
+    /// The number of page records.
     pub pages: PageCount,
 }
 
@@ -37,7 +37,7 @@ impl RamSummary {
         &self.blocks
     }
 
-    /// Reads the body of the START section. With `addresses`, each block has one (capability `x-ignore-shared`).
+    /// Reads the body of the START section. With `addresses`, each block has an address (capability `x-ignore-shared`).
     ///
     /// # Errors
     /// `Malformed` or `Incomplete`; the blocks before it are kept.
@@ -46,8 +46,8 @@ impl RamSummary {
         self.heads.end_of_list(input, &self.blocks).map(|_| ())
     }
 
-    /// As [`read_blocks`](Self::read_blocks), where the pages of each block follow, in the places that they have in the file (capability
-    /// `mapped-ram`). The file must begin where the stream does.
+    /// As for [`read_blocks`](Self::read_blocks), for a file in which each block is followed by the places of its pages
+    /// (capability `mapped-ram`). The file must begin where the stream does.
     ///
     /// # Errors
     /// `Malformed`, `Incompatible` or `Incomplete`; the blocks before it are kept.
@@ -83,7 +83,7 @@ impl RamSummary {
     /// Reads one record of a PART or END section.
     ///
     /// # Errors
-    /// `Malformed`, `Incomplete`, `Incompatible` for records whose length is not known here.
+    /// `Malformed`, `Incomplete`, `Incompatible` for records of unknown length.
     pub fn read_record(&mut self, input: &mut Reader<'_>) -> Result<RamRecord> {
         let page = match self.heads.next(input, &self.blocks)? {
             Head::Page(page) => page,

@@ -1,7 +1,7 @@
-//! Is a page all zero? Asked of every page of every round.
+//! Checks whether a page is all zero, for every page of every round.
 
-/// Bytes looked at before the next decision: a page that is not zero mostly shows it at once, and a block this long
-/// is compared with a few vector instructions.
+/// Bytes checked between two decisions: a page that is not zero mostly differs in its first bytes, and a block of this size is
+/// compared with a few vector instructions.
 const STEP: usize = 256;
 
 /// True if all bytes are zero.

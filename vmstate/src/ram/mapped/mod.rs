@@ -1,10 +1,10 @@
-//! Guest memory in QEMU's mapped-ram layout: each page has one place in the file, however often it is written
+//! Guest memory in QEMU's mapped-ram layout: each page has one fixed place in the file, however often it is written
 //! (docs/devel/migration/mapped-ram.rst).
 //!
-//! Behind name and length of each block in the RAM section's list stands a header, then the block's bitmap, and from the next whole
-//! MiB on its pages: `u32 version | u64 page size | u64 offset of the bitmap | u64 offset of the pages`, offsets from the start of the
-//! file. The next block's entry follows the pages. A page whose bit is clear is zero, whatever its place holds
-//! (`mapped_ram_setup_ramblock`, `ram_save_file_bmap`, migration/ram.c).
+//! In the RAM section's list, the name and length of each block are followed by a header, the block's bitmap, and from the next
+//! whole MiB on its pages: `u32 version | u64 page size | u64 offset of the bitmap | u64 offset of the pages`, with offsets from
+//! the start of the file. The next block's entry follows the pages. A page whose bit is clear is zero, whatever its place
+//! contains (`mapped_ram_setup_ramblock`, `ram_save_file_bmap`, migration/ram.c).
 
 pub(crate) mod read;
 pub(crate) mod write;
@@ -15,29 +15,31 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// `MAPPED_RAM_HDR_VERSION`.
 const VERSION: u32 = 1;
-/// Bytes of a header (`MappedRamHeader`, packed).
+/// Size of a header in bytes (`MappedRamHeader`, packed).
 const HEADER: u64 = 4 + 3 * 8;
-/// Pages begin at multiples of this, `MAPPED_RAM_FILE_OFFSET_ALIGNMENT`; a reader wants whole pages only, as QEMU's does.
+/// The alignment of the first page of a block, `MAPPED_RAM_FILE_OFFSET_ALIGNMENT`; a reader requires only page alignment, as
+/// QEMU's does.
 const ALIGNMENT: u64 = 1 << 20;
 
-/// Where bitmap and pages of a block are in the file.
+/// The offsets of a block's bitmap and pages in the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Places {
     bitmap: u64,
     pages: u64,
-    /// Behind the last page.
+    /// Offset after the last page.
     end: u64,
 }
 
 impl Places {
-    /// Those that a writer chooses for a block of `len` bytes whose header is at `header`; `None` if no file is as long.
+    /// The places that a writer chooses for a block of `len` bytes whose header is at `header`; `None` if they exceed the largest
+    /// file.
     fn behind(header: u64, len: u64) -> Option<Self> {
         let bitmap = header.checked_add(HEADER)?;
         let pages = bitmap.checked_add(bitmap_bytes(len))?.checked_next_multiple_of(ALIGNMENT)?;
         Some(Self { bitmap, pages, end: pages.checked_add(len)? })
     }
 
-    /// The header.
+    /// Appends the header.
     fn put(self, out: &mut Vec<u8>) {
         out.extend_from_slice(&VERSION.to_be_bytes());
         for word in [PAGE_SIZE, self.bitmap, self.pages] {
@@ -45,10 +47,11 @@ impl Places {
         }
     }
 
-    /// Reads the header of `block` from a file of `file_len` bytes. The places follow the header and each other, so that no two overlap.
+    /// Reads the header of `block` from a file of `file_len` bytes. The bitmap follows the header, and the pages follow the
+    /// bitmap, so that no two places overlap.
     ///
     /// # Errors
-    /// `Incompatible` for a layout that is another one; `Malformed` for places that cannot be; `Incomplete` if the file ends before.
+    /// `Incompatible` for another layout; `Malformed` for impossible places; `Incomplete` if the file ends before them.
     pub(crate) fn read(input: &mut Reader<'_>, block: &RamBlock, file_len: u64) -> Result<Self> {
         let offset = input.offset();
         let RamBlock { name, len } = block;
@@ -79,10 +82,10 @@ impl Places {
         Ok(Self { bitmap, pages, end })
     }
 
-    /// Goes behind the pages of `block`, whose header was read last, and tells how many have contents.
+    /// Skips the pages of `block`, whose header was read last, and returns how many have contents.
     ///
     /// # Errors
-    /// `Incomplete` if the bytes at hand end before.
+    /// `Incomplete` if the bytes end before.
     pub(crate) fn skip(self, input: &mut Reader<'_>, block: &RamBlock) -> Result<u64> {
         let length = |to: u64, from: u64| usize::try_from(to.saturating_sub(from)).unwrap_or(usize::MAX);
         input.take(length(self.bitmap, input.offset()))?;
@@ -92,13 +95,13 @@ impl Places {
         Ok(set)
     }
 
-    /// Behind the last page, where the list goes on.
+    /// The offset after the last page, where the list continues.
     pub(crate) fn end(self) -> u64 {
         self.end
     }
 }
 
-/// A bitmap is of whole words of 64 bits, in the order of bytes of the host that writes it: little-endian on x86.
+/// Size of a bitmap in bytes: whole words of 64 bits, in the byte order of the host that writes it, little-endian on x86.
 fn bitmap_bytes(len: u64) -> u64 {
     len.div_ceil(PAGE_SIZE).div_ceil(u64::BITS.into()) * 8
 }

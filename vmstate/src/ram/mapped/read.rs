@@ -1,4 +1,4 @@
-//! Pages from their places in a file, at a destination. All places are checked before a page is read.
+//! Reads pages from their places in a file, at a destination. All places are checked before a page is read.
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
@@ -14,19 +14,19 @@ use crate::ram::record::{read_listed, read_total};
 use crate::ram::sender::PageCount;
 use crate::ram::{GuestRam, PAGE_SIZE};
 
-/// Bytes of an entry of the list: the longest name, length and header.
+/// The longest entry of the list in bytes: name, length and header.
 const ENTRY: usize = 512;
-/// Bytes read at once.
+/// The most bytes that are read at once.
 const MOST: u64 = 1 << 20;
 
-/// The pages of a file.
+/// The pages in a file.
 pub(crate) struct FilePages {
     file: File,
     blocks: Vec<Block>,
 }
 
 struct Block {
-    /// Its index in memory.
+    /// The block's index in memory.
     index: usize,
     places: Places,
     /// Pages that have contents in the file; the others are zero.
@@ -34,10 +34,11 @@ struct Block {
 }
 
 impl FilePages {
-    /// Reads the list of blocks at `at`, and their bitmaps, and returns where the stream goes on: at the record that ends the list.
+    /// Reads the list of blocks at `at`, and their bitmaps, and returns the offset where the stream continues: at the record that
+    /// ends the list.
     ///
     /// # Errors
-    /// What is wrong with the list, at its place in the file.
+    /// Faults of the list, with their offset in the file.
     pub(crate) fn read(
         receiver: &mut RamReceiver<'_>,
         file: File,
@@ -66,10 +67,10 @@ impl FilePages {
         Ok((Self { file, blocks }, goes_on))
     }
 
-    /// Takes all pages into memory, which maps them or has them read. The file stands where it stood.
+    /// Moves all pages into memory, which maps them or has them read. The file's position stays unchanged.
     ///
     /// # Errors
-    /// What memory refuses, what the file has.
+    /// Errors of guest memory and of the file.
     pub(crate) fn take(&self, ram: &dyn GuestRam) -> Result<PageCount> {
         let mut count = PageCount::default();
         for Block { index, places, set } in &self.blocks {
@@ -96,7 +97,7 @@ impl FilePages {
                     Ok(0) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
                     Ok(count) => PageRun::advance_slices(&mut rest, count as u64),
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    // What memory refused is within.
+                    // An error of guest memory is the inner error.
                     Err(error) => return Err(error.downcast().unwrap_or_else(Error::from)),
                 }
             }
@@ -108,7 +109,7 @@ impl FilePages {
     }
 }
 
-/// Which pages of a block of `len` bytes have contents.
+/// Reads which pages of a block of `len` bytes have contents.
 fn read_bitmap(file: &File, places: Places, len: u64) -> Result<PageSet> {
     let mut bytes = vec![0; usize::try_from(bitmap_bytes(len)).unwrap_or(usize::MAX)];
     file.read_exact_at(&mut bytes, places.bitmap)?;
@@ -118,7 +119,7 @@ fn read_bitmap(file: &File, places: Places, len: u64) -> Result<PageSet> {
             *word = u64::from_le_bytes(*bytes);
         }
     });
-    // A set keeps no pages behind its last one.
+    // A page set drops bits beyond its last page.
     let all: u64 = bytes.as_chunks().0.iter().map(|word| u64::from(u64::from_le_bytes(*word).count_ones())).sum();
     if set.count() != all {
         let message = "the bitmap has pages behind the block's last one";
@@ -127,7 +128,7 @@ fn read_bitmap(file: &File, places: Places, len: u64) -> Result<PageSet> {
     Ok(set)
 }
 
-/// A place in a file.
+/// A reading position in a file.
 struct Position<'f> {
     file: &'f File,
     at: u64,
@@ -135,7 +136,7 @@ struct Position<'f> {
 }
 
 impl Position<'_> {
-    /// Decodes what is here, and goes behind it.
+    /// Decodes the bytes at the position, and advances it.
     fn parse<T>(&mut self, decode: impl FnOnce(&mut Reader<'_>) -> Result<T>) -> Result<T> {
         let (mut bytes, mut have) = ([0; ENTRY], 0);
         while let Some(into) = bytes.get_mut(have..).filter(|into| !into.is_empty()) {

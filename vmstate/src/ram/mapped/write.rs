@@ -1,4 +1,4 @@
-//! Pages into their places in a file, by a source.
+//! Writes pages to their places in a file, at a source.
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom, Write};
@@ -13,14 +13,14 @@ use crate::ram::page_set::PageSet;
 use crate::ram::record::put_total;
 use crate::ram::{GuestRam, PAGE_SIZE};
 
-/// Bytes written at once.
+/// The most bytes that are written at once.
 const MOST: u64 = 1 << 20;
 
-/// A file that pages are written to. Its position is where the stream goes on, between two calls.
+/// A file to which pages are written. Between two calls, the file's position is that of the stream.
 pub(crate) struct PlacedPages {
     file: File,
     blocks: Vec<Block>,
-    /// Pages that follow each other and are not written yet.
+    /// Adjacent pages that are not written yet.
     gathered: Option<PageRun>,
 }
 
@@ -31,16 +31,16 @@ struct Block {
 }
 
 impl PlacedPages {
-    /// Into `file`, from where it stands; its position is the stream's.
+    /// Writes to `file`, from its present position on, which is that of the stream.
     pub(crate) fn new(file: File) -> Self {
         Self { file, blocks: Vec::new(), gathered: None }
     }
 
-    /// Writes what is in `out`, which is the stream so far and has no pages, and then the list of blocks with room for their pages. The
-    /// record that ends the list is the caller's.
+    /// Writes the contents of `out`, which is the stream so far and has no pages, and then the list of blocks with room for their
+    /// pages. The caller writes the record that ends the list.
     ///
     /// # Errors
-    /// What the file has.
+    /// Errors of the file.
     pub(crate) fn begin(&mut self, out: &mut Outbox, ram: &dyn GuestRam) -> Result<()> {
         let mut list = Vec::new();
         for piece in out.pieces() {
@@ -71,10 +71,10 @@ impl PlacedPages {
         Ok(())
     }
 
-    /// Takes pages of `block`, at most 64; those with a bit in `zeros` are zero, bit 0 is the first.
+    /// Adds pages of `block`, at most 64; those with a bit in `zeros` are zero, bit 0 is the first.
     ///
     /// # Errors
-    /// What memory or file have.
+    /// Errors of guest memory and of the file.
     pub(crate) fn put(&mut self, ram: &dyn GuestRam, block: usize, pages: Range<u64>, zeros: u64) -> Result<()> {
         let Some(known) = self.blocks.get_mut(block) else { return Ok(()) };
         known.set.remove(pages.clone());
@@ -98,10 +98,10 @@ impl PlacedPages {
         Ok(())
     }
 
-    /// Writes all pages that were put, as they are in memory now.
+    /// Writes all added pages, with their present contents.
     ///
     /// # Errors
-    /// What memory or file have.
+    /// Errors of guest memory and of the file.
     pub(crate) fn flush(&mut self, ram: &dyn GuestRam) -> Result<()> {
         let Some(run) = self.gathered.take() else { return Ok(()) };
         let Some(Block { places, .. }) = self.blocks.get(run.block) else { return Ok(()) };
@@ -114,7 +114,7 @@ impl PlacedPages {
                 Ok(0) => return Err(io::Error::from(io::ErrorKind::WriteZero).into()),
                 Ok(count) => outbox.advance(count as u64),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // What memory refused is within.
+                // An error of guest memory is the inner error.
                 Err(error) => return Err(error.downcast().unwrap_or_else(Error::from)),
             }
         }
@@ -122,18 +122,18 @@ impl PlacedPages {
         Ok(())
     }
 
-    /// Waits until all of it is on the disk.
+    /// Waits until everything is on the disk.
     ///
     /// # Errors
-    /// What the file has.
+    /// Errors of the file.
     pub(crate) fn sync(&self) -> Result<()> {
         Ok(self.file.sync_data()?)
     }
 
-    /// Writes the bitmaps: no page comes any more.
+    /// Writes the bitmaps, when no more pages follow.
     ///
     /// # Errors
-    /// What memory or file have.
+    /// Errors of guest memory and of the file.
     pub(crate) fn finish(&mut self, ram: &dyn GuestRam) -> Result<()> {
         self.flush(ram)?;
         for Block { places, set } in &self.blocks {

@@ -1,16 +1,16 @@
-//! Pages on their way from the main channel to a page channel, cut into what fits a packet.
+//! Pages on their way from the main channel to a page channel, divided into packets.
 
 use std::ops::Range;
 
 use super::packet::PACKET_PAGES;
 
-/// Pages of one block that go in one packet, as runs of page numbers.
+/// Pages of one block that are sent in one packet, as runs of page numbers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Batch {
     pub(crate) block: usize,
-    /// Who sends them looks which are zero.
+    /// Pages that the sending thread checks for zeros.
     pub(crate) touched: Vec<Range<u64>>,
-    /// Zero, since nobody has ever touched them: not to be looked at.
+    /// Pages that are zero because they were never touched: they are not read.
     pub(crate) untouched: Vec<Range<u64>>,
     pages: u64,
 }
@@ -20,13 +20,13 @@ impl Batch {
         Self { block, touched: Vec::new(), untouched: Vec::new(), pages: 0 }
     }
 
-    /// How many pages there are, at most [`PACKET_PAGES`].
+    /// The number of pages, at most [`PACKET_PAGES`].
     pub(crate) fn pages(&self) -> u64 {
         self.pages
     }
 }
 
-/// Appends pages of a block to the last of `batches`, and to new ones behind it as far as they do not fit.
+/// Appends pages of a block to the last of `batches`, and to new batches where they exceed it.
 pub(crate) fn put_pages(batches: &mut Vec<Batch>, block: usize, mut pages: Range<u64>, untouched: bool) {
     while !pages.is_empty() {
         let fits = |batch: &&mut Batch| batch.block == block && batch.pages < PACKET_PAGES as u64;

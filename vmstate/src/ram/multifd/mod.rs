@@ -1,8 +1,8 @@
-//! Pages on channels of their own, in QEMU's format (`multifd`, migration/multifd.h): the packets, and what the threads of one
-//! side share. The threads themselves are in [`crate::migrate::multifd`].
+//! Pages on channels of their own, in QEMU's format (`multifd`, migration/multifd.h): the packets, and the state that the threads
+//! of one side share. The threads themselves are in [`crate::migrate::multifd`].
 //!
-//! The main channel says where old and new copies of a page could meet: a record MULTIFD_FLUSH there and a packet with flag SYNC
-//! on each channel. No channel is read behind its SYNC before all channels have come to theirs.
+//! The main channel marks the points where an old and a new copy of a page could cross: a record MULTIFD_FLUSH there, and a
+//! packet with flag SYNC on each channel. No channel is read beyond its SYNC before all channels have reached theirs.
 
 pub(crate) mod batch;
 mod numbers;
@@ -33,7 +33,7 @@ pub(crate) enum Beside {
 }
 
 impl Beside {
-    /// Pages that went or came on the channels.
+    /// Pages that were sent or received on the channels.
     pub(crate) fn pages(&self) -> PageCount {
         match self {
             Self::Nothing => PageCount::default(),
@@ -42,7 +42,7 @@ impl Beside {
         }
     }
 
-    /// Bytes that went or came on the channels.
+    /// Bytes that were sent or received on the channels.
     pub(crate) fn bytes(&self) -> u64 {
         match self {
             Self::Nothing => 0,
@@ -51,7 +51,7 @@ impl Beside {
         }
     }
 
-    /// Pages that channels were given and have not sent yet.
+    /// Pages that were given to the channels and are not sent yet.
     pub(crate) fn unsent(&self) -> u64 {
         match self {
             Self::Nothing | Self::Receivers(_) => 0,
@@ -59,7 +59,7 @@ impl Beside {
         }
     }
 
-    /// An error if a channel has failed.
+    /// Returns an error if a channel has failed.
     pub(crate) fn check(&self) -> Result<()> {
         match self {
             Self::Nothing => Ok(()),
@@ -68,10 +68,10 @@ impl Beside {
         }
     }
 
-    /// A source has sent memory without a page with data.
+    /// Called when a source has sent memory without a page with contents.
     ///
     /// # Errors
-    /// `Incompatible` if its pages seem to be on channels, of which nobody has said when to wait for them.
+    /// `Incompatible` if its pages seem to be on channels for which no flush was sent.
     pub(crate) fn check_flushed(&self) -> Result<()> {
         match self {
             Self::Receivers(receivers) if receivers.is_flush_awaited() => Err(Error::new(
@@ -82,7 +82,7 @@ impl Beside {
         }
     }
 
-    /// Why nothing more may come of a source that says nothing. One that never flushes is not read on its channels, and stops.
+    /// Explains the silence of a source. The channels of a source that never flushes are not read, so that source stops.
     pub(crate) fn why_silent(&self) -> String {
         match self {
             Self::Receivers(receivers) if receivers.is_flush_awaited() => {
@@ -92,7 +92,7 @@ impl Beside {
         }
     }
 
-    /// No more pages: the channels' threads end.
+    /// Ends the channels' threads: no more pages follow.
     pub(crate) fn close(&self) {
         match self {
             Self::Nothing => {}
@@ -114,16 +114,16 @@ impl From<Option<&Receivers>> for Beside {
     }
 }
 
-/// How far the channels' migration is over.
+/// How the channels' migration has ended, if it has.
 #[derive(Debug, Default)]
 struct Ending {
     is_over: bool,
-    /// Why a channel failed, until somebody was told.
+    /// Why a channel failed, until the error was returned once.
     failure: Option<Error>,
 }
 
 impl Ending {
-    /// A channel cannot go on. What follows from the end of the migration says nothing new.
+    /// Records the failure of a channel. Failures after the end of the migration are consequences of it and ignored.
     fn fail(&mut self, error: Error) {
         if !self.is_over {
             tracing::debug!("a page channel failed: {error}");
@@ -131,17 +131,17 @@ impl Ending {
         }
     }
 
-    /// An error if a channel has failed: the first one's, once.
+    /// Returns the error of the first channel that failed, once.
     fn check(&mut self) -> Result<()> {
         self.failure.take().map_or(Ok(()), Err)
     }
 }
 
-/// What the pages of a packet are on the wire.
+/// The compression of the pages of a packet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Compression {
-    /// As they are in memory.
+    /// Not compressed.
     #[default]
     None,
     /// One zstd stream for each channel, flushed at the end of each packet. Needs the feature `zstd`.

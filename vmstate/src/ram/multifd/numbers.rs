@@ -1,31 +1,31 @@
-//! Which packets have come, by their numbers: a source counts those of all its channels together, so a gap is a packet that is
-//! still on its way.
+//! The numbers of packets that have arrived: a source numbers the packets of all its channels together, so a gap is a packet that
+//! has not arrived yet.
 
 use std::collections::BTreeSet;
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// Numbers beyond a gap, at most. A channel's socket holds some thousands of packets that only tell of zero pages.
+/// The most numbers beyond a gap. A channel's socket holds some thousands of packets that only list zero pages.
 const BEYOND_MAX: usize = 1 << 17;
 
-/// The numbers that have come.
+/// The numbers that have arrived.
 #[derive(Debug, Default)]
 pub(super) struct Numbers {
-    /// All below it have come.
+    /// All numbers below this one have arrived.
     next: u64,
     beyond: BTreeSet<u64>,
 }
 
 impl Numbers {
-    /// True if none is missing before the last one.
+    /// True if no number before the last one is missing.
     pub(super) fn is_gapless(&self) -> bool {
         self.beyond.is_empty()
     }
 
-    /// This one has come.
+    /// Records the arrival of a number.
     ///
     /// # Errors
-    /// `Malformed` if it came before, or too many before it are missing.
+    /// `Malformed` if the number has arrived before, or too many numbers before it are missing.
     pub(super) fn take(&mut self, number: u64) -> Result<()> {
         if number == self.next {
             self.next = self.next.saturating_add(1);

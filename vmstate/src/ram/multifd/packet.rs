@@ -1,4 +1,4 @@
-//! The packets of a page channel, as bytes: every field is checked before anything is done with it.
+//! The packets of a page channel, as bytes: every field is checked before it is used.
 //!
 //! All integers are big-endian.
 //!
@@ -20,13 +20,13 @@ const MAGIC: u32 = 0x1122_3344;
 /// The first bytes of a channel, and of each packet.
 pub const MAGIC_BYTES: [u8; 4] = MAGIC.to_be_bytes();
 const VERSION: u32 = 1;
-/// Bytes of an opening.
+/// Size of an opening in bytes.
 pub const OPENING: usize = 64;
-/// Pages of a packet, at most (QEMU's `MULTIFD_PACKET_SIZE` of 512 KiB).
+/// The most pages of a packet (QEMU's `MULTIFD_PACKET_SIZE` of 512 KiB).
 pub const PACKET_PAGES: usize = 128;
-/// Bytes of a packet before its pages.
+/// Size of a packet in bytes, without its pages.
 pub const HEADER: usize = OFFSETS + 8 * PACKET_PAGES;
-/// Most bytes of compressed pages: twice those of the pages, as QEMU has it.
+/// The most bytes of compressed pages: twice the size of the pages, as in QEMU.
 pub const COMPRESSED_MAX: usize = 2 * PACKET_PAGES * 4096;
 
 const BLOCK: usize = 64;
@@ -43,26 +43,27 @@ mod flag {
     pub(super) const QATZIP: u32 = 16 << 1;
 }
 
-/// How the pages of a packet are coded.
+/// The encoding of a packet's pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Coding {
-    /// As they are.
+    /// Not compressed.
     Raw,
     /// The next part of the channel's zstd stream.
     Zstd,
 }
 
-/// What a channel begins with.
+/// The first message of a channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Opening {
-    /// One value on all channels of a migration; a QEMU sends the UUID of its machine, which is zero unless it was given.
+    /// A value that all channels of a migration share; a QEMU sends the UUID of its machine, which is zero unless it was
+    /// configured.
     pub uuid: [u8; 16],
-    /// Its number among them, from 0 on.
+    /// The channel's number, from 0 on.
     pub id: u8,
 }
 
 impl Opening {
-    /// As bytes.
+    /// Encodes the opening.
     pub fn to_bytes(self) -> [u8; OPENING] {
         let mut bytes = [0; OPENING];
         put(&mut bytes, 0, MAGIC_BYTES);
@@ -72,10 +73,10 @@ impl Opening {
         bytes
     }
 
-    /// From bytes. Those without a meaning are not looked at: a QEMU may give them one.
+    /// Decodes an opening. Bytes without a meaning are ignored: a QEMU may use them.
     ///
     /// # Errors
-    /// `Malformed` if it is none, `Incompatible` if it is one of another version.
+    /// `Malformed` if the bytes are not an opening, `Incompatible` for another version.
     pub fn read(bytes: &[u8; OPENING]) -> Result<Self> {
         check_magic(bytes)?;
         let [id] = take(bytes, 24);
@@ -90,12 +91,12 @@ pub struct PacketPages {
     pub block: usize,
     /// Offsets of the pages whose bytes follow.
     pub normal: Vec<u64>,
-    /// Offsets of those that are zero.
+    /// Offsets of the zero pages.
     pub zero: Vec<u64>,
 }
 
 impl PacketPages {
-    /// How many they are.
+    /// The number of pages of each kind.
     pub fn count(&self) -> PageCount {
         PageCount { normal: self.normal.len() as u64, zero: self.zero.len() as u64 }
     }
@@ -104,25 +105,25 @@ impl PacketPages {
 /// A packet without the bytes of its pages.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Packet {
-    /// All packets of all channels are counted, from 0 on.
+    /// The packet's number; the packets of all channels are numbered together, from 0 on.
     pub number: u64,
-    /// The channel waits behind this packet until all channels have come so far.
+    /// True if the channel waits after this packet until all channels have reached their SYNC.
     pub sync: bool,
-    /// What follows.
+    /// The encoding of the payload.
     pub coding: Coding,
-    /// Bytes that follow.
+    /// Size of the payload in bytes.
     pub payload: usize,
-    /// Empty in a packet that only has a flag.
+    /// The pages; none in a packet that only has a flag.
     pub pages: PacketPages,
 }
 
 impl Packet {
-    /// A packet that has a flag and no pages.
+    /// A packet with flag SYNC and no pages.
     pub fn sync(number: u64) -> Self {
         Self { number, sync: true, coding: Coding::Raw, payload: 0, pages: PacketPages::default() }
     }
 
-    /// As bytes; `name` is that of the pages' block, which fits with its NUL.
+    /// Encodes the packet; `name` is that of the pages' block, and must fit with its NUL.
     pub fn to_bytes(&self, name: &str) -> [u8; HEADER] {
         let Self { number, sync, coding, payload, pages } = self;
         let mut bytes = [0; HEADER];
@@ -148,7 +149,7 @@ impl Packet {
         bytes
     }
 
-    /// From bytes, of a guest that has these blocks.
+    /// Decodes a packet for a guest with these blocks.
     ///
     /// # Errors
     /// `Malformed`; `Incompatible` for a packet of a kind that is not supported.
@@ -162,7 +163,7 @@ impl Packet {
             let message = format!("{normal} normal and {zero} zero pages, with room for {room} of {PACKET_PAGES}");
             return Err(malformed(message));
         }
-        // What the other fields of a packet without pages are left with differs among releases of QEMU.
+        // In a packet without pages, releases of QEMU leave different values in the other fields.
         if normal + zero == 0 {
             return if sync {
                 Ok(Self { payload: 0, ..Self::sync(number) })
@@ -190,7 +191,7 @@ impl Packet {
     }
 }
 
-/// Pages of a block that follow each other, as runs.
+/// The adjacent pages of a block, as runs.
 pub fn runs(block: usize, offsets: &[u64]) -> impl Iterator<Item = PageRun> {
     offsets.chunk_by(|before, next| before.checked_add(PAGE_SIZE) == Some(*next)).map(move |run| PageRun {
         block,
@@ -229,7 +230,7 @@ fn coding(flags: u32) -> Result<Coding> {
     }
 }
 
-/// The block that is named, and its length.
+/// The index and length of the named block.
 fn block(bytes: &[u8], blocks: &[RamBlock]) -> Result<(usize, u64)> {
     let field = bytes.get(BLOCK..OFFSETS).unwrap_or_default();
     let Some(end) = field.iter().position(|&byte| byte == 0) else {

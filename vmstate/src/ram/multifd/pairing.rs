@@ -1,12 +1,12 @@
-//! Which channels belong to an incoming migration, and when all that was sent before a flush is here.
+//! Decides which channels belong to an incoming migration, and when everything sent before a flush has arrived.
 //!
-//! Nobody tells a destination how many channels there are. It need not know: a source counts the packets of all channels
-//! together, and says SYNC on each channel once before the first page. So from the second flush on, a channel that is not here
-//! yet leaves a gap in the numbers.
+//! No message tells a destination the number of channels. It need not know: a source numbers the packets of all channels
+//! together, and sends SYNC on each channel once before the first page. So from the second flush on, a missing channel leaves a
+//! gap in the numbers.
 //!
-//! An opening proves nothing: that of another migration's channel differs by its uuid alone, and may come first. A channel counts once it
-//! sends more than its introduction when the main channel has passed its first flush, as each one of the migration does before the second:
-//! whoever is silent then fixes no uuid and no number.
+//! An opening proves nothing: that of another migration's channel differs only in its uuid, and may arrive first. A channel
+//! counts only once it sends more than its opening after the main channel has passed its first flush, as each channel of the
+//! migration does before the second flush. A silent connection therefore reserves no uuid and no number.
 
 use super::Opening;
 use super::numbers::Numbers;
@@ -17,34 +17,35 @@ use crate::error::{Error, ErrorKind, Result};
 pub struct Pairing {
     channels: Vec<Channel>,
     numbers: Numbers,
-    /// Flushes that are over.
+    /// Number of completed flushes.
     flushes: u64,
 }
 
 #[derive(Debug)]
 struct Channel {
     opening: Opening,
-    /// How often it has said SYNC.
+    /// Number of SYNCs that it has sent.
     syncs: u64,
-    /// It was closed behind a SYNC, as by a source that has sent all.
+    /// True if it was closed after a SYNC, as by a source that has sent everything.
     closed: bool,
 }
 
 impl Pairing {
-    /// How many channels belong to the migration.
+    /// The number of channels that belong to the migration.
     pub fn channels(&self) -> usize {
         self.channels.len()
     }
 
-    /// Flushes that are over.
+    /// The number of completed flushes.
     pub fn flushes(&self) -> u64 {
         self.flushes
     }
 
-    /// A channel goes on whose first packet, with its first SYNC, has this number: from now on it belongs to the migration.
+    /// Accepts a channel whose first packet, with its first SYNC, has this number: from now on the channel belongs to the
+    /// migration.
     ///
     /// # Errors
-    /// It does not; the migration goes on without it.
+    /// The channel does not belong to the migration, which continues without it.
     pub fn join(&mut self, opening: Opening, number: u64) -> Result<()> {
         let refuse = |message: String| Err(Error::new(ErrorKind::Peer, message));
         if self.channels.iter().any(|channel| channel.opening.uuid != opening.uuid) {
@@ -53,7 +54,7 @@ impl Pairing {
         if self.channels.iter().any(|channel| channel.opening.id == opening.id) {
             return refuse(format!("there is a channel {} already", opening.id));
         }
-        // As many numbers as there can be channels.
+        // There are at most as many numbers as channels.
         if number > u64::from(u8::MAX) {
             return refuse(format!("its first packet has number {number}"));
         }
@@ -62,10 +63,10 @@ impl Pairing {
         Ok(())
     }
 
-    /// A packet of channel `id` is here, with its pages.
+    /// Records that a packet of channel `id` has arrived, with its pages.
     ///
     /// # Errors
-    /// `Malformed` if its number cannot be.
+    /// `Malformed` if its number is impossible.
     pub fn add(&mut self, id: u8, number: u64, sync: bool) -> Result<()> {
         self.numbers.take(number)?;
         if let Some(channel) = self.channel(id) {
@@ -74,15 +75,15 @@ impl Pairing {
         Ok(())
     }
 
-    /// Channel `id` was closed behind a SYNC.
+    /// Records that channel `id` was closed after a SYNC.
     pub fn close(&mut self, id: u8) {
         if let Some(channel) = self.channel(id) {
             channel.closed = true;
         }
     }
 
-    /// The main channel has come to a flush: true if all that was sent before it is here, and the flush is over. No page is sent
-    /// before the first one, so nobody waits for channels then.
+    /// Called when the main channel has reached a flush: true if everything sent before it has arrived, which completes the
+    /// flush. No page is sent before the first flush, so it does not wait for channels.
     ///
     /// # Errors
     /// `Io` if a channel was closed before its SYNC.

@@ -1,4 +1,4 @@
-//! What the threads of a destination share: the channels of the migration, and who waits for whom.
+//! The state that the threads of a destination share: the channels of the migration, and the waits between threads.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
@@ -8,25 +8,25 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ram::{PageCount, RamBlock};
 use crate::sync::{lock, wait, wait_within};
 
-/// The channels of one incoming migration, as many as come. Clones are the same ones.
+/// The channels of one incoming migration, as many as connect. Clones share the state.
 #[derive(Clone, Debug, Default)]
 pub struct Receivers(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
     state: Mutex<State>,
-    /// The main channel has passed a flush.
+    /// Signalled when the main channel has passed a flush.
     permission: Condvar,
-    /// A channel has come to a flush, or has failed.
+    /// Signalled when a channel has reached a flush, or has failed.
     progress: Condvar,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// Channels that have introduced themselves, the migration's or others.
+    /// Channels that have sent an opening, of this migration or not.
     introduced: usize,
     pairing: Pairing,
-    /// Known from the first flush on.
+    /// The RAM blocks, known from the first flush on.
     blocks: Option<Arc<[RamBlock]>>,
     received: PageCount,
     bytes: u64,
@@ -34,44 +34,45 @@ struct State {
 }
 
 impl Receivers {
-    /// For a migration that is to come.
+    /// Creates the state for a migration that has not begun.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The migration is over: the channels' threads end.
+    /// Ends the channels' threads, after the end of the migration.
     pub fn close(&self) {
         self.lock().ending.is_over = true;
         self.0.permission.notify_all();
         self.0.progress.notify_all();
     }
 
-    /// True once the migration is over.
+    /// True once the migration has ended.
     pub fn is_over(&self) -> bool {
         self.lock().ending.is_over
     }
 
-    /// How many channels belong to the migration.
+    /// The number of channels that belong to the migration.
     pub fn channels(&self) -> usize {
         self.lock().pairing.channels()
     }
 
-    /// Pages that came on the channels.
+    /// Pages received on the channels.
     pub(crate) fn received(&self) -> PageCount {
         self.lock().received
     }
 
-    /// Bytes that came on the channels.
+    /// Bytes received on the channels.
     pub(crate) fn bytes(&self) -> u64 {
         self.lock().bytes
     }
 
-    /// An error if a channel has failed: the first one's, once.
+    /// Returns the error of the first channel that failed, once.
     pub(crate) fn check(&self) -> Result<()> {
         self.lock().ending.check()
     }
 
-    /// The main channel has come to a flush: waits for so long until all channels have, and lets them go on; true if they may.
+    /// Called by the main channel at a flush: waits up to `timeout` until all channels have reached it, then lets them continue;
+    /// true if they may.
     ///
     /// # Errors
     /// Why a channel failed; `Io` if one was closed before its SYNC.
@@ -89,23 +90,25 @@ impl Receivers {
         Ok(passes)
     }
 
-    /// True if connections that look like page channels wait for the first flush. A stray does, and a channel of a source that never
-    /// flushes.
+    /// True if connections that look like page channels wait for the first flush: stray connections do, and channels of a source
+    /// that never flushes.
     pub(super) fn is_flush_awaited(&self) -> bool {
         let state = self.lock();
         state.pairing.flushes() == 0 && state.introduced > 0
     }
 
-    /// A channel that has introduced itself: waits until it may go on, behind the first flush. `None`: the migration is over.
+    /// Called by a channel after its opening: waits until the channel may continue after the first flush. `None`: the migration
+    /// has ended.
     pub(crate) fn await_start(&self) -> Option<Arc<[RamBlock]>> {
         self.lock().introduced += 1;
         self.await_permission(1)
     }
 
-    /// A channel: its first packet, which is its first SYNC, has this number, and it goes on. From now on it belongs to the migration.
+    /// Called by a channel after its first packet, which is its first SYNC and has this number: from now on the channel belongs
+    /// to the migration.
     ///
     /// # Errors
-    /// It does not; the migration goes on without it.
+    /// The channel does not belong to the migration, which continues without it.
     pub(crate) fn join(&self, opening: Opening, number: u64) -> Result<()> {
         let mut state = self.lock();
         if state.ending.is_over {
@@ -117,7 +120,8 @@ impl Receivers {
         Ok(())
     }
 
-    /// A channel: waits until it may go on behind its SYNC of this number, from 1 on. `None`: the migration is over.
+    /// Called by a channel: waits until it may continue after its SYNC of this number, from 1 on. `None`: the migration has
+    /// ended.
     pub(crate) fn await_permission(&self, sync: u64) -> Option<Arc<[RamBlock]>> {
         let mut state = self.lock();
         while !state.ending.is_over && state.pairing.flushes() < sync {
@@ -126,30 +130,30 @@ impl Receivers {
         state.blocks.clone().filter(|_| !state.ending.is_over)
     }
 
-    /// A channel: a packet is here, with its pages.
+    /// Called by a channel when a packet has arrived, with its pages.
     ///
     /// # Errors
-    /// `Malformed` if its number cannot be.
+    /// `Malformed` if its number is impossible.
     pub(crate) fn add(&self, id: u8, number: u64, sync: bool, pages: PageCount, bytes: u64) -> Result<()> {
         let mut state = self.lock();
         state.pairing.add(id, number, sync)?;
         state.received = state.received.and(pages);
         state.bytes += bytes;
         drop(state);
-        // The last packet before a flush that comes is a SYNC: each channel's packets come in the order of their numbers.
+        // The last packet before a flush is a SYNC, because each channel's packets arrive in the order of their numbers.
         if sync {
             self.0.progress.notify_all();
         }
         Ok(())
     }
 
-    /// A channel: it was closed behind a SYNC.
+    /// Called by a channel that was closed after a SYNC.
     pub(crate) fn closed(&self, id: u8) {
         self.lock().pairing.close(id);
         self.0.progress.notify_all();
     }
 
-    /// A channel: it cannot go on. What follows from the end of the migration says nothing new.
+    /// Called by a channel that failed. Failures after the end of the migration are consequences of it and ignored.
     pub(crate) fn fail(&self, error: Error) {
         self.lock().ending.fail(error);
         self.0.permission.notify_all();

@@ -1,8 +1,9 @@
-//! What the threads of a source share: batches of pages that wait for a channel, and how far the channels are.
+//! The state that the threads of a source share: batches of pages that wait for a channel, and the progress of the channels.
 //!
-//! Nobody waits at a flush: a channel that has said SYNC takes batches from behind the flush while others still send those before
-//! it. The destination reads them once all channels have come to the flush. It takes a gap in the numbers of the packets for one
-//! that is on its way, so they are given in the order of the queue: those of a flush's SYNCs are behind all batches before it.
+//! No thread waits at a flush: a channel that has sent SYNC takes batches from after the flush while others still send those
+//! before it. The destination reads these once all channels have reached the flush. It takes a gap in the numbers of the packets
+//! for a packet that has not arrived, so numbers are assigned in the order of the queue: the SYNCs of a flush have higher numbers
+//! than all batches before it.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -14,20 +15,20 @@ use crate::error::{Error, Result};
 use crate::ram::PageCount;
 use crate::sync::{lock, wait, wait_while};
 
-/// What a channel has to do next, with the number of the packet.
+/// The next task of a channel, with the number of the packet.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Task {
     /// Send these pages.
     Pages(u64, Batch),
     /// Send a packet with flag SYNC.
     Sync(u64),
-    /// Nothing now.
+    /// Nothing for now.
     Nothing,
-    /// Nothing any more.
+    /// End the thread.
     End,
 }
 
-/// The channels of one outgoing migration. Clones are the same ones.
+/// The channels of one outgoing migration. Clones share the state.
 #[derive(Clone, Debug)]
 pub struct Senders(Arc<Shared>);
 
@@ -36,18 +37,18 @@ struct Shared {
     channels: u8,
     compression: Compression,
     state: Mutex<State>,
-    /// There is something to do.
+    /// Signalled when there is a task.
     work: Condvar,
-    /// As few pages are unsent as somebody waits for, or a channel has said SYNC or failed.
+    /// Signalled when the number of unsent pages has fallen to the awaited one, and when a channel has sent SYNC or failed.
     progress: Condvar,
 }
 
 #[derive(Debug, Default)]
 struct State {
     queue: VecDeque<Queued>,
-    /// SYNCs that channels have sent.
+    /// Number of SYNCs that channels have sent.
     syncs: u64,
-    /// Flushes that were begun and are not known to be over, and how many there were before them.
+    /// Flushes that were begun and are not known to be complete, and the number of flushes before them.
     flushes: VecDeque<Flush>,
     over: u64,
     /// Number of the next packet.
@@ -55,10 +56,10 @@ struct State {
     /// Pages that were given to the channels.
     given: u64,
     sent: PageCount,
-    /// Pages that were given before flushes that are over.
+    /// Pages that were given before completed flushes.
     arrived: PageCount,
     bytes: u64,
-    /// Somebody waits until no more pages than this are unsent.
+    /// The number of unsent pages that a thread waits for.
     awaited: Option<u64>,
     ending: Ending,
 }
@@ -67,7 +68,7 @@ struct State {
 struct Queued {
     batch: Batch,
     number: u64,
-    /// Flushes before it.
+    /// Number of flushes before this batch.
     flush: u64,
 }
 
@@ -75,25 +76,25 @@ struct Queued {
 struct Flush {
     /// Number of the SYNC packet of channel 0; those of the other channels follow.
     number: u64,
-    /// Channels that have not come to it.
+    /// Number of channels that have not reached the flush.
     to_come: u8,
-    /// Sent by the other channels since the flush before.
+    /// Pages that the other channels have sent since the previous flush.
     pages: PageCount,
 }
 
 impl Senders {
-    /// For a migration over so many channels besides the main one.
+    /// Creates the state for a migration over this many channels besides the main one.
     pub fn new(channels: u8, compression: Compression) -> Self {
         let (state, work, progress) = (Mutex::default(), Condvar::new(), Condvar::new());
         Self(Arc::new(Shared { channels, compression, state, work, progress }))
     }
 
-    /// How many channels there are besides the main one.
+    /// The number of channels besides the main one.
     pub fn channels(&self) -> u8 {
         self.0.channels
     }
 
-    /// The migration is over: the channels' threads end.
+    /// Ends the channels' threads, after the end of the migration.
     pub fn close(&self) {
         self.lock().ending.is_over = true;
         self.0.work.notify_all();
@@ -119,7 +120,7 @@ impl Senders {
         self.lock().bytes
     }
 
-    /// Some channel will send each of them, behind all flushes so far.
+    /// Queues batches after all flushes so far, for any channel to send.
     pub(crate) fn push(&self, batches: Vec<Batch>) {
         let wakes = batches.len().min(self.0.channels.into());
         let mut state = self.lock();
@@ -135,7 +136,7 @@ impl Senders {
         }
     }
 
-    /// Each channel is to say SYNC between the pages that it was given until now and those that it is given from now on.
+    /// Makes each channel send SYNC between the pages that it was given so far and those that it is given from now on.
     pub(crate) fn begin_flush(&self) {
         let mut state = self.lock();
         let number = state.take_numbers(self.0.channels);
@@ -144,12 +145,13 @@ impl Senders {
         self.0.work.notify_all();
     }
 
-    /// How many flushes were begun.
+    /// The number of flushes that were begun.
     pub(crate) fn flushes(&self) -> u64 {
         self.lock().begun()
     }
 
-    /// The destination says that this flush, from 1 on, is over: the pages between the last that was known to be over and this one.
+    /// Called when the destination reports that this flush, from 1 on, is complete; returns the pages sent between the last flush
+    /// known to be complete and this one.
     pub(crate) fn arrived(&self, flush: u64) -> PageCount {
         let mut state = self.lock();
         let mut pages = PageCount::default();
@@ -164,14 +166,14 @@ impl Senders {
         pages
     }
 
-    /// Pages that were sent, and of which the destination has not said that they are there.
+    /// Pages that were sent, and that the destination has not reported as arrived.
     pub(crate) fn unanswered(&self) -> PageCount {
         let state = self.lock();
         state.sent.since(state.arrived)
     }
 
-    /// Waits for so long until each channel has sent the SYNCs of all flushes so far; true if it is so. Before the first one a channel
-    /// sends its opening.
+    /// Waits up to `timeout` until each channel has sent the SYNCs of all flushes so far; true if they have. Before the first
+    /// SYNC, a channel sends its opening.
     ///
     /// # Errors
     /// Why a channel failed.
@@ -181,13 +183,13 @@ impl Senders {
         self.await_progress(state, timeout, |state| state.syncs >= syncs)
     }
 
-    /// A channel: it has sent a SYNC.
+    /// Called by a channel that has sent a SYNC.
     pub(crate) fn synced(&self) {
         self.lock().syncs += 1;
         self.0.progress.notify_all();
     }
 
-    /// Waits for so long until no more than `most` pages are unsent; true if it is so.
+    /// Waits up to `timeout` until at most `most` pages are unsent; true if so.
     ///
     /// # Errors
     /// Why a channel failed.
@@ -209,12 +211,12 @@ impl Senders {
         state.ending.check().map(|()| is_done(&state))
     }
 
-    /// An error if a channel has failed: the first one's, once.
+    /// Returns the error of the first channel that failed, once.
     pub(crate) fn check(&self) -> Result<()> {
         self.lock().ending.check()
     }
 
-    /// Channel `id`, which has come to so many flushes: what it has to do. Waits for it, if it is to.
+    /// The next task of channel `id`, which has reached this many flushes. Waits for a task if `waits`.
     pub(crate) fn task(&self, id: u8, flushed: u64, waits: bool) -> Task {
         let mut state = self.lock();
         loop {
@@ -236,7 +238,7 @@ impl Senders {
         }
     }
 
-    /// A channel: it has sent these pages, in so many bytes.
+    /// Called by a channel that has sent these pages, in this many bytes.
     pub(crate) fn add(&self, pages: PageCount, bytes: u64) {
         let mut state = self.lock();
         state.sent = state.sent.and(pages);
@@ -248,8 +250,9 @@ impl Senders {
         }
     }
 
-    /// A channel that had come to `flushed` flushes: it says SYNC now, in so many bytes, and has sent these pages since it said it last.
-    /// Counted before it is sent, for whoever hears of its arrival.
+    /// Called by a channel that had reached `flushed` flushes, before it sends SYNC in this many bytes: it has sent these pages
+    /// since its last SYNC. They are counted before the SYNC is sent, so that the count is complete when the destination reports
+    /// its arrival.
     pub(crate) fn flushing(&self, flushed: u64, pages: PageCount, bytes: u64) {
         let mut state = self.lock();
         state.bytes += bytes;
@@ -259,14 +262,14 @@ impl Senders {
         }
     }
 
-    /// A channel: it cannot go on. What follows from the end of the migration says nothing new.
+    /// Called by a channel that failed. Failures after the end of the migration are consequences of it and ignored.
     pub(crate) fn fail(&self, error: Error) {
         self.lock().ending.fail(error);
         self.0.work.notify_all();
         self.0.progress.notify_all();
     }
 
-    /// A channel: true if the migration is over.
+    /// Called by a channel: true if the migration has ended.
     pub(crate) fn is_over(&self) -> bool {
         self.lock().ending.is_over
     }
@@ -281,18 +284,18 @@ impl State {
         self.given.saturating_sub(self.sent.total())
     }
 
-    /// Flushes that were begun.
+    /// The number of flushes that were begun.
     fn begun(&self) -> u64 {
         self.over + self.flushes.len() as u64
     }
 
-    /// The one behind so many others.
+    /// The flush after this many others.
     fn flush(&mut self, before: u64) -> Option<&mut Flush> {
         let index = usize::try_from(before.checked_sub(self.over)?).ok()?;
         self.flushes.get_mut(index)
     }
 
-    /// The first of so many numbers, which are nobody else's.
+    /// Reserves this many numbers and returns the first.
     fn take_numbers(&mut self, count: u8) -> u64 {
         let first = self.number;
         self.number += u64::from(count);
@@ -311,7 +314,7 @@ mod tests {
         senders.push(batches);
     }
 
-    /// The number of the next packet of a channel, and its first page.
+    /// The number of a channel's next packet, and its first page.
     fn pages(senders: &Senders, id: u8, flushed: u64) -> (u64, u64) {
         match senders.task(id, flushed, false) {
             Task::Pages(number, batch) => (number, batch.touched[0].start),
@@ -323,8 +326,8 @@ mod tests {
         PageCount { normal, zero: 0 }
     }
 
-    /// A destination waits at a flush until no number is missing, and reads no channel behind its SYNC: all numbers before a flush are
-    /// lower than those behind it, whoever takes them when.
+    /// A destination waits at a flush until no number is missing, and reads no channel beyond its SYNC: all numbers before a
+    /// flush are lower than those after it, whichever channel takes them.
     #[test]
     fn a_channel_goes_on_behind_a_flush_while_another_has_still_to_come_to_it() {
         let senders = Senders::new(2, Compression::None);
@@ -358,14 +361,14 @@ mod tests {
         assert_eq!((senders.arrived(1), senders.arrived(1)), (sent(300), sent(0)));
         assert_eq!((senders.unanswered(), senders.unsent()), (sent(50), 0));
         assert!(senders.await_sent(0, Duration::ZERO).unwrap());
-        // The flush is forgotten, and who has come to it is known all the same.
+        // The flush is forgotten, but its channels are still known to have reached it.
         assert_eq!((senders.task(0, 1, false), senders.flushes()), (Task::Nothing, 1));
         senders.begin_flush();
         assert_eq!(senders.task(0, 1, false), Task::Sync(6));
     }
 
     #[test]
-    fn who_waits_is_told_of_a_failure() {
+    fn a_waiting_thread_gets_the_failure() {
         let senders = Senders::new(1, Compression::None);
         push(&senders, 0, 1);
         senders.fail(Error::new(crate::error::ErrorKind::Io, "gone"));

@@ -1,27 +1,28 @@
-//! Pages as the destination has them, to compare with: a direct-mapped cache like QEMU's (migration/page_cache.c).
+//! A cache of pages as the destination has them, for comparison: direct-mapped, like QEMU's (migration/page_cache.c).
 
 use super::{PAGE, Page};
 
-/// For so many rounds after its last use a page keeps its place from others (`CACHED_PAGE_LIFETIME`).
+/// For this many rounds after its last use, a page is not replaced by another (`CACHED_PAGE_LIFETIME`).
 const LIFETIME: u64 = 2;
 
-/// A cache of pages of the guest, by their number.
+/// A cache of guest pages, by page number.
 #[derive(Debug, Default)]
 pub struct PageCache {
-    /// A power of two of them, or none. The page of number `n` may be in that of `n` modulo their count.
+    /// A power of two of slots, or none. Page number `n` can be in slot `n` modulo their number.
     slots: Vec<Option<Slot>>,
 }
 
 #[derive(Debug)]
 struct Slot {
     page: u64,
-    /// The round in which it was last used.
+    /// The round in which the slot was last used.
     used: u64,
     bytes: Box<Page>,
 }
 
 impl PageCache {
-    /// Room for `bytes`, rounded down to a power of two of pages. The memory of a page is taken when it is first needed.
+    /// Creates a cache of `bytes`, rounded down to a power of two of pages. The memory of a page is allocated when it is first
+    /// needed.
     pub fn new(bytes: u64) -> Self {
         let pages = usize::try_from(bytes).unwrap_or(usize::MAX) / PAGE;
         let mut slots = Vec::new();
@@ -29,14 +30,14 @@ impl PageCache {
         Self { slots }
     }
 
-    /// What the destination has of `page`, which is in use in this `round`.
+    /// The destination's contents of `page`, marked as used in this `round`.
     pub fn get(&mut self, page: u64, round: u64) -> Option<&mut Page> {
         let slot = self.slot(page)?.as_mut().filter(|slot| slot.page == page)?;
         slot.used = round;
         Some(&mut slot.bytes)
     }
 
-    /// Keeps what was sent of `page`; false if another page, used this round or in the one before, has its place.
+    /// Stores the contents of `page` that were sent; false if the slot has another page, used in this round or the one before.
     pub fn insert(&mut self, page: u64, round: u64, bytes: &Page) -> bool {
         match self.slot(page) {
             Some(Some(slot)) => {
@@ -55,7 +56,7 @@ impl PageCache {
         }
     }
 
-    /// Forgets the pages that `keep` does not want, and gives their memory back.
+    /// Drops the pages for which `keep` is false, and frees their memory.
     pub fn retain(&mut self, keep: impl Fn(u64) -> bool) {
         for slot in &mut self.slots {
             if slot.as_ref().is_some_and(|slot| !keep(slot.page)) {

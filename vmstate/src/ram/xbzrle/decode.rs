@@ -1,11 +1,11 @@
-//! XBZRLE, decoding into a copy of the page: every run is checked, and none reaches beyond it.
+//! The XBZRLE decoder, which works on a copy of the page: every run is checked, and none can exceed the page.
 
 use super::{PAGE, Page};
 use crate::error::{Error, ErrorKind, Result};
 
-/// Makes of `page` what the source has, a copy of the guest's: it is of no use after an error. `offset` is where the runs begin in
-/// the stream, for errors. Takes what QEMU's `xbzrle_decode_buffer` takes, and refuses what it refuses: a run of nothing (but an
-/// equal one in front), a length of more than two bytes, and an end that is beyond the page or the runs.
+/// Changes `page`, a copy of the guest's, into the source's page; after an error the copy must be discarded. `offset` is the
+/// stream offset of the runs, for errors. Accepts and refuses the same input as QEMU's `xbzrle_decode_buffer`: it refuses an
+/// empty run (except an equal one at the beginning), a length of more than two bytes, and an end beyond the page or the runs.
 ///
 /// # Errors
 /// `Malformed`.

@@ -1,29 +1,30 @@
-//! XBZRLE, encoding: what changed in a page, as runs of equal and of changed bytes (migration/xbzrle.c, `xbzrle_encode_buffer`).
+//! The XBZRLE encoder: the changes of a page, as runs of equal and of changed bytes (migration/xbzrle.c, `xbzrle_encode_buffer`).
 //!
-//! Which bytes differ comes as masks, a bit for each byte; the edges between zeros and ones of the masks are the ends of the runs.
+//! The changed bytes are given as masks with a bit for each byte; the edges between zeros and ones of the masks are the ends of
+//! the runs.
 
 use super::{ChangedBytes, LONGEST, PAGE, Page};
 
-/// Bytes that one mask stands for.
+/// Number of bytes that one mask covers.
 const BLOCK: usize = u64::BITS as usize;
-/// A run this long or shorter is copied as this many bytes, which is one load and one store.
+/// A run of at most this length is copied as this many bytes, with one load and one store.
 const SHORT: usize = 16;
-/// Room for the longest encoding, and what the last short run copies too much.
+/// Size of the longest encoding, plus the bytes that the copy of the last short run exceeds it.
 const ROOM: usize = PAGE + SHORT;
 
-/// Encodes pages, one after the other.
+/// Encodes pages, one after another.
 pub struct Encoder {
     bytes: Box<[u8; ROOM]>,
 }
 
-/// One page, encoded.
+/// The encoding of one page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Encoded<'a> {
     /// Both pages are equal.
     Unchanged,
     /// The runs.
     Runs(&'a [u8]),
-    /// The runs would make a record as long as that of the whole page, or longer.
+    /// The record with the runs would be as long as that of the whole page, or longer.
     TooLong,
 }
 
@@ -34,7 +35,7 @@ impl Default for Encoder {
 }
 
 impl Encoder {
-    /// What makes `new` of a page that differs from it in these bytes.
+    /// Encodes `new`, which differs from the destination's page in the bytes `changed`.
     pub fn encode(&mut self, new: &Page, changed: &ChangedBytes) -> Encoded<'_> {
         match self.put_runs(new, changed) {
             Some(0) => Encoded::Unchanged,
@@ -43,11 +44,11 @@ impl Encoder {
         }
     }
 
-    /// Bytes written; `None` if they are too many.
+    /// Returns the number of bytes written; `None` if they are too many.
     fn put_runs(&mut self, new: &Page, masks: &ChangedBytes) -> Option<usize> {
         let (mut length, mut start, mut changed) = (0, 0, false);
         for (index, &mask) in masks.iter().enumerate() {
-            // A bit that is unlike the one before it begins a run.
+            // A bit that differs from its predecessor begins a run.
             let mut edges = mask ^ (mask << 1 | u64::from(changed));
             while edges != 0 {
                 let end = index * BLOCK + edges.trailing_zeros() as usize;
@@ -59,10 +60,10 @@ impl Encoder {
         if changed { self.put_run(length, new.get(start..)?, Some((new, start))) } else { Some(length) }
     }
 
-    /// Appends at `length` the length of `run`, and its bytes if they changed; returns where that ends.
+    /// Appends, at index `length`, the length of `run`, and its bytes if they changed; returns the index after them.
     #[inline]
     fn put_run(&mut self, length: usize, run: &[u8], changed: Option<(&Page, usize)>) -> Option<usize> {
-        // Two bytes of an ULEB128 number hold 14 bits, and a page is shorter.
+        // Two bytes of an ULEB128 number hold 14 bits, which is enough for the length of a page.
         let count = run.len();
         let [low, high, ..] = (count & 0x7f | count >> 7 << 8).to_le_bytes();
         let digits = if high == 0 { 1 } else { 2 };
@@ -82,7 +83,7 @@ impl Encoder {
     }
 }
 
-/// In which bytes two pages differ. Portable: instructions that not each processor has take `unsafe` to call.
+/// Determines in which bytes two pages differ. Portable: vector instructions that some processors lack would need `unsafe`.
 pub fn changed_bytes(old: &Page, new: &Page) -> ChangedBytes {
     let blocks = old.as_chunks().0.iter().zip(new.as_chunks().0);
     let mut masks = [0; _];
@@ -94,8 +95,8 @@ pub fn changed_bytes(old: &Page, new: &Page) -> ChangedBytes {
 
 /// A bit for each byte that differs.
 fn differing(old: &[u8; BLOCK], new: &[u8; BLOCK]) -> u64 {
-    // Compared in vectors, each byte that differs becomes the one bit of its place in its group of eight; a
-    // multiplication adds the eight bytes of a group up in its uppermost byte.
+    // Compared in vectors, each byte that differs becomes one bit at its position in its group of eight; a multiplication adds
+    // the eight bytes of a group in its highest byte.
     let mut bits = [0_u8; BLOCK];
     for (at, (bit, (old, new))) in bits.iter_mut().zip(old.iter().zip(new)).enumerate() {
         *bit = if old == new { 0 } else { 1 << (at % 8) };

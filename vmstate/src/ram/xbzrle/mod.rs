@@ -1,4 +1,4 @@
-//! XBZRLE: of a page that the destination has, what changed since it was sent (QEMU's capability `xbzrle`).
+//! XBZRLE: sends only the changed bytes of a page that the destination has (QEMU's capability `xbzrle`).
 
 mod cache;
 mod decode;
@@ -14,12 +14,13 @@ use super::PAGE;
 
 /// A page's bytes.
 pub type Page = [u8; PAGE];
-/// In which bytes two pages differ: bit `n % 64` of word `n / 64` is set if byte `n` does.
+/// The bytes in which two pages differ: bit `n % 64` of word `n / 64` is set if byte `n` does.
 pub type ChangedBytes = [u64; PAGE / 64];
 
-/// What precedes the runs in a record: [`ENCODING`], and their length in two bytes (`save_xbzrle_page`, migration/ram.c).
+/// Size of the part of a record before the runs: [`ENCODING`], and the length of the runs in two bytes (`save_xbzrle_page`,
+/// migration/ram.c).
 pub(super) const HEAD: usize = 3;
-/// The one encoding there is, `ENCODING_FLAG_XBZRLE`.
+/// The only encoding, `ENCODING_FLAG_XBZRLE`.
 pub(super) const ENCODING: u8 = 1;
 /// The most bytes of runs with which a record is shorter than that of the whole page.
 const LONGEST: usize = PAGE - HEAD - 1;

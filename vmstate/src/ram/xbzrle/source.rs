@@ -1,24 +1,25 @@
-//! The source's use of XBZRLE: for which pages it is tried, what the cache has of them, and what came of it.
+//! The source's use of XBZRLE: for which pages it is tried, what is cached, and its results.
 //!
-//! A page is in the cache exactly as it was last sent: it is copied out of guest memory once, then compared, kept and sent from
-//! that copy. A page for which XBZRLE is not tried is not in the cache.
+//! A cached page equals the page as it was last sent: it is copied out of guest memory once, then compared, cached and sent from
+//! that copy. A page for which XBZRLE is not tried is not cached.
 
 use super::{ChangedBytes, Encoded, Encoder, HEAD, PAGE, Page, PageCache};
 
-/// In the rounds before this one there is nothing to compare with (`xbzrle_started`, migration/ram.c).
+/// Before this round there is nothing to compare with (`xbzrle_started`, migration/ram.c).
 const FIRST_ROUND: u64 = 2;
-/// A cache is filled in one round, and used in the next: only that one shows what it is good for.
+/// A cache is filled in one round and used in the next: only the second round shows its benefit.
 const ROUNDS_TO_TELL: u64 = 2;
-/// XBZRLE is worth its copies and comparisons where it spares a byte in eight: the speed of a wire varies by more than less.
+/// XBZRLE is worth its copies and comparisons if it saves one byte in eight: smaller savings are within the variation of a link's
+/// speed.
 const LEAST_GAIN: f64 = 0.125;
-/// Where it is not, it is tried on for one stretch of pages in sixteen, so that a guest that begins to write otherwise is noticed.
+/// If XBZRLE is not worth it, it is still tried for one stretch of pages in this many, to notice when the guest's writes change.
 const SAMPLED: u64 = 16;
-/// Pages of a stretch: long against the work of a record, short against what a guest dirties.
+/// Pages of a stretch: long compared with the work for a record, short compared with the pages that a guest dirties.
 const STRETCH: u64 = 16;
-/// Fewer pages decide nothing.
+/// The fewest pages on which a decision is based.
 const LEAST_PAGES: u64 = 64;
 
-/// What XBZRLE has done in a migration.
+/// The results of XBZRLE in a migration.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct XbzrleCount {
@@ -34,13 +35,13 @@ pub struct XbzrleCount {
     pub bytes: u64,
     /// Pages that were not found in the cache, and sent whole.
     pub cache_miss: u64,
-    /// In the last round: pages not found, of all that were looked for.
+    /// In the last round: the share of the pages looked up that were not found.
     pub cache_miss_rate: f64,
-    /// In the last round: how many times as long as what was sent the pages are that were found. 0 if none was sent.
+    /// In the last round: the size of the pages found, divided by the size of what was sent for them. 0 if none was sent.
     pub encoding_rate: f64,
 }
 
-/// For which pages XBZRLE is tried.
+/// The pages for which XBZRLE is tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Tried {
     Never,
@@ -48,50 +49,50 @@ enum Tried {
     All,
 }
 
-/// What to send of a page.
+/// The form in which a page is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Delta<'a> {
-    /// Nothing: it is as it was sent.
+    /// Not at all: the page is unchanged since it was sent.
     Nothing,
-    /// These runs.
+    /// As these runs.
     Runs(&'a [u8]),
-    /// All of it, and exactly these bytes: they are in the cache.
+    /// As the whole page, with exactly these bytes: they are cached.
     Kept,
-    /// All of it, as it is when it is sent.
+    /// As the whole page, with its contents at the time of sending.
     Whole,
 }
 
-/// Decides what to send of each page.
+/// Decides in which form to send each page.
 #[derive(Debug)]
 pub struct XbzrleSource {
     cache: PageCache,
     encoder: Encoder,
     tried: Tried,
-    /// Rounds begun.
+    /// Number of rounds begun.
     round: u64,
-    /// From this round on it is decided, when a round begins, for which pages XBZRLE is tried.
+    /// From this round on, each round begins with a decision for which pages XBZRLE is tried.
     decides: u64,
-    /// What share of pages the last round that tells has spared.
+    /// The share of bytes saved in the last round with enough pages.
     spared: f64,
     count: XbzrleCount,
-    /// What was counted before this round.
+    /// The counts before this round.
     before: XbzrleCount,
 }
 
 impl XbzrleSource {
-    /// With a cache of so many bytes, of which the memory is taken as it is needed.
+    /// Creates the state with a cache of this many bytes, whose memory is allocated on demand.
     pub fn new(cache_bytes: u64) -> Self {
         let count = XbzrleCount { cache_bytes, ..XbzrleCount::default() };
         let (cache, encoder) = (PageCache::new(cache_bytes), Encoder::default());
         Self { cache, encoder, tried: Tried::Never, round: 0, decides: 0, spared: 0.0, count, before: count }
     }
 
-    /// What it has done.
+    /// The results so far.
     pub fn count(&self) -> XbzrleCount {
         self.count
     }
 
-    /// The cache may hold so many bytes from the next round on. One of another size begins empty.
+    /// Changes the size of the cache from the next round on. A cache of another size begins empty.
     pub fn resize(&mut self, cache_bytes: u64) {
         if cache_bytes != self.count.cache_bytes {
             self.cache = PageCache::new(cache_bytes);
@@ -100,7 +101,7 @@ impl XbzrleSource {
         }
     }
 
-    /// A round begins.
+    /// Begins a round.
     pub fn begin_round(&mut self) {
         self.round += 1;
         let told = self.last_round();
@@ -123,8 +124,8 @@ impl XbzrleSource {
         self.decides = self.round + ROUNDS_TO_TELL;
     }
 
-    /// What share of the pages that it was tried for it has spared in the round that is over; `None` if too few pages tell. Updates
-    /// the rates.
+    /// The share of bytes that XBZRLE saved in the last round, of the pages for which it was tried; `None` if there were too few.
+    /// Updates the rates.
     fn last_round(&mut self) -> Option<f64> {
         let found = self.count.pages - self.before.pages;
         let missed = self.count.cache_miss - self.before.cache_miss;
@@ -137,12 +138,12 @@ impl XbzrleSource {
         (all >= LEAST_PAGES).then(|| found_bytes.saturating_sub(sent) as f64 / (all * PAGE as u64) as f64)
     }
 
-    /// What share of the contents of pages it will spare, as far as the last round tells.
+    /// The share of the bytes of page contents that XBZRLE is expected to save, from the last round.
     pub fn spared(&self) -> f64 {
         if self.tried == Tried::All { self.spared } else { 0.0 }
     }
 
-    /// From `page` on, the pages of which all or none go through [`delta`](Self::delta): whether they do, and where they end.
+    /// Whether the pages from `page` on go through [`delta`](Self::delta), and the end of the stretch to which this applies.
     pub fn stretch(&self, page: u64) -> (bool, u64) {
         match self.tried {
             Tried::Never => (false, u64::MAX),
@@ -151,8 +152,8 @@ impl XbzrleSource {
         }
     }
 
-    /// What to send of a page that is not zero, of which `compare` finds what changed. In the `last_stage` no page comes again, and none
-    /// is kept.
+    /// Decides in which form to send a page that is not zero; `compare` determines its changed bytes. In the `last_stage`, no
+    /// page is sent again, and none is cached.
     pub fn delta(
         &mut self,
         page: u64,
@@ -185,7 +186,8 @@ impl XbzrleSource {
         }
     }
 
-    /// A page goes as zero. One that does seldom stays so: it is kept, to be compared with (`xbzrle_cache_zero_page`).
+    /// Called when a page is sent as zero. Such a page seldom stays zero, so it is cached for comparison
+    /// (`xbzrle_cache_zero_page`).
     pub fn zero(&mut self, page: u64) {
         self.cache.insert(page, self.round, &[0; PAGE]);
     }
