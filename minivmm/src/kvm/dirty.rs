@@ -1,7 +1,7 @@
-//! KVM's record of pages written by vCPUs, by page of the RAM block.
+//! KVM's dirty log of pages written by vCPUs, in pages of the RAM block.
 //!
-//! With manual protection a page that was reported stays writable, and dirty, until it is cleared. Clearing may
-//! touch only what was reported: a bit set since then belongs to the next report. So the report is kept here.
+//! With manual protection a reported page stays writable and dirty until it is cleared. Only reported pages may be cleared: a
+//! bit that was set after the report belongs to the next one. So the report is kept here.
 
 use kvm_bindings::{kvm_clear_dirty_log, kvm_dirty_log};
 use vmm_sys_util::ioctl::ioctl_with_ref;
@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::kvm::vm::KvmVm;
 use crate::memory::PAGE_SIZE;
 
-/// Request numbers, which the macro makes as public functions without documentation.
+/// Numbers of the requests. The macro makes public functions without documentation.
 mod request {
     #![allow(missing_docs, unreachable_pub)]
     use kvm_bindings::{KVMIO, kvm_clear_dirty_log, kvm_dirty_log};
@@ -19,32 +19,32 @@ mod request {
     vmm_sys_util::ioctl_iowr_nr!(KVM_CLEAR_DIRTY_LOG, KVMIO, 0xc0, kvm_clear_dirty_log);
 }
 
-// As KVM_CLEAR_DIRTY_LOG wants.
+// Alignment that KVM_CLEAR_DIRTY_LOG requires.
 const _: () = assert!(CLEAR_PAGES.is_multiple_of(64));
 
-/// Recording, from [`start`](Self::start) to [`stop`](Self::stop).
+/// Dirty log that is being recorded, from [`start`](Self::start) to [`stop`](Self::stop).
 #[derive(Debug)]
 pub struct DirtyLog {
-    /// The last report; of that, what is not yet cleared where KVM has manual protection.
+    /// The last report; with manual protection, the part of it that is not cleared yet.
     reported: Vec<u64>,
     manual_protect: bool,
-    /// True if the log was read since it was started: its first report may name pages that were not written.
+    /// Whether the log was read since the start: its first report may have pages that were not written.
     read: bool,
 }
 
 impl DirtyLog {
-    /// Begins to record. Pages may count as written from the start on, whether they were or not.
+    /// Starts recording. All pages may be reported once as written.
     ///
     /// # Errors
-    /// [`Error::Kvm`]; nothing records then.
+    /// [`Error::Kvm`]; nothing is recorded then.
     pub fn start(vm: &KvmVm) -> Result<Self> {
         vm.start_dirty_log()?;
         let words = (vm.ram().len() / PAGE_SIZE).div_ceil(64);
         Ok(Self { reported: vec![0; words as usize], manual_protect: vm.manual_protect(), read: false })
     }
 
-    /// ORs the pages written since they were last cleared (without manual protection: last reported) into `words`;
-    /// bit 0 of word 0 is the block's first page.
+    /// ORs the pages that were written since they were last cleared (without manual protection: reported) into `words`; bit 0
+    /// of word 0 is the block's first page.
     ///
     /// # Errors
     /// [`Error::Kvm`].
@@ -70,8 +70,8 @@ impl DirtyLog {
         Ok(())
     }
 
-    /// Clears at least pages `first..first + count` of the last report, so that the next one tells who was written
-    /// after this call. To be called before the pages are read.
+    /// Clears at least the pages `first..first + count` of the last report, so that later writes are reported again. Must be
+    /// called before the pages are read.
     ///
     /// # Errors
     /// [`Error::Kvm`].
@@ -101,7 +101,7 @@ impl DirtyLog {
     }
 }
 
-/// Reads the log of a slot of so many pages, without the bitmap that `kvm-ioctls` allocates at each call.
+/// Reads the log of a slot of `pages` pages, without the bitmap that `kvm-ioctls` would allocate at each call.
 fn get_pages(vm: &KvmVm, slot: u32, pages: u64, bits: &mut [u64]) -> Result<()> {
     assert!(bits.len() as u64 * 64 >= pages, "one bit a page");
     let request = kvm_dirty_log {
@@ -117,7 +117,7 @@ fn get_pages(vm: &KvmVm, slot: u32, pages: u64, bits: &mut [u64]) -> Result<()> 
     }
 }
 
-/// `first` and `count` in pages of the slot.
+/// Clears pages of a slot; `first` and `count` are relative to the slot.
 fn clear_pages(vm: &KvmVm, slot: u32, first: u64, count: u64, bits: &mut [u64]) -> Result<()> {
     assert!(bits.len() as u64 * 64 >= count, "one bit a page");
     let request = kvm_clear_dirty_log {
@@ -138,8 +138,8 @@ mod tests {
     use super::*;
     use crate::memory::{LOW_RAM_MAX, Ram};
 
-    /// RAM below and above 4 GiB is two slots. The second refuses the flag, because its place was given to another slot: then
-    /// the first does not record either, and says so as KVM does, with ENOENT (api.rst, 4.8).
+    /// RAM below and above 4 GiB is two slots. The second one refuses the flag, because another slot has its place; the first
+    /// one must not record then, and KVM reports that with ENOENT (api.rst, 4.8).
     #[test]
     fn a_dirty_log_that_cannot_start_records_in_no_slot() {
         const SECOND: u32 = 1;
@@ -169,7 +169,7 @@ mod tests {
         place(SECOND, 0);
         place(OTHER, PAGE_SIZE);
         DirtyLog::start(&vm).unwrap_err();
-        assert_eq!(recorded(), Err(libc::ENOENT), "the first slot records");
+        assert_eq!(recorded(), Err(libc::ENOENT), "the first slot must not record");
 
         place(OTHER, 0);
         DirtyLog::start(&vm).unwrap();

@@ -1,30 +1,30 @@
-//! How often each vCPU left the guest for this process, by reason. What KVM answers by itself, such as interrupts, halts and page faults,
-//! is not among it.
+//! Counters of each vCPU's exits to this process, by reason. Exits that KVM handles itself, such as interrupts, halts and page
+//! faults, are not counted.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Why `KVM_RUN` came back (api.rst, section 5).
+/// Why `KVM_RUN` returned (api.rst, section 5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
-    /// The guest reads a port. A string instruction counts once for as many accesses as KVM hands over together.
+    /// The guest read a port. A string instruction counts once for all accesses that KVM passes together.
     PortRead,
-    /// The guest writes a port; the same.
+    /// The guest wrote a port; counted like reads.
     PortWrite,
-    /// The guest reads memory that is a device's.
+    /// The guest read a device's memory.
     MmioRead,
-    /// The guest writes such memory.
+    /// The guest wrote a device's memory.
     MmioWrite,
-    /// A signal, for a pause, a throttle or a request; or an application processor was started.
+    /// A signal came, for a pause, the throttle or a request; or an application processor was started.
     Interrupted,
     /// The guest's CPU shut down (triple fault).
     Shutdown,
-    /// All others, at which a vCPU stops.
+    /// Any other reason, at which a vCPU stops.
     Failed,
 }
 
 impl Reason {
-    /// All, in the order of their values.
+    /// All reasons, in the order of their values.
     pub const ALL: [Self; 7] = [
         Self::PortRead,
         Self::PortWrite,
@@ -35,7 +35,7 @@ impl Reason {
         Self::Failed,
     ];
 
-    /// As in metrics.
+    /// Name of the reason in metrics.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::PortRead => "port_read",
@@ -49,18 +49,18 @@ impl Reason {
     }
 }
 
-/// The counters of one vCPU; clones are the same counters.
+/// Counters of one vCPU; clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct ExitCounters(Arc<[AtomicU64; Reason::ALL.len()]>);
 
 impl ExitCounters {
-    /// Counts one. Only the vCPU's thread does, so that no locked instruction is needed.
+    /// Counts one exit. Only the vCPU's thread counts, so no locked instruction is needed.
     pub(super) fn count(&self, reason: Reason) {
         let counter = &self.0[reason as usize];
         counter.store(counter.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
     }
 
-    /// Exits so far for this reason; from any thread.
+    /// Number of exits so far for this reason; callable from any thread.
     pub fn get(&self, reason: Reason) -> u64 {
         self.0[reason as usize].load(Ordering::Relaxed)
     }

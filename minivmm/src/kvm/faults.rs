@@ -1,7 +1,7 @@
-//! How often a vCPU's writes were stopped by KVM, from KVM's own statistics of that vCPU (api.rst, 4.133).
+//! Page faults of a vCPU, from KVM's statistics of the vCPU (api.rst, 4.133).
 //!
-//! A page that the dirty log watches is write-protected, so each page that a vCPU dirties after it was cleared is one fault of
-//! that vCPU. Hosts where the processor logs writes by itself (Intel's page-modification logging) have no such faults.
+//! The dirty log write-protects pages, so each page that a vCPU dirties after the page was cleared is a fault of this vCPU.
+//! Hosts whose processor logs writes itself (Intel's page-modification logging) have no such faults.
 
 use std::fs::File;
 use std::io;
@@ -11,7 +11,7 @@ use std::os::unix::fs::FileExt;
 use kvm_ioctls::VcpuFd;
 use vmm_sys_util::ioctl::ioctl;
 
-/// Request numbers, which the macro makes as public functions without documentation.
+/// Numbers of the requests. The macro makes public functions without documentation.
 mod request {
     #![allow(missing_docs, unreachable_pub)]
     use kvm_bindings::KVMIO;
@@ -20,31 +20,31 @@ mod request {
 
 /// `struct kvm_stats_header`: flags, size of a name, number of descriptors, offsets of id, descriptors and data.
 const HEADER: usize = 24;
-/// `struct kvm_stats_desc` before its name; the offset of the value among the data is at 8.
+/// `struct kvm_stats_desc` without its name; the offset of the value in the data is at 8.
 const DESCRIPTOR: usize = 16;
-/// A host that describes more than this is not understood.
+/// Longest description that is read.
 const MOST: usize = 1 << 16;
 
-/// The statistics of one vCPU.
+/// Fault statistics of one vCPU.
 #[derive(Debug)]
 pub struct FaultCounters {
     file: File,
-    /// Where in `file` are the faults that KVM resolved, and among them those that only had to make a page writable again.
+    /// Offsets in `file` of the faults that KVM resolved, and of those among them that only made a page writable again.
     fixed: u64,
     fast: u64,
 }
 
-/// The counters' values.
+/// Values of the counters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Faults {
-    /// Of any kind: also of a page that the vCPU read first.
+    /// Faults of any kind, also of a page that the vCPU read first.
     pub fixed: u64,
-    /// Of a write to a page that was write-protected. A host that emulates page tables counts none.
+    /// Faults by a write to a write-protected page. Hosts that emulate page tables count none.
     pub fast: u64,
 }
 
 impl Faults {
-    /// Those after `earlier`.
+    /// Faults since `earlier`.
     pub fn since(self, earlier: Self) -> Self {
         let Self { fixed, fast } = self;
         Self { fixed: fixed.saturating_sub(earlier.fixed), fast: fast.saturating_sub(earlier.fast) }
@@ -52,7 +52,7 @@ impl Faults {
 }
 
 impl FaultCounters {
-    /// `None` on a host that does not tell (before Linux 5.19).
+    /// Opens the statistics; `None` on a host without them (before Linux 5.19).
     pub fn open(vcpu: &VcpuFd) -> Option<Self> {
         // SAFETY: the request has no argument, and the descriptor is a vCPU's.
         let descriptor = unsafe { ioctl(vcpu, request::KVM_GET_STATS_FD()) };
@@ -65,7 +65,7 @@ impl FaultCounters {
         Some(Self { file, fixed, fast })
     }
 
-    /// The values now, also while the vCPU runs.
+    /// Reads the current values, also while the vCPU runs.
     ///
     /// # Errors
     /// The file cannot be read.
@@ -78,7 +78,7 @@ impl FaultCounters {
     }
 }
 
-/// Where the values of these names are in `file`; `None` if one is missing.
+/// Offsets of the values with these names in `file`; `None` if one is missing.
 fn places<const N: usize>(file: &File, names: [&str; N]) -> io::Result<Option<[u64; N]>> {
     let mut header = [0; HEADER];
     file.read_exact_at(&mut header, 0)?;

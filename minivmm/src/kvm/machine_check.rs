@@ -1,7 +1,7 @@
-//! Machine-check banks: as many as QEMU gives a vCPU, which is as many as section `cpu` has room for.
+//! Machine-check banks: as many as a vCPU of QEMU has and section `cpu` has room for.
 //!
-//! Without KVM_X86_SETUP_MCE (api.rst, 4.105) a vCPU has 32: what is behind the tenth would be lost in a migration, and
-//! QEMU, told of 32, writes registers that its vCPU does not have.
+//! Without KVM_X86_SETUP_MCE (api.rst, 4.105) a vCPU has 32 banks: a migration would lose those after the tenth, and a QEMU
+//! that receives 32 would write registers that its vCPU lacks.
 
 use kvm_bindings::KVMIO;
 use kvm_ioctls::{Cap, Kvm, VcpuFd};
@@ -17,7 +17,7 @@ const BANKS: u64 = 10;
 /// Bits of IA32_MCG_CAP that are the number of banks.
 const COUNT: u64 = 0xff;
 
-/// Gives the vCPU its banks, as far as this host's KVM knows machine checks.
+/// Sets up the vCPU's banks, as far as this host's KVM supports machine checks.
 ///
 /// # Errors
 /// [`Error::Kvm`].
@@ -26,7 +26,7 @@ pub fn set_up(kvm: &Kvm, vcpu: &VcpuFd) -> Result<()> {
     set_up_as(vcpu, MCG_CAP | BANKS, supported).map_err(Error::kvm("KVM_X86_SETUP_MCE"))
 }
 
-/// What machine checks this host's KVM knows.
+/// Machine-check features that this host's KVM supports.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Supported {
     /// Bits of IA32_MCG_CAP above the number of banks.
@@ -49,15 +49,15 @@ impl Supported {
         Ok(Self { flags: flags & !COUNT, banks })
     }
 
-    /// What of `wanted`, a value of IA32_MCG_CAP, a vCPU here can have; `None` if that is nothing.
+    /// Returns the part of `wanted`, a value of IA32_MCG_CAP, that a vCPU here can have; `None` if there is none.
     fn of(self, wanted: u64) -> Option<u64> {
         let banks = (wanted & COUNT).min(BANKS).min(self.banks);
         (banks > 0).then_some(wanted & self.flags | banks)
     }
 }
 
-/// Gives the vCPU the machine checks that `wanted`, IA32_MCG_CAP where the guest comes from, says, as far as KVM knows them: QEMU
-/// sends what it asked its KVM for, and its destination leaves out in silence what is not there.
+/// Sets up the vCPU's machine checks as the source had them, by its IA32_MCG_CAP `wanted`, as far as KVM supports them. QEMU
+/// sends what it requested from its KVM, and a destination of QEMU silently drops what its host lacks.
 ///
 /// # Errors
 /// KVM_X86_SETUP_MCE failed.
@@ -70,7 +70,7 @@ pub fn set_up_as(vcpu: &VcpuFd, wanted: u64, supported: Supported) -> std::resul
     }
 }
 
-/// kvm-ioctls has none of them. The macro makes public functions without documentation.
+/// Requests that kvm-ioctls lacks. The macro makes public functions without documentation.
 mod request {
     #![allow(missing_docs, unreachable_pub)]
 
@@ -94,7 +94,7 @@ mod tests {
         assert_eq!(amd.of(0x10a), Some(0x10a));
         assert_eq!(Supported { banks: 6, ..amd }.of(0x100_010a), Some(0x106));
         assert_eq!(Supported::default().of(0x100_010a), None);
-        // A hostile number of banks, or none: as many as section `cpu` has room for, or the vCPU stays as it was made.
+        // A hostile number of banks is limited to the room in section `cpu`; for none, the vCPU stays as it was made.
         assert_eq!(intel.of(u64::MAX), Some(0x900_010a));
         assert_eq!(intel.of(0x100_0100), None);
     }

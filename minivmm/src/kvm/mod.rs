@@ -1,4 +1,4 @@
-//! KVM: the only ioctls of the crate. Opening it, and what the host must offer.
+//! KVM: all ioctls of the crate on it. Opens it and checks the host's capabilities.
 
 pub mod cpuid;
 pub mod dirty;
@@ -22,10 +22,10 @@ use kvm_ioctls::{Cap, Kvm};
 use crate::error::{Error, Result};
 use crate::passed;
 
-/// The only API version there has been since Linux 2.6.22 (Documentation/virt/kvm/api.rst, section 4.1).
+/// API version, which has not changed since Linux 2.6.22 (Documentation/virt/kvm/api.rst, section 4.1).
 const API_VERSION: i32 = 12;
 
-/// Opens `/dev/kvm` and checks that it offers what every machine needs.
+/// Opens `/dev/kvm` and checks the capabilities that every machine needs.
 ///
 /// # Errors
 /// [`Error::OpenKvm`] with what to do, [`Error::MissingCapability`].
@@ -42,10 +42,10 @@ pub fn open() -> Result<Kvm> {
     check(kvm)
 }
 
-/// The `/dev/kvm` that was passed in the place of a path.
+/// Takes a passed `/dev/kvm`.
 ///
 /// # Errors
-/// [`Error::Flag`] if it is something else, [`Error::MissingCapability`].
+/// [`Error::Flag`] if the descriptor is not `/dev/kvm`, [`Error::MissingCapability`].
 pub fn passed(path: &Path) -> Result<Kvm> {
     let refused = |what| Error::Flag { flag: "--kvm", what: format!("{}: {what}; pass /dev/kvm", path.display()) };
     let descriptor = passed::descriptor(passed::reference(path).unwrap_or_default());

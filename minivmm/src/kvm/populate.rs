@@ -1,8 +1,9 @@
-//! Second-level page tables of a guest that arrives are filled while it still runs at its source.
+//! Fills the second-level page tables of an arriving guest while it still runs at its source.
 //!
-//! KVM takes a fault at a guest's first access to each page, or to each 2 MiB of a huge page. `KVM_PRE_FAULT_MEMORY` (api.rst,
-//! 4.143; Linux 6.11) takes it ahead, without running the guest. What is filled stays as long as the memory slots do: the tables
-//! belong to the machine, not to a vCPU and its registers (`kvm_tdp_mmu_alloc_root`, arch/x86/kvm/mmu/tdp_mmu.c).
+//! Without this, KVM takes a fault at the guest's first access to each page, or to each 2 MiB of a huge page.
+//! `KVM_PRE_FAULT_MEMORY` (api.rst, 4.143; Linux 6.11) takes the fault in advance, without running the guest. The entries stay
+//! as long as the memory slots: the tables belong to the machine, not to a vCPU and its registers (`kvm_tdp_mmu_alloc_root`,
+//! arch/x86/kvm/mmu/tdp_mmu.c).
 
 use std::io;
 use std::ops::Range;
@@ -15,46 +16,46 @@ use vmm_sys_util::ioctl::ioctl_with_mut_ref;
 use crate::kvm::vm::KvmVm;
 use crate::memory::{LOW_RAM_MAX, PAGE_SIZE, Ram};
 
-/// The request's number, which the macro makes as a public function without documentation.
+/// Number of the request. The macro makes a public function without documentation.
 mod request {
     #![allow(missing_docs, unreachable_pub)]
     use kvm_bindings::{KVMIO, kvm_pre_fault_memory};
     vmm_sys_util::ioctl_iowr_nr!(KVM_PRE_FAULT_MEMORY, KVMIO, 0xd5, kvm_pre_fault_memory);
 }
 
-/// About as many pages of one call at most: a huge page, so that time is looked at in between.
+/// Most pages in one call, a huge page: the time is checked between calls.
 const LONGEST: u64 = (2 << 20) / PAGE_SIZE;
-/// The first page of the block that the guest does not see right behind the page before.
+/// First page of the block above the hole: its guest address does not follow that of the page before.
 const ABOVE_THE_HOLE: u64 = LOW_RAM_MAX / PAGE_SIZE;
 
-/// Which pages of a machine are in its second-level tables.
+/// Record of the pages that are in a machine's second-level tables.
 #[derive(Debug)]
 pub struct Populated {
     ram: Ram,
-    /// Bit 0 of word 0 is the block's first page; empty where KVM does not populate.
+    /// Bitmap of populated pages; bit 0 of word 0 is the block's first page; empty if KVM cannot populate.
     done: Vec<u64>,
 }
 
-/// What came of pages that were to be populated.
+/// Result of populating pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Outcome {
     Done,
-    /// Something else is to be done first.
+    /// KVM has to do something else first.
     NotNow,
-    /// Shadow paging, or no memory: the guest takes its faults when it runs.
+    /// KVM cannot: shadow paging, or no memory. The guest takes its faults when it runs.
     Never,
 }
 
 impl Populated {
-    /// None of the pages of `vm`, whose guest has not run.
+    /// Begins with no page of `vm`, whose guest has not run.
     pub fn new(vm: &KvmVm) -> Self {
         let can = vm.fd().check_extension_raw(KVM_CAP_PRE_FAULT_MEMORY.into()) > 0;
         let words = if can { (vm.ram().len() / PAGE_SIZE).div_ceil(64) as usize } else { 0 };
         Self { ram: vm.ram().clone(), done: vec![0; words] }
     }
 
-    /// Populates pages that have been written since the last time, until the moment `until`. Others stay as they are: a page that was
-    /// only read would be mapped as a page of zeros, and fault again when it is written.
+    /// Populates pages that were written since the last call, until the time `until`. Other pages are left out: a page that was
+    /// only read would be mapped as a zero page, and fault again when it is written.
     pub fn catch_up(&mut self, vcpu: &VcpuFd, until: Instant) {
         let ram = self.ram.clone();
         self.each_run(|pages| {
@@ -66,7 +67,7 @@ impl Populated {
         });
     }
 
-    /// Calls `populate` with each run of pages that were written and are not populated, until it is done with one not.
+    /// Calls `populate` with each run of pages that were written and are not populated, until a call does not succeed.
     fn each_run(&mut self, mut populate: impl FnMut(Range<u64>) -> Outcome) {
         let Self { ram, done } = self;
         let mut run = 0..0;
@@ -103,7 +104,7 @@ impl Populated {
     }
 }
 
-/// Populates bytes from a guest's address on.
+/// Populates `size` bytes from a guest address on.
 fn populate(vcpu: &VcpuFd, address: u64, size: u64) -> Outcome {
     let mut range = kvm_pre_fault_memory { gpa: address, size, ..Default::default() };
     // SAFETY: the descriptor is a vCPU's; the kernel reads and writes this structure, and no memory of the guest.
@@ -129,7 +130,7 @@ mod tests {
         pages.into_iter().inspect(|page| ram.write(page * PAGE_SIZE + 7, &[1]).unwrap()).collect()
     }
 
-    /// What is populated, in calls each of which is one stretch for the guest.
+    /// Returns the pages that are populated in `calls` calls, each of which gets one stretch of guest memory.
     fn populated(tables: &mut Populated, calls: usize) -> BTreeSet<u64> {
         let (mut all, mut left) = (BTreeSet::new(), calls);
         tables.each_run(|run| {
@@ -154,7 +155,7 @@ mod tests {
         let first = writing(&ram, first);
         assert_eq!(populated(&mut tables, usize::MAX), first);
         let second: BTreeSet<_> = &writing(&ram, (900..1100).chain([PAGES - 1])) - &first;
-        // Interrupted, it goes on where it was.
+        // After an interruption it continues where it stopped.
         let mut later = populated(&mut tables, 1);
         assert!(!later.is_empty() && later != second);
         later.append(&mut populated(&mut tables, usize::MAX));
@@ -176,7 +177,7 @@ mod tests {
         assert_eq!(asked, 1);
     }
 
-    /// By the counters of KVM's machine, where it has these tables: the pages that they hold.
+    /// The counters of KVM's machine show the pages, if it has these tables.
     #[test]
     fn kvm_takes_the_pages_without_a_guest_that_runs() {
         let kvm = match crate::kvm::open() {

@@ -1,4 +1,4 @@
-//! A vCPU as firmware leaves it to a kernel: CPUID, the few MSRs that matter, and the boot registers.
+//! State of a vCPU that firmware would leave to a kernel: CPUID, a few MSRs, and the boot registers.
 
 use kvm_bindings::{CpuId, Msrs, kvm_msr_entry, kvm_regs, kvm_sregs};
 
@@ -9,15 +9,15 @@ use crate::kvm::vcpu::Vcpu;
 
 /// IA32_MISC_ENABLE: fast strings, as every firmware sets it.
 const MISC_ENABLE: (u32, u64) = (0x1a0, 1);
-/// MSRs that tell features, with the bit of CPUID that tells the guest of the MSR (Intel SDM volume 2, CPUID):
-/// IA32_ARCH_CAPABILITIES by leaf 7 EDX bit 29, IA32_PERF_CAPABILITIES by leaf 1 ECX bit 15.
+/// MSRs that report features, each with the CPUID bit that announces it to the guest (Intel SDM volume 2, CPUID):
+/// IA32_ARCH_CAPABILITIES with leaf 7 EDX bit 29, IA32_PERF_CAPABILITIES with leaf 1 ECX bit 15.
 const ANNOUNCED: [(u32, u32, Register, u32); 2] = [(0x10a, 0x7, Register::Edx, 29), (0x345, 0x1, Register::Ecx, 15)];
 
-/// IA32_MTRR_DEF_TYPE: enabled, everything write-back. Without it Linux does without PAT, too.
+/// IA32_MTRR_DEF_TYPE: enabled, everything write-back. Without it Linux does not use PAT.
 const MTRR_DEF_TYPE: (u32, u64) = (0x2ff, 1 << 11 | 6);
 
 impl Vcpu {
-    /// Sets what the CPU is.
+    /// Sets the vCPU's CPUID.
     ///
     /// # Errors
     /// [`Error::Kvm`].
@@ -25,9 +25,9 @@ impl Vcpu {
         self.fd().set_cpuid2(cpuid).map_err(Error::kvm("KVM_SET_CPUID2"))
     }
 
-    /// Clears the MSRs that tell features where `shown` does not announce them, as QEMU does (target/i386/kvm/kvm.c,
-    /// `kvm_init_msrs`): what a guest cannot read is no reason to refuse its migration. A KVM that keeps the host's value all
-    /// the same keeps the guest from reading it, too.
+    /// Clears the MSRs that report features and that `shown` does not announce, as QEMU does (target/i386/kvm/kvm.c,
+    /// `kvm_init_msrs`): a value that the guest cannot read must not prevent its migration. A KVM that keeps the host's value
+    /// nevertheless does not let the guest read it.
     pub fn clear_hidden_msrs(&self, shown: &CpuId) {
         for (index, function, register, bit) in ANNOUNCED {
             if !cpuid::shows(shown, function, register, bit) {
@@ -54,7 +54,7 @@ impl Vcpu {
         }
     }
 
-    /// Sets where it starts: `change` gets the system registers as they are after reset.
+    /// Sets the start of the vCPU; `change` modifies the system registers of a reset.
     ///
     /// # Errors
     /// [`Error::Kvm`].

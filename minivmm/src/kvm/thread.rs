@@ -1,15 +1,15 @@
-//! A vCPU's thread: running, paused exactly, ended.
+//! Thread of a vCPU: it runs, pauses between instructions, and ends.
 //!
-//! The thread holds the vCPU's lock while it runs and gives it back when it is paused, so whoever gets the lock sees
-//! a vCPU at rest: outside KVM_RUN, with every access completed.
+//! The thread holds the vCPU's lock while it runs and releases it when it is paused, so a holder of the lock sees a vCPU at
+//! rest: outside KVM_RUN, with every access completed.
 //!
 //! ```text
 //!          resume            kick + EINTR
 //!  Paused ───────► Running ──────────────► Paused ──end──► (thread gone)
 //! ```
 //!
-//! A vCPU also pauses by itself: after what it reports, and at its next exit once the machine is [halted](Halt). A running one
-//! can be made to stand outside the guest for a while ([`Brake`]); whatever else is wanted of it meanwhile, it does at once.
+//! A vCPU also pauses by itself: after an event that it reports, and at its next exit once the machine is [halted](Halt). The
+//! throttle can keep a running one outside the guest for a while ([`Brake`]); any other request ends that at once.
 
 use std::fmt;
 use std::os::unix::thread::JoinHandleExt;
@@ -29,17 +29,17 @@ use crate::kvm::vcpu::{Buses, Exit, Vcpu};
 use crate::sandbox::{self, Kind};
 use crate::sync::{lock, wait, wait_within};
 
-/// What a vCPU reports; it is paused right after.
+/// Event that a vCPU reports, after which it is paused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum VcpuEvent {
     /// Triple fault: the machine resets.
     TripleFault,
-    /// The vCPU cannot go on, for this reason.
+    /// The vCPU cannot continue, for this reason.
     Failed(String),
 }
 
-/// Set once, when the guest has powered its machine off or reset it: no vCPU of that machine gets beyond its next exit, and
-/// the one that did it not beyond that instruction.
+/// Flag that is set once the guest has powered its machine off or reset it: no vCPU of the machine runs past its next exit, and
+/// the vCPU that did it not past that instruction.
 #[derive(Clone, Debug, Default)]
 pub struct Halt(Arc<AtomicBool>);
 
@@ -49,20 +49,20 @@ impl Halt {
         self.0.store(true, Ordering::SeqCst);
     }
 
-    /// True from then on.
+    /// Whether the machine is halted.
     pub fn is_set(&self) -> bool {
         self.0.load(Ordering::SeqCst)
     }
 }
 
-/// The thread of one vCPU. It is paused at first; dropping it ends it.
+/// Thread of one vCPU. It is paused at first; dropping it ends the thread.
 pub struct VcpuThread {
     index: u8,
     shared: Arc<VcpuControl>,
     thread: Option<JoinHandle<()>>,
 }
 
-/// Makes one vCPU stand, from any thread and whatever has become of the vCPU's.
+/// Stops one vCPU for the throttle, from any thread, also after the vCPU's thread has ended.
 #[derive(Clone)]
 pub struct Brake(Arc<VcpuControl>);
 
@@ -73,7 +73,7 @@ struct VcpuControl {
     exits: ExitCounters,
     /// Set once the thread is started.
     thread: OnceLock<Thread>,
-    /// Set by the thread, first of all.
+    /// Set by the thread as its first action.
     thread_id: OnceLock<u32>,
     halt: Halt,
     state: Mutex<ThreadState>,
@@ -82,19 +82,19 @@ struct VcpuControl {
 
 struct ThreadState {
     wanted: Wanted,
-    /// The thread holds the vCPU.
+    /// Whether the thread holds the vCPU.
     running: bool,
-    /// Until when the throttle keeps the vCPU out of the guest, though it is to run.
+    /// Time until which the throttle keeps the vCPU out of the guest.
     stands_until: Option<Instant>,
-    /// How long it has stood so.
+    /// Time for which the throttle has stopped the vCPU.
     stood: Duration,
 }
 
-/// A thread that is not joined while its [`ThreadState`] is locked and another end than [`Wanted::End`] is wanted.
+/// A thread, which is not joined while its [`ThreadState`] is locked and [`Wanted::End`] is not requested.
 #[derive(Clone, Copy)]
 struct Thread {
     id: pthread_t,
-    /// Processor time of the vCPU's thread.
+    /// Clock of the thread's processor time.
     clock: Option<clockid_t>,
 }
 
@@ -105,7 +105,7 @@ enum Wanted {
     End,
 }
 
-/// `kvm_run.immediate_exit` of the vCPU beside it in [`VcpuControl`], which keeps it alive.
+/// Pointer to `kvm_run.immediate_exit` of the vCPU in the same [`VcpuControl`], which keeps the mapping alive.
 struct ImmediateExit(*mut u8);
 
 // SAFETY: the byte is only accessed as an atomic, by any thread.
@@ -126,10 +126,10 @@ impl fmt::Debug for Brake {
 }
 
 impl VcpuThread {
-    /// Starts the thread, paused. `report` is called on it.
+    /// Starts the thread, paused. The thread calls `report`.
     ///
     /// # Errors
-    /// [`Error::Flag`] if cannot spawn a thread.
+    /// [`Error::Flag`] if a thread cannot be spawned.
     pub fn spawn(
         mut vcpu: Vcpu,
         buses: Arc<Buses>,
@@ -170,38 +170,38 @@ impl VcpuThread {
         self.index
     }
 
-    /// The kernel's number of its thread, which is waited for if it is just being started.
+    /// Kernel's id of the thread; waits for a thread that is just starting.
     pub fn thread_id(&self) -> u32 {
         *self.shared.thread_id.wait()
     }
 
-    /// How often it left the guest, also while it runs.
+    /// Counters of its exits, also readable while it runs.
     pub fn exits(&self) -> &ExitCounters {
         &self.shared.exits
     }
 
-    /// What makes it stand for a while.
+    /// Returns the handle with which the throttle stops the vCPU.
     pub fn brake(&self) -> Brake {
         Brake(Arc::clone(&self.shared))
     }
 
-    /// The vCPU, at rest. Blocks while it runs: pause it first.
+    /// Locks the paused vCPU. Blocks while the vCPU runs: pause it first.
     pub fn vcpu(&self) -> MutexGuard<'_, Vcpu> {
         lock(&self.shared.vcpu)
     }
 
-    /// Lets it run.
+    /// Lets the vCPU run.
     pub fn resume(&self) {
         self.want(Wanted::Run);
     }
 
-    /// Requests a pause without waiting for it: all vCPUs of a machine are asked before the first is waited for.
+    /// Requests a pause without waiting: all vCPUs of a machine get the request before the first is waited for.
     pub fn ask_pause(&self) {
         self.want(Wanted::Pause);
         self.kick();
     }
 
-    /// Waits until it is paused.
+    /// Waits until the vCPU is paused.
     ///
     /// # Errors
     /// [`Error::VcpuStuck`] after `deadline`.
@@ -221,7 +221,7 @@ impl VcpuThread {
     fn want(&self, wanted: Wanted) {
         let mut state = lock(&self.shared.state);
         state.wanted = wanted;
-        // Counted as running from here on, so that a pause right behind waits for the thread to have seen both.
+        // Counted as running from here on, so that a pause right after waits until the thread has seen both requests.
         state.running |= wanted == Wanted::Run;
         state.stands_until = None;
         drop(state);
@@ -236,12 +236,12 @@ impl VcpuThread {
 }
 
 impl Brake {
-    /// The vCPU stands until then, if it is to run.
+    /// Keeps the vCPU out of the guest until then, if it is to run.
     pub fn stand(&self, until: Instant) {
         let mut state = lock(&self.0.state);
         if state.wanted == Wanted::Run {
             state.stands_until = Some(until);
-            // Under the lock: whoever ends the thread takes it before joining.
+            // Under the lock, which is taken before the thread is joined.
             self.0.kick();
         }
     }
@@ -252,12 +252,12 @@ impl Brake {
         self.0.changed.notify_all();
     }
 
-    /// How long it has stood so far.
+    /// Time for which the throttle has stopped the vCPU so far.
     pub fn stood(&self) -> Duration {
         lock(&self.0.state).stood
     }
 
-    /// Processor time of the vCPU's thread so far; nothing once that has ended.
+    /// Processor time of the vCPU's thread so far; zero once the thread has ended.
     pub fn busy(&self) -> Duration {
         let clock = self.0.thread.get().and_then(|thread| thread.clock);
         let time = clock.and_then(|clock| clock_gettime(ClockId::from_raw(clock)).ok());
@@ -285,15 +285,15 @@ impl Drop for VcpuThread {
         self.want(Wanted::End);
         self.kick();
         if let Some(thread) = self.thread.take() {
-            // It ends by a panic only if a device panicked; that was printed already.
+            // The thread panics only if a device panicked, and that was printed already.
             let _ = thread.join();
         }
     }
 }
 
 impl VcpuControl {
-    /// Gets the thread, which is not joined, out of KVM_RUN: the byte for an entry that is about to happen, the signal for one
-    /// that is.
+    /// Gets the thread, which is not joined, out of KVM_RUN: the byte covers an entry that is about to happen, the signal a
+    /// running guest.
     fn kick(&self) {
         // SAFETY: the vCPU is kept alive here, and so its mapping; the byte is only ever accessed atomically.
         unsafe { AtomicU8::from_ptr(self.immediate_exit.0) }.store(1, Ordering::SeqCst);
@@ -313,7 +313,7 @@ impl VcpuControl {
                 }
             }
             if let Pause::Reports(event) = pause {
-                // While the thread still counts as running: whoever waits for its pause finds the report made.
+                // Reported while the thread still counts as running: a waiter for the pause finds the report made.
                 report(event);
             }
             let mut state = lock(&self.state);
@@ -322,7 +322,7 @@ impl VcpuControl {
         }
     }
 
-    /// True to run, false to end.
+    /// Waits for a request; returns true to run, false to end.
     fn wait_for_run(&self) -> bool {
         let mut state = lock(&self.state);
         loop {
@@ -338,7 +338,8 @@ impl VcpuControl {
         }
     }
 
-    /// True once it need not stand any more, false as soon as something else than running is wanted.
+    /// Waits while the throttle stops the vCPU; returns true when that ends, false as soon as anything but running is
+    /// requested.
     fn may_go_on(&self) -> bool {
         let mut state = lock(&self.state);
         let begun = Instant::now();
@@ -357,18 +358,18 @@ impl VcpuControl {
         state.wanted == Wanted::Run
     }
 
-    /// Runs until something else is wanted, the machine is halted, or the vCPU cannot go on.
+    /// Runs until something else is requested, the machine is halted, or the vCPU cannot continue.
     fn run(&self, buses: &Buses) -> Pause {
         let mut vcpu = lock(&self.vcpu);
         loop {
             if self.halt.is_set() {
-                // Completes the access that is half done, and comes back before the next instruction.
+                // Completes a half-done access, and returns before the next instruction.
                 vcpu.set_immediate_exit();
             }
             match vcpu.enter(buses) {
                 Exit::Handled => {}
                 Exit::Interrupted => {
-                    // Cleared before looking: a kick from here on is either seen now or interrupts the next entry.
+                    // Cleared before the check: a later kick is either seen by it or interrupts the next entry.
                     vcpu.clear_immediate_exit();
                     if !self.may_go_on() {
                         return Pause::Wanted;
@@ -387,15 +388,15 @@ impl VcpuControl {
 /// Why a vCPU stopped running.
 #[derive(PartialEq, Eq)]
 enum Pause {
-    /// Somebody wanted it to.
+    /// A pause or the end was requested.
     Wanted,
-    /// Its machine is halted.
+    /// The machine is halted.
     Halted,
-    /// It has something to report.
+    /// The vCPU has an event to report.
     Reports(VcpuEvent),
 }
 
-/// The signal's only purpose is to interrupt KVM_RUN; without a handler it would end the process.
+/// Installs the signal's handler. The signal only interrupts KVM_RUN; without a handler it would end the process.
 fn install_kick_handler() {
     extern "C" fn nothing(_: c_int, _: *mut siginfo_t, _: *mut c_void) {}
     static ONCE: Once = Once::new();

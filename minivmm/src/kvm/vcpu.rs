@@ -1,4 +1,4 @@
-//! One vCPU: entering the guest, and handing its port and memory accesses to the buses.
+//! One vCPU: enters the guest, and passes the guest's port and memory accesses to the buses.
 
 use std::fmt;
 use std::sync::atomic::AtomicU8;
@@ -10,7 +10,7 @@ use crate::bus::Bus;
 use crate::kvm::exits::{ExitCounters, Reason};
 use crate::memory::Ram;
 
-/// Where the guest's accesses go.
+/// Buses for the guest's accesses.
 #[derive(Clone, Debug, Default)]
 pub struct Buses {
     /// Port space.
@@ -19,16 +19,16 @@ pub struct Buses {
     pub mmio: Bus,
 }
 
-/// Why [`Vcpu::enter`] came back.
+/// Why [`Vcpu::enter`] returned.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Exit {
     /// An access was answered; the instruction completes at the next entry.
     Handled,
-    /// Interrupted from outside, with no instruction half done: the state can be read.
+    /// Interrupted from outside, with no half-done instruction: the state can be read.
     Interrupted,
     /// The guest's CPU shut down (triple fault); a real machine resets.
     TripleFault,
-    /// The CPU cannot go on: why.
+    /// The CPU cannot continue, for this reason.
     Failed(String),
 }
 
@@ -37,7 +37,7 @@ pub struct Vcpu {
     index: u8,
     fd: VcpuFd,
     exits: ExitCounters,
-    /// What the guest may write while this vCPU runs stays mapped.
+    /// Keeps the memory mapped that the guest may write while this vCPU runs.
     _ram: Ram,
 }
 
@@ -57,17 +57,17 @@ impl Vcpu {
         self.index
     }
 
-    /// The file to ask for registers and other state.
+    /// File descriptor for registers and other state.
     pub fn fd(&self) -> &VcpuFd {
         &self.fd
     }
 
-    /// How often it left the guest, which goes on to change.
+    /// Counters of exits, which continue to change.
     pub fn exits(&self) -> &ExitCounters {
         &self.exits
     }
 
-    /// The byte that makes the next entry come back at once, with any access completed; valid while the vCPU lives.
+    /// Returns the byte that makes the next entry return at once, with any access completed; valid while the vCPU lives.
     pub(crate) fn immediate_exit(&mut self) -> *mut u8 {
         let run: *mut kvm_run = self.fd.get_kvm_run();
         // SAFETY: `run` is the live mapping of this vCPU; only an address is taken.
@@ -79,7 +79,7 @@ impl Vcpu {
         self.store_immediate_exit(1);
     }
 
-    /// Takes the request to come back at once away.
+    /// Cancels the request to return at once.
     pub(crate) fn clear_immediate_exit(&mut self) {
         self.store_immediate_exit(0);
     }
@@ -90,12 +90,12 @@ impl Vcpu {
         unsafe { AtomicU8::from_ptr(byte) }.store(value, std::sync::atomic::Ordering::SeqCst);
     }
 
-    /// Runs the guest until it needs something, and answers it from `buses`.
+    /// Runs the guest until it accesses a device, and completes the access with `buses`.
     pub fn enter(&mut self, buses: &Buses) -> Exit {
         let run: *const kvm_run = self.fd.get_kvm_run();
         let exits = &self.exits;
         match self.fd.run() {
-            // A string instruction comes as one exit with all its accesses.
+            // A string instruction is one exit with all its accesses.
             Ok(VcpuExit::IoIn(port, data)) => {
                 exits.count(Reason::PortRead);
                 data.chunks_mut(access_size(run)).for_each(|access| buses.pio.read(port.into(), access));
@@ -139,7 +139,7 @@ impl Vcpu {
         Exit::Handled
     }
 
-    /// KVM gives no reason as text; the suberrors are in api.rst, KVM_EXIT_INTERNAL_ERROR.
+    /// Describes an internal error. KVM gives no text; the suberrors are in api.rst, KVM_EXIT_INTERNAL_ERROR.
     fn internal_error(&mut self) -> String {
         // SAFETY: the union holds `internal` after this exit reason; all its bit patterns are valid.
         let internal = unsafe { self.fd.get_kvm_run().__bindgen_anon_1.internal };

@@ -16,18 +16,18 @@ use crate::irq::IrqLine;
 use crate::kvm::vcpu::Vcpu;
 use crate::memory::{Ram, Stretch};
 
-/// Four pages that old Intel CPUs need below 4 GiB for real mode: one for identity-mapped paging, three for a TSS.
-/// Where QEMU has them, out of the way of RAM and devices.
+/// Four pages below 4 GiB that old Intel CPUs need for real mode: one for identity-mapped paging, three for a TSS. The address
+/// is QEMU's, away from RAM and devices.
 const IDENTITY_MAP: u64 = 0xfffb_c000;
 const TSS: usize = 0xfffb_d000;
 
-/// A virtual machine in the kernel, with its RAM in slots and its interrupt controllers made.
+/// A virtual machine in KVM, with its RAM in memory slots and its interrupt controllers made.
 pub struct KvmVm {
     kvm: Arc<Kvm>,
     fd: Arc<VmFd>,
     ram: Ram,
     manual_protect: bool,
-    /// Pages that the dirty log has reported.
+    /// Number of pages that the dirty log has reported.
     reported: AtomicU64,
 }
 
@@ -38,11 +38,11 @@ impl fmt::Debug for KvmVm {
 }
 
 impl KvmVm {
-    /// A machine with `ram` in its slots, PIC, IOAPIC, PIT, and no vCPU yet.
+    /// Makes a machine with `ram` in its slots, PIC, IOAPIC and PIT, and no vCPU yet.
     ///
-    /// RAM comes first: a change of slots waits for all changes of the machine before it to be seen, and behind a change of the
-    /// I/O bus, which PIC, IOAPIC and PIT are, that takes ticks of the kernel's clock (call_srcu in `kvm_io_bus_register_dev`,
-    /// synchronize_srcu_expedited in `kvm_swap_active_memslots`, virt/kvm/kvm_main.c).
+    /// RAM comes first: a change of slots waits until all earlier changes of the machine are visible to readers, and after a
+    /// change of the I/O bus, which PIC, IOAPIC and PIT are, that takes ticks of the kernel's clock (call_srcu in
+    /// `kvm_io_bus_register_dev`, synchronize_srcu_expedited in `kvm_swap_active_memslots`, virt/kvm/kvm_main.c).
     ///
     /// # Errors
     /// [`Error::OpenKvm`], [`Error::MissingCapability`], [`Error::Kvm`].
@@ -62,12 +62,12 @@ impl KvmVm {
         Ok(vm)
     }
 
-    /// The file to ask for state: clock, PIC, IOAPIC, PIT.
+    /// File descriptor for state: clock, PIC, IOAPIC, PIT.
     pub fn fd(&self) -> &VmFd {
         &self.fd
     }
 
-    /// What the host offers.
+    /// KVM of the host.
     pub fn kvm(&self) -> &Arc<Kvm> {
         &self.kvm
     }
@@ -86,7 +86,7 @@ impl KvmVm {
         Ok(Vcpu::new(index, fd, self.ram.clone()))
     }
 
-    /// The wire to `gsi` of the interrupt controllers.
+    /// Returns the line to input `gsi` of the interrupt controllers.
     pub fn irq_line(&self, gsi: u32) -> Arc<dyn IrqLine> {
         Arc::new(GsiLine { fd: Arc::clone(&self.fd), gsi })
     }
@@ -101,17 +101,17 @@ impl KvmVm {
             .map_err(Error::kvm("KVM_IOEVENTFD for a virtio queue"))
     }
 
-    /// True if the dirty log is cleared on request ([`clear`](crate::kvm::dirty::DirtyLog::clear)) and not when read.
+    /// Whether the dirty log is cleared on request ([`clear`](crate::kvm::dirty::DirtyLog::clear)) instead of by reading.
     pub(crate) fn manual_protect(&self) -> bool {
         self.manual_protect
     }
 
-    /// Pages that the dirty log has reported as written, counted each time.
+    /// Number of pages that the dirty log has reported as written, each as often as it was reported.
     pub(crate) fn reported_pages(&self) -> u64 {
         self.reported.load(Ordering::Relaxed)
     }
 
-    /// The dirty log has reported so many pages more.
+    /// Adds to the number of reported pages.
     pub(crate) fn add_reported_pages(&self, pages: u64) {
         self.reported.fetch_add(pages, Ordering::Relaxed);
     }
@@ -121,16 +121,16 @@ impl KvmVm {
         (0..).zip(self.ram.stretches())
     }
 
-    /// Begins KVM's recording of pages written by vCPUs in all slots, or in none.
+    /// Starts KVM's dirty log in all slots, or in none.
     ///
     /// # Errors
-    /// [`Error::Kvm`]; no slot records then.
+    /// [`Error::Kvm`]; no slot is logged then.
     pub(crate) fn start_dirty_log(&self) -> Result<()> {
         self.set_slots(KVM_MEM_LOG_DIRTY_PAGES).inspect_err(|_| self.stop_dirty_log())
     }
 
-    /// Ends the recording in each slot. One that refuses goes on recording, which costs the guest some speed and is
-    /// otherwise harmless.
+    /// Stops the dirty log in each slot. A slot that refuses stays logged, which costs the guest some speed and is otherwise
+    /// harmless.
     pub(crate) fn stop_dirty_log(&self) {
         for (slot, stretch) in self.slots() {
             let _ = self.set_slot(slot, stretch, 0);
@@ -156,8 +156,8 @@ impl KvmVm {
     }
 }
 
-/// Write protection on request, and all pages dirty at the start: beginning to record then costs nothing
-/// (api.rst, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, Linux 5.7). An older host records without.
+/// Enables clearing on request, with all pages dirty at the start, so that starting the log costs nothing (api.rst,
+/// KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, Linux 5.7). An older host logs without it.
 fn enable_manual_protect(fd: &VmFd) -> Result<bool> {
     let wanted = KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE | KVM_DIRTY_LOG_INITIALLY_SET;
     if fd.check_extension_raw(KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2.into()) as u32 & wanted != wanted {

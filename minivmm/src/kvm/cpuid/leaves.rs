@@ -9,18 +9,18 @@ use crate::cpu::Register;
 pub(super) struct Leaves(Vec<kvm_cpuid_entry2>);
 
 impl Leaves {
-    /// Those that KVM lists.
+    /// Takes the leaves that KVM lists.
     pub(super) fn new(cpuid: &CpuId) -> Self {
         Self(cpuid.as_slice().to_vec())
     }
 
-    /// As KVM takes them; `None` if there are more than it takes.
+    /// Converts to KVM's list; `None` if there are more leaves than KVM accepts.
     pub(super) fn into_cpuid(mut self) -> Option<CpuId> {
         self.0.sort_by_key(|leaf| (leaf.function, leaf.index));
         CpuId::from_entries(&self.0).ok()
     }
 
-    /// A register; 0 where there is no such leaf, as CPUID answers.
+    /// Returns a register; 0 if the leaf does not exist, as CPUID answers.
     pub(super) fn register(&self, function: u32, index: u32, register: Register) -> u32 {
         let leaf = self.0.iter().find(|leaf| (leaf.function, leaf.index) == (function, index));
         leaf.map_or(0, |leaf| match register {
@@ -31,7 +31,7 @@ impl Leaves {
         })
     }
 
-    /// A register to change; the leaf is made if it is not there.
+    /// Returns a register to change; adds the leaf if it does not exist.
     pub(super) fn register_mut(&mut self, function: u32, index: u32, register: Register) -> &mut u32 {
         let at = self.0.iter().position(|leaf| (leaf.function, leaf.index) == (function, index));
         let at = at.unwrap_or_else(|| {
@@ -48,13 +48,13 @@ impl Leaves {
         }
     }
 
-    /// Switches a bit.
+    /// Sets or clears a bit.
     pub(super) fn switch(&mut self, (function, index, register): (u32, u32, Register), bit: u32, on: bool) {
         let register = self.register_mut(function, index, register);
         *register = *register & !(1 << bit) | u32::from(on) << bit;
     }
 
-    /// Sets all of a leaf: EAX, EBX, ECX, EDX.
+    /// Sets all registers of a leaf: EAX, EBX, ECX, EDX.
     pub(super) fn set(&mut self, function: u32, index: u32, [eax, ebx, ecx, edx]: [u32; 4]) {
         *self.register_mut(function, index, Register::Eax) = eax;
         *self.register_mut(function, index, Register::Ebx) = ebx;
@@ -62,24 +62,24 @@ impl Leaves {
         *self.register_mut(function, index, Register::Edx) = edx;
     }
 
-    /// All of a leaf; zeros where there is none.
+    /// Returns all registers of a leaf; zeros if it does not exist.
     pub(super) fn get(&self, function: u32, index: u32) -> [u32; 4] {
         use Register::{Eax, Ebx, Ecx, Edx};
         [Eax, Ebx, Ecx, Edx].map(|register| self.register(function, index, register))
     }
 
-    /// Leaves out those of which `keep` says no.
+    /// Removes the leaves for which `keep` returns false.
     pub(super) fn retain(&mut self, keep: impl Fn(u32, u32) -> bool) {
         self.0.retain(|leaf| keep(leaf.function, leaf.index));
     }
 
-    /// Numbers and sub-numbers.
+    /// Returns leaf and sub-leaf numbers.
     pub(super) fn numbers(&self) -> Vec<(u32, u32)> {
         self.0.iter().map(|leaf| (leaf.function, leaf.index)).collect()
     }
 }
 
-/// ECX of the question matters (Intel SDM volume 2 and AMD APM volume 3, CPUID).
+/// Whether the leaf depends on ECX (Intel SDM volume 2 and AMD APM volume 3, CPUID).
 fn has_subleaves(function: u32) -> bool {
     matches!(function, 0x4 | 0x7 | 0xb | 0xd | 0x8000_001d)
 }

@@ -1,9 +1,8 @@
-//! What the guest's CPUID says: the host's processor or a model, with the features that the user changed, and the machine's own
-//! topology.
+//! CPUID of the guest: the host's leaves or a model's, with the user's changes of features, and the machine's own topology.
 //!
-//! The machine is one package of `cpus` cores with one thread each, as QEMU's `-smp N`. A function of the host's offer,
-//! the choice and the number only, so two hosts with the same offer give the same CPU; with a model, any two hosts of a vendor
-//! that can give it.
+//! The machine is one package of `cpus` cores with one thread each, as QEMU's `-smp N`. CPUID depends only on the host's offer,
+//! the choice and the number, so two hosts with the same offer give the same CPU; a model gives the same CPU on any two hosts
+//! of a vendor that support it.
 
 mod host;
 mod leaves;
@@ -23,10 +22,10 @@ use leaves::Leaves;
 pub use offer::Offer;
 pub use topology::with_apic_id;
 
-/// CPUID of the first of `cpus` vCPUs, as `choice` wants it.
+/// Returns CPUID of the first of `cpus` vCPUs for `choice`.
 ///
 /// # Errors
-/// [`Error::Flag`]: the features that this host cannot give, by name.
+/// [`Error::Flag`] with the names of the features that this host lacks.
 pub fn show(offer: &Offer, choice: &Choice, cpus: u8) -> Result<CpuId> {
     let mut leaves = match choice.model() {
         Some(model) => named::leaves(offer, model, choice.changes()),
@@ -41,12 +40,12 @@ pub fn show(offer: &Offer, choice: &Choice, cpus: u8) -> Result<CpuId> {
     leaves.into_cpuid().ok_or_else(|| Error::Device { what: "the host's CPUID has more leaves than KVM takes".into() })
 }
 
-/// True if `cpuid` shows this bit of a leaf.
+/// Whether `cpuid` has this bit of a leaf set.
 pub fn shows(cpuid: &CpuId, function: u32, register: Register, bit: u32) -> bool {
     Leaves::new(cpuid).register(function, 0, register) >> bit & 1 == 1
 }
 
-/// Features that are shown and not offered: name, and name with place.
+/// Features of the leaves that the host does not offer: name, and name with place.
 fn missing(offer: &Offer, leaves: &Leaves) -> Vec<(Option<&'static str>, String)> {
     let mut missing = Vec::new();
     for flags in FLAGS {
@@ -59,8 +58,8 @@ fn missing(offer: &Offer, leaves: &Leaves) -> Vec<(Option<&'static str>, String)
     missing
 }
 
-/// QEMU starts such a machine without the features, and warns, unless it is told `enforce`. minivmm never does: a model is to
-/// be the same on every host.
+/// Formats the error for missing features. QEMU starts such a machine without them and warns, unless it is given `enforce`;
+/// minivmm never does, since a model is to be the same on every host.
 fn cannot_give(choice: &Choice, missing: &[(Option<&str>, String)]) -> String {
     let places: Vec<_> = missing.iter().map(|(_, place)| place.as_str()).collect();
     let mut off: Vec<_> = missing.iter().filter_map(|(name, _)| Some(format!("-{}", (*name)?))).collect();

@@ -1,4 +1,4 @@
-//! `--cpu MODEL`: the leaves of a model, as QEMU makes them (target/i386/cpu.c, `cpu_x86_cpuid`).
+//! `--cpu MODEL`: CPUID leaves of a model, as QEMU makes them (target/i386/cpu.c, `cpu_x86_cpuid`).
 
 use crate::cpu::{FLAGS, Feature, Model, Place, Register};
 use crate::kvm::cpuid::leaves::Leaves;
@@ -6,7 +6,7 @@ use crate::kvm::cpuid::offer::Offer;
 
 /// Leaf 1 EBX: CLFLUSH's line in units of 8 bytes.
 const CLFLUSH_LINE: u32 = 8 << 8;
-/// Leaf 5 ECX: MONITOR's extensions are listed, interrupts break MWAIT. QEMU says so with and without `monitor`.
+/// Leaf 5 ECX: MONITOR's extensions are listed, interrupts break MWAIT. QEMU sets these bits with and without `monitor`.
 pub(super) const MWAIT_EXTENSIONS: u32 = 0b11;
 /// Leaf 0x8000_0008 EAX: physical address bits, QEMU's without `host-phys-bits`, and linear address bits without and with `la57`.
 const PHYSICAL_BITS: u32 = 40;
@@ -19,7 +19,7 @@ const KVM_SIGNATURE: [u32; 3] = [0x4b4d_564b, 0x564b_4d56, 0x4d];
 /// Vendors in EBX, ECX, EDX of leaf 0 (Intel SDM volume 2 and AMD APM volume 3, CPUID).
 const INTEL: [u32; 3] = [0x756e_6547, 0x6c65_746e, 0x4965_6e69];
 
-/// Leaves of `model` with `changes` on a host of `offer`'s vendor; XSAVE's and the topology are still to be set.
+/// Returns the leaves of `model` with `changes`, for the vendor of `offer`; XSAVE's leaf and the topology are set later.
 pub(super) fn leaves(offer: &Offer, model: &Model, changes: &[(Feature, bool)]) -> Leaves {
     let mut leaves = Leaves::default();
     let features: Vec<_> = model.features().map(|feature| (feature, true)).collect();
@@ -50,7 +50,7 @@ pub(super) fn leaves(offer: &Offer, model: &Model, changes: &[(Feature, bool)]) 
     leaves.set(0x8000_0005, 0, model.caches.first_level);
     leaves.set(0x8000_0006, 0, model.caches.upper_levels);
     let la57 = leaves.register(0x7, 0, Register::Ecx) >> 16 & 1;
-    // Of the physical bits KVM's page tables may cover fewer (api.rst, KVM_GET_SUPPORTED_CPUID; bits 16 to 23).
+    // KVM's page tables may map fewer physical bits (api.rst, KVM_GET_SUPPORTED_CPUID; bits 16 to 23).
     let mapped = PHYSICAL_BITS.min(offer.register(0x8000_0008, 0, Register::Eax) >> 16 & 0xff);
     *leaves.register_mut(0x8000_0008, 0, Register::Eax) =
         PHYSICAL_BITS | LINEAR_BITS[la57 as usize] << 8 | mapped << 16;
@@ -73,7 +73,7 @@ pub(super) fn change(leaves: &mut Leaves, changes: &[(Feature, bool)]) {
     }
 }
 
-/// The highest leaf of either range: the model's, or more where a feature is told further up.
+/// Returns the highest leaf of either range: the model's, or that of a feature in a higher leaf.
 fn levels(leaves: &Leaves, model: &Model) -> (u32, u32) {
     let told = FLAGS.iter().filter_map(|flags| match flags.place {
         Place::Cpuid { function, index, register } if leaves.register(function, index, register) != 0 => Some(function),
@@ -91,7 +91,7 @@ fn highest_subleaf(leaves: &Leaves, function: u32) -> u32 {
     told.map(|(_, index)| index).max().unwrap_or(0)
 }
 
-/// 48 letters in the registers of three leaves, in their order.
+/// Encodes 48 letters in the registers of three leaves.
 fn brand(text: &str) -> [[u32; 4]; 3] {
     let mut bytes = [0; 48];
     let length = text.len().min(bytes.len());

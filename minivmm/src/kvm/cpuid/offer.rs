@@ -1,4 +1,4 @@
-//! What this host can give a guest: KVM_GET_SUPPORTED_CPUID, and what that does not tell.
+//! CPUID features that this host can give a guest: KVM_GET_SUPPORTED_CPUID, and additions to it.
 
 use std::arch::x86_64::__cpuid;
 
@@ -9,11 +9,11 @@ use crate::cpu::Register;
 use crate::error::{Error, Result};
 use crate::kvm::cpuid::leaves::Leaves;
 
-/// Leaf 0x4000_0001, EAX: the bits that QEMU has names for, which are those whose state is in MSRs that every migration
-/// carries, or that have none. `kvm-hint-dedicated` is in EDX, and for the user to know.
+/// Leaf 0x4000_0001, EAX: the bits that QEMU has names for. Their state is in MSRs that every migration has, or they have none.
+/// `kvm-hint-dedicated` is in EDX, and only the user can know whether it is true.
 const PARAVIRTUAL: u32 = 0x0100_feff;
-/// The monitor's affair, not KVM's: an MSI may name more than 256 vCPUs. There are 8 at most, so nothing follows from it; QEMU
-/// shows it with every interrupt controller.
+/// MSIs that name more than 256 vCPUs, a feature of the VMM instead of KVM. With at most 8 vCPUs it has no effect; QEMU shows
+/// it with every interrupt controller.
 const MSI_EXT_DEST_ID: u32 = 1 << 15;
 /// Leaf 1, ECX: VMX, and SMX, whose only use is to enter VMX (Intel SDM, CPUID).
 const ECX_VMX_SMX: u32 = 1 << 5 | 1 << 6;
@@ -22,22 +22,22 @@ const ECX_SVM_SKINIT: u32 = 1 << 2 | 1 << 12;
 const ECX_TSC_DEADLINE: u32 = 1 << 24;
 const ECX_HYPERVISOR: u32 = 1 << 31;
 const EAX_ARAT: u32 = 1 << 2;
-/// Leaf 0x8000_0007, EBX: a guest may clear an overflow of the machine check banks and go on, and recover from errors of its
-/// software. KVM lists neither; its injected machine checks fit both, and QEMU shows them (target/i386/kvm/kvm.c,
+/// Leaf 0x8000_0007, EBX: a guest may clear an overflow of the machine-check banks and continue, and may recover from errors in
+/// its software. KVM lists neither; its injected machine checks fit both, and QEMU shows them (target/i386/kvm/kvm.c,
 /// `kvm_arch_get_supported_cpuid`).
 const EBX_OVERFLOW_RECOV_SUCCOR: u32 = 1 << 0 | 1 << 1;
 
-/// This host's offer.
+/// CPUID features that this host offers.
 ///
-/// Nested virtualization is no part of it, because its state (KVM_GET_NESTED_STATE) is not migrated: a guest that never
-/// sees VMX or SVM never has such state.
+/// Nested virtualization is excluded, because its state (KVM_GET_NESTED_STATE) is not migrated: a guest that never sees VMX or
+/// SVM has no such state.
 #[derive(Clone, Debug)]
 pub struct Offer {
     leaves: Leaves,
 }
 
 impl Offer {
-    /// Asks KVM and the processor.
+    /// Queries KVM and the processor.
     ///
     /// # Errors
     /// [`Error::Kvm`].
@@ -47,8 +47,8 @@ impl Offer {
         Ok(Self::new(&supported, kvm.check_extension(Cap::TscDeadlineTimer), brand()))
     }
 
-    /// From what KVM supports. `tsc_deadline`: KVM_CAP_TSC_DEADLINE_TIMER, which the supported leaves do not tell (api.rst,
-    /// 4.46). `brand`: leaves 0x8000_0002 to 0x8000_0004, which KVM does not list either.
+    /// Builds the offer from what KVM supports. `tsc_deadline` is KVM_CAP_TSC_DEADLINE_TIMER, and `brand` leaves 0x8000_0002 to
+    /// 0x8000_0004; KVM lists neither among the supported leaves (api.rst, 4.46).
     pub fn new(supported: &CpuId, tsc_deadline: bool, brand: [[u32; 4]; 3]) -> Self {
         let mut leaves = Leaves::new(supported);
         let ecx = leaves.register_mut(0x1, 0, Register::Ecx);
@@ -76,15 +76,15 @@ impl Offer {
         self.leaves.register(function, index, register)
     }
 
-    /// Leaf 0 or 0x8000_0000 without the highest leaf: the host's vendor, which every guest on it sees. Instructions that
-    /// switch between modes differ by vendor, and KVM lets the host's run (QEMU does so, too: target/i386/host-cpu.c).
+    /// Leaf 0 or 0x8000_0000 without the highest leaf: the host's vendor, which every guest sees. Instructions that switch
+    /// modes differ by vendor, and KVM runs those of the host (QEMU shows the host's, too: target/i386/host-cpu.c).
     pub(super) fn vendor(&self) -> [u32; 3] {
         let [_, ebx, ecx, edx] = self.leaves.get(0, 0);
         [ebx, ecx, edx]
     }
 }
 
-/// The processor's own brand string.
+/// Reads the processor's brand string.
 fn brand() -> [[u32; 4]; 3] {
     [0x8000_0002, 0x8000_0003, 0x8000_0004].map(|function| {
         let answer = __cpuid(function);

@@ -1,4 +1,4 @@
-//! Offers of hosts written out, and what the guest is shown of them.
+//! Offers of hosts, written out, and the CPUID that a guest gets from them.
 
 use kvm_bindings::{CpuId, kvm_cpuid_entry2};
 
@@ -73,7 +73,7 @@ fn choose(text: &str) -> Choice {
     Choice::new(&text.parse::<Cpu>().unwrap()).unwrap()
 }
 
-/// A host of AMD's that has everything, in a leaf 1 and 0x8000_0008 as given.
+/// An AMD host with all features, and with the given leaf 1 and 0x8000_0008.
 fn full(signature: u32, address_bits: u32) -> Vec<kvm_cpuid_entry2> {
     let mut leaves =
         vec![leaf(0, 0x20, 0x6874_7541, 0x444d_4163, 0x6974_6e65), leaf(0x8000_0000, 0x8000_0028, 0, 0, 0)];
@@ -94,7 +94,7 @@ fn full(signature: u32, address_bits: u32) -> Vec<kvm_cpuid_entry2> {
     leaves
 }
 
-/// One has only what the model has, is of another generation and can address less; the other has all that there is.
+/// One host has only the model's features, is of another generation and has fewer address bits; the other has all features.
 #[test]
 fn a_model_is_the_same_on_any_host_that_can_give_it() {
     let [old, new] = [(0x800f12, 0x3030), (0xa10f11, 0x3934)].map(|(signature, bits)| full(signature, bits));
@@ -110,7 +110,7 @@ fn a_model_is_the_same_on_any_host_that_can_give_it() {
     }
 }
 
-/// Each of the model's features, switched off in the offer, is named, and no other; so is one that was added.
+/// Each feature of the model is named in the error if the offer lacks it, and no other is; so is a feature that the user added.
 #[test]
 fn a_feature_that_the_host_cannot_give_is_named() {
     for (function, index, bit, register, name) in [
@@ -135,7 +135,7 @@ fn a_feature_that_the_host_cannot_give_is_named() {
     }
 }
 
-/// Two of SSE's and AVX's, with what depends on them: XCR0 has no part that no feature needs.
+/// XSAVE parts of SSE, AVX and features that depend on AVX: XCR0 has no part that no feature needs.
 #[test]
 fn xsave_has_the_parts_that_the_features_need() {
     let mut leaves = full(0x800f12, 0x3030);

@@ -1,5 +1,4 @@
-//! The machine's own topology: one package of cores with one thread each, as QEMU's `-smp N` (target/i386/cpu.c,
-//! `cpu_x86_cpuid`).
+//! Topology of the machine: one package of cores with one thread each, as QEMU's `-smp N` (target/i386/cpu.c, `cpu_x86_cpuid`).
 
 use kvm_bindings::CpuId;
 
@@ -8,15 +7,15 @@ use crate::kvm::cpuid::leaves::Leaves;
 use crate::kvm::cpuid::offer::Offer;
 
 const EDX_HTT: u32 = 28;
-/// Leaf 0x8000_0001 ECX: more than one core, told the way that AMD does.
+/// Leaf 0x8000_0001 ECX: there is more than one core, in AMD's encoding.
 const ECX_CMP_LEGACY: u32 = 1;
 /// Leaf 0 EBX: "Genu", of GenuineIntel.
 const INTEL: u32 = 0x756e_6547;
 
-/// Sets what the leaves of the first of `cpus` vCPUs say of their number.
+/// Sets the topology in the leaves of the first of `cpus` vCPUs.
 pub(super) fn set(leaves: &mut Leaves, offer: &Offer, cpus: u8) {
     let count = u32::from(cpus);
-    // Bits of the APIC id that tell the core, and how many more ids than one they can tell.
+    // Bits of the APIC id that number the core, and the largest number.
     let bits = count.next_power_of_two().trailing_zeros();
     let more = (1 << bits) - 1;
     let several = cpus > 1;
@@ -25,7 +24,7 @@ pub(super) fn set(leaves: &mut Leaves, offer: &Offer, cpus: u8) {
     leaves.switch((0x1, 0, Register::Edx), EDX_HTT, several);
     for (function, index) in leaves.numbers() {
         let eax = leaves.register(function, index, Register::Eax);
-        // Caches: levels 1 and 2 to each core, the last one to the package. No cache has type 0.
+        // Caches: each core has levels 1 and 2, and the package the last level. Type 0 is no cache.
         let sharing = if eax >> 5 & 7 >= 3 { more << 14 } else { 0 };
         match function {
             0x4 if eax & 0x1f != 0 => {
@@ -52,12 +51,12 @@ pub(super) fn set(leaves: &mut Leaves, offer: &Offer, cpus: u8) {
         *leaves.register_mut(0x8000_0008, 0, Register::Ecx) = if several { bits << 12 | (count - 1) } else { 0 };
     }
     if highest >= 0x8000_001e {
-        // One thread to a core, one node: the ids are the vCPU's.
+        // One thread for each core, and one node: the ids are the vCPU's.
         leaves.set(0x8000_001e, 0, [0; 4]);
     }
 }
 
-/// `machine`, which is another vCPU's CPUID of the same machine, as vCPU `index` has it.
+/// Converts CPUID of any vCPU of the machine to that of vCPU `index`.
 pub fn with_apic_id(machine: &CpuId, index: u8) -> CpuId {
     let mut cpuid = machine.clone();
     for entry in cpuid.as_mut_slice() {

@@ -1,4 +1,4 @@
-//! Leaf 0xd: the parts of the XSAVE area follow from the features that need them; where they lie is the host's.
+//! Leaf 0xd: the features decide which parts the XSAVE area has, and the host decides their offsets.
 
 use crate::cpu::Register;
 use crate::kvm::cpuid::leaves::Leaves;
@@ -9,10 +9,10 @@ const XSAVE: u32 = 26;
 /// Legacy area and header (Intel SDM volume 1, 13.4).
 const AREA_MIN: u32 = 0x240;
 
-/// Leaf 0xd, sub-leaves from 2 on, ECX: the part begins on 64 bytes in the compacted format.
+/// Leaf 0xd, sub-leaves from 2 on, ECX: the part is aligned to 64 bytes in the compacted format.
 const ALIGNED: u32 = 1;
 
-/// A part's number and the feature that needs it (Intel SDM volume 1, 13.1; QEMU, target/i386/cpu.c, `x86_ext_save_areas`).
+/// Number of a part, and the feature that needs it (Intel SDM volume 1, 13.1; QEMU, target/i386/cpu.c, `x86_ext_save_areas`).
 const PARTS: &[(u32, (u32, Register, u32))] = &[
     (2, (0x1, Register::Ecx, 28)),
     (3, (0x7, Register::Ebx, 14)),
@@ -25,7 +25,7 @@ const PARTS: &[(u32, (u32, Register, u32))] = &[
     (18, (0x7, Register::Edx, 24)),
 ];
 
-/// Sets leaf 0xd by the features that `leaves` show.
+/// Sets leaf 0xd for the features in `leaves`.
 pub(super) fn set(leaves: &mut Leaves, offer: &Offer) {
     if leaves.register(0x1, 0, Register::Ecx) >> XSAVE & 1 == 0 {
         leaves.retain(|function, _| function != 0xd);
@@ -43,7 +43,7 @@ pub(super) fn set(leaves: &mut Leaves, offer: &Offer) {
             compacted = if flags >> ALIGNED & 1 == 1 { compacted.next_multiple_of(64) } else { compacted } + bytes;
         }
     }
-    // EBX of both is what the guest has switched on: KVM keeps it up to date where it offers the instructions for it.
+    // EBX of both sub-leaves is the size for the components that the guest has enabled: KVM updates it if it offers XSAVE.
     leaves.set(0xd, 0, [shown, AREA_MIN, size, 0]);
     *leaves.register_mut(0xd, 1, Register::Ebx) = compacted;
     leaves.retain(|function, index| function != 0xd || !(2..32).contains(&index) || shown >> index & 1 == 1);

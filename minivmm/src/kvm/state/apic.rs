@@ -41,9 +41,9 @@ pub struct Apic {
     pub count_shift: i32,
     /// Timer initial count.
     pub initial_count: u32,
-    /// When the count was loaded, in ns of the machine's clock.
+    /// Time at which the count was loaded, in ns of the machine's clock.
     pub initial_count_load_time: i64,
-    /// When the timer fires next.
+    /// Time at which the timer fires next.
     pub next_time: i64,
     /// `next_time`, or -1 if the timer is not armed.
     pub timer_expiry: i64,
@@ -70,8 +70,8 @@ mod register {
 }
 
 impl Apic {
-    /// From KVM's page. `now` is the machine's clock, from which QEMU's timer fields are counted. Also returns the
-    /// timer's current count, which this section has no field for.
+    /// Converts from KVM's page. `now` is the machine's clock, to which QEMU's timer fields refer. Also returns the timer's
+    /// current count, for which this section has no field.
     pub(super) fn from_kvm(page: &kvm_lapic_state, apic_base: u64, now: i64) -> (Self, u32) {
         let reg = |number: usize| get(page, number);
         let divide_conf = reg(register::DIVIDE);
@@ -104,13 +104,13 @@ impl Apic {
         (apic, current)
     }
 
-    /// The timer counts to IA32_TSC_DEADLINE and is not masked (SDM volume 3, 11.5.1).
+    /// Whether the timer counts to IA32_TSC_DEADLINE and is not masked (SDM volume 3, 11.5.1).
     pub(super) fn deadline_timer_is_armed(&self) -> bool {
         let [timer, ..] = self.lvt;
         timer >> 16 & 7 == 0b100
     }
 
-    /// To KVM's page; `version` is this host's read-only version register.
+    /// Converts to KVM's page; `host` has this host's read-only version register.
     pub(super) fn to_kvm(&self, host: &kvm_lapic_state, current_count: u32) -> kvm_lapic_state {
         let mut page = kvm_lapic_state::default();
         let mut set = |number: usize, value: u32| put(&mut page, number, value);

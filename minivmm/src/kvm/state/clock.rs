@@ -1,9 +1,9 @@
-//! Time: sections `kvmclock` and `minivmm/clock`.
+//! The clocks: sections `kvmclock` and `minivmm/clock`.
 //!
-//! A guest reads two clocks that must agree: its TSC and the KVM clock. QEMU reads one after the other, so the two come apart and
-//! Linux marks its TSC unstable; what belonged together is found again in the guest's own memory (`pvclock`). Here
-//! both are read and written as a pair, and both go on by the time that passed ([`elapsed`]), as
-//! Documentation/virt/kvm/devices/vcpu.rst, section 4.1, lays out for KVM_VCPU_TSC_OFFSET.
+//! A guest reads two clocks that must agree: its TSC and the KVM clock. QEMU reads one after the other, so the two drift apart
+//! in a migration and Linux marks its TSC unstable; for such a source the matching pair is taken from the guest's own memory
+//! (`pvclock`). Here both are read and written as a pair, and both advance by the time that passed ([`elapsed`]), as
+//! Documentation/virt/kvm/devices/vcpu.rst, section 4.1, describes for KVM_VCPU_TSC_OFFSET.
 
 use kvm_bindings::KVM_CLOCK_TSC_STABLE;
 use kvm_ioctls::{Cap, VcpuFd, VmFd};
@@ -15,9 +15,9 @@ use super::pair::{self, Clocks, Moment};
 use super::tsc::KvmClocks;
 use super::{StateError, call};
 
-/// Two TSC rates that differ by no more are the same one (`tsc_tolerance_ppm`, arch/x86/kvm/x86.c).
+/// Largest difference of TSC rates that count as equal (`tsc_tolerance_ppm`, arch/x86/kvm/x86.c).
 const TOLERANCE_PPM: u64 = 250;
-/// A TSC that is known no better is not sent.
+/// Largest error of a TSC reading that is sent.
 const MOST_DOUBT_NS: u64 = 50_000;
 
 /// Section `kvmclock`, version 1.
@@ -27,7 +27,7 @@ const MOST_DOUBT_NS: u64 = 50_000;
 pub struct KvmClock {
     /// Guest's KVM clock in ns.
     pub clock: u64,
-    /// `clock` came from a stable TSC, rather than from the guest's last reading.
+    /// Whether `clock` came from a stable TSC, rather than from the guest's last reading.
     #[vmstate(subsection = "kvmclock/clock_is_reliable")]
     pub clock_is_reliable: bool,
 }
@@ -42,21 +42,21 @@ impl KvmClock {
 #[derive(Clone, Debug, Default, PartialEq, VmState)]
 #[vmstate(name = "minivmm/clock", version = 2, minimum_version = 1)]
 pub struct ClockReference {
-    /// Host's CLOCK_REALTIME in ns; before version 2, 0 if the host could not tell it for the same instant.
+    /// CLOCK_REALTIME of the host in ns; before version 2, 0 if the host could not read it at the same instant.
     pub realtime: u64,
     /// Guest TSC frequency in kHz.
     pub tsc_khz: u32,
     tsc_count: u32,
-    /// Each vCPU's TSC at that instant; none if the host could not tell them.
+    /// TSC of each vCPU at that instant; empty if the host could not read it.
     #[vmstate(len = tsc_count, max = 8)]
     pub tsc: Vec<u64>,
-    /// Host's CLOCK_MONOTONIC in ns, read right after.
+    /// CLOCK_MONOTONIC of the host in ns, read right after.
     #[vmstate(since = 2)]
     pub monotonic: u64,
 }
 
 impl ClockReference {
-    /// Adds each vCPU's TSC at the clock's instant, which the source did not say; and the rate, if it did not say that.
+    /// Adds each vCPU's TSC at the clock's instant, and the TSC's rate, if the source sent none.
     pub(super) fn complete(&mut self, tsc: Vec<u64>, khz: u32) {
         (self.tsc_count, self.tsc) = (tsc.len() as u32, tsc);
         if self.tsc_khz == 0 {
@@ -65,12 +65,12 @@ impl ClockReference {
     }
 }
 
-/// When both sides were at the same point of the stream, `minivmm/preflight`, by the CLOCK_MONOTONIC of each in ns.
+/// Times at which both sides were at the same point of the stream, `minivmm/preflight`, in ns of each host's CLOCK_MONOTONIC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Introduced {
-    /// The source sent it.
+    /// Time at which the source sent the section.
     pub source: u64,
-    /// This host read it.
+    /// Time at which this host read the section.
     pub here: u64,
 }
 
@@ -83,7 +83,7 @@ pub fn get(vm: &VmFd, vcpus: &[&VcpuFd]) -> Result<(KvmClock, ClockReference), S
     let Some(first) = vcpus.first() else { return Ok(Default::default()) };
     let tsc_khz = call("KVM_GET_TSC_KHZ", first.get_tsc_khz())?;
     let pair = pair::read(&clocks, 0, tsc_khz)?;
-    // The guest's own page knows it better at the destination.
+    // The guest's own page is more exact at the destination.
     let known = pair.doubt_ns <= MOST_DOUBT_NS;
     let tsc = if known { pair::read_others(&clocks, vcpus.len(), tsc_khz, &pair)? } else { Vec::new() };
     let since_ns = clocks.clock()?.clock.saturating_sub(pair.ns);
@@ -98,9 +98,9 @@ pub fn get(vm: &VmFd, vcpus: &[&VcpuFd]) -> Result<(KvmClock, ClockReference), S
     Ok((clock, reference))
 }
 
-/// Sets all clocks: to now, by what both sides measured since they were `introduced`; to the values read if one of them
-/// did not measure. `tsc` are the values of section `cpu`, for a reference without any. Says by how much the clocks went
-/// on.
+/// Sets all clocks to the present: advances them by the time that both sides measured since they were `introduced`; leaves them
+/// at the read values if a side did not measure. `tsc` are the values of section `cpu`, for a reference without any. Returns by
+/// how much the clocks advanced.
 ///
 /// # Errors
 /// A clock ioctl failed.
@@ -131,19 +131,19 @@ pub fn set(
     Ok(elapsed)
 }
 
-/// True if the guest cannot tell the two rates apart.
+/// Whether the guest cannot distinguish the two rates.
 pub fn same_rate(one_khz: u32, other_khz: u32) -> bool {
     u64::from(one_khz.abs_diff(other_khz)) * 1_000_000 <= u64::from(one_khz) * TOLERANCE_PPM
 }
 
-/// True if this host's KVM lets a guest's TSC run at another rate than the host's. Without that it takes a higher rate
-/// too (`set_tsc_khz`, arch/x86/kvm/x86.c), but then the TSC stands still between exits.
+/// Whether this host's KVM can scale a guest's TSC to another rate than the host's. Without that KVM also accepts a higher rate
+/// (`set_tsc_khz`, arch/x86/kvm/x86.c), but then the TSC does not advance between exits.
 pub fn scales(vm: &VmFd) -> bool {
     vm.check_extension(Cap::TscControl)
 }
 
-/// Lets the TSC of a vCPU of `vm` run at `guest_khz`: by KVM's scaling, or as it does if that is the same. 0: the source
-/// did not say.
+/// Sets the TSC rate of a vCPU of `vm` to `guest_khz`, with KVM's scaling if the rates differ. 0 means that the source did not
+/// send a rate.
 ///
 /// # Errors
 /// [`StateError::TscRate`], KVM_GET_TSC_KHZ failed.
@@ -153,12 +153,12 @@ pub fn set_rate(vm: &VmFd, vcpu: &VcpuFd, guest_khz: u32) -> Result<(), StateErr
         return Ok(());
     }
     let same = same_rate(guest_khz, host_khz);
-    // Within KVM's own tolerance nothing is scaled, but the guest's clock counts by the guest's rate.
+    // Within KVM's tolerance nothing is scaled, but the guest's clock uses the guest's rate.
     let set = (same || scales(vm)) && vcpu.set_tsc_khz(guest_khz).is_ok();
     if set || same { Ok(()) } else { Err(StateError::TscRate { guest_khz, host_khz }) }
 }
 
-/// A clock of the host in ns.
+/// Reads a clock of the host in ns.
 pub fn read(clock: ClockId) -> u64 {
     clock_gettime(clock).map_or(0, |now| now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64)
 }

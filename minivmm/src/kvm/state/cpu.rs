@@ -1,11 +1,11 @@
-//! The sections `cpu_common` and `cpu`: an x86 vCPU as QEMU 10.0 sends it (`target/i386/machine.c`'s layout, version 12).
+//! Sections `cpu_common` and `cpu`: an x86 vCPU as QEMU 10.0 sends it (`target/i386/machine.c`'s layout, version 12).
 
 use vmstate::VmState;
 
 use super::cpu_needed::TSC_RATIO_RESET;
 use super::registers::{FpReg, Hi16ZmmReg, MtrrVar, Segment, XmmReg, YmmhReg, ZmmhReg};
 
-/// Section `cpu_common`: what all of QEMU's targets share.
+/// Section `cpu_common`: fields that all of QEMU's targets share.
 #[derive(Clone, Debug, Default, PartialEq, VmState)]
 #[vmstate(name = "cpu_common", version = 1)]
 pub struct CpuCommon {
@@ -197,7 +197,7 @@ pub struct Cpu {
     /// Vector of an exception being delivered, or -1.
     #[vmstate(name = "env.exception_nr")]
     pub exception_nr: i32,
-    /// The interrupt being delivered is a software one.
+    /// Whether the interrupt being delivered is a software one.
     #[vmstate(name = "env.soft_interrupt")]
     pub soft_interrupt: u8,
     /// An NMI is being delivered.
@@ -326,7 +326,7 @@ pub struct Cpu {
     /// Rights of protection keys.
     #[vmstate(name = "env.pkru", subsection = "cpu/pkru")]
     pub pkru: u32,
-    /// MSR TSC_RATIO, for the guest's own guests: a QEMU that shows the guest SVM sends it whether there are such guests or not.
+    /// MSR TSC_RATIO, for nested guests: a QEMU that shows SVM to the guest always sends it.
     #[vmstate(name = "env.amd_tsc_scale_msr", subsection = "cpu/amd_tsc_scale_msr")]
     pub amd_tsc_scale_msr: u64,
     /// IA32_MCG_EXT_CTL.
@@ -338,15 +338,15 @@ pub struct Cpu {
     /// IA32_TSX_CTRL.
     #[vmstate(name = "env.tsx_ctrl", subsection = "cpu/msr_tsx_ctrl")]
     pub tsx_ctrl: u32,
-    /// Refused by name.
+    /// State of nested virtualization; a stream with it is refused by name.
     #[vmstate(name = "env.nested_state", subsection = "cpu/nested_state")]
     pub(super) nested_state: Option<NestedState>,
-    /// What a guest in 32-bit PAE paging has loaded from where its CR3 points. KVM loads it from there again.
+    /// PDPTEs that a guest in 32-bit PAE paging has loaded from the address in CR3. KVM loads them from there again.
     #[vmstate(name = "env.pdptrs", subsection = "cpu/pdptrs")]
     pub pdptrs: [u64; 4],
 }
 
-/// What QEMU says first of a guest whose own hypervisor is at work. Nothing here carries the rest.
+/// Header of QEMU's state of nested virtualization, whose presence is refused.
 #[derive(Clone, Debug, Default, PartialEq, VmState)]
 #[vmstate(name = "cpu/kvm_nested_state", version = 1, validate = Self::refuse)]
 pub(super) struct NestedState {
@@ -362,7 +362,7 @@ impl NestedState {
 }
 
 impl Default for Cpu {
-    /// What a subsection or a version that did not come leaves in place: the reset values.
+    /// Reset values, for subsections and versions that a stream lacks.
     fn default() -> Self {
         Self {
             regs: [0; 16],

@@ -1,4 +1,5 @@
-//! Between section `cpu` and KVM's structs: registers, segments, events, MSRs. x87 and vector state is in `cpu_xsave.rs`.
+//! Converts between section `cpu` and KVM's structs: registers, segments, events, MSRs. x87 and vector state is in
+//! `cpu_xsave.rs`.
 
 use std::collections::BTreeMap;
 
@@ -10,27 +11,26 @@ use super::registers::{MtrrVar, Segment};
 
 /// hflags2 bit "NMIs are blocked" (QEMU's `HF2_NMI_MASK`).
 const HFLAGS2_NMI: u32 = 1 << 2;
-/// hflags2 bits that QEMU's vCPUs have from reset on: interrupts are not held back by nested virtualization
-/// (`HF2_GIF_MASK`, without which QEMU delivers none and KVM refuses QEMU's nested state), nor can a guest's be
-/// (`HF2_VGIF_MASK`).
+/// hflags2 bits that QEMU's vCPUs have set from reset on: nested virtualization does not hold back interrupts (`HF2_GIF_MASK`,
+/// without which QEMU delivers none and KVM refuses QEMU's nested state), nor those of a nested guest (`HF2_VGIF_MASK`).
 const HFLAGS2_RESET: u32 = 1 | 1 << 8;
 
-/// General counters that KVM gives a guest at most (`KVM_MAX_NR_INTEL_GP_COUNTERS`, arch/x86/include/asm/kvm_host.h). QEMU has room for
-/// more; at the numbers of those KVM has other registers, as MSR_PLATFORM_INFO.
+/// Most general counters that KVM gives a guest (`KVM_MAX_NR_INTEL_GP_COUNTERS`, arch/x86/include/asm/kvm_host.h). QEMU's
+/// section has room for more; KVM has other registers at their numbers, as MSR_PLATFORM_INFO.
 const COUNTERS_MAX: u32 = 8;
 
 /// Vectors of the exceptions that have a payload.
 const DEBUG: u8 = 1;
 const PAGE_FAULT: u8 = 14;
-/// Bits of DR6 that say which trap it was, and those that are 1 when there was none.
+/// Bits of DR6 that report the trap, and those that are 1 if there was none.
 const DR6_TRAPS: u64 = 0xf;
 const DR6_ACTIVE_LOW: u64 = 0xffff_0ff0;
 
-/// Bits of an MTRR's mask that QEMU fills at most.
+/// Most bits of an MTRR's mask that QEMU fills.
 const MTRR_MASK_BITS: u32 = 52;
 
 impl Cpu {
-    /// The MSRs that section `cpu` carries; TSC-deadline last, since it only arms a timer whose TSC is already right.
+    /// MSRs in section `cpu`; TSC-deadline is last, since it arms a timer, for which the TSC must be right.
     pub(super) fn msr_indices() -> Vec<u32> {
         let mut indices: Vec<u32> = vec![
             index::TSC,
@@ -104,8 +104,8 @@ impl Cpu {
         self.tsc_deadline = get(index::TSC_DEADLINE);
     }
 
-    /// MSRs for which QEMU has subsections, so that they are carried only if they are not zero, in the order in which they are written:
-    /// counters count once all of them are there.
+    /// MSRs for which QEMU has subsections, sent only if they are not zero, in the order in which they are written: the
+    /// counters are enabled after all of them are set.
     pub(super) fn optional_msr_indices() -> Vec<u32> {
         let mut indices = vec![
             index::SMI_COUNT,
@@ -138,8 +138,8 @@ impl Cpu {
         self.perf_global_ctrl = get(index::PERF_GLOBAL_CTRL);
     }
 
-    /// Of [`optional_msr_indices`](Self::optional_msr_indices) those that are not zero, as all are in a vCPU that was just made.
-    /// IA32_PERF_GLOBAL_OVF_CTRL reads as zero: who writes it clears bits of the status.
+    /// Those of [`optional_msr_indices`](Self::optional_msr_indices) that are not zero; in a new vCPU all are zero.
+    /// IA32_PERF_GLOBAL_OVF_CTRL reads as zero: writing it clears bits of the status.
     pub(super) fn optional_msr_values(&self) -> Vec<(u32, u64)> {
         let array = |msr: u32, first: u32, values: &[u64]| values.get(msr.checked_sub(first)? as usize).copied();
         let value = |msr: u32| match msr {
@@ -161,15 +161,15 @@ impl Cpu {
         all.filter(|(_, value)| *value != 0).collect()
     }
 
-    /// In the masks of variable MTRRs, sets the bits from `physical_bits` to 51, as QEMU sends them (`fill_mtrr_mask`,
-    /// target/i386/kvm/kvm.c): a destination with more physical bits has the mask that it would have had.
+    /// Sets the bits from `physical_bits` to 51 in the masks of variable MTRRs, as QEMU sends them (`fill_mtrr_mask`,
+    /// target/i386/kvm/kvm.c): a destination with more physical bits then has the full mask.
     pub(super) fn widen_mtrr_masks(&mut self, physical_bits: u32) {
         let above = above(physical_bits);
         self.mtrr_var.iter_mut().for_each(|pair| pair.mask |= above & ((1 << MTRR_MASK_BITS) - 1));
     }
 
-    /// The values for [`msr_indices`](Self::msr_indices), in that order, of a guest with so many bits of physical address. Without the
-    /// TSC, which `clock` sets, and IA32_MCG_CAP, which KVM_X86_SETUP_MCE does.
+    /// Values for [`msr_indices`](Self::msr_indices), in that order, for a guest with `physical_bits` of address. The TSC,
+    /// which `clock` sets, and IA32_MCG_CAP, which KVM_X86_SETUP_MCE sets, are left out.
     pub(super) fn msr_values(&self, physical_bits: u32) -> Vec<(u32, u64)> {
         let value = |msr: u32| match msr {
             index::TSC_ADJUST => self.tsc_adjust,
@@ -212,7 +212,7 @@ impl Cpu {
         }
         let n = (msr - index::MTRR_PHYS_BASE_0) as usize;
         let pair = self.mtrr_var[n / 2];
-        // KVM refuses a bit that no address of the guest has (`kvm_mtrr_valid`, arch/x86/kvm/mtrr.c).
+        // KVM refuses a bit beyond the guest's addresses (`kvm_mtrr_valid`, arch/x86/kvm/mtrr.c).
         if n.is_multiple_of(2) { pair.base } else { pair.mask & !above(physical_bits) }
     }
 
@@ -249,7 +249,7 @@ impl Cpu {
         self.hflags = self.derive_hflags();
     }
 
-    /// CR8 and the APIC base belong to the LAPIC's section; an interrupt being delivered is set with the events.
+    /// CR8 and the APIC base are in the LAPIC's section; an interrupt being delivered is set with the events.
     pub(super) fn kvm_sregs(&self, apic_base: u64, cr8: u64) -> kvm_sregs {
         let [es, cs, ss, ds, fs, gs] = self.segs.map(kvm_segment::from);
         kvm_sregs {
@@ -274,7 +274,7 @@ impl Cpu {
         }
     }
 
-    /// The mode bits that QEMU caches (`x86_update_hflags`): privilege, CR0 and RFLAGS bits at QEMU's places.
+    /// Mode bits that QEMU caches (`x86_update_hflags`): privilege, and bits of CR0 and RFLAGS at QEMU's places.
     fn derive_hflags(&self) -> u32 {
         let [_, cs, ss, ..] = &self.segs;
         let bit = |set: bool, at: u32| u32::from(set) << at;
@@ -317,9 +317,9 @@ impl Cpu {
         self.sipi_vector = events.sipi_vector;
     }
 
-    /// Puts the payload of an exception that waits where its delivery would: QEMU's sections have no room for it, unless the guest runs
-    /// one of its own (`cpu_pre_save`, target/i386/machine.c). With section `minivmm/vcpu` it is delivered to the same place again
-    /// (`kvm_deliver_exception_payload`, arch/x86/kvm/x86.c).
+    /// Moves the payload of a pending exception to where its delivery would put it: QEMU's sections have no room for it, unless
+    /// the guest runs a nested one (`cpu_pre_save`, target/i386/machine.c). With section `minivmm/vcpu` KVM delivers it to the
+    /// same place again (`kvm_deliver_exception_payload`, arch/x86/kvm/x86.c).
     pub(super) fn deliver_payload(&mut self, events: &kvm_vcpu_events) {
         if events.exception.pending == 0 || events.exception_has_payload == 0 {
             return;
@@ -335,7 +335,7 @@ impl Cpu {
         }
     }
 
-    /// The events as far as section `cpu` knows them; `extra` completes them.
+    /// Events that section `cpu` has; `minivmm/vcpu` completes them.
     pub(super) fn kvm_events(&self) -> kvm_vcpu_events {
         let mut events = kvm_vcpu_events { sipi_vector: self.sipi_vector, ..Default::default() };
         if let Ok(nr) = u8::try_from(self.exception_nr) {
@@ -355,7 +355,7 @@ impl Cpu {
     }
 }
 
-/// The bits that no address has.
+/// Mask of the bits beyond physical addresses.
 fn above(physical_bits: u32) -> u64 {
     u64::MAX.checked_shl(physical_bits).unwrap_or(0)
 }
@@ -414,7 +414,7 @@ mod tests {
         (0..8).map(|n| values.iter().find(|(index, _)| *index == 0x201 + 2 * n).unwrap().1).collect()
     }
 
-    /// 2 GiB write-back on a guest with 40 bits of address, and a register that is not in use, as QEMU 10.0 sends them.
+    /// 2 GiB write-back for a guest with 40 bits of address, and an unused register, as QEMU 10.0 sends them.
     #[test]
     fn mtrr_masks_go_as_qemus_and_come_as_the_guest_can_have_them() {
         let mut cpu = Cpu::default();

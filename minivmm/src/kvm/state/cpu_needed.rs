@@ -1,4 +1,4 @@
-//! When QEMU sends which subsection of section `cpu` (target/i386/machine.c), and so this machine.
+//! Conditions for the subsections of section `cpu`, which are QEMU's (target/i386/machine.c).
 
 use super::cpu::Cpu;
 use super::registers::{Hi16ZmmReg, ZmmhReg};
@@ -59,14 +59,15 @@ impl Cpu {
         self.feature_control != 0
     }
 
-    /// Once a counter counts or has counted. QEMU sends it earlier: after a reset a vCPU's IA32_PERF_GLOBAL_CTRL lets all counters count.
+    /// Whether a counter counts or has counted. QEMU sends the subsection earlier: after a reset IA32_PERF_GLOBAL_CTRL enables
+    /// all counters.
     pub(super) fn has_pmu(&self) -> bool {
         let one = [self.fixed_ctr_ctrl, self.perf_global_status, self.perf_global_ovf_ctrl];
         let all = one.iter().chain(&self.fixed_counters).chain(&self.gp_counters).chain(&self.gp_event_selects);
         all.into_iter().any(|&register| register != 0)
     }
 
-    /// As QEMU asks: a guest whose registers are all zero needs none of it.
+    /// QEMU's condition: registers that are all zero are not sent.
     pub(super) fn has_avx512(&self) -> bool {
         self.opmask != [0; 8] || self.zmmh != [ZmmhReg::default(); 16] || self.hi16_zmm != [Hi16ZmmReg::default(); 16]
     }

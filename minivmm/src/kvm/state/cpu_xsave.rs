@@ -1,5 +1,5 @@
-//! Between section `cpu` and the XSAVE area: x87, SSE and AVX state at places that all processors share, and the components for which
-//! QEMU has subsections, at places that CPUID tells.
+//! Converts between section `cpu` and the XSAVE area: x87, SSE and AVX state at offsets that all processors share, and the
+//! components for which QEMU has subsections, at offsets from CPUID.
 
 use std::ops::Range;
 
@@ -17,15 +17,15 @@ mod xsave {
     pub(super) const XMM0: usize = 160;
     pub(super) const XSTATE_BV: usize = 512;
     pub(super) const YMMH0: usize = 576;
-    /// First byte behind x87, SSE and AVX state.
+    /// Offset of the first byte after x87, SSE and AVX state.
     pub(super) const REST: usize = 832;
 }
 
-/// Bytes of `kvm_xsave` behind what section `cpu` holds: AVX-512, PKRU and what else XCR0 enables.
+/// Bytes of `kvm_xsave` after the AVX state: AVX-512, PKRU and the other components that XCR0 enables.
 pub(super) const XSAVE_REST: usize = 4096 - xsave::REST;
 
 impl Cpu {
-    /// Takes x87, SSE, AVX and AVX-512 state and protection keys; returns what is behind the AVX state, all of it.
+    /// Takes x87, SSE, AVX and AVX-512 state and protection keys from `area`; returns all bytes after the AVX state.
     pub(super) fn take_xsave(&mut self, area: &kvm_xsave, shown: &Shown) -> Vec<u8> {
         let bytes: Vec<u8> = area.region.iter().flat_map(|word| word.to_le_bytes()).collect();
         self.fpuc = le(&bytes, 0) as u16;
@@ -51,10 +51,10 @@ impl Cpu {
         bytes[xsave::REST..].to_vec()
     }
 
-    /// The area from this section's state and `rest`, which may be shorter than [`XSAVE_REST`].
+    /// Builds the area from this section's state and `rest`, which may be shorter than [`XSAVE_REST`].
     ///
     /// # Errors
-    /// The guest has used a component that the processor here does not have.
+    /// The guest has used a component that this host's processor lacks.
     pub(super) fn kvm_xsave(&self, rest: &[u8], shown: &Shown) -> Result<kvm_xsave, StateError> {
         let mut bytes = [0_u8; 4096];
         let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
@@ -88,7 +88,7 @@ impl Cpu {
         Ok(area)
     }
 
-    /// Components of which the processor says where they are. The others are zero.
+    /// Takes the components for which CPUID gives an offset; the others are zero.
     fn take_components(&mut self, bytes: &[u8], shown: &Shown) {
         let words = |place: &Option<Range<usize>>, word: usize| match place {
             Some(place) => le(bytes, place.start + 8 * word),
@@ -107,7 +107,8 @@ impl Cpu {
         self.pkru = pkru.map_or(0, u32::from_le_bytes);
     }
 
-    /// What is all zero did not come or changes nothing: from a minivmm it is in the rest already.
+    /// Writes the components that are not all zero: zeros were not sent or change nothing, since a minivmm's rest has them
+    /// already.
     fn put_components(&self, bytes: &mut [u8], shown: &Shown) -> Result<(), StateError> {
         let mut put = |place: &Option<Range<usize>>, what, values: Vec<u8>| match place {
             Some(place) => {
@@ -132,7 +133,7 @@ impl Cpu {
     }
 }
 
-/// Up to eight little-endian bytes at `at`.
+/// Reads up to eight little-endian bytes at `at`.
 fn le(bytes: &[u8], at: usize) -> u64 {
     let mut value = [0; 8];
     value.copy_from_slice(&bytes[at..at + 8]);
@@ -144,7 +145,7 @@ mod tests {
     use super::super::shown::tests::of_intel;
     use super::*;
 
-    /// Each byte of the components holds something of its own; the places are those of Intel's processors.
+    /// Each byte of the components is distinct; the offsets are those of Intel's processors.
     fn area() -> [u8; 4096] {
         let mut bytes = [0; 4096];
         for (at, byte) in bytes.iter_mut().enumerate().filter(|(at, _)| (1088..2692).contains(at)) {
@@ -174,7 +175,7 @@ mod tests {
         assert_eq!(cpu.zmmh[15].q7, u64::from_le_bytes(before[1656..1664].try_into().unwrap()));
         assert_eq!(cpu.hi16_zmm[1].q0, u64::from_le_bytes(before[1728..1736].try_into().unwrap()));
         assert_eq!(cpu.pkru, u32::from_le_bytes(before[2688..2692].try_into().unwrap()));
-        // Nothing else is left of the area, as with a QEMU.
+        // Without `rest`, as from a QEMU, only the section's components are set.
         let after = bytes(&cpu.kvm_xsave(&[], &shown).unwrap());
         assert_eq!(after[1088..2692], before[1088..2692]);
         let elsewhere = Shown { pkru: Some(2432..2436), ..Shown::default() };
@@ -186,7 +187,7 @@ mod tests {
         assert!(cpu.kvm_xsave(&[], &Shown::default()).is_err());
     }
 
-    /// From a minivmm of before: all is in the rest, and nothing in the section.
+    /// Stream of an older minivmm: all components are in `rest`, and none in the section.
     #[test]
     fn components_of_the_rest_stay_where_the_section_has_none() {
         let before = area();

@@ -1,16 +1,18 @@
-//! How much time passed between the source's pause and now: the wall clock's word, if what both sides measured agrees.
+//! Time that passed since the source's pause: the difference of the wall clocks, if the monotonic clocks of both sides agree
+//! with it.
 //!
-//! Each side measures with CLOCK_MONOTONIC, from the same moment: the early section `minivmm/preflight` is sent by the
-//! one and read by the other. What the destination measured until now, less what the source measured until its pause,
-//! is the time since the pause. It depends on neither wall clock, and is short by the time that the section was on its
-//! way. Wall clocks that are kept by NTP are more exact, so their difference is taken where it is that near; a
-//! difference that is not is no time that passed, but clocks that disagree or were set.
+//! Each side measures with CLOCK_MONOTONIC from the same moment: the source sends the early section `minivmm/preflight`, and
+//! the destination reads it. The destination's time until now, less the source's time until its pause, is the time since the
+//! pause. This does not depend on the wall clocks, and is short by the section's time on the wire. Wall clocks under NTP are
+//! more exact, so their difference is used if it is close to the measured time; a difference that is not close means that the
+//! clocks disagree or were set.
 
-/// Time that a section may be on its way, and that a loaded host may need to take it.
+/// Longest time that a section may be on the wire and in the queues of a loaded host.
 const TRANSIT_NS: u64 = 250_000_000;
-/// Linux slews a clock by 500 parts per million at most (`MAXFREQ`, include/linux/timex.h); two by twice that.
+/// Linux slews a clock by at most 500 parts per million (`MAXFREQ`, include/linux/timex.h); two clocks differ by at most twice
+/// that.
 const SLEW: u64 = 1000;
-/// Wall clocks that differ by more are never believed.
+/// Largest difference of wall clocks that is ever accepted.
 const MOST_NS: u64 = 1_000_000_000;
 
 /// Readings of both sides' clocks in ns.
@@ -30,17 +32,17 @@ pub struct Readings {
     pub destination_wall: u64,
 }
 
-/// What the readings say.
+/// Result of comparing the readings.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Elapsed {
-    /// Time by which the guest's clocks go on, in ns.
+    /// Time by which the guest's clocks advance, in ns.
     pub ns: u64,
-    /// The destination's wall clock is ahead of the source's by so much, in ns; 0 if the two are believed.
+    /// How far the destination's wall clock is ahead of the source's, in ns; 0 if the two agree.
     pub disagreement_ns: i64,
 }
 
 impl Elapsed {
-    /// What to tell the user if the wall clocks disagree.
+    /// Warning for the user if the wall clocks disagree.
     pub fn warning(&self) -> Option<String> {
         let (ahead_s, passed_s) = (self.disagreement_ns as f64 / 1e9, self.ns as f64 / 1e9);
         let text = format!(
@@ -51,7 +53,7 @@ impl Elapsed {
     }
 }
 
-/// Time since the source's pause. At most what the destination measured since the introduction, whatever the stream says.
+/// Computes the time since the source's pause; whatever the stream says, at most the time that the destination measured.
 pub fn since_pause(readings: &Readings) -> Elapsed {
     let here = readings.destination_now.saturating_sub(readings.destination_introduced);
     let there = readings.source_paused.saturating_sub(readings.source_introduced);
@@ -78,9 +80,9 @@ mod tests {
     const HOUR: i128 = 3600 * S;
     const YEAR: i128 = 365 * 24 * HOUR;
 
-    /// A migration as it happened: the section was `transit` on its way, the guest was paused `rounds` after it was sent,
-    /// and `pause` has passed since. The destination's wall clock is ahead by `offset`; its monotonic clock has nothing
-    /// in common with the source's.
+    /// Readings of a migration: the section was `transit` on the wire, the guest was paused `rounds` after the section was
+    /// sent, and `pause` has passed since. The destination's wall clock is ahead by `offset`; its monotonic clock is unrelated
+    /// to the source's.
     fn migration(transit: i128, rounds: i128, pause: i128, offset: i128) -> Readings {
         let (source_boot, destination_boot, date) = (7 * HOUR, 900 * HOUR, 56 * YEAR);
         let ns = |time: i128| u64::try_from(time).unwrap();
@@ -108,7 +110,7 @@ mod tests {
         }
     }
 
-    /// The true pause less the transit time, and the offset with the transit time added, which nobody can tell apart.
+    /// The result is the true pause less the transit time, and the offset plus the transit time, which cannot be distinguished.
     #[test]
     fn wall_clocks_that_disagree_never_reach_the_guest() {
         for offset in [2 * S, HOUR, -HOUR, 10 * YEAR, -10 * YEAR, -2 * S] {
@@ -122,20 +124,20 @@ mod tests {
         let mut readings = migration(MS, 30 * S, 50 * MS, 0);
         readings.source_wall -= (20 * S) as u64;
         assert_eq!(elapsed(&readings), (49 * MS, 20 * S + MS));
-        // Set back: the pause would be negative.
+        // The wall clock was set back: the pause would be negative.
         let mut readings = migration(MS, 30 * S, 50 * MS, 0);
         readings.destination_wall -= (60 * MS) as u64;
         assert_eq!(elapsed(&readings), (49 * MS, -59 * MS));
     }
 
-    /// More than a second never counts as agreement, however long the migration took.
+    /// A difference of more than a second never counts as agreement, however long the migration took.
     #[test]
     fn a_long_migration_forgives_a_second_at_most() {
         assert_eq!(elapsed(&migration(0, 100 * HOUR, S, 900 * MS)), (1900 * MS, 0));
         assert_eq!(elapsed(&migration(0, 100 * HOUR, S, 1001 * MS)), (S, 1001 * MS));
     }
 
-    /// A stream can claim anything: no sum overflows, and no more passes than the destination measured.
+    /// Whatever a stream claims, no sum overflows, and the result is no more than the destination measured.
     #[test]
     fn hostile_readings_move_the_clocks_by_no_more_than_was_measured() {
         let extremes = [0, 1, u64::MAX / 2, u64::MAX];

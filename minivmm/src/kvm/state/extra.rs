@@ -1,4 +1,4 @@
-//! Section `minivmm/vcpu`: what of a vCPU QEMU's sections have no room for.
+//! Section `minivmm/vcpu`: state of a vCPU for which QEMU's sections have no room.
 
 use std::collections::BTreeMap;
 
@@ -23,25 +23,25 @@ pub struct Msr {
     pub value: u64,
 }
 
-/// The rest of KVM_GET_VCPU_EVENTS.
+/// Events of KVM_GET_VCPU_EVENTS that section `cpu` lacks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, VmState)]
 #[vmstate(name = "minivmm/vcpu/events", version = 1)]
 pub struct Events {
-    /// The exception waits, rather than being delivered.
+    /// Whether the exception is pending, rather than being delivered.
     pub exception_pending: u8,
     /// Error code of the exception.
     pub error_code: u32,
-    /// The exception has a payload (CR2 or DR6).
+    /// Whether the exception has a payload (CR2 or DR6).
     pub has_payload: u8,
     /// The payload.
     pub payload: u64,
     /// Interrupt shadow (STI, MOV SS).
     pub shadow: u8,
-    /// In system-management mode.
+    /// Whether the vCPU is in system-management mode.
     pub smm: u8,
     /// An SMI waits.
     pub smi_pending: u8,
-    /// Entered SMM inside an NMI.
+    /// Whether SMM was entered inside an NMI.
     pub smm_inside_nmi: u8,
     /// An INIT waits for the end of SMM.
     pub latched_init: u8,
@@ -53,20 +53,20 @@ pub struct Events {
 pub struct VcpuExtra {
     /// Pending events.
     pub events: Events,
-    /// LAPIC timer's current count, from which KVM_SET_LAPIC goes on counting.
+    /// Current count of the LAPIC timer, from which KVM_SET_LAPIC continues.
     pub apic_current_count: u32,
     xsave_len: u32,
-    /// XSAVE area behind the AVX state, without trailing zeros.
+    /// XSAVE area after the AVX state, without trailing zeros.
     #[vmstate(buffer, len = xsave_len, max = XSAVE_REST)]
     pub xsave_rest: Vec<u8>,
     msr_count: u32,
-    /// Registers of KVM_GET_MSR_INDEX_LIST that section `cpu` does not carry.
+    /// Registers of KVM_GET_MSR_INDEX_LIST that section `cpu` lacks.
     #[vmstate(len = msr_count, max = 512)]
     pub msrs: Vec<Msr>,
 }
 
 impl VcpuExtra {
-    /// Of `all`, the registers that neither section `cpu` carries nor other calls do, and that the guest can have.
+    /// Selects the registers of `all` that neither section `cpu` nor other calls carry, and that the guest can have.
     pub(super) fn msr_indices(all: &[u32]) -> Vec<u32> {
         let elsewhere = [
             index::EFER,
@@ -107,8 +107,8 @@ impl VcpuExtra {
         };
     }
 
-    /// Completes what section `cpu` says of the events. `host_flags` are those of this host's KVM_GET_VCPU_EVENTS:
-    /// only what it reports may be set.
+    /// Completes the events of section `cpu`. `host_flags` are those of this host's KVM_GET_VCPU_EVENTS: only events that it
+    /// reports may be set.
     pub(super) fn complete_events(&self, events: &mut kvm_vcpu_events, host_flags: u32) {
         let ours = &self.events;
         events.flags = KVM_VCPUEVENT_VALID_NMI_PENDING

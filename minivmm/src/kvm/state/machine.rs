@@ -1,4 +1,4 @@
-//! The whole hypervisor side of a machine: all vCPUs, the interrupt chips, the timer and the clocks, at one instant.
+//! All state that KVM has of a machine: vCPUs, interrupt chips, timer and clocks, at one instant.
 
 use kvm_ioctls::{VcpuFd, VmFd};
 use nix::time::ClockId;
@@ -7,7 +7,7 @@ use super::pvclock::{self, PvClock};
 use super::vcpu::HostFeatures;
 use super::{ClockReference, Elapsed, Introduced, IoApic, KvmClock, Pic, Pit, StateError, VcpuState, clock, nested};
 
-/// State that lives in the kernel.
+/// State of a machine in KVM.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct HypervisorState {
     /// Section `kvmclock`.
@@ -25,7 +25,7 @@ pub struct HypervisorState {
 }
 
 impl HypervisorState {
-    /// Room for the state of `vcpus` vCPUs.
+    /// Makes an empty state for `vcpus` vCPUs.
     pub fn new(vcpus: usize) -> Self {
         Self { vcpus: vec![VcpuState::default(); vcpus], ..Default::default() }
     }
@@ -49,8 +49,9 @@ impl HypervisorState {
         })
     }
 
-    /// A source that sent no TSC of its clock's instant (QEMU reads them one after the other) is helped out by what its KVM last told
-    /// the guest: the page of the guest's clock, which `read` copies out of guest memory and says whether it could.
+    /// Completes a reference without TSCs at its clock's instant, as of a QEMU, which reads the two one after the other: the
+    /// TSCs are computed from the page of the guest's clock, which its KVM wrote last. `read` copies the page out of guest
+    /// memory and returns whether it could.
     pub fn complete_reference(&mut self, mut read: impl FnMut(u64, &mut [u8]) -> bool) {
         if self.reference.tsc.len() == self.vcpus.len() {
             return;
@@ -63,12 +64,12 @@ impl HypervisorState {
         }
     }
 
-    /// Writes a machine that has not run yet. The clocks come first: a TSC deadline is armed against the TSC. Then the
-    /// vCPUs with their LAPICs, and only then what sends them interrupts: KVM_SET_IRQCHIP delivers what is pending at
-    /// the I/O APIC at once (`kvm_ioapic_inject_all`, arch/x86/kvm/ioapic.c), and a LAPIC as after reset does not accept
-    /// it. QEMU has the same order (`MIG_PRI_APIC` of hw/intc/apic_common.c).
+    /// Writes a machine that has not run yet. The clocks come first: a TSC deadline is armed against the TSC. Then come the
+    /// vCPUs with their LAPICs, and after them the chips that send interrupts to these: KVM_SET_IRQCHIP delivers pending
+    /// interrupts of the I/O APIC at once (`kvm_ioapic_inject_all`, arch/x86/kvm/ioapic.c), and a LAPIC after reset does not
+    /// accept them. QEMU has the same order (`MIG_PRI_APIC` of hw/intc/apic_common.c).
     ///
-    /// The clocks go on by the time since the source's pause, which is returned; that needs `introduced`.
+    /// The clocks advance by the time since the source's pause, which is returned; that needs `introduced`.
     ///
     /// # Errors
     /// The guest cannot run here, or an ioctl failed; the machine must not run.
@@ -99,7 +100,7 @@ impl HypervisorState {
     }
 }
 
-/// The clock by which KVM's timer counts, in ns.
+/// Clock of KVM's timer, in ns.
 fn monotonic() -> i64 {
     clock::read(ClockId::CLOCK_MONOTONIC) as i64
 }

@@ -1,10 +1,10 @@
-//! Hypervisor state as sections: what KVM knows of a vCPU and of the interrupt chips, in QEMU's field layout.
+//! State of vCPUs and interrupt chips in KVM, as sections with QEMU's field layout.
 //!
-//! Each struct here is a section of QEMU's `microvm` (names, versions and fields as its streams describe themselves),
-//! with a `get` that asks KVM and a `set` that tells it. What QEMU's sections have no room for travels beside them in
-//! sections of minivmm's own ([`VcpuExtra`], [`ClockReference`]), so nothing of a vCPU is lost.
+//! Each struct here is a section of QEMU's `microvm` (names, versions and fields as its streams describe themselves), with a
+//! `get` that reads from KVM and a `set` that writes to KVM. State for which QEMU's sections have no room is in sections of
+//! minivmm's own ([`VcpuExtra`], [`ClockReference`]), so nothing of a vCPU is lost.
 //!
-//! The order of the KVM calls is the one that [`vcpu`] documents.
+//! [`vcpu`] documents the order of the KVM calls.
 
 pub mod apic;
 pub mod clock;
@@ -40,7 +40,7 @@ pub use pit::Pit;
 pub use processor::Processor;
 pub use vcpu::VcpuState;
 
-/// A KVM call that failed while state was read or written.
+/// Why state could not be read from KVM or written to it.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
     /// An ioctl failed.
@@ -48,10 +48,10 @@ pub enum StateError {
     Ioctl {
         /// The ioctl's name.
         call: &'static str,
-        /// What the kernel said.
+        /// The kernel's error.
         source: kvm_ioctls::Error,
     },
-    /// The destination's KVM does not take a model-specific register.
+    /// The destination's KVM refuses a model-specific register.
     #[error("this host's KVM refuses MSR {index:#x} = {value:#x}; migrate to a host with the same CPU features")]
     Msr {
         /// Register number.
@@ -59,15 +59,15 @@ pub enum StateError {
         /// The value that was refused.
         value: u64,
     },
-    /// The guest runs guests of its own, or was about to.
+    /// The guest runs nested guests, or was about to.
     #[error(
         "nested virtualization is not migrated, and the stream has {what} of vCPU {index}; end the guest's own guests and \
          start it on a CPU without VMX and SVM"
     )]
     Nested {
-        /// Which vCPU.
+        /// Index of the vCPU.
         index: usize,
-        /// What of it was found.
+        /// State of nested virtualization that was found.
         what: String,
     },
     /// The TSC cannot run at the guest's rate.
@@ -76,9 +76,9 @@ pub enum StateError {
          host with the same TSC rate, or with TSC scaling"
     )]
     TscRate {
-        /// The guest's.
+        /// TSC rate of the guest.
         guest_khz: u32,
-        /// This host's.
+        /// TSC rate of this host.
         host_khz: u32,
     },
     /// The guest uses registers that the vCPU here does not have.
@@ -90,14 +90,14 @@ pub enum StateError {
     /// The XSAVE area does not fit the format.
     #[error("the vCPU's XSAVE area has {bytes} bytes, {limit} are supported; start the guest without AMX")]
     XsaveSize {
-        /// Bytes KVM asks for.
+        /// Bytes that KVM needs.
         bytes: usize,
-        /// Bytes supported.
+        /// Most bytes that the format supports.
         limit: usize,
     },
 }
 
-/// Names the ioctl in the error.
+/// Adds the ioctl's name to the error.
 fn call<T>(call: &'static str, result: Result<T, kvm_ioctls::Error>) -> Result<T, StateError> {
     result.map_err(|source| StateError::Ioctl { call, source })
 }

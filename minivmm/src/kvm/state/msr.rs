@@ -1,7 +1,7 @@
 //! Model-specific registers, many at a time.
 //!
-//! KVM_GET_MSRS and KVM_SET_MSRS stop at the first register they do not take and return how many went through
-//! (Documentation/virt/kvm/api.rst, 4.18 and 4.19), so a short count names the culprit.
+//! KVM_GET_MSRS and KVM_SET_MSRS stop at the first register that KVM refuses, and return how many were done before it
+//! (Documentation/virt/kvm/api.rst, 4.18 and 4.19): this identifies the register.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use super::{StateError, call};
 /// Most registers KVM takes in one call (`MAX_IO_MSRS`, arch/x86/kvm/x86.c).
 const MAX_BATCH: usize = 256;
 
-/// Reads `indices`; a register this KVM does not have is left out.
+/// Reads `indices`, without the registers that this KVM lacks.
 pub(super) fn read(vcpu: &VcpuFd, indices: &[u32]) -> Result<BTreeMap<u32, u64>, StateError> {
     let mut values = BTreeMap::new();
     let mut rest = indices;
@@ -28,8 +28,8 @@ pub(super) fn read(vcpu: &VcpuFd, indices: &[u32]) -> Result<BTreeMap<u32, u64>,
     Ok(values)
 }
 
-/// Writes `values` in the order given. A register that is refused is forgiven if it already reads as the value it
-/// should get, or if this KVM does not have it and the value is 0.
+/// Writes `values` in the given order. A refused register is ignored if it already has the value, or if this KVM lacks it and
+/// the value is 0.
 pub(super) fn write(vcpu: &VcpuFd, values: &[(u32, u64)]) -> Result<(), StateError> {
     let mut rest = values;
     while !rest.is_empty() {
@@ -92,8 +92,8 @@ pub(super) mod index {
     pub(in super::super) const KERNEL_GS_BASE: u32 = 0xc000_0102;
     pub(in super::super) const TSC_AUX: u32 = 0xc000_0103;
     pub(in super::super) const VIRT_SSBD: u32 = 0xc001_011f;
-    /// The first pair of KVM clock registers: aliases of the `_NEW` ones. Writing the old system-time register makes
-    /// KVM give up the master clock (`kvm_write_system_time`), so they are neither read nor written.
+    /// First pair of KVM clock registers: aliases of the `_NEW` ones. Writing the old system-time register makes KVM give up
+    /// the master clock (`kvm_write_system_time`), so they are neither read nor written.
     pub(in super::super) const KVM_WALL_CLOCK_OLD: u32 = 0x11;
     pub(in super::super) const KVM_SYSTEM_TIME_OLD: u32 = 0x12;
     pub(in super::super) const KVM_WALL_CLOCK: u32 = 0x4b56_4d00;
@@ -103,6 +103,6 @@ pub(super) mod index {
     pub(in super::super) const KVM_PV_EOI_EN: u32 = 0x4b56_4d04;
     pub(in super::super) const KVM_POLL_CONTROL: u32 = 0x4b56_4d05;
     pub(in super::super) const KVM_ASYNC_PF_INT: u32 = 0x4b56_4d06;
-    /// Written by the guest to acknowledge, so it holds no state.
+    /// Written by the guest as an acknowledgement, so it has no state.
     pub(in super::super) const KVM_ASYNC_PF_ACK: u32 = 0x4b56_4d07;
 }

@@ -1,7 +1,7 @@
-//! Nested virtualization in a stream: refused by name, because nothing here carries its state.
+//! Detects nested virtualization in a stream, which is refused because no section carries its state.
 //!
-//! A guest whose own hypervisor is switched on has state in KVM (KVM_GET_NESTED_STATE) that no section has. The CPUID of
-//! a guest that began here offers neither VMX nor SVM, so only other programs send such a guest.
+//! A guest with an active hypervisor has state in KVM (KVM_GET_NESTED_STATE). The CPUID of a guest that began here offers
+//! neither VMX nor SVM, so only other programs send such a guest.
 
 use std::ops::RangeInclusive;
 
@@ -15,17 +15,17 @@ const EFER_SVME: u64 = 1 << 12;
 const FEATURE_CONTROL: u32 = 0x3a;
 const FEATURE_CONTROL_VMX: u64 = 1 << 1 | 1 << 2;
 const VMX_ENABLED: &str = "IA32_FEATURE_CONTROL with VMX enabled";
-/// IA32_VMX_BASIC to IA32_VMX_VMFUNC: what VMX can do.
+/// IA32_VMX_BASIC to IA32_VMX_VMFUNC: capabilities of VMX.
 const VMX_CAPABILITIES: RangeInclusive<u32> = 0x480..=0x491;
-/// VM_HSAVE_PA: where the guest's SVM keeps its host's state (AMD APM volume 2, 15.30.4).
+/// VM_HSAVE_PA: address at which SVM keeps the state of its host (AMD APM volume 2, 15.30.4).
 const VM_HSAVE_PA: u32 = 0xc001_0117;
 
-/// True for a register that only describes VMX. A guest without VMX cannot read it.
+/// Whether a register only describes VMX. A guest without VMX cannot read it.
 pub(super) fn describes_vmx(msr: u32) -> bool {
     VMX_CAPABILITIES.contains(&msr)
 }
 
-/// What of `state` belongs to nested virtualization, by its name in the manuals; `None` if nothing does.
+/// Returns the name of a part of `state` that belongs to nested virtualization; `None` if there is none.
 pub(super) fn found(state: &VcpuState) -> Option<String> {
     let cpu = &state.cpu;
     if cpu.cr4 & CR4_VMXE != 0 {
@@ -64,7 +64,7 @@ mod tests {
 
     fn with(change: impl FnOnce(&mut VcpuState)) -> VcpuState {
         let mut state = VcpuState::default();
-        // A 64-bit kernel's registers without VMXE and SVME: SCE, LME, LMA, NXE; all of CR4's other bits up to PKE.
+        // A 64-bit kernel's registers without VMXE and SVME: SCE, LME, LMA, NXE; all other bits of CR4 up to PKE.
         (state.cpu.efer, state.cpu.cr4) = (0xd01, 0x7f_dfff);
         change(&mut state);
         state
@@ -73,7 +73,7 @@ mod tests {
     #[test]
     fn an_ordinary_guest_has_none() {
         assert_eq!(found(&with(|_| {})), None);
-        // The lock bit alone enables nothing, and registers may be there with nothing in them.
+        // The lock bit alone enables nothing, and registers may be present with the value 0.
         for (index, value) in [(0x3a, 1), (0x480, 0), (0xc001_0117, 0), (0x47f, 1), (0x492, 1)] {
             assert_eq!(found(&with_msr(index, value)), None, "{index:#x}");
         }

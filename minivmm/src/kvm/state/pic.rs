@@ -22,7 +22,7 @@ pub struct Pic {
     pub priority_add: u8,
     /// Vector of line 0.
     pub irq_base: u8,
-    /// The next read gives ISR.
+    /// Whether the next read returns ISR.
     pub read_reg_select: u8,
     /// Poll command given.
     pub poll: u8,

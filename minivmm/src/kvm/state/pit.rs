@@ -36,7 +36,7 @@ pub struct Channel {
     pub gate: u8,
     /// When the count was loaded.
     pub count_load_time: i64,
-    /// When the output changes next; KVM does not tell, QEMU's KVM timer sends what it last computed.
+    /// Time of the next change of the output; KVM does not report it, and QEMU's KVM timer sends the last computed one.
     pub next_transition_time: i64,
 }
 
@@ -44,7 +44,7 @@ pub struct Channel {
 #[derive(Clone, Copy, Debug, Default, PartialEq, VmState)]
 #[vmstate(name = "i8254", version = 3, minimum_version = 2)]
 pub struct Pit {
-    /// Counter 0 is cut off from its line (KVM_PIT_FLAGS_HPET_LEGACY).
+    /// Whether counter 0 is disconnected from its line (KVM_PIT_FLAGS_HPET_LEGACY).
     #[vmstate(name = "channels[0].irq_disabled", since = 3)]
     pub irq_disabled: u32,
     /// Counters.
@@ -81,7 +81,7 @@ impl Pit {
         Ok(Self { irq_disabled: state.flags & 1, channels, next_transition_time: 0 })
     }
 
-    /// Writes the timer; KVM starts each count anew.
+    /// Writes the timer; KVM restarts each count.
     ///
     /// # Errors
     /// KVM_SET_PIT2 failed.

@@ -1,7 +1,7 @@
-//! What a guest was shown of its processor: CPUID, MSRs that tell features, the TSC's rate.
+//! Processor that a guest sees: CPUID, MSRs that report features, and the TSC's rate.
 //!
-//! Read from a vCPU, so it is what this guest sees, wherever it began; of a vCPU that was just made it is what this host
-//! offers. All vCPUs of a machine show the same, but for their APIC ids.
+//! Read from a vCPU, so it is what this guest sees, wherever the guest began; for a new vCPU it is what this host offers. All
+//! vCPUs of a machine show the same, except for their APIC ids.
 
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2};
 use kvm_ioctls::{Kvm, VcpuFd};
@@ -10,18 +10,18 @@ use vmstate::VmState;
 use super::extra::Msr;
 use super::{StateError, call, msr, nested};
 
-/// Leaves of CPUID at most (`KVM_MAX_CPUID_ENTRIES`, arch/x86/include/asm/kvm_host.h).
+/// Most leaves of CPUID (`KVM_MAX_CPUID_ENTRIES`, arch/x86/include/asm/kvm_host.h).
 pub const LEAVES_MAX: usize = 256;
-/// Feature MSRs at most; KVM has about 25, most of them VMX's.
+/// Most feature MSRs; KVM has about 25, most of them for VMX.
 pub const MSRS_MAX: usize = 64;
 
 /// One leaf of CPUID.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, VmState)]
 #[vmstate(name = "minivmm/preflight/leaf", version = 1)]
 pub struct Leaf {
-    /// EAX of the question.
+    /// EAX of the query.
     pub function: u32,
-    /// ECX of the question.
+    /// ECX of the query.
     pub index: u32,
     /// `KVM_CPUID_FLAG_*`.
     pub flags: u32,
@@ -53,32 +53,32 @@ pub struct Processor {
 }
 
 impl Processor {
-    /// With these leaves and MSRs.
+    /// Makes a processor with these leaves and MSRs.
     pub fn new(leaves: Vec<Leaf>, msrs: Vec<Msr>, tsc_khz: u32) -> Self {
         Self { leaf_count: leaves.len() as u32, leaves, msr_count: msrs.len() as u32, msrs, tsc_khz }
     }
 
-    /// What the first vCPU, which is at rest, shows.
+    /// Reads what the first vCPU, which is paused, shows.
     ///
     /// # Errors
     /// An ioctl failed.
     pub fn read(kvm: &Kvm, first: &VcpuFd) -> Result<Self, StateError> {
         let cpuid = call("KVM_GET_CPUID2", first.get_cpuid2(KVM_MAX_CPUID_ENTRIES))?;
         let leaves = cpuid.as_slice().iter().map(Leaf::from).collect();
-        // An older KVM has no such list, and then no such MSRs.
+        // An older KVM has no such list, and no such MSRs.
         let features = kvm.get_msr_feature_index_list().map(|list| list.as_slice().to_vec()).unwrap_or_default();
         let features: Vec<u32> = features.into_iter().filter(|&index| !nested::describes_vmx(index)).collect();
         let msrs = msr::read(first, &features)?.into_iter().map(|(index, value)| Msr { index, value }).collect();
         Ok(Self::new(leaves, msrs, call("KVM_GET_TSC_KHZ", first.get_tsc_khz())?))
     }
 
-    /// CPUID as KVM takes it; `None` if there are more leaves than it takes.
+    /// Converts the leaves to KVM's list; `None` if there are more than KVM accepts.
     pub fn cpuid(&self) -> Option<CpuId> {
         let entries: Vec<_> = self.leaves.iter().map(kvm_cpuid_entry2::from).collect();
         CpuId::from_entries(&entries).ok()
     }
 
-    /// The counts, which go first, follow whatever the lists have become.
+    /// Sets the counts, which come before the lists in the stream.
     fn count(&mut self) -> Result<(), std::convert::Infallible> {
         (self.leaf_count, self.msr_count) = (self.leaves.len() as u32, self.msrs.len() as u32);
         Ok(())

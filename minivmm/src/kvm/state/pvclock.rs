@@ -1,10 +1,10 @@
-//! The page by which KVM tells a guest its clock (`struct pvclock_vcpu_time_info`, Documentation/virt/kvm/x86/msr.rst,
-//! MSR_KVM_SYSTEM_TIME_NEW): which time belongs to which TSC.
+//! Page in which KVM gives a guest its clock (`struct pvclock_vcpu_time_info`, Documentation/virt/kvm/x86/msr.rst,
+//! MSR_KVM_SYSTEM_TIME_NEW): a time and the TSC at this time.
 //!
-//! It is in the guest's memory, so it may say anything: what is more than ten seconds away from the source's own reading is not
-//! believed.
+//! The page is in guest memory, so it may contain anything: a result that is more than ten seconds away from the source's own
+//! reading is ignored.
 
-/// One vCPU's page.
+/// Clock page of one vCPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct PvClock {
     tsc_timestamp: u64,
@@ -13,17 +13,17 @@ pub(super) struct PvClock {
     tsc_shift: i8,
 }
 
-/// A clock's reading is believed if it is this near to the TSC that the source read.
+/// Largest difference to the source's TSC reading for which a page is used.
 const NEAR_NS: i128 = 10_000_000_000;
-/// TSCs of vCPUs that differ by less are one TSC, and what differs is rounding.
+/// Difference up to which TSCs of vCPUs are equal; it is rounding.
 const SAME_NS: i128 = 10_000;
 
 impl PvClock {
-    /// Bytes of it.
+    /// Length of the page's struct.
     const LEN: usize = 32;
 
-    /// The page at the address that MSR_KVM_SYSTEM_TIME_NEW holds; `None` if the guest has none, or `read` cannot read it, or it does
-    /// not hold a clock.
+    /// Reads the page at the address in MSR_KVM_SYSTEM_TIME_NEW; `None` if the guest has none, if `read` cannot read it, or if
+    /// it does not hold a clock.
     pub(super) fn read(msr: u64, read: &mut impl FnMut(u64, &mut [u8]) -> bool) -> Option<Self> {
         let mut bytes = [0; Self::LEN];
         let enabled = msr & 1 == 1;
@@ -44,7 +44,7 @@ impl PvClock {
         holds.then_some(clock)
     }
 
-    /// Ticks of the TSC in `ns`, to the next lower one: the inverse of `((ticks << tsc_shift) * mul) >> 32`.
+    /// Ticks of the TSC in `ns`, rounded down: the inverse of `((ticks << tsc_shift) * mul) >> 32`.
     fn ticks(&self, ns: i128) -> Option<i128> {
         let scaled = ns.checked_mul(1 << 32)?.div_euclid(self.to_system_mul.into());
         match self.tsc_shift {
@@ -53,7 +53,7 @@ impl PvClock {
         }
     }
 
-    /// The TSC when the clock shows `clock_ns`; `None` if that is far from `near`, the source's reading about then.
+    /// TSC at the time `clock_ns`; `None` if it is far from `near`, the source's reading.
     fn tsc_at(&self, clock_ns: u64, near: u64) -> Option<u64> {
         let ticks = self.ticks(i128::from(clock_ns) - i128::from(self.system_time_ns))?;
         let tsc = u64::try_from(i128::from(self.tsc_timestamp).checked_add(ticks)?).ok()?;
@@ -62,8 +62,8 @@ impl PvClock {
     }
 }
 
-/// Each vCPU's TSC when the clock showed `clock_ns`, from its page and the TSC that the source read; `None` if the first vCPU's page
-/// does not tell. A vCPU whose page does not tell has not begun to use its TSC, and gets the first one's.
+/// TSC of each vCPU at the time `clock_ns`, from its page and the source's reading; `None` if the first vCPU's page has none. A
+/// vCPU whose page has none does not use its TSC yet, and gets the first one's.
 pub(super) fn tsc_at(clock_ns: u64, vcpus: &[(u64, Option<PvClock>)]) -> Option<Vec<u64>> {
     let told = |(near, page): &(u64, Option<PvClock>)| page.and_then(|page| page.tsc_at(clock_ns, *near));
     let &(_, page) = vcpus.first()?;
@@ -76,7 +76,7 @@ pub(super) fn tsc_at(clock_ns: u64, vcpus: &[(u64, Option<PvClock>)]) -> Option<
 mod tests {
     use super::*;
 
-    /// The guest's own arithmetic (`pvclock_scale_delta`, arch/x86/include/asm/pvclock.h), which Linux does in 96 bits.
+    /// The guest's arithmetic (`pvclock_scale_delta`, arch/x86/include/asm/pvclock.h), which Linux does in 96 bits.
     fn guest_reads(page: &PvClock, tsc: u64) -> u64 {
         let delta = u128::from(tsc - page.tsc_timestamp);
         let shifted = if page.tsc_shift < 0 { delta >> -page.tsc_shift } else { delta << page.tsc_shift };
@@ -133,13 +133,13 @@ mod tests {
         let first = page(2_000_000);
         let clock = first.system_time_ns + 50_000_001;
         let tsc = first.tsc_timestamp + 100_000_000;
-        // A page that was written later: the same line through other points, and another rounding.
+        // A page that was written later: the same line through other points, with another rounding.
         let later = PvClock {
             tsc_timestamp: first.tsc_timestamp + 30_000_001,
             system_time_ns: guest_reads(&first, first.tsc_timestamp + 30_000_001),
             ..first
         };
-        // One whose guest moved its TSC on by a millisecond.
+        // A page whose guest has advanced its TSC by a millisecond.
         let moved = PvClock { tsc_timestamp: first.tsc_timestamp + 2_000_000, ..first };
         let all =
             tsc_at(clock, &[(tsc, Some(first)), (tsc + 40_000, Some(later)), (tsc, Some(moved)), (0, None)]).unwrap();
@@ -171,7 +171,7 @@ mod tests {
         }
     }
 
-    /// Whatever the page says, nothing overflows.
+    /// No page makes the arithmetic overflow.
     #[test]
     fn hostile_pages() {
         let extremes = [0, 1, u64::MAX / 2, u64::MAX];

@@ -1,5 +1,4 @@
-//! Registers of a vCPU that have parts: the structs that section `cpu` nests, as QEMU 10.0 has them
-//! (`target/i386/machine.c`).
+//! Registers of a vCPU with several fields: structs nested in section `cpu`, as in QEMU 10.0 (`target/i386/machine.c`).
 
 use std::error::Error;
 
@@ -21,13 +20,13 @@ pub struct FpReg {
 }
 
 impl FpReg {
-    /// With this significand, sign and exponent.
+    /// Makes a register with this significand, sign and exponent.
     pub fn new(mantissa: u64, exponent: u16) -> Self {
         Self { mantissa, exponent, tmp: () }
     }
 }
 
-/// QEMU's register is a union, from which it makes this to send it.
+/// Temporary struct into which QEMU converts its register, a union, to send it.
 #[derive(Clone, Copy, Debug, VmState)]
 #[vmstate(name = "fpreg_tmp", version = 0)]
 struct FpRegTmp {
@@ -50,7 +49,7 @@ impl Temporary<FpReg> for FpRegTmp {
     }
 }
 
-/// A segment register with its hidden part; `flags` is bits 32..63 of a descriptor.
+/// Segment register with its hidden part; `flags` is bits 32..63 of a descriptor.
 #[derive(Clone, Copy, Debug, Default, PartialEq, VmState)]
 #[vmstate(name = "segment", version = 1)]
 pub struct Segment {
@@ -60,7 +59,7 @@ pub struct Segment {
     pub base: u64,
     /// Limit in bytes.
     pub limit: u32,
-    /// Attributes, at the places they have in a descriptor's upper half.
+    /// Attributes, at their places in the upper half of a descriptor.
     pub flags: u32,
 }
 

@@ -1,7 +1,7 @@
-//! What of a vCPU's CPUID the form of its state depends on: how long addresses are, and where the parts of its XSAVE area lie.
+//! Values of a vCPU's CPUID that decide the format of its state: the length of addresses, and the offsets of XSAVE components.
 //!
-//! The places are the processor's (Intel SDM volume 1, 13.4.3): AMD's have no gap for MPX, so that AVX-512 lies elsewhere. Sections of
-//! QEMU's carry the parts themselves.
+//! Offsets depend on the processor (Intel SDM volume 1, 13.4.3): AMD's have no gap for MPX, so AVX-512 has other offsets.
+//! QEMU's sections carry the components themselves.
 
 use std::ops::Range;
 
@@ -14,10 +14,10 @@ use super::{StateError, call};
 const ADDRESS_SIZES: u32 = 0x8000_0008;
 /// Bits of a physical address without that leaf (Intel SDM volume 3, 13.11.3).
 const PHYSICAL_BITS: u32 = 36;
-/// Leaf that describes the XSAVE area: for a component EAX is its size and EBX its place in the standard format.
+/// Leaf that describes the XSAVE area: for a component EAX is its size and EBX its offset in the standard format.
 const XSAVE: u32 = 0xd;
 
-/// What one vCPU shows its guest.
+/// CPUID values of one vCPU.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Shown {
     /// Bits of a physical address.

@@ -1,4 +1,4 @@
-//! The calls of a machine's clocks.
+//! KVM's calls for a machine's clocks.
 
 use kvm_bindings::{KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, kvm_clock_data, kvm_device_attr};
 use kvm_ioctls::{VcpuFd, VmFd};
@@ -40,7 +40,8 @@ impl Clocks for KvmClocks<'_> {
     }
 }
 
-/// kvm-ioctls has these for other devices, but not for x86 vCPUs. The macro makes public functions without documentation.
+/// Requests that kvm-ioctls has for other devices, but not for x86 vCPUs. The macro makes public functions without
+/// documentation.
 mod request {
     #![allow(missing_docs, unreachable_pub)]
 

@@ -1,4 +1,4 @@
-//! A whole vCPU: which KVM calls, in which order.
+//! State of a whole vCPU: the KVM calls and their order.
 //!
 //! Reading: KVM_GET_MP_STATE first, since it may accept a pending INIT and change everything else;
 //! KVM_GET_VCPU_EVENTS last. All vCPUs are stopped. Writing: CPUID was set when the vCPU was made; KVM_SET_LAPIC after
@@ -29,18 +29,18 @@ pub struct VcpuState {
     pub extra: VcpuExtra,
 }
 
-/// What this host's KVM has to offer, asked once. A value is the proof that the XSAVE area of a vCPU here is no larger than
-/// `kvm_xsave`: it grows only when the process asks for more (ARCH_REQ_XCOMP_GUEST_PERM), which this one never does.
+/// Features of this host's KVM, queried once. A value proves that the XSAVE area of a vCPU here is no larger than `kvm_xsave`:
+/// it grows only if the process requests more (ARCH_REQ_XCOMP_GUEST_PERM), which this one never does.
 #[derive(Clone, Debug)]
 pub struct HostFeatures {
     extra_msrs: Vec<u32>,
-    /// MSRs that only some of QEMU's vCPUs have.
+    /// MSRs of QEMU's subsections that this KVM has.
     optional_msrs: Vec<u32>,
     machine_checks: machine_check::Supported,
 }
 
 impl HostFeatures {
-    /// Queries which of a vCPU's state KVM can read and write.
+    /// Queries which state of a vCPU KVM can read and write.
     ///
     /// # Errors
     /// The MSR list cannot be read, or vCPUs have more XSAVE state than the format carries.
@@ -64,7 +64,8 @@ impl HostFeatures {
 }
 
 impl VcpuState {
-    /// Reads a stopped vCPU. `now` is the machine's clock in ns, and `tsc` the vCPU's TSC at that instant, if the host can tell it.
+    /// Reads a stopped vCPU. `now` is the machine's clock in ns, and `tsc` the vCPU's TSC at that instant, if the host can read
+    /// it.
     ///
     /// # Errors
     /// An ioctl failed.
@@ -88,11 +89,12 @@ impl VcpuState {
         cpu.take_msrs(&msr::read(vcpu, &Cpu::msr_indices())?);
         cpu.take_optional_msrs(&msr::read(vcpu, &host.optional_msrs)?);
         cpu.widen_mtrr_masks(shown.physical_bits);
-        // A peer that gets no `minivmm/clock` has only this one for its clock. What is a second off is of a TSC that is scaled.
+        // For a destination without `minivmm/clock`, which has only this TSC for its clock. A difference of more than a second
+        // means that the TSC is scaled.
         let second = cpu.tsc_khz.unsigned_abs() * 1000;
         cpu.tsc = tsc.filter(|tsc| tsc.abs_diff(cpu.tsc) <= second).unwrap_or(cpu.tsc);
         if state.apic.deadline_timer_is_armed() && cpu.tsc_deadline == 0 {
-            // It expired, but its interrupt may not have reached the IRR yet: let it fire again at the destination.
+            // The timer expired, but its interrupt may not be in the IRR yet: it fires again at the destination.
             cpu.tsc_deadline = cpu.tsc;
         }
         state.extra.take_msrs(msr::read(vcpu, &host.extra_msrs)?);
@@ -103,7 +105,7 @@ impl VcpuState {
         Ok(state)
     }
 
-    /// Writes a vCPU that has not run yet, all but its TSC.
+    /// Writes a vCPU that has not run yet, except for its TSC.
     ///
     /// # Errors
     /// An ioctl failed; the vCPU must not run.

@@ -1,7 +1,7 @@
-//! Slows a machine's vCPUs: those that dirty memory stand outside the guest for a part of each period.
+//! Throttle of a machine: keeps vCPUs that dirty memory outside the guest for a part of each period.
 //!
-//! A thread of its own says when each vCPU has to stand and until when (`thread.rs`, [`Brake`]); how much each stands follows
-//! from what it was seen to do (`shares.rs`). Dropping the throttle takes it off.
+//! A thread of its own stops each vCPU and releases it again (`thread.rs`, [`Brake`]); the share of time follows from the
+//! vCPU's measured activity (`shares.rs`). Dropping the throttle ends it.
 
 pub mod shares;
 
@@ -17,18 +17,18 @@ use crate::kvm::vm::KvmVm;
 use crate::sandbox::{self, Kind};
 use crate::sync::{lock, wait, wait_within};
 
-/// From one stand to the next, as in QEMU (`CPU_THROTTLE_TIMESLICE_NS`).
+/// Period of the throttle, as in QEMU (`CPU_THROTTLE_TIMESLICE_NS`).
 const PERIOD: Duration = Duration::from_millis(10);
-/// A vCPU that stands nearly always runs for so long in between: shorter, and it would do little but enter the guest. Its
-/// period is longer for that.
+/// Least time for which a vCPU runs between two stops: with less it would do little but enter the guest. The period of a vCPU
+/// that is nearly always stopped is longer for that.
 const LEAST_RUN: Duration = Duration::from_millis(1);
-/// Over a shorter time it is not looked who dirties: too little happens.
+/// Least time over which activity is measured: in a shorter one too little happens.
 const LOOK: Duration = Duration::from_millis(200);
 
-/// The throttle of one machine.
+/// Throttle of one machine.
 pub struct Throttle {
     shared: Arc<Shared>,
-    /// From the first time on that a vCPU has to stand.
+    /// Thread, started when a vCPU is to be stopped for the first time.
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -42,30 +42,30 @@ struct Shared {
 struct State {
     vm: Option<Arc<KvmVm>>,
     vcpus: Vec<Throttled>,
-    /// The rates that were measured last; none before the first measurement.
+    /// Dirty rates that were measured last; empty before the first measurement.
     rates: Vec<f64>,
     looked: Option<Look>,
-    /// How long vCPUs of machines before a reset have stood, on average.
+    /// Time for which vCPUs of the machines before a reset were stopped, on average.
     stood_before: Duration,
     ended: bool,
 }
 
 struct Throttled {
     brake: Brake,
-    /// Percent of the time that it stands.
+    /// Percent of the time for which the vCPU is stopped.
     share: u8,
-    /// When it has to stand again.
+    /// Time of the vCPU's next stop.
     next: Instant,
 }
 
-/// What had been counted when it was last looked.
+/// Counters at the last measurement.
 struct Look {
     at: Instant,
     reported: u64,
     vcpus: Vec<Counted>,
 }
 
-/// What a vCPU had done so far.
+/// Counters of a vCPU.
 #[derive(Clone, Copy)]
 struct Counted {
     stood: Duration,
@@ -80,14 +80,14 @@ impl fmt::Debug for Throttle {
 }
 
 impl Throttle {
-    /// For the vCPUs of `vm`; none stands.
+    /// Makes a throttle for the vCPUs of `vm`, all of which run.
     pub fn new(vm: &Arc<KvmVm>, vcpus: &[VcpuThread]) -> Self {
         let throttle = Self { shared: Arc::default(), thread: Mutex::default() };
         throttle.follow(vm, vcpus);
         throttle
     }
 
-    /// Goes on with the vCPUs of a machine that takes the place of the one so far; none stands.
+    /// Switches to the vCPUs of the machine after a reset, all of which run.
     pub fn follow(&self, vm: &Arc<KvmVm>, vcpus: &[VcpuThread]) {
         let state = &mut *self.shared.lock();
         state.stood_before = state.stood();
@@ -99,8 +99,8 @@ impl Throttle {
         state.looked = Some(state.count(now));
     }
 
-    /// Makes vCPUs stand so that all together dirty `percent` less; 0 lets all run. Each call looks again which of them
-    /// dirty memory. False: cannot spawn a thread, and none stands.
+    /// Stops vCPUs so that all together dirty `percent` less; 0 lets all run. Each call measures again which vCPUs dirty
+    /// memory. Returns false if a thread cannot be spawned; then no vCPU is stopped.
     pub fn slow(&self, percent: u8) -> bool {
         if percent > 0 && !self.start() {
             return false;
@@ -120,12 +120,12 @@ impl Throttle {
         true
     }
 
-    /// Percent of the time that each vCPU is to stand.
+    /// Percent of the time for which each vCPU is stopped.
     pub fn shares(&self) -> Vec<u8> {
         self.shared.lock().vcpus.iter().map(|vcpu| vcpu.share).collect()
     }
 
-    /// How long vCPUs have stood, on average over all.
+    /// Time for which vCPUs were stopped, on average over all.
     pub fn stood(&self) -> Duration {
         self.shared.lock().stood()
     }
@@ -154,12 +154,12 @@ impl Drop for Throttle {
 }
 
 impl Shared {
-    /// Each value is set in one go, so a panic elsewhere leaves them whole.
+    /// Ignores poisoning: each value is set at once, so a panic elsewhere leaves them valid.
     fn lock(&self) -> MutexGuard<'_, State> {
         lock(&self.state)
     }
 
-    /// Tells each vCPU when it has to stand, until the throttle is dropped.
+    /// Stops the vCPUs at their times, until the throttle is dropped.
     fn serve(&self) {
         let mut state = self.lock();
         while !state.ended {
@@ -177,7 +177,7 @@ impl Shared {
 }
 
 impl State {
-    /// Makes those stand whose turn it is, and says when the next one has to.
+    /// Stops the vCPUs that are due, and returns when the next one is.
     fn stand(&mut self, now: Instant) -> Option<Instant> {
         let throttled = self.vcpus.iter_mut().filter(|vcpu| vcpu.share > 0);
         let next = throttled.map(|vcpu| {
@@ -212,7 +212,7 @@ impl State {
         Look { at, reported: self.vm.as_ref().map_or(0, |vm| vm.reported_pages()), vcpus: vcpus.collect() }
     }
 
-    /// Finds out what each vCPU dirties, if there was time enough since it was last looked.
+    /// Measures what each vCPU dirties, if enough time has passed since the last measurement.
     fn look(&mut self) {
         let now = Instant::now();
         let Some(last) = self.looked.take_if(|last| now.saturating_duration_since(last.at) >= LOOK) else { return };
@@ -230,7 +230,7 @@ impl State {
     }
 }
 
-/// How long a vCPU stands in each period, and how long it runs.
+/// Time for which a vCPU is stopped in each period, and time for which it runs.
 fn slices(share: u8) -> (Duration, Duration) {
     let share = u32::from(share.min(shares::MOST));
     let runs = (PERIOD * (100 - share) / 100).max(LEAST_RUN);

@@ -1,34 +1,34 @@
-//! Which vCPU stands for how much of the time: a pure function of what each was seen to do.
+//! Share of time for which each vCPU is stopped: a pure function of its measured activity.
 
 use std::time::Duration;
 
 use crate::kvm::faults::Faults;
 
-/// The most that a vCPU stands, in percent: QEMU's `max-cpu-throttle`.
+/// Largest share in percent: QEMU's `max-cpu-throttle`.
 pub const MOST: u8 = 99;
 
-/// A vCPU that is busy for less than this part of the time is not the one that dirties much.
+/// Least part of the time for which a vCPU that dirties much is busy.
 const BUSY: f64 = 0.05;
 
-/// vCPUs that together dirty no more than this part of all are left alone: a tick of the guest's clock dirties a page, too.
+/// vCPUs that together dirty no more than this part of all are not stopped: a tick of the guest's clock dirties a page, too.
 const LIGHT: f64 = 0.05;
 
-/// What a vCPU did in a time.
+/// Activity of a vCPU in a time.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Seen {
-    /// How long it could run: it was not made to stand.
+    /// Time for which the throttle did not stop the vCPU.
     pub free: Duration,
-    /// Processor time of its thread.
+    /// Processor time of the vCPU's thread.
     pub busy: Duration,
-    /// If the host counts them.
+    /// Page faults, if the host counts them.
     pub faults: Option<Faults>,
 }
 
-/// What each vCPU would dirty if none stood, in a unit of its own. `reported`: pages in the dirty log in that time; if there are none,
-/// nothing can be told.
+/// Rates at which each vCPU would dirty memory without the throttle, in relative units. `reported` is the number of pages in
+/// the dirty log in that time; without any, nothing can be measured.
 ///
-/// A host that tells each vCPU's write faults shows it. One that lets the processor log writes has far fewer faults than
-/// dirty pages: there nothing tells the vCPUs apart but how busy they are.
+/// A host that counts write faults per vCPU measures the rates themselves. A host whose processor logs writes has far fewer
+/// faults than dirty pages: there only the busy time distinguishes vCPUs.
 pub fn rates(seen: &[Seen], reported: u64) -> Option<Vec<f64>> {
     if reported == 0 {
         return None;
@@ -39,7 +39,7 @@ pub fn rates(seen: &[Seen], reported: u64) -> Option<Vec<f64>> {
         let (fixed, fast) = faults.iter().fold((0, 0), |(fixed, fast), of| (fixed + of.fixed, fast + of.fast));
         let all = fixed.max(fast);
         if all >= reported.div_ceil(4) {
-            // Where there are fast faults, the others are those of the guest's reads.
+            // If there are fast faults, the others are faults of the guest's reads.
             let count = |of: &Faults| if fast >= fixed / 2 { of.fast } else { of.fixed };
             return Some(seen.iter().zip(&faults).map(|(seen, of)| a_second(count(of) as f64, seen)).collect());
         }
@@ -48,8 +48,8 @@ pub fn rates(seen: &[Seen], reported: u64) -> Option<Vec<f64>> {
     Some(seen.iter().map(busy).map(|busy| if busy < BUSY { 0.0 } else { busy.min(1.0) }).collect())
 }
 
-/// Percent of the time that each vCPU stands so that `percent` less than `rates` is dirtied: those above a bound are held to it,
-/// the others are left alone.
+/// Computes the percent of the time for which each vCPU is stopped so that `percent` less is dirtied than at `rates`: vCPUs
+/// above a bound are reduced to it, the others are not stopped.
 pub fn shares(rates: &[f64], percent: u8) -> Vec<u8> {
     let mut ascending = rates.to_vec();
     ascending.sort_by(f64::total_cmp);
@@ -66,7 +66,7 @@ pub fn shares(rates: &[f64], percent: u8) -> Vec<u8> {
     rates.iter().map(|&rate| if rate > lightest { share(rate) } else { 0 }).collect()
 }
 
-/// If each of the rates, which ascend, is cut off here, this part of their sum is left.
+/// Returns the bound: if each of the ascending rates is cut off there, `part` of their sum is left.
 fn bound(ascending: &[f64], part: f64) -> f64 {
     let mut left = ascending.iter().sum::<f64>() * part;
     for (index, &rate) in ascending.iter().enumerate() {
@@ -104,16 +104,16 @@ mod tests {
         assert_eq!(shares(&[], 50), [0; 0]);
     }
 
-    /// 994 of 1400 shall remain, 594 of them for the first: the others dirty no more than that.
+    /// 994 of 1400 are to remain, of which the first vCPU may have 594: the others dirty no more than that.
     #[test]
     fn the_heaviest_is_held_first() {
         assert_eq!(shares(&[1000.0, 300.0, 100.0], 29), [41, 0, 0]);
-        // 280 of 1400: 93.3 for each.
+        // 280 of 1400 are to remain: 93.3 for each.
         assert_eq!(shares(&[1000.0, 300.0, 100.0], 80), [91, 69, 7]);
     }
 
-    /// For many rates: what is left is what was wanted, as far as whole percents, their limit and the light ones allow, and no
-    /// vCPU is held below one that dirties less.
+    /// For many rates: the remaining rate is the wanted one, as far as whole percents, the largest share and light vCPUs allow,
+    /// and no vCPU is reduced below one that dirties less.
     #[test]
     fn what_is_left_is_what_was_wanted() {
         let mut state = 1_u64;
@@ -142,9 +142,9 @@ mod tests {
     #[test]
     fn write_faults_tell_who_dirties_and_not_how_busy_it_is() {
         assert_eq!(told(&[seen(900, 5000, 4900), seen(1000, 400, 3)], 4900), [4900.0, 3.0]);
-        // A host that emulates page tables resolves all of them the slow way.
+        // A host that emulates page tables has no fast faults.
         assert_eq!(told(&[seen(900, 5000, 0), seen(1000, 4, 0)], 5000), [5000.0, 4.0]);
-        // One that stood half the time would have dirtied twice as much.
+        // A vCPU that was stopped for half the time would have dirtied twice as much.
         let stood = Seen { free: SECOND / 2, ..seen(400, 2500, 2500) };
         assert_eq!(told(&[stood, seen(1000, 3, 3)], 2500), [5000.0, 3.0]);
     }
@@ -153,7 +153,7 @@ mod tests {
     fn without_write_faults_all_that_are_busy_are_suspected() {
         let busy = |ms| Seen { faults: None, ..seen(ms, 0, 0) };
         assert_eq!(told(&[busy(900), busy(1000), busy(20)], 4000), [0.9, 1.0, 0.0]);
-        // The processor has logged 4000 pages, so the few faults were others.
+        // The processor has logged 4000 pages, so the few faults had other causes.
         assert_eq!(told(&[seen(900, 30, 0), seen(1000, 200, 1), seen(20, 9, 0)], 4000), [0.9, 1.0, 0.0]);
         assert_eq!(told(&[seen(500, 0, 0)], 1), [0.5]);
         assert_eq!(rates(&[seen(500, 9, 9)], 0), None);

@@ -1,36 +1,36 @@
-//! A host whose calls take time, and now and then too much of it: what its guest sees before and after.
+//! A simulated host whose calls take time, sometimes too much: the guest's clocks before and after stay together.
 
 use std::cell::{Cell, RefCell};
 
 use super::*;
 
 const KHZ: u32 = 2_100_000;
-/// What Linux would not notice, by far.
+/// Largest difference that passes: far below what Linux notices.
 const MOST_SKEW_NS: i128 = 50_000;
 
-/// KVM as far as its clocks go, by arch/x86/kvm/x86.c of Linux 6.12. Nothing moves but in calls.
+/// KVM's clocks as in arch/x86/kvm/x86.c of Linux 6.12. Time passes only in calls.
 struct Host {
-    /// Since the host's start.
+    /// Time since the host's start.
     now_ns: Cell<u64>,
-    /// Moments at which it may be delayed so far: one before and one after the effect of each call.
+    /// Number of possible delays so far: one before and one after the effect of each call.
     moments: Cell<usize>,
     delays: RefCell<Box<dyn FnMut(usize) -> u64>>,
     clock_offset: Cell<u64>,
     tsc_offsets: [Cell<u64>; 2],
-    /// The TSC that was written last, and when.
+    /// TSC that was written last, and the time of the write.
     last_write: Cell<Option<(u64, u64)>>,
     kind: Kind,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Kind {
-    /// The host's clock runs by its TSC.
+    /// Whether the host's clock uses its TSC.
     instant: bool,
-    /// Linux 5.16 and newer.
+    /// Whether KVM has TSC offsets, as Linux 5.16 and newer.
     offsets: bool,
     /// Guest ticks for 100 of the host's.
     scale: u64,
-    /// A KVM that takes an offset and keeps its own.
+    /// Whether KVM accepts an offset and keeps its own.
     fixed: bool,
 }
 
@@ -75,7 +75,7 @@ impl Host {
         result
     }
 
-    /// The host's own TSC: the guest's rate, but for the scale.
+    /// TSC of the host: the guest's rate, unless scaled.
     fn host_tsc(&self) -> u64 {
         ticks(self.now_ns.get().into(), KHZ) * 100 / self.kind.scale
     }
@@ -115,7 +115,7 @@ impl Clocks for Host {
     fn tsc(&self, vcpu: usize) -> Result<u64, StateError> {
         Ok(self.call(|| self.guest_tsc(vcpu)))
     }
-    /// `kvm_synchronize_tsc`: within a second of what the last write has become, it is that one.
+    /// `kvm_synchronize_tsc`: a TSC within a second of what the last written one has become is replaced by that one.
     fn set_tsc(&self, vcpu: usize, tsc: u64) -> Result<(), StateError> {
         self.call(|| {
             let now = self.scaled();
@@ -140,7 +140,7 @@ impl Clocks for Host {
     }
 }
 
-/// A guest that has run for an hour on a host that is up for a day; its second vCPU's TSC is ahead by so many ticks.
+/// Host with a guest that has run for an hour, and itself for a day; the second vCPU's TSC is ahead by `second_ahead` ticks.
 fn source(kind: Kind, second_ahead: u64) -> Host {
     let host = Host::new(kind, 86_400_000_000_000);
     host.clock_offset.set(0_u64.wrapping_sub(82_800_000_000_000));
@@ -150,7 +150,8 @@ fn source(kind: Kind, second_ahead: u64) -> Host {
     host
 }
 
-/// By how much the clock went further than the TSC from one host to the other, in ns; and how far the vCPUs' TSCs went apart, in ticks.
+/// How much further the clock advanced than the TSC from one host to the other, in ns; and how far the vCPUs' TSCs drifted
+/// apart, in ticks.
 fn skew(from: &Host, to: &Host) -> (i128, u64) {
     let clock = i128::from(to.clock_ns()) - i128::from(from.clock_ns());
     let tsc = i128::from(to.guest_tsc(0)) - i128::from(from.guest_tsc(0));
@@ -158,14 +159,15 @@ fn skew(from: &Host, to: &Host) -> (i128, u64) {
     (clock - tsc * 1_000_000 / i128::from(KHZ), apart(to).wrapping_sub(apart(from)))
 }
 
-/// Moves the clocks from one to the other, 60 ms later.
+/// Moves the clocks from one host to the other, 60 ms later.
 fn moved(from: &Host, to: &Host) -> (i128, u64) {
     let (ns, tsc) = from.read();
     write(to, &Moment { ns, tsc: &tsc, khz: KHZ }, 60_000_000).unwrap();
     skew(from, to)
 }
 
-/// At each moment of the reading and of the writing, once. Without offsets, KVM synchronises vCPUs that are written within a second.
+/// One delay at each moment of reading and writing in turn. Without offsets, KVM synchronises vCPUs that are written within a
+/// second.
 #[test]
 fn one_delay_anywhere_parts_no_clocks() {
     for from in KINDS {
@@ -186,7 +188,7 @@ fn one_delay_anywhere_parts_no_clocks() {
     }
 }
 
-/// A tenth of all moments are delays of up to a few ms.
+/// A tenth of all moments have a delay of up to a few ms.
 #[test]
 fn a_busy_host_parts_no_clocks() {
     for seed in 0..400_u64 {
@@ -210,7 +212,7 @@ fn a_busy_host_parts_no_clocks() {
     }
 }
 
-/// A guest may have given its second vCPU another TSC; a KVM that tells offsets keeps the difference to the tick.
+/// A guest may have set its second vCPU's TSC to another value; with offsets the difference stays exact.
 #[test]
 fn tscs_that_differ_stay_so() {
     for kind in KINDS.into_iter().filter(|kind| kind.offsets) {
@@ -220,7 +222,7 @@ fn tscs_that_differ_stay_so() {
     }
 }
 
-/// Where the TSC cannot be set, the clock follows it over the time of a migration on the same host, and no further.
+/// If the TSC cannot be set, the clock follows it for the time of a migration on the same host, and no further.
 #[test]
 fn a_clock_follows_a_tsc_that_cannot_be_set_for_a_second_at_most() {
     let kind = Kind { fixed: true, ..MODERN };
@@ -236,7 +238,7 @@ fn a_clock_follows_a_tsc_that_cannot_be_set_for_a_second_at_most() {
     }
 }
 
-/// A stream may say anything.
+/// A stream may contain any values.
 #[test]
 fn hostile_values() {
     for ns in [0, 1, u64::MAX / 2, u64::MAX] {
