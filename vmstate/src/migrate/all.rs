@@ -1,4 +1,4 @@
-//! All sections of a machine: those in its registry, and the one in parts that the engine brings along, guest memory.
+//! All sections of a machine: those in its registry, and guest memory, the section in parts that the engine provides.
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::ram::EngineSection;
@@ -9,7 +9,7 @@ pub(super) struct AllSections<'a, 's> {
     pub(super) own: Box<dyn EngineSection + 'a>,
 }
 
-/// Whose section in parts it is.
+/// The owner of a section in parts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Owner {
     Engine,
@@ -21,7 +21,7 @@ impl AllSections<'_, '_> {
     /// The section in parts of an owner.
     ///
     /// # Errors
-    /// `Misuse` if it is none.
+    /// `Misuse` if the owner has none.
     pub(super) fn parts(&mut self, owner: Owner) -> Result<&mut dyn IterativeSection> {
         let found = match owner {
             Owner::Engine => Some(&mut *self.own as &mut dyn IterativeSection),

@@ -1,4 +1,4 @@
-//! The handle on a migration that other threads hold: cancel it, move its limits, watch it.
+//! The handle on a migration for other threads: cancels it, changes its limits, reads its progress.
 
 use std::fmt;
 use std::num::NonZeroU64;
@@ -14,16 +14,16 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ram::{HeatMap, XbzrleCount};
 use crate::sync::lock;
 
-/// A shared handle on one migration of either side. Clones are the same handle. Made anew for each migration.
+/// A shared handle on one migration of either side. Clones are the same handle. Create a new one for each migration.
 #[derive(Clone, Debug)]
 pub struct Control(Arc<ControlState>);
 
 #[derive(Debug)]
 struct ControlState {
     intent: AtomicU8,
-    /// A source is to go on in post-copy.
+    /// True if a source shall switch to post-copy.
     postcopy: AtomicBool,
-    /// The connection is to be given up, for another one.
+    /// True if the connection shall be given up for another one.
     disconnects: AtomicBool,
     parameters: Mutex<Parameters>,
     progress: Mutex<Progress>,
@@ -52,19 +52,19 @@ const COMMITTED: u8 = 2;
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Progress {
-    /// Where it stands.
+    /// The current phase.
     pub phase: Phase,
-    /// Since it began.
+    /// Time since the migration began.
     pub elapsed: Duration,
-    /// From the beginning to the first page.
+    /// Time from the beginning to the first page.
     pub setup: Duration,
-    /// Bytes sent, or received.
+    /// Bytes sent or received.
     pub bytes: u64,
     /// Guest RAM in bytes.
     pub ram_bytes: u64,
     /// Bytes of guest RAM still to send.
     pub remaining_bytes: u64,
-    /// Pages sent or received with contents: whole, or as what changed of them.
+    /// Pages sent or received with contents: whole, or as differences.
     pub normal_pages: u64,
     /// Pages sent or received as zero.
     pub zero_pages: u64,
@@ -72,29 +72,29 @@ pub struct Progress {
     pub rounds: u32,
     /// Pages that the guest dirties a second, measured over the last round.
     pub dirty_pages_per_second: u64,
-    /// Bytes that go through the wire a second.
+    /// Speed of the wire in bytes a second.
     pub bytes_per_second: u64,
-    /// What XBZRLE has done, if it is in use.
+    /// The results of XBZRLE, if it is in use.
     pub xbzrle: Option<XbzrleCount>,
-    /// Predicted pause of the guest, if it were switched over now; from the destination's first answer for pages on.
+    /// Predicted pause of the guest if the switch-over began now; known after the destination's first answer for pages.
     pub expected_downtime: Option<Duration>,
-    /// Predicted time from the beginning to the end; `None` before that answer, and as long as the guest dirties pages
-    /// about as fast as they go, or faster.
+    /// Predicted time from the beginning to the end; `None` before that answer, and as long as the guest dirties pages about as
+    /// fast as they are sent, or faster.
     pub expected_total: Option<Duration>,
-    /// What the machine was last told to [throttle](crate::migrate::Machine::throttle), in percent; 0 if it is not throttled.
+    /// The last [throttle](crate::migrate::Machine::throttle) that the machine was set to, in percent; 0 if it is not throttled.
     pub throttle_percent: u8,
-    /// How much the guest was slowed so far.
+    /// How much the guest has been slowed so far.
     pub slowdown: Slowdown,
-    /// Measured, once over: from the order to pause until the destination's last word.
+    /// The measured downtime, after the end: from the order to pause to the destination's final answer.
     pub downtime: Option<Downtime>,
-    /// What a guest in post-copy has waited for pages, at its destination.
+    /// How long a guest in post-copy has waited for pages, at its destination.
     pub page_waits: PageWaits,
-    /// What the destination measured of its own part, once over. A source knows it only from a destination of this library.
+    /// The destination's own measurements, after the end. A source gets them only from a destination of this library.
     pub takeover: Option<Takeover>,
 }
 
 impl Default for Control {
-    /// The default [`Parameters`]: QEMU's downtime limit of 300 ms, no limit of bandwidth, no throttle.
+    /// The default [`Parameters`]: QEMU's downtime limit of 300 ms, no bandwidth limit, no throttle.
     fn default() -> Self {
         Self(Arc::new(ControlState {
             intent: AtomicU8::new(OPEN),
@@ -112,18 +112,18 @@ impl Default for Control {
 }
 
 impl Control {
-    /// Requests that the migration is cancelled. True if it will be; false once the commit has begun.
+    /// Requests a cancel of the migration. True if it will be cancelled; false once the commit has begun.
     pub fn cancel(&self) -> bool {
         self.settle(CANCELLED)
     }
 
-    /// True if a cancel was asked for, and granted.
+    /// True if a cancel was requested and granted.
     pub fn is_cancelled(&self) -> bool {
         self.0.intent.load(Ordering::Acquire) == CANCELLED
     }
 
-    /// A source that began with [`Parameters::postcopy_ram`] hands its guest over at once, and sends the rest of its memory while the guest
-    /// runs at the destination. Others go on as they were.
+    /// Switches a source that began with [`Parameters::postcopy_ram`] to post-copy: the guest is handed over at once, and the
+    /// rest of its memory is sent while it runs at the destination. Other migrations are not affected.
     pub fn start_postcopy(&self) {
         self.0.postcopy.store(true, Ordering::Release);
     }
@@ -132,8 +132,8 @@ impl Control {
         self.0.postcopy.load(Ordering::Acquire)
     }
 
-    /// In post-copy: gives the connection up, as if it had broken, so that another one can take its place. False in any other phase, which
-    /// goes on as it was.
+    /// In post-copy: gives the connection up, as if it had broken, so that another one can replace it. Returns false in any other
+    /// phase, without an effect.
     pub fn disconnect(&self) -> bool {
         let phase = self.progress().phase;
         let may = matches!(
@@ -147,21 +147,21 @@ impl Control {
         may
     }
 
-    /// Another connection has taken the place of one that was given up.
+    /// Records that another connection has replaced one that was given up.
     pub(super) fn connected(&self) {
         self.0.disconnects.store(false, Ordering::Release);
     }
 
-    /// What the owner of the guest has set.
+    /// The parameters that the guest's owner has set.
     pub fn parameters(&self) -> Parameters {
         *lock(&self.0.parameters)
     }
 
-    /// Sets all of them. When each takes effect is in `docs/migration-policy.md`: within a tenth of a second, or at the end
-    /// of the round.
+    /// Sets all parameters. `docs/migration-policy.md` says when each takes effect: within a tenth of a second, or at the end of
+    /// the round.
     ///
     /// # Errors
-    /// One is out of its range; nothing changes.
+    /// A parameter is out of its range; nothing changes.
     pub fn set_parameters(&self, parameters: Parameters) -> Result<()> {
         parameters.check()?;
         self.change(|own| *own = parameters);
@@ -177,7 +177,7 @@ impl Control {
         self.change(|parameters| parameters.downtime_limit = limit);
     }
 
-    /// Sets [`Parameters::postcopy_ram`]. Holds for a source that has not begun.
+    /// Sets [`Parameters::postcopy_ram`]. Takes effect for a source that has not begun.
     pub fn set_postcopy_ram(&self, may: bool) {
         self.change(|parameters| parameters.postcopy_ram = may);
     }
@@ -192,22 +192,22 @@ impl Control {
         self.change(|parameters| parameters.max_bandwidth = NonZeroU64::new(bytes_per_second));
     }
 
-    /// The figures now. Waits for nothing but the copy of another such call.
+    /// The present figures. Waits only while another such call copies them.
     pub fn progress(&self) -> Progress {
         *lock(&self.0.progress)
     }
 
-    /// Each round that is over, in order, of a source. Waits for nothing but the copy of another such call.
+    /// The completed rounds of a source, in order. Waits only while another such call copies them.
     pub fn rounds(&self) -> Vec<Round> {
         lock(&self.0.finished_rounds).clone()
     }
 
-    /// Which parts of guest memory a source has sent how often, as of the end of the last round, or of a migration that completed.
+    /// How often a source has sent each part of guest memory, as of the end of the last round, or of a completed migration.
     pub fn heat(&self) -> HeatMap {
         lock(&self.0.heat).clone()
     }
 
-    /// The sections that went whole in the pause, in their order, once the migration is over.
+    /// The sections that were sent whole in the pause, in their order, after the end of the migration.
     pub fn sections(&self) -> Vec<SectionReport> {
         lock(&self.0.sections).clone()
     }
@@ -220,25 +220,24 @@ impl Control {
         *lock(&self.0.sections) = sections;
     }
 
-    /// A round is over.
+    /// Records a completed round.
     pub(super) fn round_over(&self, round: Round) {
         lock(&self.0.finished_rounds).push(round);
     }
 
-    /// Calls `watcher` with each phase from now on, as it begins, on the migration's own thread: it must not block. Only
+    /// Calls `watcher` with each phase from now on when the phase begins, on the migration's own thread: it must not block. Only
     /// the first watcher is kept.
     pub fn watch(&self, watcher: impl Fn(Phase) + Send + Sync + 'static) {
         let _ = self.0.of_phases.set(Watcher(Box::new(watcher)));
     }
 
-    /// Calls `watcher` with the number of each round from now on, 1 for the first one, as [`watch`](Self::watch) does with
-    /// phases.
+    /// Calls `watcher` with the number of each round from now on, starting at 1, like [`watch`](Self::watch) for phases.
     pub fn watch_rounds(&self, watcher: impl Fn(u32) + Send + Sync + 'static) {
         let _ = self.0.of_rounds.set(Watcher(Box::new(watcher)));
     }
 
-    /// Changes the figures. `change` only puts values there: who asks for the figures waits for it, so what has to be asked of the machine, the
-    /// clock or memory is asked before.
+    /// Changes the figures. `change` must only assign values, because readers of the figures wait for it: values of the machine,
+    /// the clock or memory must be read before.
     pub(super) fn publish(&self, change: impl FnOnce(&mut Progress)) {
         let (old, new) = {
             let mut progress = lock(&self.0.progress);
@@ -254,7 +253,7 @@ impl Control {
         }
     }
 
-    /// An error if a cancel was asked for, or that the connection is given up.
+    /// Returns an error if a cancel was requested, or if the connection is given up.
     pub(super) fn check(&self) -> Result<()> {
         if self.is_cancelled() {
             return Err(cancelled());
@@ -265,11 +264,11 @@ impl Control {
         }
     }
 
-    /// Refuses each cancel from now on, as a source does before it gives up the guest's resources. An embedder that writes a guest into a
-    /// file calls it before it gives up the resources itself.
+    /// Refuses every cancel from now on; a source calls it before it releases the guest's resources. An embedder that writes a
+    /// guest to a file calls it before it releases the resources itself.
     ///
     /// # Errors
-    /// `Cancelled`: a cancel was granted before.
+    /// `Cancelled` if a cancel was granted before.
     pub fn commit(&self) -> Result<()> {
         if self.settle(COMMITTED) { Ok(()) } else { Err(cancelled()) }
     }

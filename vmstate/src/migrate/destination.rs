@@ -1,6 +1,6 @@
-//! The destination: takes a guest in, and runs it only once everything is loaded and checked, the source has said the
-//! last word, and the guest's exclusive resources are here. A blocking driver: what to do next is decided by
-//! [`DestinationProtocol`], the phases are drawn in `phase.rs`.
+//! The destination: receives a guest, and runs it only once everything is loaded and checked, the source has sent its final
+//! message, and this side holds the guest's exclusive resources. A blocking driver: [`DestinationProtocol`] decides what to do
+//! next, and `phase.rs` has the phase diagrams.
 
 mod answers;
 mod postcopy;
@@ -26,18 +26,18 @@ use crate::ram::{GuestRam, PageFigures, RamSection, shares_memory};
 use crate::section::Sections;
 use crate::stream::{Command, Reply};
 
-/// What a destination works with.
+/// The parts that a destination works with.
 #[expect(missing_debug_implementations, reason = "nothing of it can be shown")]
 pub struct Incoming<'a, 's> {
-    /// To the source.
+    /// The channel to the source.
     pub channel: &'a mut dyn Channel,
-    /// Time.
+    /// The clock.
     pub clock: &'a dyn Clock,
-    /// The machine, whose guest does not run and which holds no exclusive resource.
+    /// The machine; its guest does not run, and it holds no exclusive resource.
     pub machine: &'a mut dyn Machine,
-    /// Its devices.
+    /// The machine's devices.
     pub sections: &'a mut Sections<'s>,
-    /// Its memory.
+    /// The guest's memory.
     pub ram: &'a dyn GuestRam,
 }
 
@@ -49,15 +49,15 @@ pub struct DestinationOptions {
     pub machine_type: String,
     /// Which streams are accepted.
     pub strictness: Strictness,
-    /// What each section may cost.
+    /// Limits on the cost of each section.
     pub limits: Limits,
-    /// By when the introduction (everything before the first page) must be here.
+    /// The longest time until the introduction (everything before the first page) is complete.
     pub introduction: Duration,
-    /// A source that sends nothing for so long is given up.
+    /// A source that is silent for this long is given up.
     pub silence: Option<Duration>,
     /// At the commit: how long to wait for exclusive resources that another process holds.
     pub claim_timeout: Duration,
-    /// Takes pages from page channels, too, if the source has them. For one migration.
+    /// Also accepts pages from page channels, if the source has them. For one migration.
     pub page_channels: Option<Receivers>,
 }
 
@@ -76,22 +76,22 @@ impl DestinationOptions {
     }
 }
 
-/// How a destination ended.
+/// The result of a destination.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Arrival {
-    /// Where the guest is: a [final](DestinationPhase::is_final) phase.
+    /// Where the guest runs: a [final](DestinationPhase::is_final) phase.
     pub phase: DestinationPhase,
-    /// Why, unless completed.
+    /// The error, unless the migration completed.
     pub error: Option<Error>,
-    /// Neither memory nor devices were changed: another source may try. Only early sections may have loaded.
+    /// True if neither memory nor devices were changed: another source may try. Only early sections may have been loaded.
     pub pristine: bool,
-    /// What it took.
+    /// The measurements.
     pub report: ArrivalReport,
 }
 
 impl Arrival {
-    /// The report of a completed migration, or why it failed.
+    /// The report of a completed migration, or the error.
     ///
     /// # Errors
     /// [`Arrival::error`].
@@ -103,19 +103,19 @@ impl Arrival {
     }
 }
 
-/// How long the source gets for its self-description, which nobody here needs.
+/// How long the destination waits for the source's self-description, which it does not need.
 const DESCRIPTION: Duration = Duration::from_secs(1);
-/// How long the last word to the source may take: it is a few bytes, and the guest waits.
+/// How long sending the final answer to the source may take: it is a few bytes, and the guest waits.
 const LAST_WORD: Duration = Duration::from_millis(100);
-/// Between two times that the machine is told of pages that have come.
+/// Time between two reports to the machine that pages have arrived.
 const ARRIVING: Duration = Duration::from_millis(50);
-/// Between two attempts to take the exclusive resources.
+/// Time between two attempts to take the exclusive resources.
 const RETRY: Duration = Duration::from_millis(10);
-/// How long a QEMU gets to take its image's lock back once the connection is closed. It does so some milliseconds after it has noticed
-/// that, and its guest stands still for so long when it did hear that the guest runs here.
+/// How long a QEMU has to take its image's lock back once the connection is closed. It does so some milliseconds after it has
+/// noticed the close; if the QEMU did receive the answer that the guest runs here, the guest stands still for this time.
 const SETTLE: Duration = Duration::from_millis(50);
 
-/// Takes the guest in. Returns when this side is over; the source has then been told how, if it could be.
+/// Receives the guest. Returns when this side has ended; the source has then been informed, if that was possible.
 pub fn run(incoming: Incoming<'_, '_>, options: &DestinationOptions, control: &Control) -> Arrival {
     let Incoming { channel, clock, machine, sections, ram } = incoming;
     let span = tracing::info_span!("migration", side = "destination", phase = ?DestinationPhase::Setup);
@@ -173,11 +173,11 @@ pub fn run(incoming: Incoming<'_, '_>, options: &DestinationOptions, control: &C
 }
 
 struct Destination<'a, 's> {
-    /// Around all of the migration; says its phase.
+    /// The span of the whole migration, with its phase.
     span: tracing::Span,
     protocol: DestinationProtocol,
     loader: Loader<'a, 's>,
-    /// Guest memory, for post-copy.
+    /// Guest memory, as post-copy uses it.
     late: &'a LateRam<'a>,
     package: Package,
     /// Figures of guest memory, for the report.
@@ -186,29 +186,29 @@ struct Destination<'a, 's> {
     machine: &'a mut dyn Machine,
     control: &'a Control,
     machine_type: &'a str,
-    /// Some of guest memory does not come.
+    /// True if some of guest memory is shared and not sent.
     shares_memory: bool,
     silence: Timeout,
     timing: Timing,
     begun: Duration,
     stream: Stream,
-    /// A ping that was read and not yet reported.
+    /// A ping that was read and not yet passed to the protocol.
     asked: Option<u32>,
-    /// The source's pause was reported.
+    /// True if the source's pause was passed to the protocol.
     stopped: bool,
-    /// When the machine was last told of pages that have come.
+    /// When the machine was last informed of arrived pages.
     told: Duration,
-    /// The source listens, and has not been told the end yet.
+    /// True if the source listens, and has not received the final answer.
     answers: bool,
-    /// The source is one of this library.
+    /// True if the source is one of this library, which understands the times.
     knows_times: bool,
     takeover: Takeover,
     pristine: bool,
-    /// The first thing that went wrong.
+    /// The first error.
     reason: Option<Error>,
 }
 
-/// The package of the devices, in post-copy.
+/// The state of the package of devices, in post-copy.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Package {
     None,
@@ -221,14 +221,14 @@ enum Package {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Stream {
     Unopened,
-    /// Header and configuration are read.
+    /// Header and configuration were read.
     Opened,
-    /// The introduction is over, and was reported.
+    /// The introduction is complete, and was passed to the protocol.
     Introduced,
 }
 
 impl Destination<'_, '_> {
-    /// Carries out one action after the other, until there is none.
+    /// Executes one action after another, until there is none.
     fn drive(&mut self, first: DestinationAction) {
         let mut action = first;
         while action != DestinationAction::End {
@@ -290,14 +290,14 @@ impl Destination<'_, '_> {
                 self.loader.wire.await_parting(until).map(|()| DestinationEvent::Parted)
             }
             DestinationAction::Advance => {
-                // What went wrong before was no obstacle in the end.
+                // Earlier errors did not prevent the completion.
                 self.reason = None;
                 self.machine.advance().map(done)
             }
             DestinationAction::Resume => {
                 let begun = self.clock.now();
                 if let Err(error) = self.resume_machine() {
-                    // Of the machine: what the wire had is mended within.
+                    // An error of the machine: errors of the wire are handled within.
                     self.reason.get_or_insert(error);
                     return Ok(DestinationEvent::Refused);
                 }
@@ -308,7 +308,7 @@ impl Destination<'_, '_> {
                 Ok(DestinationEvent::Done)
             }
             DestinationAction::Refuse => {
-                // The source finds out in any case, by the broken channel or by its own timeout.
+                // The source finds out in any case, from the broken channel or its own timeout.
                 let _ = self.last_word(Reply::Shut(1));
                 Ok(DestinationEvent::Done)
             }
@@ -316,7 +316,8 @@ impl Destination<'_, '_> {
         }
     }
 
-    /// Guest memory that does not fit is found before the machines are compared: the source is told all that differs at once.
+    /// Called if guest memory does not fit, before the machines are compared: compares them as well, so that the source gets all
+    /// differences at once.
     fn with_all_that_differs(&mut self, error: Error) -> Error {
         if self.stream != Stream::Opened || error.kind() != ErrorKind::Incompatible {
             return error;
@@ -324,7 +325,7 @@ impl Destination<'_, '_> {
         self.machine.introduced().err().unwrap_or(error)
     }
 
-    /// Keeps the first error, and tells the protocol what kind of failure it is.
+    /// Keeps the first error, and returns the kind of failure as an event for the protocol.
     fn went_wrong(&mut self, action: DestinationAction, error: Error) -> DestinationEvent {
         let event = match error.kind() {
             _ if matches!(action, DestinationAction::TakePages | DestinationAction::Recover(_)) => event_of(&error),
@@ -337,7 +338,7 @@ impl Destination<'_, '_> {
         event
     }
 
-    /// Reads on until the protocol has to know of something.
+    /// Reads the stream until there is an event for the protocol.
     fn receive(&mut self, timeout: Timeout) -> Result<DestinationEvent> {
         self.loader.set_timeout(timeout);
         if self.stream == Stream::Unopened {
@@ -365,7 +366,7 @@ impl Destination<'_, '_> {
                 self.stopped = true;
                 return Ok(DestinationEvent::Stopped);
             }
-            // A source that goes on talking never lets a wait for its next byte end.
+            // A source that keeps sending never lets a wait for its next byte expire.
             if matches!(timeout, Timeout::Until(moment) if self.clock.now() >= moment) {
                 return Err(timed_out("the source does not come to the end of its introduction"));
             }
@@ -379,7 +380,7 @@ impl Destination<'_, '_> {
                     self.stopped = true;
                     return Ok(DestinationEvent::Stopped);
                 }
-                // So does QEMU (`loadvm_process_command`, migration/savevm.c).
+                // QEMU does the same (`loadvm_process_command`, migration/savevm.c).
                 Loaded::Command(Command::Ping(value)) if !self.answers => {
                     let message = format!("ping {value} came before the way for its answer was opened");
                     return Err(Error::new(ErrorKind::Malformed, message).at(offset));
@@ -403,17 +404,17 @@ impl Destination<'_, '_> {
         }
     }
 
-    /// Tells the machine of pages that have come, unless it was told just before.
+    /// Informs the machine of arrived pages, unless it was informed just before.
     fn tell_of_pages(&mut self) {
         let now = self.clock.now();
-        // Who looks at pages in post-copy would wait for them.
+        // In post-copy, accessing pages could block.
         if now.saturating_sub(self.told) >= ARRIVING && !self.late.listens() {
             self.told = now;
             self.machine.arriving();
         }
     }
 
-    /// The source may still be sending.
+    /// Finishes this side; the source may still be sending.
     fn end(mut self) -> Arrival {
         let phase = self.protocol.phase();
         let total = self.clock.now().saturating_sub(self.begun);
@@ -431,7 +432,7 @@ impl Destination<'_, '_> {
             progress.phase = Phase::Destination(phase);
         });
         if completed {
-            // The guest runs already: what is left is the source's to say, and it may be slow to.
+            // The guest already runs: the rest of the stream is up to the source, which may be slow.
             let deadline = self.clock.now().saturating_add(DESCRIPTION);
             if let Err(error) = self.loader.drop_description(Timeout::Until(deadline)) {
                 tracing::debug!("no self-description: {error}");
@@ -455,7 +456,7 @@ impl Destination<'_, '_> {
     }
 }
 
-/// What the protocol has to know of an error of the stream once the guest may run here: over another connection the source may do better.
+/// The event for an error of the stream once the guest may run here: over another connection, the source may still succeed.
 fn event_of(error: &Error) -> DestinationEvent {
     match error.kind() {
         ErrorKind::Io if is_timeout(error) => DestinationEvent::Deadline,
@@ -464,7 +465,7 @@ fn event_of(error: &Error) -> DestinationEvent {
     }
 }
 
-/// Tells the phase that has begun; the last one is told with the figures.
+/// Publishes the phase that has begun; the last phase is published together with the figures.
 fn tell_phase(phase: DestinationPhase, span: &tracing::Span, control: &Control) {
     span.record("phase", tracing::field::debug(phase));
     tracing::info!("phase");
@@ -473,7 +474,7 @@ fn tell_phase(phase: DestinationPhase, span: &tracing::Span, control: &Control) 
     }
 }
 
-/// Why a claim that was not won was not.
+/// Why a claim was not won.
 fn lost(claim: Claim) -> Option<&'static str> {
     match claim {
         Claim::Won | Claim::Undecidable => None,

@@ -1,5 +1,5 @@
-//! Guest memory of a destination whose guest runs before all of its pages are there (post-copy): which pages lack, and which of them have
-//! been asked for. The reader of the stream writes to it as to any guest memory.
+//! Guest memory of a destination whose guest runs before all of its pages have arrived (post-copy): tracks which pages are
+//! missing, and which of them were requested. The reader of the stream uses it like any guest memory.
 
 use std::collections::HashMap;
 use std::io;
@@ -16,29 +16,29 @@ use crate::ram::{GuestRam, LateMemory, PAGE, PAGE_SIZE, RamBlock};
 use crate::stream::{Discard, PageRequest, PageSizes};
 use crate::sync::lock;
 
-/// Bytes that are asked for at once: a page.
+/// Size of a request in bytes: one page.
 const PAGE_LEN: u32 = 4096;
 
-/// The embedder's memory. Without post-copy every call is simply passed on.
+/// The embedder's memory. Without post-copy, every call is passed on unchanged.
 pub(crate) struct LateRam<'a> {
     ram: &'a dyn GuestRam,
-    /// Nanoseconds of the engine's clock, when the wire was last looked at.
+    /// The time of the last call of `look_at`, in nanoseconds of the engine's clock.
     now: AtomicU64,
     lacking: Mutex<Option<Lacking>>,
-    /// Blocks of a QEMU's that memory keeps behind its own. They may lie in the guest's memory.
+    /// Blocks that memory has adopted from a QEMU source, after its own. They may be part of the guest's memory.
     adopted: Mutex<Vec<RamBlock>>,
 }
 
-/// From the announcement of post-copy on.
+/// The state from the announcement of post-copy on.
 struct Lacking {
-    /// Pages whose newest bytes have not come, by block.
+    /// Pages whose newest contents have not arrived, by block.
     pages: Vec<PageSet>,
-    /// Those of them that nobody has asked for.
+    /// The missing pages that were not requested.
     unasked: Vec<PageSet>,
     listens: bool,
     /// The block of the last request.
     named: Option<usize>,
-    /// When the pages were asked for that have not come.
+    /// When each page that was requested and has not arrived was requested.
     since: HashMap<(usize, u64), Duration>,
     waits: WaitCounts,
 }
@@ -48,10 +48,10 @@ impl<'a> LateRam<'a> {
         Self { ram, now: AtomicU64::new(0), lacking: Mutex::new(None), adopted: Mutex::default() }
     }
 
-    /// The source says that it may hand its guest over before all of its memory is here.
+    /// Called when the source announces that it may switch to post-copy.
     ///
     /// # Errors
-    /// `Incompatible` if that cannot be done here.
+    /// `Incompatible` if this side cannot do that.
     pub(crate) fn advise(&self, sizes: Option<PageSizes>) -> Result<()> {
         let refused = |what: &str| {
             let message = format!("post-copy: {what}: turn capability postcopy-ram off at the source");
@@ -63,14 +63,14 @@ impl<'a> LateRam<'a> {
         if (0..self.ram.blocks().len()).any(|block| self.ram.shared_at(block).is_some()) {
             return refused("both sides share memory");
         }
-        // Without sizes only bitmaps of disks are to come so.
+        // Without page sizes, post-copy is for the dirty bitmaps of disks only.
         if sizes.is_some_and(|sizes| sizes != PageSizes { summary: PAGE_SIZE, target: PAGE_SIZE }) {
             return refused("the source's memory is not made of pages of 4096 bytes");
         }
         if let Err(error) = late.prepare() {
             return refused(&error.to_string());
         }
-        // Everywhere the lock of what lacks is taken first.
+        // The lock of the missing pages is always taken first.
         let mut lacking = self.lacking();
         let adopted = self.adopted();
         let blocks = self.ram.blocks().iter().chain(&*adopted);
@@ -86,10 +86,10 @@ impl<'a> LateRam<'a> {
         Ok(())
     }
 
-    /// The source says which pages were written since they were sent.
+    /// Called when the source sends the pages that were written since they were sent.
     ///
     /// # Errors
-    /// `Malformed` for what is no page of this memory, or comes when it may not.
+    /// `Malformed` for ranges that are not pages of this memory, or at a time when none are allowed.
     pub(crate) fn discard(&self, Discard { block: name, stretches }: &Discard) -> Result<()> {
         let malformed = |message: String| Error::new(ErrorKind::Malformed, message);
         let mut lacking = self.lacking();
@@ -123,10 +123,10 @@ impl<'a> LateRam<'a> {
         Ok(())
     }
 
-    /// From now on whoever touches a page that lacks waits for it.
+    /// From now on, every access to a missing page waits for it.
     ///
     /// # Errors
-    /// `Malformed` without an announcement, what memory refuses.
+    /// `Malformed` without an announcement; errors of guest memory.
     pub(crate) fn listen(&self) -> Result<()> {
         let mut lacking = self.lacking();
         let (Some(lacking), Some(late)) = (lacking.as_mut(), self.ram.late()) else {
@@ -137,15 +137,15 @@ impl<'a> LateRam<'a> {
         Ok(())
     }
 
-    /// Somebody may wait for a page.
+    /// True if accesses may wait for pages.
     pub(crate) fn listens(&self) -> bool {
         self.lacking().as_ref().is_some_and(|lacking| lacking.listens)
     }
 
-    /// Appends a request for each page that somebody waits for and nobody has asked for.
+    /// Appends a request for each page that an access waits for and that was not requested.
     ///
     /// # Errors
-    /// What memory refuses.
+    /// Errors of guest memory.
     pub(crate) fn put_requests(&self, out: &mut Vec<u8>) -> Result<()> {
         let mut lacking = self.lacking();
         let (Some(lacking), Some(late)) = (lacking.as_mut().filter(|lacking| lacking.listens), self.ram.late()) else {
@@ -156,7 +156,7 @@ impl<'a> LateRam<'a> {
         for (index, offset) in waited_for {
             let page = offset / PAGE_SIZE;
             if !lacking.pages.get(index).is_some_and(|pages| pages.contains(page)) {
-                // The page has come: as zero, before the memory listened, which put nothing there; or since it was waited for.
+                // The page has arrived: as a zero page before the memory listened, which stored nothing; or since the wait began.
                 late.put(index, offset, None)?;
                 continue;
             }
@@ -173,10 +173,10 @@ impl<'a> LateRam<'a> {
         Ok(())
     }
 
-    /// Appends a request for each page that was asked for and has not come: the source that was asked may not have heard it.
+    /// Appends a request for each page that was requested and has not arrived: the source may not have received the request.
     ///
     /// # Errors
-    /// As [`put_requests`](Self::put_requests).
+    /// As for [`put_requests`](Self::put_requests).
     pub(crate) fn ask_again(&self, out: &mut Vec<u8>) -> Result<()> {
         let mut lacking = self.lacking();
         let Some(lacking) = lacking.as_mut() else { return Ok(()) };
@@ -195,10 +195,10 @@ impl<'a> LateRam<'a> {
         Ok(())
     }
 
-    /// Which pages of the block of this name have come.
+    /// Which pages of the block of this name have arrived.
     ///
     /// # Errors
-    /// `Malformed` if there is no such block, or pages do not come late.
+    /// `Malformed` if there is no such block, or outside of post-copy.
     pub(crate) fn received(&self, name: &str) -> Result<PageSet> {
         let malformed = |message: String| Err(Error::new(ErrorKind::Malformed, message));
         let lacking = self.lacking();
@@ -213,16 +213,16 @@ impl<'a> LateRam<'a> {
         }
     }
 
-    /// How long the guest has waited for pages; none if pages do not come late.
+    /// How long the guest has waited for pages; `None` outside of post-copy.
     pub(crate) fn waits(&self) -> Option<PageWaits> {
         let lacking = self.lacking();
         lacking.as_ref().filter(|lacking| lacking.listens).map(|lacking| lacking.waits.summary())
     }
 
-    /// The source has sent all of it.
+    /// Called when the source has sent everything.
     ///
     /// # Errors
-    /// `Malformed` if a page lacks, what memory refuses.
+    /// `Malformed` if a page is missing; errors of guest memory.
     pub(crate) fn end(&self) -> Result<()> {
         let lacking = self.lacking();
         let Some(lacking) = lacking.as_ref().filter(|lacking| lacking.listens) else { return Ok(()) };
@@ -233,17 +233,18 @@ impl<'a> LateRam<'a> {
         self.ram.late().map_or(Ok(()), LateMemory::whole)
     }
 
-    /// No page comes any more, and the guest does not run here: who waits for one, or clears memory for the next source, finds zeros.
+    /// Ends post-copy without the missing pages, when the guest does not run here: accesses that wait, and the clearing of memory
+    /// for the next source, find zeros.
     pub(crate) fn give_up(&self) {
         if let (true, Some(late)) = (self.listens(), self.ram.late())
             && let Err(error) = late.whole()
         {
-            // Why pages are given up is told already.
+            // The reason for giving the pages up was already reported.
             tracing::warn!("missing pages are still waited for: {error}");
         }
     }
 
-    /// The wire is looked at: what is asked for or comes until the next look is of this moment.
+    /// Sets the time of requests and arrivals until the next call.
     pub(crate) fn look_at(&self, now: Duration) {
         self.now.store(u64::try_from(now.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
@@ -260,7 +261,7 @@ impl<'a> LateRam<'a> {
         lock(&self.adopted)
     }
 
-    /// Notes that pages of a block are here; `put` takes each if the guest may be running in it.
+    /// Marks pages of a block as arrived; `put` stores each page if the guest may be running in the memory.
     fn came(
         &self,
         block: usize,
@@ -270,7 +271,7 @@ impl<'a> LateRam<'a> {
         write: impl FnOnce() -> Result<()>,
     ) -> Result<()> {
         let mut lacking = self.lacking();
-        // Memory without post-copy is written at once.
+        // Without post-copy, memory is written directly.
         let Some(Lacking { pages, listens, since, waits, .. }) = lacking.as_mut() else { return write() };
         let Some(pages) = pages.get_mut(block) else { return write() };
         let span = first..first.saturating_add(count).min(pages.pages());
@@ -289,7 +290,7 @@ impl<'a> LateRam<'a> {
     }
 }
 
-/// Asks for a page of the block that has this index; `named` is the one of the request before.
+/// A request for a page of the block with this index; `named` is the block of the previous request.
 fn request(named: &mut Option<usize>, index: usize, block: &RamBlock, page: u64) -> PageRequest {
     let is_named = named.replace(index) == Some(index);
     let block = (!is_named).then(|| block.name.clone());
@@ -317,7 +318,8 @@ impl GuestRam for LateRam<'_> {
     }
 
     fn read(&self, block: usize, offset: u64, into: &mut [u8]) -> Result<()> {
-        // Only XBZRLE reads a page that it changes. The reading thread would wait for a page that only this thread can put there.
+        // Only XBZRLE reads a page in order to change it. The reading thread would wait for a page that only this thread can
+        // store.
         if self.listens() {
             return Err(Error::new(
                 ErrorKind::Malformed,

@@ -1,4 +1,4 @@
-//! The parts of a stream that a migration and a file have in common, on the way in.
+//! Loading of the parts of a stream that a migration and a file have in common.
 
 use std::time::Duration;
 
@@ -14,43 +14,43 @@ use crate::stream::{
     read_header,
 };
 
-/// Bytes of a self-description dropped at once.
+/// Number of bytes of a self-description that are dropped at once.
 const DROP: u32 = 64 << 10;
-/// How long [`Loader::serve`] takes when there is nothing to do.
+/// How long [`Loader::serve`] waits if there is nothing to do.
 const MOMENT: Duration = Duration::from_millis(1);
 
-/// What [`Loader::step`] has done.
+/// The result of [`Loader::step`].
 pub(super) enum Loaded {
-    /// A section is loaded.
+    /// A section was loaded.
     Section,
-    /// The source wants something.
+    /// A command of the source.
     Command(Command),
-    /// No more sections.
+    /// The end of the sections.
     Eof,
 }
 
 pub(super) struct Loader<'a, 's> {
     pub(super) wire: Link<'a>,
     all: AllSections<'a, 's>,
-    /// The section in parts that the engine brings along must come.
+    /// True if the engine's own section in parts is required.
     is_own_required: bool,
     /// Sections in parts that have begun, in that order.
     begun: Vec<Begun>,
-    /// Sections that came whole, without the early ones, in their order.
+    /// Sections that came whole, except the early ones, in their order.
     pub(super) whole: Vec<SectionReport>,
     strictness: Strictness,
-    /// Each page has its place in the file that this is read from.
+    /// True if each page has its place in the file that is read.
     is_placed: bool,
     timeout: Timeout,
-    /// The source waits for answers: it closes its side only when it has given up.
+    /// True if the source waits for answers: it closes its side only when it has given up.
     source_listens: bool,
-    /// The guest may run from now on: no device may change any more.
+    /// True once the guest may run: no device may change any more.
     pages_only: bool,
 }
 
 /// A section in parts that has begun.
 struct Begun {
-    /// Its number in the stream.
+    /// The section's number in the stream.
     id: u32,
     owner: Owner,
     idstr: String,
@@ -63,7 +63,7 @@ struct Begun {
 type ReadRecord = fn(&mut dyn IterativeSection, &mut Reader<'_>, u32) -> Result<Record>;
 
 impl<'a, 's> Loader<'a, 's> {
-    /// `own` is the section in parts that the engine brings along.
+    /// Creates a loader; `own` is the section in parts that the engine provides.
     pub(super) fn new(
         wire: Link<'a>,
         registered: &'a mut Sections<'s>,
@@ -79,17 +79,18 @@ impl<'a, 's> Loader<'a, 's> {
         Self { wire, all, is_own_required, begun, whole, strictness, is_placed, timeout, source_listens, pages_only }
     }
 
-    /// How long to wait from now on for what comes next; at first without limit.
+    /// Sets how long to wait for the next data; without limit at first.
     pub(super) fn set_timeout(&mut self, timeout: Timeout) {
         self.timeout = timeout;
     }
 
-    /// Nothing but guest memory may come from now on.
+    /// Accepts only guest memory from now on.
     pub(super) fn take_only_pages(&mut self) {
         self.pages_only = true;
     }
 
-    /// In post-copy, over another connection: pages go on to come, though the last part may have come over the one before.
+    /// In post-copy, over another connection: accepts further pages, although the last part may have come over the previous
+    /// connection.
     pub(super) fn resume(&mut self) {
         for section in self.begun.iter_mut().filter(|section| section.owner == Owner::Engine) {
             section.is_over = false;
@@ -101,8 +102,8 @@ impl<'a, 's> Loader<'a, 's> {
         self.all.registered.check_migratable()
     }
 
-    /// Reads header and configuration. What is wrong with the source's machine type or capabilities is the inner error: the stream
-    /// goes on behind it.
+    /// Reads header and configuration. A mismatch of machine type or capabilities is the inner error: the stream continues after
+    /// it.
     pub(super) fn introduction(&mut self, machine: &str, shares_memory: bool) -> Result<Result<()>> {
         self.wire.decode(self.timeout, read_header)?;
         let offset = self.wire.offset();
@@ -112,7 +113,7 @@ impl<'a, 's> Loader<'a, 's> {
         Ok(configuration.check(machine, terms, self.strictness).map_err(|error| error.at(offset)))
     }
 
-    /// Takes the next element, with all that belongs to it.
+    /// Reads the next element, with its body and footer.
     pub(super) fn step(&mut self) -> Result<Loaded> {
         let offset = self.wire.offset();
         match self.wire.decode(self.timeout, |input| Element::read(input).map(Element::into_owned))? {
@@ -134,7 +135,7 @@ impl<'a, 's> Loader<'a, 's> {
         Ok(Loaded::Section)
     }
 
-    /// In post-copy, while the machine takes over: asks for the pages that it waits for, and takes in those that come, for a moment.
+    /// In post-copy, while the machine takes over: requests the pages that it waits for, and receives pages, for a moment.
     pub(super) fn serve(&mut self) -> Result<()> {
         let until = self.wire.clock().now().saturating_add(MOMENT);
         let is_over = self.wire.poll_until(until, |input| match input.peek(1) {
@@ -143,7 +144,7 @@ impl<'a, 's> Loader<'a, 's> {
         })?;
         match is_over {
             Some(false) => match self.step()? {
-                // QEMU's source sends one right behind the package (`postcopy_start`, migration/migration.c).
+                // QEMU's source sends a ping right after the package (`postcopy_start`, migration/migration.c).
                 Loaded::Command(Command::Ping(number)) => {
                     let mut answer = Outbox::new();
                     Reply::Pong(number).write(answer.bytes_mut());
@@ -152,7 +153,7 @@ impl<'a, 's> Loader<'a, 's> {
                 Loaded::Command(command) => Err(command.unsupported()),
                 Loaded::Section | Loaded::Eof => Ok(()),
             },
-            // The end is for later, and nobody waits for a page any more.
+            // The end is handled later, and no access waits for a page any more.
             Some(true) => {
                 self.wire.clock().sleep(MOMENT);
                 Ok(())
@@ -161,15 +162,15 @@ impl<'a, 's> Loader<'a, 's> {
         }
     }
 
-    /// True once the next thing in the stream may change the machine: all sections in parts have begun. Waits for the mark of
-    /// that next thing.
+    /// True once the next element may change the machine: all sections in parts have begun. Waits for the first byte of that
+    /// element.
     ///
     /// # Errors
-    /// `Malformed` if a required one has not begun.
+    /// `Malformed` if a required section has not begun.
     pub(super) fn is_introduced(&mut self) -> Result<bool> {
         let waits = match self.is_own_required {
             true => !self.has_begun(Owner::Engine),
-            // Nothing else tells that they may still come.
+            // Nothing else shows that they may still come.
             false => self.check_begun().is_err(),
         };
         if waits {
@@ -185,12 +186,13 @@ impl<'a, 's> Loader<'a, 's> {
         self.check_begun().map(|()| true)
     }
 
-    /// True if no section but early ones has loaded.
+    /// True if only early sections were loaded.
     pub(super) fn has_only_early_sections(&self) -> bool {
         !self.all.registered.has_loaded()
     }
 
-    /// True if a ping that comes now asks whether everything is loaded. Without sections in parts only its number tells.
+    /// True if a ping at this point asks whether everything is loaded. Without sections in parts, only the ping's number shows
+    /// that.
     pub(super) fn is_last_ping(&self, is_ready: bool) -> bool {
         match self.begun.is_empty() {
             true => is_ready && !self.is_own_required,
@@ -198,22 +200,22 @@ impl<'a, 's> Loader<'a, 's> {
         }
     }
 
-    /// True once the last part of a section has come: the source's guest stands still.
+    /// True once the last part of a section has arrived: the source's guest is paused.
     pub(super) fn has_ended_parts(&self) -> bool {
         self.begun.iter().any(|section| section.is_over)
     }
 
-    /// Everything came that this machine needs.
+    /// Checks that everything which this machine requires has come.
     pub(super) fn check_complete(&self) -> Result<()> {
         self.check_came(|_| true)
     }
 
-    /// As [`check_complete`](Self::check_complete), but pages may be still to come.
+    /// As for [`check_complete`](Self::check_complete), but pages may still be missing.
     pub(super) fn check_devices(&self) -> Result<()> {
         self.check_came(|owner| owner != Owner::Engine)
     }
 
-    /// The sections in parts that are `wanted` have ended, and all others came.
+    /// Checks that the `wanted` sections in parts have ended, and that all others came.
     fn check_came(&self, wanted: impl Fn(Owner) -> bool) -> Result<()> {
         let own = self.all.own.description();
         let missing = (self.is_own_required && !self.has_begun(Owner::Engine)).then_some((&*own.name, 0));
@@ -261,7 +263,7 @@ impl<'a, 's> Loader<'a, 's> {
             let message = format!("has number {id}, as {}/{} has", other.idstr, other.instance);
             return Err(place(Error::new(ErrorKind::Malformed, message)));
         }
-        // One that comes again, as QEMU takes it, begins anew.
+        // A section that comes again, which QEMU allows, begins again.
         self.begun.retain(|section| section.owner != owner);
         let idstr = idstr.clone().into_owned();
         self.begun.push(Begun { id: *id, owner, idstr, instance: *instance, version: *version, is_over: false });
@@ -272,7 +274,7 @@ impl<'a, 's> Loader<'a, 's> {
         self.load_body(index, |section, input, version| section.load_start(input, version))
     }
 
-    /// Loads the body of the engine's START section, of a stream whose pages have their places in its file, and its footer.
+    /// Loads the body and footer of the engine's START section, for a stream whose pages have places in its file.
     fn load_placed(&mut self, index: usize) -> Result<()> {
         let Self { wire, all, begun, timeout, strictness, .. } = self;
         let Some(Begun { id, idstr, instance, .. }) = begun.get(index) else { return Ok(()) };
@@ -288,7 +290,7 @@ impl<'a, 's> Loader<'a, 's> {
 
     fn load_whole(&mut self, SectionHeader { idstr, instance, version, .. }: &SectionHeader<'_>) -> Result<()> {
         let (clock, offset) = (self.wire.clock(), self.wire.offset());
-        // Of the attempt for which all of it was there: the wire's time is not the section's.
+        // The time of the attempt that had all bytes: waiting for the wire is not part of the section's time.
         let loaded = self.wire.decode(self.timeout, |input| {
             let begun = clock.now();
             self.all.registered.load(idstr, *instance, *version, input)?;
@@ -306,7 +308,7 @@ impl<'a, 's> Loader<'a, 's> {
         Ok(())
     }
 
-    /// Whose section in parts it is; `None` if it is none.
+    /// The owner of the section, if it is a section in parts.
     fn owner(&self, header: &SectionHeader<'_>, is_start: bool) -> Result<Option<Owner>> {
         let SectionHeader { idstr, instance, version, .. } = header;
         let own = self.all.own.description();
@@ -331,7 +333,7 @@ impl<'a, 's> Loader<'a, 's> {
             let message = format!("part of section number {id}, which has not started");
             return Err(Error::new(ErrorKind::Malformed, message).at(offset));
         };
-        // A file has no introduction at whose end this was checked.
+        // A file has no introduction, at whose end this was checked.
         self.check_begun()?;
         if let Some(Begun { is_over: true, idstr, instance, .. }) = self.begun.get(index)
             && self.strictness == Strictness::Strict
@@ -366,7 +368,7 @@ impl<'a, 's> Loader<'a, 's> {
                 Record::Last => break,
                 Record::Awaited => {
                     let waited = wire.wait_beside(wait.get_or_insert_default(), *timeout);
-                    // Whoever has given up sends no pages any more.
+                    // A source that has given up sends no more pages.
                     let there = waited.and_then(|()| if *source_listens { wire.receive_at_hand() } else { Ok(()) });
                     there.map_err(|lost| place(lost.at(offset)))?;
                     continue;

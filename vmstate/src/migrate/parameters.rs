@@ -1,6 +1,6 @@
-//! What the owner of the guest sets: the parameters of a source, by QEMU's names and in its units where QEMU has them.
+//! The parameters of a source, which the guest's owner sets, with QEMU's names and units where QEMU has them.
 //!
-//! [`PARAMETERS`] is the one list of them, with ranges: whoever reads them from a user, or shows them, walks it.
+//! [`PARAMETERS`] is the only list of them, with ranges: code that reads them from a user, or shows them, iterates over it.
 
 mod value;
 
@@ -16,10 +16,10 @@ pub use value::ParameterValue;
 /// When a migration switches over, of the moments at which the pause fits into the downtime limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Aim {
-    /// At the first of them, as QEMU does.
+    /// At the first such moment, as QEMU does.
     #[default]
     Soonest,
-    /// At the one from which on another round would cost the guest more than it takes off the pause.
+    /// At the moment from which on another round would cost the guest more than it takes off the pause.
     LeastDisturbance,
 }
 
@@ -37,10 +37,10 @@ impl Aim {
 /// What happens when the deadline passes before the guest was paused.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DeadlineAction {
-    /// The migration gives up, and the guest runs on at the source.
+    /// The migration gives up, and the guest continues to run at the source.
     #[default]
     Cancel,
-    /// The guest is paused at once, however long that takes. The pause budget becomes four expected pauses, unless it was
+    /// The guest is paused at once, however long the pause takes. The pause budget becomes four expected pauses, unless it was
     /// set.
     SwitchOver,
     /// The vCPUs are throttled by `max-cpu-throttle`, whether `auto-converge` is on or not, until the pause fits into the
@@ -60,55 +60,57 @@ impl DeadlineAction {
     }
 }
 
-/// The parameters of a source. All may change while it runs. Percentages are whole.
+/// The parameters of a source. All may change during the migration. Percentages are integers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Parameters {
     /// The longest pause that the guest may feel.
     pub downtime_limit: Duration,
-    /// The longest time from the order to pause until the commit, whatever the peer does; then the migration is abandoned
+    /// The longest time from the order to pause until the commit, whatever the peer does; after that, the migration is abandoned
     /// and the guest runs on at the source. `None`: four downtime limits.
     pub pause_budget: Option<Duration>,
     /// Bytes a second that the rounds may send; `None` is no limit. The switch-over is never slowed.
     pub max_bandwidth: Option<NonZeroU64>,
-    /// Bytes a second that the switch-over will have, if somebody knows better than the measurement.
+    /// Bytes a second that the switch-over will have, if this is known better than by measurement.
     pub avail_switchover_bandwidth: Option<NonZeroU64>,
     /// When to switch over.
     pub aim: Aim,
-    /// The vCPUs may be throttled.
+    /// Whether the vCPUs may be throttled.
     pub auto_converge: bool,
-    /// Percentage of the sent bytes that the guest has to dirty over two rounds before vCPUs are throttled more.
+    /// The throttle is raised if, over two rounds, the guest dirties more than this percentage of the sent bytes.
     pub throttle_trigger_threshold: u8,
-    /// The first throttle: so much of the time vCPUs stand still.
+    /// The first throttle: the percentage of the time for which vCPUs stand still.
     pub cpu_throttle_initial: u8,
-    /// What one step adds to it at most, or takes off it.
+    /// The most by which one step raises or lowers the throttle.
     pub cpu_throttle_increment: u8,
     /// The highest throttle.
     pub max_cpu_throttle: u8,
     /// The longest time of the migration until the order to pause.
     pub deadline: Option<Duration>,
-    /// What happens then.
+    /// What happens when the deadline passes.
     pub deadline_action: DeadlineAction,
-    /// Gives up after so many rounds.
+    /// The migration gives up after this many rounds.
     pub max_rounds: Option<u32>,
-    /// The guest may go over before all of its memory has, if it is asked to or would not go over otherwise. Holds from the next migration on.
+    /// Whether the guest may switch to post-copy, on request or if the migration would not complete otherwise. Takes effect with
+    /// the next migration.
     pub postcopy_ram: bool,
-    /// Pages go on channels of their own. Whoever connects looks at this, and the three below, before the source runs.
+    /// Whether pages are sent on page channels. The code that connects reads this parameter and the three below before the source
+    /// runs.
     pub multifd: bool,
-    /// How many there are.
+    /// Number of page channels.
     pub multifd_channels: u8,
-    /// The pages on them are compressed by zstd.
+    /// Whether page channels compress pages by zstd.
     pub multifd_compresses: bool,
-    /// As zstd counts: 1 is the fastest, 20 the strongest.
+    /// The zstd level: 1 is the fastest, 20 the strongest.
     pub multifd_zstd_level: u8,
-    /// Sends only the changed bytes of a page that was sent before, if these are shorter (XBZRLE).
+    /// Whether only the changed bytes of a page that was sent before are sent, if these are shorter (XBZRLE).
     pub xbzrle: bool,
-    /// Bytes of pages that are kept for that: a power of two, at least a page. With another size all begins anew.
+    /// Bytes of pages that are cached for XBZRLE: a power of two, at least a page. Changing the size empties the cache.
     pub xbzrle_cache_size: u64,
 }
 
 impl Default for Parameters {
-    /// QEMU's defaults (migration/options.c), but no limit of bandwidth.
+    /// QEMU's defaults (migration/options.c), but no bandwidth limit.
     fn default() -> Self {
         Self {
             downtime_limit: Duration::from_millis(300),
@@ -135,13 +137,13 @@ impl Default for Parameters {
     }
 }
 
-/// The pause's budget in downtime limits, unless one was set: a forecast that is wrong by more is no forecast.
+/// The default pause budget in downtime limits: if the pause takes longer, the forecast was wrong.
 const PAUSE_PER_LIMIT: u32 = 4;
 
 /// The longest time that QEMU takes for `downtime-limit`, 2000 s (migration/options.c, `MAX_MIGRATE_DOWNTIME`).
 const PAUSE_MAX_MS: u64 = 2_000_000;
 
-/// The longest time of any kind: some 584,000 years, since nanoseconds are counted in 64 bits.
+/// The longest time of any kind: some 584,000 years, because nanoseconds are counted in 64 bits.
 const TIME_MAX_MS: u64 = u64::MAX / 1_000_000;
 
 /// A parameter, as a user reads and writes it.
@@ -150,24 +152,24 @@ const TIME_MAX_MS: u64 = u64::MAX / 1_000_000;
 pub struct Parameter {
     /// QEMU's name, where QEMU has the parameter.
     pub name: &'static str,
-    /// What it counts.
+    /// Unit and range.
     pub unit: ParameterUnit,
-    /// What it means, in a line.
+    /// The meaning, in one line.
     pub meaning: &'static str,
     get: fn(&Parameters) -> ParameterValue,
     set: fn(&mut Parameters, &ParameterValue) -> Option<()>,
 }
 
-/// What a parameter counts, and from where to where.
+/// Unit and range of a parameter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ParameterUnit {
-    /// Time; 0 up to so many milliseconds.
+    /// Time; from 0 to this many milliseconds.
     Milliseconds(u64),
-    /// Bytes a second; 0 stands for none.
+    /// Bytes a second; 0 means no value.
     BytesPerSecond,
-    /// Whole percent; 1 up to this.
+    /// Percent, as an integer; from 1 to this.
     Percent(u8),
-    /// A number; 0 stands for none.
+    /// A number; 0 means no value.
     Count,
     /// A number from the first to the second.
     Between(u8, u8),
@@ -179,7 +181,7 @@ pub enum ParameterUnit {
     Word(&'static [&'static str]),
 }
 
-/// Every parameter, in the order in which they are shown.
+/// All parameters, in the order in which they are shown.
 pub const PARAMETERS: &[Parameter] = &[
     Parameter {
         name: "downtime-limit",
@@ -347,21 +349,21 @@ pub const PARAMETERS: &[Parameter] = &[
     },
 ];
 
-/// A vCPU that stands all the time would never end a round.
+/// A vCPU that always stands still would never end a round.
 const THROTTLE_MAX: u8 = 99;
 
 impl Parameters {
-    /// The pause's budget, as set or from the downtime limit.
+    /// The pause budget, as set or from the downtime limit.
     pub fn pause_budget(&self) -> Duration {
         self.pause_budget.unwrap_or_else(|| self.downtime_limit.saturating_mul(PAUSE_PER_LIMIT))
     }
 
-    /// The budget of a pause that was decided upon although or because it is expected to last so long.
+    /// The budget of a pause that was decided upon with this expected length.
     pub(super) fn pause_budget_for(&self, expected: Duration) -> Duration {
         self.pause_budget.unwrap_or_else(|| self.pause_budget().max(expected.saturating_mul(PAUSE_PER_LIMIT)))
     }
 
-    /// How many page channels a migration has that begins now, and what goes on them.
+    /// The number of page channels for a migration that begins now, and their compression.
     pub fn page_channels(&self) -> Option<(u8, Compression)> {
         let compression = match self.multifd_compresses {
             true => Compression::Zstd { level: self.multifd_zstd_level },
@@ -370,7 +372,7 @@ impl Parameters {
         self.multifd.then_some((self.multifd_channels, compression))
     }
 
-    /// These with the named ones changed, all or none.
+    /// The parameters with the named changes, all or none.
     ///
     /// # Errors
     /// Names the parameter that is unknown, of another kind, or out of its range.
@@ -384,10 +386,10 @@ impl Parameters {
         Ok(self)
     }
 
-    /// Whether each is in its range, and whether they fit together.
+    /// Checks that each parameter is in its range, and that they are compatible.
     ///
     /// # Errors
-    /// Names the first parameter that is not, and says what is possible.
+    /// Names the first parameter that is not, and says what is allowed.
     pub fn check(&self) -> Result<()> {
         for parameter in PARAMETERS {
             if !parameter.accepts(&parameter.of(self)) {
@@ -395,11 +397,11 @@ impl Parameters {
             }
         }
         if self.multifd && self.xbzrle {
-            // As QEMU (`migrate_caps_check`, migration/options.c): a page's versions go on any of the channels.
+            // As in QEMU (`migrate_caps_check`, migration/options.c): versions of one page may be sent on different channels.
             return Err(Error::new(ErrorKind::Misuse, "Multifd is not compatible with xbzrle: switch one of them off"));
         }
         if self.multifd && self.postcopy_ram {
-            // As QEMU: a page that comes twice could come in the wrong order.
+            // As in QEMU: two versions of one page could arrive in the wrong order.
             return Err(Error::new(
                 ErrorKind::Misuse,
                 "Postcopy is not yet compatible with multifd: switch one of them off",
@@ -418,22 +420,22 @@ impl Parameters {
 }
 
 impl Parameter {
-    /// The parameter of that name.
+    /// The parameter of this name.
     pub fn named(name: &str) -> Option<&'static Self> {
         PARAMETERS.iter().find(|parameter| parameter.name == name)
     }
 
-    /// Its value among `parameters`.
+    /// The parameter's value in `parameters`.
     pub fn of(&self, parameters: &Parameters) -> ParameterValue {
         (self.get)(parameters)
     }
 
-    /// Whether `value` is of its kind and in its range.
+    /// True if `value` has the parameter's kind and is in its range.
     pub fn accepts(&self, value: &ParameterValue) -> bool {
         self.unit.has(value)
     }
 
-    /// What is possible, in QEMU's words where QEMU has them: as "an integer in the range of 1 to 99".
+    /// The allowed values, in QEMU's words where QEMU has them: as "an integer in the range of 1 to 99".
     pub fn expects(&self) -> String {
         match self.unit {
             ParameterUnit::Milliseconds(most) => format!("an integer in the range of 0 to {most}"),

@@ -1,4 +1,4 @@
-//! The phases of both sides, and the only moves between them.
+//! The phases of both sides, and the transitions between them.
 //!
 //! ```text
 //! source       Setup ──► Rounds ──► SwitchOver ──► Commit ──► Completed        guest runs at the destination
@@ -24,74 +24,74 @@
 //!                               └─────► Interrupted: nobody connects again
 //! ```
 //!
-//! The guest is paused at the source from `SwitchOver` on. `Commit` begins when the source gives up its exclusive
-//! resources; nobody may cancel after that.
+//! The guest is paused at the source from `SwitchOver` on. `Commit` begins when the source releases its exclusive resources; a
+//! cancel is impossible after that.
 
-/// Where a source stands.
+/// The phase of a source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum SourcePhase {
-    /// Introduces itself and waits for the destination's first answer.
+    /// Sends the introduction and waits for the destination's first answer.
     Setup,
     /// Sends pages while the guest runs.
     Rounds,
     /// The guest is paused; sends the rest, and waits until the destination has loaded and checked all of it.
     SwitchOver,
-    /// Has given up its exclusive resources and told the destination to take over.
+    /// The exclusive resources are released, and the destination has the order to take over.
     Commit,
-    /// The destination runs the guest, and is sent the pages that it lacks, first those that it asks for.
+    /// The destination runs the guest, and receives the missing pages, the requested ones first.
     Postcopy,
-    /// The connection to a destination that runs the guest, or may run it, has broken. What it lacks is only here: another connection is
-    /// waited for.
+    /// The connection to a destination that runs the guest, or may run it, has broken. Only this side has the missing pages: it
+    /// waits for another connection.
     PostcopyPaused,
-    /// Another connection is there; the destination tells which pages it has.
+    /// Another connection exists; the destination reports which pages it has.
     PostcopyRecover,
-    /// The destination runs the guest, and said so. It has all of its memory.
+    /// The destination has reported that it runs the guest. It has all of the guest's memory.
     Completed,
     /// Cancelled; the guest runs here.
     Cancelled,
     /// Failed; the guest runs here.
     Failed,
-    /// The destination's last word did not arrive, and another process holds the exclusive resources or has run a guest
-    /// on them since. The guest stays paused here; it may run here if the resources are let go and nobody has run on them.
+    /// The destination's final answer did not arrive, and another process holds the exclusive resources or has run a guest on
+    /// them since. The guest stays paused here; it may run here if the resources are released and no guest has run on them.
     Unacknowledged,
-    /// The destination's last word did not arrive, and no exclusive resource tells who may run. The guest stays
-    /// paused here until someone looks at the destination.
+    /// The destination's final answer did not arrive, and no exclusive resource shows who may run. The guest stays paused here
+    /// until an operator has checked the destination.
     Undecided,
-    /// The destination runs the guest, and was lost before it said that it has all of its memory. What it lacks is only here, and the
-    /// guest here is older than that one: it stays paused.
+    /// The destination runs the guest, and was lost before it reported that it has all of its memory. Only this side has the
+    /// missing pages, and its copy of the guest is stale: it stays paused.
     Interrupted,
 }
 
-/// Where a destination stands.
+/// The phase of a destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum DestinationPhase {
     /// Waits for the source's introduction.
     Setup,
-    /// Takes in pages.
+    /// Receives pages.
     Receiving,
-    /// The source's guest is paused; takes in the last pages and the devices.
+    /// The source's guest is paused; receives the last pages and the devices.
     Loading,
-    /// Everything is loaded and checked, and the source knows. Waits for its word to take over.
+    /// Everything is loaded and checked, and the source has been informed. Waits for the order to take over.
     Ready,
-    /// Has that word; takes the exclusive resources.
+    /// Has that order; takes the exclusive resources.
     Commit,
-    /// Runs the guest, and takes in the pages that it lacks.
+    /// Runs the guest, and receives the missing pages.
     Postcopy,
-    /// The connection to the source has broken while pages lack; the guest runs until it touches one. Another connection is waited for.
+    /// The connection to the source has broken while pages are missing; the guest runs until it accesses one. Waits for another
+    /// connection.
     PostcopyPaused,
-    /// Another connection is there; the source is told which pages have come.
+    /// Another connection exists; reports to the source which pages have arrived.
     PostcopyRecover,
     /// Runs the guest, which has all of its memory.
     Completed,
     /// Failed; the guest never ran here.
     Failed,
-    /// Was given the guest and could not let it run: another process holds the exclusive resources, or the machine does
-    /// not start. The guest is loaded and paused here; it may run here once the resources can be taken and nobody has
-    /// run on them.
+    /// Received the guest and could not let it run: another process holds the exclusive resources, or the machine does not start.
+    /// The guest is loaded and paused here; it may run here once the resources can be taken and no guest has run on them.
     Stranded,
-    /// Ran the guest or was about to, and lost the source before all of its memory was here: it cannot go on.
+    /// Ran the guest or was about to, and lost the source before all of its memory had arrived: it cannot continue.
     Interrupted,
 }
 
@@ -125,7 +125,7 @@ const SOURCE_MOVES: [(S, S); 24] = [
     (S::PostcopyRecover, S::Postcopy),
 ];
 
-/// A source that waits for no answer (QEMU's) goes from `Loading` to `Commit`.
+/// A source that waits for no answer (QEMU's) makes `Commit` follow `Loading`.
 const DESTINATION_MOVES: [(D, D); 23] = [
     (D::Setup, D::Receiving),
     (D::Setup, D::Failed),
@@ -158,7 +158,7 @@ impl SourcePhase {
         SOURCE_MOVES.contains(&(self, next))
     }
 
-    /// True if nothing follows.
+    /// True if no phase follows.
     pub fn is_final(self) -> bool {
         !SOURCE_MOVES.iter().any(|&(from, _)| from == self)
     }
@@ -170,17 +170,17 @@ impl DestinationPhase {
         DESTINATION_MOVES.contains(&(self, next))
     }
 
-    /// True if nothing follows.
+    /// True if no phase follows.
     pub fn is_final(self) -> bool {
         !DESTINATION_MOVES.iter().any(|&(from, _)| from == self)
     }
 }
 
-/// Where either side stands.
+/// The phase of either side.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Phase {
-    /// Not begun.
+    /// Not started.
     #[default]
     Idle,
     /// A source.
@@ -190,7 +190,7 @@ pub enum Phase {
 }
 
 impl Phase {
-    /// True if nothing follows.
+    /// True if no phase follows.
     pub fn is_final(self) -> bool {
         match self {
             Self::Idle => false,

@@ -1,4 +1,4 @@
-//! Whether the release for which a machine is saved can have it: asked before anything is sent.
+//! Checks before anything is sent whether the machine can be represented in the release for which it is saved.
 
 use std::collections::BTreeSet;
 
@@ -8,10 +8,10 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::schema::Description;
 use crate::section::Sections;
 
-/// Looks at each section that would be sent now, and saves it for a try.
+/// Checks each section that would be sent now, by saving it to a buffer.
 ///
 /// # Errors
-/// `Rejected`, with all that the release cannot have.
+/// `Rejected`, with everything that the release cannot represent.
 pub(super) fn check_release(sections: &mut Sections<'_>) -> Result<()> {
     let Some(release) = sections.release() else { return Ok(()) };
     let (mut problems, mut sent) = (Vec::new(), BTreeSet::new());
@@ -19,7 +19,7 @@ pub(super) fn check_release(sections: &mut Sections<'_>) -> Result<()> {
         if !section.is_needed() {
             continue;
         }
-        // What a device refuses for another reason, as a guest that runs, it may take when it is time.
+        // A device that refuses for another reason, such as a running guest, may accept when the time comes.
         if let Err(error) = section.save(&mut Writer::recording())
             && error.kind() == ErrorKind::Incompatible
         {
@@ -45,7 +45,7 @@ pub(super) fn check_release(sections: &mut Sections<'_>) -> Result<()> {
     refused(&problems)
 }
 
-/// The error of all these problems, if there are any.
+/// The error of all problems, if there are any.
 pub(super) fn refused(problems: &[String]) -> Result<()> {
     match problems {
         [] => Ok(()),
@@ -57,9 +57,9 @@ pub(super) fn refused(problems: &[String]) -> Result<()> {
     }
 }
 
-/// Why what is sent at `version` does not load there, whatever the device holds.
+/// Why data sent at `version` does not load there, whatever the device contains.
 fn other_layout(here: &Description, version: u32, there: &Description) -> Option<String> {
-    // A subsection that is not known there is a problem only if it is sent.
+    // A subsection that is unknown there is a problem only if it is sent.
     let known = there.all_subsections();
     let mut written = here.older(version, &known, false);
     written.minimum_version = version;

@@ -1,4 +1,4 @@
-//! What a migration took, once it is over.
+//! Reports of completed and failed migrations.
 
 use std::time::Duration;
 
@@ -8,9 +8,9 @@ use crate::ram::PageCount;
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct DepartureReport {
-    /// From the beginning to the last word.
+    /// Time from the beginning to the final answer.
     pub total: Duration,
-    /// From the beginning to the first page.
+    /// Time from the beginning to the first page.
     pub setup: Duration,
     /// Bytes sent.
     pub bytes: u64,
@@ -18,13 +18,14 @@ pub struct DepartureReport {
     pub pages: PageCount,
     /// Each round, in order.
     pub rounds: Vec<Round>,
-    /// From a question to the destination to its answer: the shortest that was seen.
+    /// The shortest time from a ping to the destination to its answer.
     pub round_trip: Duration,
-    /// The pause, if it came that far.
+    /// The parts of the pause, if the guest was paused.
     pub downtime: Option<Downtime>,
     /// How much the guest was slowed before the pause.
     pub slowdown: Slowdown,
-    /// Why a rehearsal of the pause could not save the devices, the last time. The pause asks them again, and only then it counts.
+    /// Why the last rehearsal of the pause that failed could not save the devices. The pause saves them again, and only that save
+    /// counts.
     pub refused_rehearsal: Option<String>,
 }
 
@@ -32,7 +33,7 @@ pub struct DepartureReport {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Round {
-    /// How long it took.
+    /// The duration of the round.
     pub duration: Duration,
     /// Bytes sent.
     pub bytes: u64,
@@ -42,38 +43,38 @@ pub struct Round {
     pub dirtied: u64,
 }
 
-/// A section that went whole in the pause.
+/// A section that was sent whole in the pause.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SectionReport {
     /// Its name on the wire.
     pub idstr: String,
-    /// Which of those with that name.
+    /// Its instance id.
     pub instance: u32,
-    /// Bytes of its body.
+    /// Size of its body in bytes.
     pub bytes: u64,
-    /// How long saving it took, which a destination does not know.
+    /// How long saving it took; unknown at a destination.
     pub saved: Option<Duration>,
-    /// How long loading it took, once it was there. A source knows it if the destination has told it.
+    /// How long loading it took, after its bytes had arrived. A source knows this only if the destination reports it.
     pub loaded: Option<Duration>,
 }
 
-/// What a destination has measured behind the last byte.
+/// The destination's measurements after the last byte.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Takeover {
-    /// Time in [`Machine::loaded`](crate::migrate::Machine::loaded), in which the machine takes over what its sections have loaded.
+    /// Time in [`Machine::loaded`](crate::migrate::Machine::loaded), in which the machine applies the loaded sections.
     pub machine: Duration,
     /// Time in [`Machine::resume`](crate::migrate::Machine::resume).
     pub resume: Duration,
 }
 
-/// How long the guest's vCPUs stood still while the guest was to run, on average over all vCPUs. The pause at the end is not
-/// among it.
+/// How long the guest's vCPUs stood still although the guest was running, on average over all vCPUs. The final pause is not
+/// included.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Slowdown {
-    /// Made to by [`Machine::throttle`](crate::migrate::Machine::throttle).
+    /// Because of [`Machine::throttle`](crate::migrate::Machine::throttle).
     pub throttled: Duration,
     /// For [rehearsals](crate::migrate::Machine::rehearse) of the pause.
     pub rehearsed: Duration,
@@ -89,26 +90,26 @@ impl Slowdown {
     }
 }
 
-/// Where the pause went. Each part ends where the next begins.
+/// The parts of the pause. Each part ends where the next begins.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Downtime {
     /// From the order to pause until the machine stood still.
     pub pause: Duration,
-    /// Last look into the dirty log.
+    /// The last sync of the dirty log.
     pub sync: Duration,
-    /// Last pages handed to the wire.
+    /// Until the last pages were handed to the wire.
     pub pages: Duration,
-    /// Devices saved and handed to the wire.
+    /// Until the devices were saved and handed to the wire.
     pub devices: Duration,
-    /// Until the destination had loaded and checked everything, and said so.
+    /// Until the destination had loaded and checked everything, and reported it.
     pub confirm: Duration,
-    /// Until the destination had taken over, and said so.
+    /// Until the destination had taken over, and reported it.
     pub commit: Duration,
 }
 
 impl Downtime {
-    /// The sum.
+    /// The sum of all parts.
     pub fn total(&self) -> Duration {
         self.pause + self.sync + self.pages + self.devices + self.confirm + self.commit
     }
@@ -118,7 +119,7 @@ impl Downtime {
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct ArrivalReport {
-    /// From the first byte to the running guest.
+    /// Time from the first byte to the running guest.
     pub total: Duration,
     /// Bytes received.
     pub bytes: u64,

@@ -1,4 +1,4 @@
-//! The parts of a stream that a migration and a file have in common, on the way out.
+//! Saving of the parts of a stream that a migration and a file have in common.
 
 use std::time::Duration;
 
@@ -12,8 +12,8 @@ use crate::ram::EngineSection;
 use crate::section::{IterativeSection, Sections};
 use crate::stream::{Element, SectionHeader, SelfDescription, put_footer};
 
-/// The first section number. Not 0: QEMU's destination looks a number up among all handlers, and those it has not loaded
-/// yet have number 0 (`load_section_id`, migration/savevm.c).
+/// The first section number. Not 0: QEMU's destination looks a number up among all handlers, and those that it has not loaded yet
+/// have number 0 (`load_section_id`, migration/savevm.c).
 const FIRST_ID: u32 = 1;
 
 /// Page size in the self-description (QEMU's `TARGET_PAGE_SIZE` on x86).
@@ -21,24 +21,24 @@ const PAGE_SIZE: u64 = 4096;
 
 /// A section that was saved whole.
 pub(super) struct Saved {
-    /// Its place among all.
+    /// Its index among all sections.
     place: usize,
-    /// The decisions that were made on the way.
+    /// The decisions of the save.
     outcomes: Outcomes,
     bytes: u64,
     duration: Duration,
 }
 
-/// When a section that goes whole is sent (`vmsd->early_setup`, migration/savevm.c).
+/// When a section that is sent whole is sent (`vmsd->early_setup`, migration/savevm.c).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SendPhase {
     /// Before the guest's memory, while the guest runs.
     Early,
-    /// Behind it, when the guest stands still.
+    /// After it, when the guest is paused.
     Last,
 }
 
-/// Which sections in parts.
+/// A selection of sections in parts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Which {
     All,
@@ -47,11 +47,11 @@ pub(super) enum Which {
     Others,
 }
 
-/// The sections of one machine on their way out. Those in parts are cleaned up when it is dropped.
+/// The sections of one machine while they are sent. Sections in parts are cleaned up when it is dropped.
 pub(super) struct Saver<'a, 's> {
     all: AllSections<'a, 's>,
     clock: &'a dyn Clock,
-    /// Sections in parts that are set up, in the order they are sent.
+    /// Sections in parts that are set up, in the order in which they are sent.
     begun: Vec<Begun>,
 }
 
@@ -75,7 +75,7 @@ impl Which {
 }
 
 impl<'a, 's> Saver<'a, 's> {
-    /// `own` is the section in parts that the engine brings along; it goes first.
+    /// Creates a saver; `own` is the section in parts that the engine provides, and is sent first.
     pub(super) fn new(
         registered: &'a mut Sections<'s>,
         own: Box<dyn EngineSection + 'a>,
@@ -84,15 +84,15 @@ impl<'a, 's> Saver<'a, 's> {
         Self { all: AllSections { registered, own }, clock, begun: Vec::new() }
     }
 
-    /// The release for which the sections are saved is known.
+    /// True if the release for which the sections are saved is known.
     pub(super) fn has_release(&self) -> bool {
         self.all.registered.release().is_some()
     }
 
-    /// Sets up the sections in parts that `peer` knows, and appends the START of each.
+    /// Sets up the sections in parts that `peer` supports, and appends the START of each.
     ///
     /// # Errors
-    /// What a section refuses; `Incompatible` if the release for which it is saved cannot have it.
+    /// Errors of a section; `Incompatible` if the release for which it is saved cannot have it.
     pub(super) fn start(&mut self, out: &mut Outbox, peer: Peer) -> Result<()> {
         let registered = self.all.registered.iterative().into_iter().filter(|index| {
             let entry = self.all.registered.at(*index);
@@ -121,12 +121,12 @@ impl<'a, 's> Saver<'a, 's> {
         Ok((idstr.to_owned(), entry.instance(), version))
     }
 
-    /// About how many bytes the sections in parts still have to send.
+    /// An estimate of the bytes that the sections in parts still have to send.
     pub(super) fn pending(&mut self) -> u64 {
         self.pending_of(|_| true)
     }
 
-    /// As [`pending`](Self::pending), without the engine's own section.
+    /// As for [`pending`](Self::pending), without the engine's own section.
     pub(super) fn pending_registered(&mut self) -> u64 {
         self.pending_of(|owner| owner != Owner::Engine)
     }
@@ -138,10 +138,10 @@ impl<'a, 's> Saver<'a, 's> {
         pending.fold(0, u64::saturating_add)
     }
 
-    /// A round begins: the sections in parts take in what was written until now.
+    /// Begins a round: the sections in parts add the places written so far.
     ///
     /// # Errors
-    /// What a section refuses.
+    /// Errors of a section.
     pub(super) fn sync(&mut self) -> Result<()> {
         self.each(Which::All, |section, begun| {
             begun.is_over = false;
@@ -149,16 +149,16 @@ impl<'a, 's> Saver<'a, 's> {
         })
     }
 
-    /// In post-copy, over another connection: the round of guest memory goes on with the pages that the destination lacks.
+    /// In post-copy, over another connection: the round of guest memory continues with the pages that the destination lacks.
     pub(super) fn resume(&mut self) {
         self.begun.iter_mut().filter(|begun| begun.owner == Owner::Engine).for_each(|begun| begun.is_over = false);
     }
 
-    /// Appends PARTs of about `budget` bytes together: each section gets what is left of the budget, if the round has something
-    /// of it. True if the round is over.
+    /// Appends PARTs of about `budget` bytes in total: each section gets the rest of the budget, if it has something left in this
+    /// round. True if the round is complete.
     ///
     /// # Errors
-    /// What a section refuses; `Misuse` if it does not come to an end.
+    /// Errors of a section; `Misuse` if a section makes no progress.
     pub(super) fn iterate(&mut self, out: &mut Outbox, budget: u64, which: Which) -> Result<bool> {
         let full = out.len().saturating_add(budget);
         let mut is_first = true;
@@ -184,7 +184,7 @@ impl<'a, 's> Saver<'a, 's> {
     /// Appends the ENDs.
     ///
     /// # Errors
-    /// What a section refuses.
+    /// Errors of a section.
     pub(super) fn complete(&mut self, out: &mut Outbox, which: Which) -> Result<()> {
         self.each(which, |section, begun| {
             Element::End(begun.id).write(out.bytes_mut());
@@ -194,13 +194,13 @@ impl<'a, 's> Saver<'a, 's> {
         })
     }
 
-    /// Appends the sections that go whole, whose turn it is and that `peer` knows, and returns which they were.
+    /// Appends the sections that are sent whole in this phase and that `peer` supports, and returns them.
     ///
     /// # Errors
-    /// What a device refuses; `Rejected`, with all reasons, if the release for which it is saved cannot have it.
+    /// Errors of a device; `Rejected`, with all reasons, if the release for which it is saved cannot have it.
     pub(super) fn put_devices(&mut self, out: &mut Vec<u8>, (peer, phase): (Peer, SendPhase)) -> Result<Vec<Saved>> {
         let (mut problems, mut saved) = (Vec::new(), Vec::new());
-        // Behind the numbers of all sections in parts, whether they are sent or not: the same in each turn.
+        // After the numbers of all sections in parts, sent or not, so that numbers are the same in each phase.
         let parts = u32::try_from(self.all.registered.iterative().len()).unwrap_or(u32::MAX);
         let first = FIRST_ID.saturating_add(1).saturating_add(parts);
         for ((place, section), id) in self.all.registered.in_order().into_iter().enumerate().zip(first..) {
@@ -234,10 +234,10 @@ impl<'a, 's> Saver<'a, 's> {
         release::refused(&problems).map(|()| saved)
     }
 
-    /// The self-description of a stream of `machine`, which belongs behind its end: of what was `saved`.
+    /// The self-description of a stream of `machine` with the `saved` sections; it comes after the end of the stream.
     ///
     /// # Errors
-    /// `Misuse` if a section was not written as its description says.
+    /// `Misuse` if a section was not written according to its description.
     pub(super) fn describe(&mut self, machine: &str, saved: &[Saved]) -> Result<SelfDescription> {
         let mut described = SelfDescription::new(machine, PAGE_SIZE);
         let sections = self.all.registered.in_order();
@@ -250,7 +250,7 @@ impl<'a, 's> Saver<'a, 's> {
         Ok(described)
     }
 
-    /// What was `saved` in the pause, for reports.
+    /// The sections `saved` in the pause, for reports.
     pub(super) fn saved_in_pause(&mut self, saved: &[Saved]) -> Vec<SectionReport> {
         let sections = self.all.registered.in_order();
         let named = saved.iter().filter_map(|Saved { place, bytes, duration, .. }| {
@@ -261,7 +261,7 @@ impl<'a, 's> Saver<'a, 's> {
         named.collect()
     }
 
-    /// Does something with each section in parts that is set up.
+    /// Calls a function for each section in parts that is set up.
     fn each(
         &mut self,
         which: Which,

@@ -1,25 +1,25 @@
-//! How long a guest in post-copy has waited for pages, at its destination: a count for each length, in bounded memory.
+//! How long a guest in post-copy has waited for pages, at its destination: a histogram of durations, in bounded memory.
 
 use std::time::Duration;
 
-/// Lengths to a factor of two that are told apart: within an eighth.
+/// Number of classes for each factor of two: the error is within an eighth.
 const STEPS: u32 = 8;
-/// From 1 µs to more than an hour.
+/// Range of the histogram: from 1 µs to more than an hour.
 const OCTAVES: u32 = 33;
 const LENGTHS: usize = (OCTAVES * STEPS) as usize;
 
-/// What a guest in post-copy has waited for pages that its destination asked for, each from when the wait was noticed until the page was
-/// there. Who waits may be a vCPU, a device's thread or the hypervisor.
+/// The waits of a guest in post-copy for pages that its destination requested, each from the moment when the wait was noticed
+/// until the page was stored. A vCPU, a device's thread or the hypervisor may wait.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PageWaits {
-    /// Pages that were asked for and have come.
+    /// Number of pages that were requested and have arrived.
     pub count: u64,
-    /// Half of them took no longer, to within an eighth.
+    /// Half of the waits were no longer, to within an eighth.
     pub median: Duration,
-    /// 99 of 100 took no longer, to within an eighth.
+    /// 99 of 100 waits were no longer, to within an eighth.
     pub p99: Duration,
-    /// The longest.
+    /// The longest wait.
     pub longest: Duration,
 }
 
@@ -34,7 +34,7 @@ impl WaitCounts {
         Self { counts: [0; LENGTHS], longest: Duration::ZERO }
     }
 
-    /// A page that was asked for has come after so long.
+    /// Records that a requested page has arrived after this time.
     pub(crate) fn add(&mut self, wait: Duration) {
         if let Some(count) = self.counts.get_mut(place(wait)) {
             *count += 1;
@@ -47,7 +47,7 @@ impl WaitCounts {
         PageWaits { count, median: self.percentile(count, 50), p99: self.percentile(count, 99), longest: self.longest }
     }
 
-    /// The end of the first span of lengths up to which there are so many percent of all.
+    /// The end of the first class up to which this percentage of all waits is.
     fn percentile(&self, count: u64, percent: u64) -> Duration {
         let (wanted, mut so_far) = (count.saturating_mul(percent).div_ceil(100).max(1), 0);
         let found = self.counts.iter().position(|count| {
@@ -58,7 +58,7 @@ impl WaitCounts {
     }
 }
 
-/// The span of lengths that this one is in.
+/// The index of the class for this duration.
 fn place(wait: Duration) -> usize {
     let micros = u64::try_from(wait.as_micros()).unwrap_or(u64::MAX).clamp(1, (1 << OCTAVES) - 1);
     let octave = micros.ilog2();
@@ -66,7 +66,7 @@ fn place(wait: Duration) -> usize {
     usize::try_from(u64::from(octave * STEPS) + step).unwrap_or(LENGTHS).min(LENGTHS - 1)
 }
 
-/// Where a span of lengths ends.
+/// The upper end of a class.
 fn end(index: usize) -> Duration {
     let index = u32::try_from(index).unwrap_or(u32::MAX);
     let (octave, step) = (index / STEPS, u64::from(index % STEPS));
@@ -77,7 +77,7 @@ fn end(index: usize) -> Duration {
 mod tests {
     use super::*;
 
-    /// Sorted lengths are the oracle.
+    /// The oracle is a sorted list of durations.
     #[test]
     fn percentiles_are_those_of_a_sorted_list_to_within_an_eighth() {
         let mut counts = WaitCounts::new();

@@ -1,4 +1,4 @@
-//! The channel as both sides use it: bytes and pages out, and decoding of what comes in, with bounded memory and bounded waits.
+//! The channel as both sides use it: sends bytes and pages, receives and decodes, with bounded memory and bounded waits.
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
@@ -12,19 +12,19 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ram::GuestRam;
 use crate::ram::multifd::Beside;
 
-/// Bytes of a stream received at once: they stay in the second cache level until they are decoded. A page's bytes have 8 others before
-/// them, so that they are copied once, from here into guest memory.
+/// The most bytes of a stream that are received at once: they stay in the second-level cache until they are decoded. A page's
+/// bytes follow 8 others, so they are copied once, from here to guest memory.
 pub(super) const STREAM: usize = 256 << 10;
-/// Bytes of answers received at once.
+/// The most bytes of answers that are received at once.
 pub(super) const ANSWERS: usize = 256;
-/// No element, and no device's section, is longer. The peer can make this side hold so much and no more.
+/// The longest element and device section. It limits the memory that a peer can make this side use.
 const LONGEST: usize = 32 << 20;
-/// How often a wait looks whether it was cancelled.
+/// How often a wait checks for a cancel.
 const SLICE: Duration = Duration::from_millis(20);
-/// How often a wait looks whether the guest waits for a page.
+/// How often a wait checks whether the guest waits for a page.
 const FAULTS: Duration = Duration::from_millis(1);
-/// A decode that ran out of bytes is repeated from its start. Below this length that is cheap, so every new byte is
-/// worth a try; above it, only twice the bytes are, or a silence: else a slow peer makes the work quadratic.
+/// A decode that ran out of bytes is repeated from its start. Below this length that is cheap, so it is repeated for every new
+/// byte; above it, only for twice the bytes, or after a silence: otherwise, a slow peer would cause quadratic work.
 const CHEAP: usize = 64 << 10;
 const SILENCE: Duration = Duration::from_millis(1);
 
@@ -33,38 +33,38 @@ const SILENCE: Duration = Duration::from_millis(1);
 pub(super) enum Timeout {
     /// Until this moment of the clock.
     Until(Duration),
-    /// As long as something comes at least so often.
+    /// As long as data arrives at least this often.
     Silence(Duration),
-    /// For ever.
+    /// Without limit.
     Endless,
 }
 
-/// A wait for something beside the stream.
+/// A wait for something besides the stream.
 #[derive(Debug, Default)]
 pub(super) struct Wait {
-    /// What the page channels had moved at the last look.
+    /// The bytes of the page channels at the last check.
     bytes: Option<u64>,
     deadline: Option<Duration>,
 }
 
-/// A channel, and what has come of it.
+/// A channel, and its received data.
 pub(super) struct Link<'a> {
     channel: &'a mut dyn Channel,
     ram: &'a dyn GuestRam,
     clock: &'a dyn Clock,
     control: &'a Control,
-    /// Its bytes count here, and its failure ends each wait.
+    /// The page channels, whose bytes count here, and whose failure ends each wait.
     beside: Beside,
-    /// In post-copy each wait asks for the pages that its guest waits for.
+    /// In post-copy: the memory whose missing pages each wait requests.
     late: Option<&'a LateRam<'a>>,
-    /// Requests for pages that the channel did not take yet.
+    /// Requests for pages that the channel has not accepted yet.
     requests: Outbox,
-    /// The source of another connection knows nothing of this guest yet, and is asked for nothing.
+    /// True if the source of another connection does not know yet which guest it belongs to, and must get no requests.
     is_unintroduced: bool,
     strictness: Strictness,
     limits: Limits,
     received: Vec<u8>,
-    /// What of `received` is there and not yet decoded.
+    /// The undecoded part of `received` begins here.
     start: usize,
     end: usize,
     /// Stream offset of `received[0]`.
@@ -73,7 +73,7 @@ pub(super) struct Link<'a> {
 }
 
 impl<'a> Link<'a> {
-    /// One that sends pages of `ram`, and receives up to `capacity` bytes at once.
+    /// Creates a link that sends pages of `ram`, and receives up to `capacity` bytes at once.
     pub(super) fn new(
         channel: &'a mut dyn Channel,
         ram: &'a dyn GuestRam,
@@ -103,36 +103,36 @@ impl<'a> Link<'a> {
         }
     }
 
-    /// Page channels go with it.
+    /// Adds page channels.
     #[must_use]
     pub(super) fn with(mut self, beside: &Beside) -> Self {
         self.beside = beside.clone();
         self
     }
 
-    /// The guest may run in this memory before all of its pages are there.
+    /// Sets the memory in which the guest may run before all of its pages have arrived.
     #[must_use]
     pub(super) fn serving(mut self, late: &'a LateRam<'a>) -> Self {
         self.late = Some(late);
         self
     }
 
-    /// Pages came on page channels.
+    /// True if pages arrived on page channels.
     pub(super) fn has_pages_beside(&self) -> bool {
         self.beside.bytes() > 0
     }
 
-    /// Its clock.
+    /// The link's clock.
     pub(super) fn clock(&self) -> &'a dyn Clock {
         self.clock
     }
 
-    /// Bytes sent so far, on page channels as well.
+    /// Bytes sent so far, including page channels.
     pub(super) fn sent(&self) -> u64 {
         self.sent + self.beside.bytes()
     }
 
-    /// Bytes received so far, on page channels as well.
+    /// Bytes received so far, including page channels.
     pub(super) fn taken(&self) -> u64 {
         self.offset() + self.beside.bytes()
     }
@@ -142,10 +142,10 @@ impl<'a> Link<'a> {
         self.base + self.start as u64
     }
 
-    /// The file that this is read from, if it is one, and where in it the next byte to decode is.
+    /// The file that is read, if the channel is one, and the offset in it of the next byte to decode.
     ///
     /// # Errors
-    /// What the file has.
+    /// Errors of the file.
     pub(super) fn file(&self) -> Result<Option<(File, u64)>> {
         let Some(file) = self.channel.file() else { return Ok(None) };
         let mut file = file.try_clone()?;
@@ -154,10 +154,10 @@ impl<'a> Link<'a> {
         Ok(Some((file, at.saturating_sub(ahead))))
     }
 
-    /// Goes on at `at` in the file, which is behind the next byte to decode.
+    /// Continues at offset `at` in the file, which is after the next byte to decode.
     ///
     /// # Errors
-    /// What the file has.
+    /// Errors of the file.
     pub(super) fn go_to(&mut self, at: u64) -> Result<()> {
         let Some((mut file, here)) = self.file()? else { return Ok(()) };
         self.base = self.offset().saturating_add(at.saturating_sub(here));
@@ -166,10 +166,10 @@ impl<'a> Link<'a> {
         Ok(())
     }
 
-    /// Sends all of `outbox`, and takes in what comes meanwhile.
+    /// Sends all of `outbox`, and receives data meanwhile.
     ///
     /// # Errors
-    /// A timeout if the peer did not take all of it in time, `Cancelled`, what the channel has.
+    /// A timeout if the peer did not accept all of it in time, `Cancelled`, errors of the channel.
     pub(super) fn send(&mut self, outbox: &mut Outbox, timeout: Timeout) -> Result<()> {
         let mut requests = std::mem::take(&mut self.requests);
         if !requests.is_empty() {
@@ -178,13 +178,13 @@ impl<'a> Link<'a> {
         let mut deadline = self.deadline(timeout);
         while !outbox.is_empty() {
             match self.send_part(outbox, deadline, SLICE)? {
-                // A peer that refuses the guest stops reading and says so.
+                // A peer that refuses the guest stops reading and sends a reason.
                 false => self.receive_at_hand()?,
                 true => {
                     if let Timeout::Silence(_) = timeout {
                         deadline = self.deadline(timeout);
                     } else if self.left(deadline).is_zero() {
-                        // Also if that was all: a side that is slow to put it together finds each part taken at once.
+                        // Also if everything was sent: a source that is slow to produce data finds each part accepted at once.
                         return Err(timed_out("the stream goes too slowly"));
                     }
                 }
@@ -193,11 +193,11 @@ impl<'a> Link<'a> {
         Ok(())
     }
 
-    /// Sends all of `outbox` to where nobody answers, however long that takes: nothing is received, for a pipe's writing end cannot
-    /// be read (read(2), EBADF).
+    /// Sends all of `outbox` to a peer that does not answer, however long that takes: nothing is received, because a pipe's write
+    /// end cannot be read (read(2), EBADF).
     ///
     /// # Errors
-    /// `Cancelled`, what the channel has.
+    /// `Cancelled`, errors of the channel.
     pub(super) fn send_unanswered(&mut self, outbox: &mut Outbox) -> Result<()> {
         while !outbox.is_empty() {
             self.send_part(outbox, None, SLICE)?;
@@ -205,7 +205,7 @@ impl<'a> Link<'a> {
         Ok(())
     }
 
-    /// As [`send_part`](Self::send_part), of the first `most` bytes.
+    /// As for [`send_part`](Self::send_part), for the first `most` bytes.
     pub(super) fn send_piece(
         &mut self,
         outbox: &mut Outbox,
@@ -223,10 +223,10 @@ impl<'a> Link<'a> {
         sent
     }
 
-    /// Sends what the channel takes of `outbox` within `slice`; false if it took nothing yet.
+    /// Sends as much of `outbox` as the channel accepts within `slice`; false if it accepted nothing.
     ///
     /// # Errors
-    /// A timeout if it took none and `deadline` has come, `Cancelled`, what the channel has.
+    /// A timeout if it accepted nothing and `deadline` has passed, `Cancelled`, errors of the channel.
     pub(super) fn send_part(
         &mut self,
         outbox: &mut Outbox,
@@ -245,7 +245,7 @@ impl<'a> Link<'a> {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(false),
             Err(error) if is_wait(&error) && left.is_zero() => Err(timed_out("the peer takes nothing")),
             Err(error) if is_wait(&error) => Ok(false),
-            // What memory refused is within.
+            // An error of guest memory is the inner error.
             Err(error) => Err(error.downcast().unwrap_or_else(Error::from)),
         }
     }
@@ -258,10 +258,10 @@ impl<'a> Link<'a> {
         }
     }
 
-    /// Something beside the stream is waited for since `wait` was made: looks whether to go on.
+    /// Checks whether a wait for something besides the stream, which began when `wait` was created, may continue.
     ///
     /// # Errors
-    /// A timeout if that takes too long, `Cancelled`, what a page channel has.
+    /// A timeout if the wait takes too long, `Cancelled`, errors of a page channel.
     pub(super) fn wait_beside(&self, wait: &mut Wait, timeout: Timeout) -> Result<()> {
         self.check()?;
         let bytes = Some(self.beside.bytes());
@@ -283,7 +283,7 @@ impl<'a> Link<'a> {
         deadline.map_or(Duration::MAX, |deadline| deadline.saturating_sub(self.clock.now()))
     }
 
-    /// Takes in what has come, if there is room for it.
+    /// Receives data that has arrived, if there is room for it.
     pub(super) fn receive_at_hand(&mut self) -> Result<()> {
         if self.end - self.start > self.received.len() / 2 {
             return Ok(());
@@ -294,7 +294,7 @@ impl<'a> Link<'a> {
         }
     }
 
-    /// Decodes with `decode`, which is called again from the same place whenever it ran out of bytes and more came.
+    /// Decodes with `decode`, which is called again from the same position whenever it ran out of bytes and more have arrived.
     pub(super) fn decode<T>(
         &mut self,
         timeout: Timeout,
@@ -323,7 +323,7 @@ impl<'a> Link<'a> {
         }
     }
 
-    /// As [`decode`](Self::decode); `None` if nothing comes until then.
+    /// As for [`decode`](Self::decode); `None` if nothing arrives until then.
     pub(super) fn poll_until<T>(
         &mut self,
         moment: Duration,
@@ -336,10 +336,10 @@ impl<'a> Link<'a> {
         }
     }
 
-    /// Waits until so many bytes are here that were not decoded.
+    /// Waits until this many undecoded bytes have arrived.
     ///
     /// # Errors
-    /// `Malformed` if they are more than one element may have, what waiting has.
+    /// `Malformed` if that is more than the limit of one element; errors of waiting.
     pub(super) fn gather(&mut self, count: u32, timeout: Timeout) -> Result<()> {
         let wanted = usize::try_from(count).unwrap_or(usize::MAX);
         if wanted > LONGEST {
@@ -351,7 +351,7 @@ impl<'a> Link<'a> {
         Ok(())
     }
 
-    /// Asks for the pages that the guest waits for, as far as the channel takes that without a wait.
+    /// Requests the pages that the guest waits for, as far as the channel accepts that without a wait.
     fn ask_for_pages(&mut self) -> Result<()> {
         let Some(late) = self.late.filter(|_| !self.is_unintroduced) else { return Ok(()) };
         late.look_at(self.clock.now());
@@ -364,10 +364,10 @@ impl<'a> Link<'a> {
         Ok(())
     }
 
-    /// In post-copy: waits for another connection in the place of this one, which was lost because of `why`.
+    /// In post-copy: waits for another connection to replace this one, which was lost because of `why`.
     ///
     /// # Errors
-    /// No other connection will come.
+    /// There will be no other connection.
     pub(super) fn reconnect(&mut self, why: &Error) -> Result<()> {
         self.channel.reconnect(why)?;
         self.base = self.offset();
@@ -378,19 +378,19 @@ impl<'a> Link<'a> {
         Ok(())
     }
 
-    /// In post-copy, over another connection: pages may be asked for again, first all that are waited for.
+    /// In post-copy, over another connection: allows requests for pages again, and first repeats those that are waited for.
     ///
     /// # Errors
-    /// What memory refuses.
+    /// Errors of guest memory.
     pub(super) fn ask_again(&mut self) -> Result<()> {
         self.is_unintroduced = false;
         self.late.map_or(Ok(()), |late| late.ask_again(self.requests.bytes_mut()))
     }
 
-    /// Drops what comes until the peer closes the connection in order.
+    /// Drops received data until the peer closes the connection in order.
     ///
     /// # Errors
-    /// A timeout if it has not until then, what the channel has.
+    /// A timeout if the peer has not closed it until then; errors of the channel.
     pub(super) fn await_parting(&mut self, until: Duration) -> Result<()> {
         loop {
             self.start = self.end;
@@ -404,7 +404,7 @@ impl<'a> Link<'a> {
         }
     }
 
-    /// Receives something; much, if much is at hand already.
+    /// Receives data, and more of it if it has already arrived.
     fn more(&mut self, have: usize, timeout: Timeout) -> Result<()> {
         self.receive(timeout)?;
         let enough = if have < CHEAP { have } else { have.saturating_mul(2).min(LONGEST) };
@@ -464,7 +464,7 @@ impl<'a> Link<'a> {
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if is_wait(&error) => return Err(timed_out("the peer is silent")),
-                // QEMU leaves its main channel without a word of TLS (`qemu_fclose`).
+                // QEMU closes its main channel without close_notify (`qemu_fclose`).
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
                     return Err(Error::new(ErrorKind::Io, error.to_string()).with_source(error));
                 }
@@ -479,7 +479,7 @@ pub(super) fn is_wait(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock)
 }
 
-/// The peer, or this side, was merely too slow.
+/// The error for a peer, or this side, that was too slow.
 pub(super) fn timed_out(message: &str) -> Error {
     Error::new(ErrorKind::Io, message).with_source(io::Error::from(io::ErrorKind::TimedOut))
 }

@@ -1,4 +1,4 @@
-//! What the destination says to the source: answers to its questions, the last word, and what only this side has measured.
+//! Messages of the destination to the source: answers to pings, the final answer, and measurements that only this side has.
 
 use super::{Destination, LAST_WORD};
 use crate::codec::Outbox;
@@ -7,8 +7,8 @@ use crate::migrate::wire::Timeout;
 use crate::stream::{Command, Element, Reply, put_reason, put_times};
 
 impl Destination<'_, '_> {
-    /// Right behind the configuration the source says that it listens: one that is refused because of its configuration
-    /// is told why, too.
+    /// Opens the return path: the source's command for it comes right after the configuration, so that a source whose
+    /// configuration is refused receives the reason, too.
     pub(super) fn look_for_return_path(&mut self) {
         let timeout = Timeout::Until(self.clock.now().saturating_add(LAST_WORD));
         let next = self.loader.wire.decode(timeout, |input| Element::read(input).map(Element::into_owned));
@@ -21,7 +21,7 @@ impl Destination<'_, '_> {
         self.loader.wire.send(&mut answer, timeout)
     }
 
-    /// Tells the source the end, and why if it is a refusal; if it listens.
+    /// Sends the final answer to a source that listens, with the reason of a refusal.
     pub(super) fn last_word(&mut self, reply: Reply) -> Result<()> {
         if !std::mem::take(&mut self.answers) {
             return Ok(());
@@ -35,7 +35,8 @@ impl Destination<'_, '_> {
         self.loader.wire.send(&mut word, Timeout::Until(deadline))
     }
 
-    /// Tells a source that knows the message what only this side has measured. The guest runs, and nobody waits for it in the pause.
+    /// Sends this side's measurements to a source that understands them. The guest already runs, so this does not prolong the
+    /// pause.
     pub(super) fn tell_times(&mut self) {
         if !self.knows_times {
             return;

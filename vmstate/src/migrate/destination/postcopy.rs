@@ -1,4 +1,5 @@
-//! Post-copy: the guest runs here while pages of it are still at the source, and those that it waits for are asked for.
+//! Post-copy: the guest runs here while some of its pages are still at the source, and the destination requests the pages that
+//! the guest waits for.
 
 use super::{Destination, LAST_WORD, Package, Stream};
 use crate::error::{Error, ErrorKind, Result};
@@ -7,7 +8,7 @@ use crate::migrate::wire::Timeout;
 use crate::stream::{Command, Reply};
 
 impl Destination<'_, '_> {
-    /// Does what the source says of post-copy, and returns what the protocol has to know of it.
+    /// Executes the source's command of post-copy, and returns the event for the protocol.
     pub(super) fn postcopy(&mut self, command: &Command, timeout: Timeout) -> Result<Option<DestinationEvent>> {
         match command {
             Command::PostcopyAdvise(sizes) if self.stream == Stream::Opened => self.late.advise(*sizes)?,
@@ -27,7 +28,7 @@ impl Destination<'_, '_> {
                 self.late.listen()?
             }
             Command::PostcopyRun if self.package != Package::None && self.late.listens() => {
-                // What is left of the package is nothing, or it is refused behind this.
+                // The package must be empty now; otherwise the next check refuses it.
                 self.check_package()?;
                 return Ok(Some(DestinationEvent::Run));
             }
@@ -37,7 +38,7 @@ impl Destination<'_, '_> {
         Ok(None)
     }
 
-    /// The elements of a package end where it does.
+    /// Checks that the elements of a package end where the package does.
     pub(super) fn check_package(&mut self) -> Result<()> {
         let Package::UpTo(end) = self.package else { return Ok(()) };
         let offset = self.loader.wire.offset();
@@ -50,18 +51,18 @@ impl Destination<'_, '_> {
         Ok(())
     }
 
-    /// Gives the machine its state. In post-copy it may touch pages that are missing.
+    /// Passes the loaded state to the machine. In post-copy the machine may access missing pages.
     pub(super) fn load_machine(&mut self) -> Result<()> {
         if self.package == Package::None {
             return self.machine.loaded();
         }
         let (loader, late) = (&mut self.loader, self.late);
-        // The package had all devices, whose state is given away from now on.
+        // The package had all devices; their state is handed to the machine from now on.
         loader.take_only_pages();
         self.machine.loaded_late(&mut || loader.serve().inspect_err(|_| late.give_up()))
     }
 
-    /// As [`load_machine`](Self::load_machine): runs the guest.
+    /// As for [`load_machine`](Self::load_machine): runs the guest.
     pub(super) fn resume_machine(&mut self) -> Result<()> {
         match self.package {
             Package::None => self.machine.resume(),
@@ -72,13 +73,14 @@ impl Destination<'_, '_> {
         }
     }
 
-    /// Tells the source that the guest is about to run here. One that does not hear it finds the exclusive resources taken.
+    /// Reports to the source that the guest is about to run here. A source that does not receive it finds the exclusive resources
+    /// taken.
     pub(super) fn confirm_run(&mut self) -> Result<()> {
         let until = Timeout::Until(self.clock.now().saturating_add(LAST_WORD));
         self.answer(Reply::Pong(ping::RUNS), until)
     }
 
-    /// Takes in pages up to the end of the stream, or to a ping.
+    /// Receives pages up to the end of the stream, or to a ping.
     pub(super) fn take_pages(&mut self) -> Result<DestinationEvent> {
         let event = self.receive(self.silence)?;
         if event == DestinationEvent::Ended {

@@ -1,4 +1,4 @@
-//! Post-copy over another connection, after one has broken: the source is told which pages have come, and goes on with the others.
+//! Post-copy over another connection, after one has broken: the source learns which pages have arrived, and sends the others.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::migrate::wire::Timeout;
 use crate::ram::received::put_received;
 use crate::stream::{Command, Element, Returned};
 
-/// All of a destination that is used while the machine takes over.
+/// The parts of a destination that are used while the machine takes over.
 pub(super) struct Recovery<'r, 'a, 's> {
     protocol: &'r mut DestinationProtocol,
     loader: &'r mut Loader<'a, 's>,
@@ -24,12 +24,12 @@ pub(super) struct Recovery<'r, 'a, 's> {
     control: &'a Control,
     span: &'r tracing::Span,
     timing: &'r Timing,
-    /// The first thing that went wrong.
+    /// The first error.
     reason: &'r mut Option<Error>,
 }
 
 impl<'a, 's> Destination<'a, 's> {
-    /// The machine, and what is used beside it.
+    /// The machine, and the parts that are used together with it.
     pub(super) fn recovery(&mut self) -> (&mut dyn Machine, Recovery<'_, 'a, 's>) {
         let recovery = Recovery {
             protocol: &mut self.protocol,
@@ -46,7 +46,7 @@ impl<'a, 's> Destination<'a, 's> {
 }
 
 impl Recovery<'_, '_, '_> {
-    /// As [`Loader::serve`], while the guest is let run. A connection that breaks is replaced, which takes as long as it takes.
+    /// As for [`Loader::serve`], while the machine starts the guest. A broken connection is replaced, which may take any time.
     pub(super) fn serve(&mut self) -> Result<()> {
         let Err(error) = self.loader.serve() else { return Ok(()) };
         let mut event = self.lost(error);
@@ -69,14 +69,14 @@ impl Recovery<'_, '_, '_> {
         Err(self.reason.take().unwrap_or_else(broken))
     }
 
-    /// Keeps the first error of a connection, and says what the protocol has to know of this one.
+    /// Keeps the first error of a connection, and returns the event for the protocol.
     fn lost(&mut self, error: Error) -> DestinationEvent {
         let event = event_of(&error);
         self.reason.get_or_insert(error);
         event
     }
 
-    /// Waits for another connection. What went wrong with the one before is no error any more once there is one.
+    /// Waits for another connection. The error of the previous one is dropped once there is another.
     pub(super) fn reconnect(&mut self) -> DestinationEvent {
         let why = self.reason.take().unwrap_or_else(broken);
         match self.loader.wire.reconnect(&why) {
@@ -88,7 +88,7 @@ impl Recovery<'_, '_, '_> {
         }
     }
 
-    /// Answers which pages have come, until the source says that it goes on (`loadvm_postcopy_handle_resume`, migration/savevm.c).
+    /// Sends the bitmaps of received pages, until the source resumes (`loadvm_postcopy_handle_resume`, migration/savevm.c).
     pub(super) fn recover(&mut self, until: Duration) -> Result<()> {
         let timeout = Timeout::Until(until);
         loop {

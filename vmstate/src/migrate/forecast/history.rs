@@ -1,33 +1,32 @@
-//! The rounds so far, as far as a decision looks back: the last two for a throttle, the last eight for a minimum of what
-//! remains.
+//! The recent rounds that decisions use: the last two for a throttle, the last eight for a minimum of the pending bytes.
 
 use std::collections::VecDeque;
 
 use crate::migrate::policy::RoundFigures;
 
-/// Rounds in which a minimum of what remains is looked for.
+/// Number of rounds in which a minimum of the pending bytes is searched.
 const LOOKED_BACK: usize = 8;
-/// A round that leaves less by a smaller part did not help.
+/// A round helped only if it left less than this part of the previous minimum.
 const HELPED: f64 = 0.95;
 
-/// What was left, and dirtied, and sent, at the end of each round.
+/// The pending, dirtied and sent bytes at the end of each round.
 #[derive(Debug)]
 pub(crate) struct History {
     last: [Option<RoundFigures>; 2],
-    /// What was pending at the end of the last rounds, the newest last.
+    /// The pending bytes at the end of the last rounds, the newest last.
     pending: VecDeque<f64>,
-    /// The least of all rounds, as of when it was last lower by a part that counts.
+    /// The least pending bytes of all rounds, updated only by rounds that helped.
     least: f64,
     stalled: u32,
 }
 
 impl History {
-    /// No round yet.
+    /// Creates an empty history.
     pub(crate) fn new() -> Self {
         Self { last: [None; 2], pending: VecDeque::new(), least: f64::INFINITY, stalled: 0 }
     }
 
-    /// A round has ended: it was `round`, and what the guest dirtied is what is pending now.
+    /// Records the end of a `round`; the bytes that the guest dirtied are the pending ones now.
     pub(crate) fn round_over(&mut self, round: RoundFigures) {
         self.last = [Some(round), self.last[0]];
         let pending = round.dirtied_bytes;
@@ -47,13 +46,13 @@ impl History {
         self.last
     }
 
-    /// The least that was pending at the end of one of the rounds before the last; infinite if there was none.
+    /// The least pending bytes at the end of one of the rounds before the last; infinite if there was none.
     pub(crate) fn least_pending_bytes(&self) -> f64 {
         let before = self.pending.len().saturating_sub(1);
         self.pending.iter().take(before).copied().fold(f64::INFINITY, f64::min)
     }
 
-    /// Rounds since one left a twentieth less than all before it.
+    /// The number of rounds since one left a twentieth less than all before it.
     pub(crate) fn stalled_rounds(&self) -> u32 {
         self.stalled
     }

@@ -1,4 +1,4 @@
-//! Tests: what is measured of a wire whose answers are late at random, and in their order.
+//! Tests: measurements of a wire whose answers have random delays and stay in order.
 
 use std::time::Duration;
 
@@ -8,16 +8,17 @@ use crate::ram::PageCount;
 const MS: f64 = 1e-3;
 const ROUND_TRIP: f64 = 2.0 * MS;
 
-/// How late an answer is.
+/// The delay of an answer.
 #[derive(Clone, Copy, Debug)]
 enum Late {
-    /// From nothing to so many seconds.
+    /// Evenly distributed from zero to this many seconds.
     Evenly(f64),
-    /// Half of them less than so many seconds, one of ten nine times as much, and one of twenty twenty times, which is the most.
+    /// Half of the answers below this many seconds, one of ten nine times as much, and one of twenty twenty times, which is the
+    /// maximum.
     Seldom(f64),
 }
 
-/// A source and its wire, as a formula: bytes leave one after the other, and are answered a round trip later, or later than that.
+/// A source and its wire as a formula: bytes leave one after another, and are answered a round trip later plus a delay.
 struct Link {
     speed: f64,
     late: Late,
@@ -42,12 +43,12 @@ impl Link {
         (self.seed >> 33) as f64 / (1_u64 << 31) as f64
     }
 
-    /// Sends chunks, one each `interval` or at once, and hears all answers.
+    /// Sends chunks, one each `interval` or at once, and receives all answers.
     fn send(&mut self, chunks: &[u64], interval: f64) {
         let mut answers = Vec::new();
         for &bytes in chunks {
             let (begun, waited) = (Duration::from_secs_f64(self.now), Duration::from_secs_f64(interval));
-            // What has been answered by then is heard before.
+            // Answers that have arrived by then are received first.
             answers.retain(|&at: &f64| {
                 let is_there = at <= self.now;
                 assert!(!is_there || self.measured.answered(Duration::from_secs_f64(at)));
@@ -88,7 +89,7 @@ fn links() -> impl Iterator<Item = Link> {
 #[test]
 fn a_long_round_tells_the_speed_and_short_ones_do_not_spoil_it() {
     for mut link in links() {
-        // Two seconds, in chunks of 20 ms; then rounds of one chunk that takes a hundredth of a second to a tenth.
+        // Two seconds, in chunks of 20 ms; then rounds of one chunk that takes a hundredth to a tenth of a second.
         let chunk = (link.speed / 50.0) as u64;
         link.send(&[chunk; 100], 0.0);
         let first = link.measured();
@@ -96,7 +97,7 @@ fn a_long_round_tells_the_speed_and_short_ones_do_not_spoil_it() {
         for round in 0..50 {
             link.send(&[(link.speed / 100.0) as u64 * (1 + round % 10)], 0.0);
             let measured = link.measured();
-            // What is seldom late, but then by as much as the whole round, is in doubt taken for a slow wire.
+            // Rare delays of the length of a whole round are, in doubt, taken for a slow wire.
             let least = if matches!(link.late, Late::Evenly(_)) { 0.7 } else { 0.4 };
             assert!((least..1.25).contains(&measured), "{measured} of {} {:?}, round {round}", link.speed, link.late);
         }
@@ -119,7 +120,7 @@ fn a_wire_that_slows_down_is_noticed_in_rounds_that_are_longer_than_its_jitter()
 #[test]
 fn a_wire_that_waits_for_a_limit_is_shown_to_be_as_fast_as_that() {
     for mut link in links() {
-        // Pieces that take half a millisecond, each 5 ms.
+        // Pieces that take half a millisecond, one every 5 ms.
         link.send(&[(link.speed / 2000.0) as u64; 1000], 5.0 * MS);
         let measured = link.measured();
         assert!((0.08..1.2).contains(&measured), "{measured} of {} {:?}", link.speed, link.late);

@@ -1,35 +1,35 @@
-//! How much later than the shortest round trip answers come: what a queue, a radio link or a busy host adds to the way.
+//! How much later than the shortest round trip answers arrive: the delay added by a queue, a radio link or a busy host.
 //!
-//! It is the median that counts. On a host that is busy a few answers are late by much, which says nothing about the next one;
-//! where answers are late at all times, half of them are late by more than the median.
+//! The median counts. On a busy host, a few answers are very late, which does not predict the next one; if answers are late in
+//! general, half of them are later than the median.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::stretches::Doubt;
 
-/// Most answers to lone probes that are looked at.
+/// The most answers to lone probes that are kept.
 const ANSWERS: usize = 12;
-/// Answers that are enough where their lateness hardly differs.
+/// Number of answers that is enough if they hardly differ.
 const FEW: usize = 4;
-/// Answers differ if their median is later than this part of the shortest round trip.
+/// Answers differ if their median delay exceeds this part of the shortest round trip.
 const PART: u32 = 8;
-/// An answer is later than this many medians in one case of sixteen where lateness is exponentially distributed; where it is evenly
-/// distributed, never: there the most is two medians.
+/// An answer is later than this many medians in one case of sixteen if delays are exponentially distributed; never if they are
+/// evenly distributed, because the maximum is then two medians.
 const DOUBTFUL: u32 = 4;
 
-/// The round trips of probes that were alone on the way.
+/// The round trips of probes that were alone on the wire.
 #[derive(Debug, Default)]
 pub(super) struct Lateness {
     alone: VecDeque<Duration>,
     /// The shortest round trip of all chunks and probes.
     least: Option<Duration>,
-    /// [`Self::usual`], which is asked for more often than an answer comes.
+    /// [`Self::usual`], cached because it is read more often than answers arrive.
     usual: Duration,
 }
 
 impl Lateness {
-    /// A chunk or a probe was answered within this time.
+    /// Records that a chunk or a probe was answered within this time.
     pub(super) fn answered(&mut self, within: Duration) {
         if self.least.is_none_or(|least| within < least) {
             self.least = Some(within);
@@ -37,7 +37,7 @@ impl Lateness {
         }
     }
 
-    /// A probe was answered within this time, and there was nothing else on the way.
+    /// Records that a probe which was alone on the wire was answered within this time.
     pub(super) fn answered_alone(&mut self, within: Duration) {
         if self.alone.len() == ANSWERS {
             self.alone.pop_front();
@@ -51,13 +51,13 @@ impl Lateness {
         self.least.unwrap_or_default()
     }
 
-    /// By how much answers usually come later than after the shortest round trip: the median, or half of the most that was seen,
-    /// since the median of a few answers may be any of them.
+    /// The usual delay beyond the shortest round trip: the median, or half of the maximum, since the median of a few answers may
+    /// be any of them.
     pub(super) fn usual(&self) -> Duration {
         self.usual
     }
 
-    /// [`Self::usual`] of the answers so far.
+    /// [`Self::usual`] for the answers so far.
     fn median(&self) -> Duration {
         let mut alone: Vec<_> = self.alone.iter().map(|within| within.saturating_sub(self.least())).collect();
         alone.sort_unstable();
@@ -65,15 +65,15 @@ impl Lateness {
         median.min(alone.last().copied().unwrap_or_default() / 2)
     }
 
-    /// Of `n` answers that are evenly late the earliest is late by 1/(n + 1) of the most on average, and by four times that in one
-    /// case of fifty at most (e^-4).
+    /// The earliest of `n` evenly delayed answers has 1/(n + 1) of the maximum delay on average, and more than four times that in
+    /// at most one case of fifty (e^-4).
     pub(super) fn doubt(&self) -> Doubt {
         let late = self.usual().saturating_mul(DOUBTFUL);
         let answers = u32::try_from(self.alone.len()).unwrap_or(u32::MAX).saturating_add(1);
         Doubt { late, unseen: late.saturating_mul(2) / answers }
     }
 
-    /// More probes alone would tell more.
+    /// True if more lone probes would improve the estimate.
     pub(super) fn is_unknown(&self) -> bool {
         let differ = self.usual() > self.least() / PART;
         self.alone.len() < FEW || differ && self.alone.len() < ANSWERS
@@ -106,7 +106,7 @@ mod tests {
     #[test]
     fn as_many_probes_are_wanted_as_tell_something() {
         assert!(of(&[]).is_unknown() && of(&[20; 3]).is_unknown());
-        // Late by 0 to 55 ms.
+        // Delays from 0 to 55 ms.
         let even: Vec<_> = (0..12).map(|late| 20 + 5 * late).collect();
         assert!(of(&even[..11]).is_unknown() && !of(&even).is_unknown());
         let doubt = of(&even).doubt();

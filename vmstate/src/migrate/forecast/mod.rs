@@ -1,5 +1,5 @@
-//! What a source has learned on the way, and what it makes of it: the figures that `policy` decides upon. Pure: it is
-//! told what happened and when, and reads no clock.
+//! The measurements of a source, and the figures that `policy` decides upon. The module is pure: its caller reports what happened
+//! and when, and it reads no clock.
 
 mod history;
 #[cfg(test)]
@@ -18,49 +18,49 @@ use history::History;
 use rate::Rate;
 pub(crate) use speed::{Chunk, Tells, WireSpeed};
 
-/// Both rates follow what they measure within this much measured time. It is QEMU's default downtime limit, thus about
-/// the longest stretch of the future that they have to foretell.
+/// Both rates adapt within this much measured time. It is QEMU's default downtime limit, and so about the longest time that they
+/// have to predict.
 const WINDOW: Duration = Duration::from_millis(300);
 
-/// Some seconds: a host that was busy all that time goes on being so.
+/// Some seconds: if the host was busy for all of them, it is assumed to stay busy.
 const LAST_REHEARSALS: usize = 5;
 
-/// All that was measured since the migration began.
+/// All measurements since the migration began.
 #[derive(Debug)]
 pub(crate) struct Measured {
-    /// The wire.
+    /// The speed of the wire.
     pub(crate) wire: WireSpeed,
-    /// Bytes that the guest's writes will cost.
+    /// The rate of bytes that the guest's writes will cost.
     dirtied: Rate,
     prepared: Option<Duration>,
     rehearsed: Option<Rehearsed>,
-    /// What the switch-over would have cost at each of the last rehearsals, beside what is given.
+    /// The cost of the switch-over at each of the last rehearsals, besides the configured part.
     costs: VecDeque<Duration>,
     sync: Duration,
     history: History,
 }
 
-/// The machine's and the devices' part of the pause, as it was rehearsed.
+/// The part of the pause for the machine and the devices, as rehearsed.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Rehearsed {
-    /// As the machine measured it.
+    /// The machine's measurements.
     pub(crate) machine: Rehearsal,
-    /// To save the sections.
+    /// Time to save the sections.
     pub(crate) save: Duration,
-    /// To load them at the destination.
+    /// Time to load them at the destination.
     load: Duration,
-    /// What the sections take on the wire.
+    /// Size of the sections on the wire in bytes.
     pub(crate) bytes: f64,
 }
 
 impl Rehearsed {
-    /// To load sections of so many `bytes` takes about as long as it took to `save` them.
+    /// Loading sections of `bytes` bytes is assumed to take as long as it took to `save` them.
     pub(crate) fn new(machine: Rehearsal, save: Duration, bytes: f64) -> Self {
         Self { machine, save, load: save, bytes }
     }
 
-    /// What the source does was done before, so the newest time counts. The destination does its part for the first time,
-    /// as the first rehearsal did, so there all of them count.
+    /// Combines two rehearsals. The source repeats its part, so the newest time counts. The destination does its part for the
+    /// first time, as in the first rehearsal, so all of them count.
     fn after(self, before: Self) -> Self {
         let machine = Rehearsal { load: mean(self.machine.load, before.machine.load), ..self.machine };
         Self { machine, load: mean(self.load, before.load), ..self }
@@ -79,37 +79,37 @@ fn mean(a: Duration, b: Duration) -> Duration {
     a.saturating_add(b) / 2
 }
 
-/// Where the migration stands.
+/// The current state of the migration.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Standing {
-    /// Bytes still to send of the sections in parts.
+    /// Bytes still to be sent of the sections in parts.
     pub(crate) pending_bytes: u64,
-    /// What the pause takes beyond what was rehearsed.
+    /// Cost of the pause besides the rehearsed parts.
     pub(crate) switch_over_cost: Duration,
-    /// Since the logs were last read: what the guest has written since then is not among the pending bytes yet.
+    /// Time since the logs were last read: the guest's writes since then are not among the pending bytes yet.
     pub(crate) since_sync: Duration,
-    /// Since the migration began.
+    /// Time since the migration began.
     pub(crate) elapsed: Duration,
-    /// Rounds done.
+    /// Number of completed rounds.
     pub(crate) rounds: u32,
-    /// As [`Figures`] has it.
+    /// As in [`Figures`].
     pub(crate) throttle: Option<u8>,
 }
 
 impl Measured {
-    /// Nothing yet.
+    /// Creates the state without measurements.
     pub(crate) fn new() -> Self {
         let (wire, dirtied) = (WireSpeed::new(), Rate::new(WINDOW));
         let (costs, history) = (VecDeque::new(), History::new());
         Self { wire, dirtied, prepared: None, rehearsed: None, costs, sync: Duration::ZERO, history }
     }
 
-    /// What is done ahead of the pause will still take this long in it. The newest time counts half.
+    /// Records how long work that is prepared before the pause will still take in it. The newest time has half of the weight.
     pub(crate) fn prepared(&mut self, takes: Duration) {
         self.prepared = Some(self.prepared.map_or(takes, |before| mean(before, takes)));
     }
 
-    /// The pause was rehearsed.
+    /// Records a rehearsal of the pause.
     pub(crate) fn rehearsed(&mut self, now: Rehearsed) {
         if self.costs.len() == LAST_REHEARSALS {
             self.costs.pop_front();
@@ -118,27 +118,27 @@ impl Measured {
         self.rehearsed = Some(self.rehearsed.map_or(now, |before| now.after(before)));
     }
 
-    /// The logs were read, which took `sync`, and the next round has begun: its pending bytes are what the guest has written
-    /// in the time that the last round `lasted`.
+    /// Records that the logs were read, which took `sync`, and that the next round has begun: its pending bytes are the guest's
+    /// writes during the last round, which `lasted` that long.
     pub(crate) fn logs_read(&mut self, lasted: Duration, sync: Duration, pending_bytes: u64) {
         self.dirtied.add(pending_bytes as f64, lasted);
         self.sync = sync;
     }
 
-    /// The logs were read at the end of a round, in which so many bytes were sent under this throttle; what is pending now
-    /// is what the guest dirtied.
+    /// Records the end of a round in which this many bytes were sent under this throttle; the pending bytes are those that the
+    /// guest dirtied.
     pub(crate) fn round_over(&mut self, pending_bytes: u64, sent_bytes: u64, throttle: u8) {
         let (dirtied_bytes, sent_bytes) = (pending_bytes as f64, sent_bytes as f64);
         self.history.round_over(RoundFigures { dirtied_bytes, sent_bytes, throttle });
     }
 
-    /// The least that the last rehearsals cost; zero as long as there were too few of them.
+    /// The least cost of the last rehearsals; zero if there were too few.
     fn least_cost(&self) -> Duration {
         let enough = self.costs.len() == LAST_REHEARSALS;
         self.costs.iter().min().filter(|_| enough).copied().unwrap_or_default()
     }
 
-    /// What `policy` decides upon.
+    /// The figures that `policy` decides upon.
     pub(crate) fn figures(&self, standing: &Standing) -> Figures {
         let &Standing { pending_bytes, switch_over_cost, since_sync, elapsed, rounds, throttle } = standing;
         let dirtied = self.dirtied.per_second().unwrap_or_default();
@@ -154,7 +154,7 @@ impl Measured {
             is_wire_measured: self.wire.bytes_per_second().is_some(),
             round_trip: self.wire.round_trip(),
             lateness: self.wire.usual_lateness(),
-            // Without a rehearsal the stop is a part of the given cost; which part nobody has measured.
+            // Without a rehearsal, the stop is an unmeasured part of the configured cost.
             stopping: self.rehearsed.map_or(switch_over_cost, |rehearsed| rehearsed.machine.stop),
             switch_over_cost: sum([switch_over_cost, self.prepared.unwrap_or_default(), rehearsed.cost(), self.sync]),
             least_switch_over_cost: switch_over_cost.saturating_add(self.least_cost()),
@@ -192,7 +192,7 @@ mod tests {
             rounds: 1,
             throttle: Some(7),
         };
-        // Within the first round: what is unanswered counts as well, and nothing is known about the rest.
+        // Within the first round: unanswered bytes count as well, and nothing is known about the rest.
         let figures = measured.figures(&standing);
         assert_eq!(figures.pending_bytes, 1500.0 * 4104.0);
         assert_eq!((figures.dirty_bytes_per_second, figures.wire_bytes_per_second), (0.0, f64::INFINITY));
@@ -210,10 +210,11 @@ mod tests {
         assert_eq!((figures.pending_bytes, figures.device_bytes), (410_400.0, 800.0));
         assert!((figures.dirty_bytes_per_second - 410_400.0 / 50e-3).abs() < 1.0);
         assert!((figures.wire_bytes_per_second - 4_104_000.0 / 40e-3).abs() < 1.0);
-        // 5 ms as given, 1 ms for the log, 2 ms for images, 1 ms to stop, 3 ms to load the hypervisor's state, 1 ms to save
+        // 5 ms as configured, 1 ms for the log, 2 ms for images, 1 ms to stop, 3 ms to load the hypervisor's state, 1 ms to save
         // the sections, and 2 ms to load them.
         assert_eq!((figures.switch_over_cost, figures.stopping), (15 * MS, MS));
-        // 5 ms as given, and nothing of two rehearsals; of five the least, which is the second as long as it is among them.
+        // 5 ms as configured, and nothing from two rehearsals; from five the least, which is the second as long as it is among
+        // them.
         assert_eq!(figures.least_switch_over_cost, 5 * MS);
         for least in [5, 5, 13, 13, 58] {
             measured.rehearsed(rehearsal(20 * MS, 20 * MS, 5 * MS, 0.0));

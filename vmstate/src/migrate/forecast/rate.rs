@@ -1,31 +1,31 @@
-//! A rate over the recent past: sums of amounts and of the times that they took, of which the older parts fade.
+//! A rate over the recent past: sums of amounts and of times, in which older measurements fade.
 
 use std::time::Duration;
 
-/// How much of something happens a second. A ratio of two sums, so a measurement weighs as much as the time that it
-/// lasted, and many short ones say together what a long one says.
+/// Amount of something a second. As a ratio of two sums, each measurement has the weight of its duration, and many short ones
+/// have the same effect as a long one.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Rate {
     amount: f64,
     seconds: f64,
-    /// After this much measured time a measurement has 1/e of its weight.
+    /// After this much measured time, a measurement has 1/e of its weight.
     window: Duration,
 }
 
 impl Rate {
-    /// Nothing measured yet.
+    /// Creates a rate without measurements.
     pub(crate) fn new(window: Duration) -> Self {
         Self { amount: 0.0, seconds: 0.0, window }
     }
 
-    /// `amount` more, in `time` more.
+    /// Adds `amount`, measured in `time`.
     pub(crate) fn add(&mut self, amount: f64, time: Duration) {
         let left = (-time.as_secs_f64() / self.window.as_secs_f64()).exp();
         self.amount = self.amount * left + amount;
         self.seconds = self.seconds * left + time.as_secs_f64();
     }
 
-    /// `None` until something was measured. Infinite if it took no time that the clock can tell.
+    /// The rate; `None` without a measurement. Infinite if the time is below the clock's resolution.
     pub(crate) fn per_second(&self) -> Option<f64> {
         (self.amount > 0.0 || self.seconds > 0.0).then(|| self.amount / self.seconds)
     }
@@ -47,7 +47,7 @@ mod tests {
         assert_eq!(rate.per_second(), None);
         rate.add(100.0, 100 * MS);
         assert!(near(&rate, 1000.0));
-        // A hundredth of the time, ten times as slow.
+        // A hundredth of the time, at a tenth of the rate.
         rate.add(0.1, MS);
         assert!(near(&rate, 991.0));
     }

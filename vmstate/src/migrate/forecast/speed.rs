@@ -1,13 +1,12 @@
-//! Speed of the wire: bytes that the destination has answered for, over the time in which the wire was busy with them.
+//! Speed of the wire: the bytes that the destination has acknowledged, over the time in which the wire was busy with them.
 //!
-//! A probe (a ping) follows each chunk of pages; its answer says that all bytes before it have gone through. Bytes in a
-//! socket's buffer have no answer yet, so they never count. Of the time between two answers only that counts in which a
-//! chunk was under way: it begins when the chunk does, seen from the answers' end, which is a round trip later. So
-//! neither a sleep for a bandwidth limit nor the way there and back is taken for slowness, and a round of one small
-//! chunk says the same as the slope between the probes of a long one.
+//! A probe (a ping) follows each chunk of pages; its answer acknowledges all bytes before it. Bytes in a socket's buffer have no
+//! answer yet, so they never count. The time between two answers counts only while a chunk was on the wire: it begins when the
+//! chunk was sent, plus a round trip. So neither a sleep for a bandwidth limit nor the round trip is mistaken for a slow wire,
+//! and a round of one small chunk gives the same speed as the slope between the probes of a long round.
 //!
-//! On a host whose processors the guest keeps busy, the two processes that send and receive are faster while the guest
-//! stands. So the speed in a pause is measured by chunks of its own, sent in rehearsals of the pause.
+//! On a host whose processors the guest keeps busy, the sending and receiving processes are faster while the guest is paused. So
+//! the speed in a pause is measured by separate chunks, sent in rehearsals of the pause.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -22,39 +21,39 @@ use crate::ram::{NORMAL_RECORD, PageCount};
 pub(crate) enum Tells {
     /// The wire's speed in the rounds.
     Rounds,
-    /// The wire's speed in a pause: the guest stood.
+    /// The wire's speed in a pause: the guest was paused.
     Pause,
     /// No speed: the chunk woke up an idle side.
     Nothing,
 }
 
-/// In pauses little is sent: the last one or two of them tell.
+/// Little is sent in pauses: the last one or two of them determine the speed.
 const PAUSED_WINDOW: Duration = Duration::from_millis(20);
 
-/// A chunk in a pause tells nothing if it is smaller: how late a process gets its processor would be taken for the wire.
+/// A smaller chunk in a pause is not a measurement: scheduling delays would dominate it.
 const LEAST_SAMPLE: u64 = 64 << 10;
 
 /// A chunk on its way.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Chunk {
-    /// When the source began to put it together: the time to read pages is part of the way from memory to memory.
+    /// When the source began to build it: reading the pages is part of the transfer from memory to memory.
     pub(crate) begun: Duration,
-    /// Its length on the wire; 0 for a ping that stands alone.
+    /// Its size on the wire; 0 for a lone ping.
     pub(crate) bytes: u64,
     /// The pages in it.
     pub(crate) pages: PageCount,
     /// The speed that the chunk measures.
     pub(crate) tells: Tells,
-    /// Flushes of page channels that were begun until its probe.
+    /// Number of flushes of page channels that were begun before its probe.
     pub(crate) flushes: u64,
-    /// Since the chunk before the source waited for its bandwidth limit.
+    /// How long the source has waited for its bandwidth limit since the previous chunk.
     pub(crate) waited: Duration,
-    /// When the last piece began and how long it was, for a chunk sent in pieces between which the source waited.
+    /// The beginning and size of the last piece, for a chunk sent in pieces with waits between them.
     pub(crate) last_piece: Option<(Duration, u64)>,
 }
 
 impl Chunk {
-    /// One that went at once, with no flush before it.
+    /// A chunk that was sent at once, without a flush before it.
     pub(crate) fn new(begun: Duration, bytes: u64, pages: PageCount, tells: Tells) -> Self {
         Self { begun, bytes, pages, tells, flushes: 0, waited: Duration::ZERO, last_piece: None }
     }
@@ -63,13 +62,13 @@ impl Chunk {
 /// Measures the wire by the chunks sent and the answers to their probes.
 #[derive(Debug)]
 pub(crate) struct WireSpeed {
-    /// By chunks made of whole pages.
+    /// By chunks that consist of whole pages.
     telling: Stretches,
     /// By all chunks.
     any: Stretches,
-    /// By all chunks, their pages of either kind.
+    /// By all chunks, in pages of either kind.
     pages: Stretches,
-    /// By chunks sent while the guest stood, made of whole pages.
+    /// By chunks of whole pages that were sent while the guest was paused.
     paused: Stretches,
     unanswered: VecDeque<Chunk>,
     unanswered_bytes: u64,
@@ -92,7 +91,7 @@ impl WireSpeed {
         }
     }
 
-    /// A chunk and its probe were handed to the channel.
+    /// Records that a chunk and its probe were handed to the channel.
     pub(crate) fn sent(&mut self, chunk: Chunk) {
         self.unanswered.push_back(chunk);
         self.unanswered_bytes += chunk.bytes;
@@ -103,7 +102,7 @@ impl WireSpeed {
         self.unanswered.front()
     }
 
-    /// The answer to that one's probe is here, so that what went on page channels with it is known: so many bytes, of these pages.
+    /// Adds the bytes and pages that page channels sent with the oldest unanswered chunk, when its answer has arrived.
     pub(crate) fn add_to_oldest(&mut self, bytes: u64, pages: PageCount) {
         if let Some(chunk) = self.unanswered.front_mut() {
             chunk.bytes += bytes;
@@ -112,7 +111,7 @@ impl WireSpeed {
         }
     }
 
-    /// The answer to the oldest unanswered probe arrived at `at`. False if there is no such probe.
+    /// Records that the answer to the oldest unanswered probe arrived at `at`. False if there is no such probe.
     pub(crate) fn answered(&mut self, at: Duration) -> bool {
         let Some(chunk) = self.unanswered.pop_front() else { return false };
         let Chunk { begun, bytes, pages, tells, waited, last_piece, .. } = chunk;
@@ -120,16 +119,16 @@ impl WireSpeed {
         let whole_way = at.saturating_sub(last_piece.map_or(begun, |(begun, _)| begun));
         if bytes > 0 {
             let all = self.busy(begun, at, waited);
-            // While it waited between pieces the wire rested: so their last one may tell of a faster wire, and all of them do where
-            // its answer was late.
+            // While the source waited between pieces, the wire was idle: so the last piece may indicate a faster wire, and so do
+            // all pieces if its answer was late.
             let last = last_piece.map(|(begun, bytes)| (bytes, self.busy(begun, at, Duration::ZERO)));
             let is_faster = |&(last_bytes, last): &(u64, Busy)| {
                 last_bytes as f64 * all.time.as_secs_f64() >= bytes as f64 * last.time.as_secs_f64()
             };
             let (bytes, busy) = last.filter(is_faster).unwrap_or((bytes, all));
             let doubt = self.lateness.doubt();
-            // A zero page is a page of work for both sides and next to nothing on the wire: a chunk of them tells
-            // how fast the two processors are.
+            // A zero page is as much work for both sides as a whole page, and almost nothing on the wire: a chunk of zero pages
+            // measures the speed of the processors.
             let whole = pages.normal >= pages.zero;
             match tells {
                 Tells::Rounds => {
@@ -150,7 +149,7 @@ impl WireSpeed {
         true
     }
 
-    /// The time in which the wire was busy with what began to be put together at `begun` and is answered `at` this moment.
+    /// The time in which the wire was busy with a chunk that was begun at `begun` and is answered at `at`.
     fn busy(&self, begun: Duration, at: Duration, waited: Duration) -> Busy {
         let way = self.round_trip().min(at.saturating_sub(begun));
         let free = begun.saturating_add(way);
@@ -158,47 +157,47 @@ impl WireSpeed {
         Busy { time, after_rest: free >= self.last_answer, waited, is_last: self.unanswered.is_empty() }
     }
 
-    /// Bytes a second while the guest stands: what rehearsals have shown, and no less than while it runs, since a guest that
-    /// stands slows nothing down.
+    /// Bytes a second while the guest is paused: as measured in rehearsals, but no less than while the guest runs, since a paused
+    /// guest slows nothing down.
     pub(crate) fn paused_bytes_per_second(&self) -> Option<f64> {
         let (paused, running) = (self.paused.per_second(), self.bytes_per_second());
         paused.into_iter().chain(running).reduce(f64::max)
     }
 
-    /// Bytes a second from the source's memory to the destination's, at full speed while the guest runs; `None` before the
-    /// first answer.
+    /// Bytes a second from the source's memory to the destination's, at full speed while the guest runs; `None` before the first
+    /// answer.
     pub(crate) fn bytes_per_second(&self) -> Option<f64> {
         self.telling.per_second().or_else(|| self.any.per_second())
     }
 
-    /// Pages a second at full speed while the guest runs; zero pages among them as long as there were hardly others. `None` before
-    /// the first answer.
+    /// Pages a second at full speed while the guest runs, including zero pages as long as there were hardly any others. `None`
+    /// before the first answer.
     pub(crate) fn pages_per_second(&self) -> Option<f64> {
         let whole = self.telling.per_second().map(|bytes| bytes / NORMAL_RECORD as f64);
         whole.or_else(|| self.pages.per_second())
     }
 
-    /// From a question to its answer when nothing else is on the way: the shortest seen. Zero before the first answer.
+    /// The shortest time from a ping to its answer with nothing else on the wire. Zero before the first answer.
     pub(crate) fn round_trip(&self) -> Duration {
         self.lateness.least()
     }
 
-    /// By how much an answer usually comes later than that.
+    /// The usual delay of an answer beyond that time.
     pub(crate) fn usual_lateness(&self) -> Duration {
         self.lateness.usual()
     }
 
-    /// More probes with nothing else on the way would tell more about both.
+    /// True if more lone probes would improve both estimates.
     pub(crate) fn wants_lone_probe(&self) -> bool {
         self.lateness.is_unknown()
     }
 
-    /// Probes without an answer.
+    /// Number of probes without an answer.
     pub(crate) fn unanswered(&self) -> usize {
         self.unanswered.len()
     }
 
-    /// Bytes handed to the channel that the destination has not answered for.
+    /// Bytes handed to the channel that the destination has not acknowledged.
     pub(crate) fn unanswered_bytes(&self) -> u64 {
         self.unanswered_bytes
     }
@@ -211,7 +210,7 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
     const KIB: u64 = 1 << 10;
 
-    /// A wire as a formula: bytes leave one after the other at `speed`, and are answered `round_trip` later.
+    /// A wire as a formula: bytes leave one after another at `speed`, and are answered `round_trip` later.
     struct Pipe {
         speed: f64,
         round_trip: Duration,
@@ -296,7 +295,7 @@ mod tests {
         for speed in [50e6, 400e6] {
             pipe.speed = speed;
             let mut at = pipe.free + 2 * MS;
-            // Three windows of busy time leave a twentieth of what was before.
+            // Three windows of busy time leave a twentieth of the weight of earlier measurements.
             for _ in 0..=(0.9 * speed / (64 * KIB) as f64) as u32 {
                 pipe.send(at, 64 * KIB);
                 pipe.hear_all();
@@ -338,7 +337,7 @@ mod tests {
         speed.sent(chunk(12, 1_000_000, 250, 0, Tells::Pause));
         speed.answered(17 * MS);
         assert_eq!((speed.bytes_per_second(), speed.paused_bytes_per_second()), (Some(1e8), Some(2.5e8)));
-        // Zero pages tell nothing here either; and what is two windows old has a seventh of its weight.
+        // Zero pages measure nothing here either; a measurement two windows old has a seventh of its weight.
         speed.sent(chunk(17, 9_000, 0, 1000, Tells::Pause));
         speed.answered(20 * MS);
         assert_eq!(speed.paused_bytes_per_second(), Some(2.5e8));
@@ -348,7 +347,7 @@ mod tests {
         speed.sent(chunk(50, 8_000_000, 2000, 0, Tells::Pause));
         speed.answered(91 * MS);
         assert!((speed.paused_bytes_per_second().unwrap() / 2.02e8 - 1.0).abs() < 0.01, "{speed:?}");
-        // Slower than while the guest runs is not believed.
+        // A lower speed than while the guest runs is ignored.
         speed.sent(chunk(91, 8_000_000, 2000, 0, Tells::Pause));
         speed.answered(1092 * MS);
         assert_eq!(speed.paused_bytes_per_second(), Some(1e8));

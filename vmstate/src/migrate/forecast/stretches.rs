@@ -1,38 +1,39 @@
-//! A rate out of stretches of time in which the wire was busy, each known as exactly as answers are punctual.
+//! A rate from time spans in which the wire was busy, each known as exactly as answers are punctual.
 //!
-//! Within a stretch a late answer makes the next ones seem early, so what is known of its length is wrong by its two ends only. A
-//! stretch that is long against that is taken at its word. A short one says that it took no longer than it seems, and that
-//! much shorter at most: a rate that agrees with this stays as it is, and any other is moved as far as it has to be.
+//! Within a span, a late answer makes the next ones seem early, so the error of the span's length comes from its two ends only. A
+//! span that is long compared with that error is used as measured. A short span gives a range for its length: at most the
+//! measured time, and at least that minus the error. A rate within this range is kept, and any other is moved to the nearest end
+//! of the range.
 
 use std::time::Duration;
 
 use super::rate::Rate;
 
-/// A stretch that is so many times as long as answers may be late is long.
+/// A span counts as long from this multiple of the answers' delay on.
 const LONG: u32 = 4;
 
-/// An answer that is later than explained by this much may be one of a lost packet behind which nothing else was sent: that is sent
-/// again after 200 ms at the earliest (`TCP_RTO_MIN` of Linux), of which a wait for the bandwidth limit may take a part.
+/// An answer with an unexplained delay above this may belong to a lost packet after which nothing else was sent: such a packet is
+/// sent again after 200 ms at the earliest (`TCP_RTO_MIN` of Linux), part of which may have been a wait for the bandwidth limit.
 const LOST: Duration = Duration::from_millis(100);
 
-/// The time in which the wire was busy with a chunk, as its answer tells.
+/// The time in which the wire was busy with a chunk, according to its answer.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Busy {
     pub(super) time: Duration,
-    /// True if this time began with the chunk, false if with the answer before.
+    /// True if this time began with the chunk, false if it began with the previous answer.
     pub(super) after_rest: bool,
-    /// Before the chunk the source waited for its bandwidth limit: so long the wire may have had nothing to do.
+    /// How long the source waited for its bandwidth limit before the chunk: the wire may have been idle for that long.
     pub(super) waited: Duration,
-    /// True if no other chunk is on the way.
+    /// True if no other chunk is on the wire.
     pub(super) is_last: bool,
 }
 
 /// Uncertainty about the times of answers.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Doubt {
-    /// An answer is hardly ever later than this.
+    /// An upper bound that delays rarely exceed.
     pub(super) late: Duration,
-    /// The true shortest round trip is hardly ever shorter than the shortest measured one by more than this.
+    /// How much shorter than the shortest measured round trip the true one may be; rarely exceeded.
     pub(super) unseen: Duration,
 }
 
@@ -40,11 +41,11 @@ pub(super) struct Doubt {
 #[derive(Clone, Debug)]
 pub(super) struct Stretches {
     rate: Rate,
-    /// The stretch that goes on.
+    /// The current span.
     open: Option<Stretch>,
-    /// One stretch that is [`LOST`] is not believed.
+    /// True if a single span with a delay of [`LOST`] is ignored.
     forgives: bool,
-    /// By so much the last stretch was slower than the rate and late answers explain.
+    /// How much slower the last span was than the rate and late answers explain.
     unexplained: Duration,
 }
 
@@ -59,12 +60,12 @@ impl Stretches {
         Self { rate: Rate::new(window), open: None, forgives: false, unexplained: Duration::ZERO }
     }
 
-    /// Does not believe a single answer that is as late as after a lost packet.
+    /// Ignores a single answer that is as late as after a lost packet.
     pub(super) fn forgiving(window: Duration) -> Self {
         Self { forgives: true, ..Self::new(window) }
     }
 
-    /// So much went while the wire was `busy`.
+    /// Adds an amount that was transferred while the wire was `busy`.
     pub(super) fn add(&mut self, amount: f64, busy: Busy, doubt: Doubt) {
         if busy.after_rest {
             self.close(doubt);
@@ -92,11 +93,11 @@ impl Stretches {
             (time.saturating_sub(doubt.late), time.saturating_add(seems_early))
         };
         let shortest = shortest.saturating_sub(waited);
-        // As long as nothing is known, the wire is no faster than was seen.
+        // Without an earlier measurement, the wire is assumed to be no faster than measured.
         let Some(expected) = self.expected(amount) else { return self.rate.add(amount, longest) };
         let unexplained = shortest.saturating_sub(expected);
         let before = std::mem::replace(&mut self.unexplained, unexplained);
-        // Behind a late answer the others come early, but there are none behind the last one: only two in a row make the wire slow.
+        // Answers after a late one come early, but nothing follows the last one: only two late ones in a row lower the rate.
         let shortest = match self.forgives && is_last && unexplained >= LOST {
             true => expected.saturating_add(unexplained.min(before)),
             false => shortest,
@@ -104,13 +105,13 @@ impl Stretches {
         self.rate.add(amount, expected.clamp(shortest.min(longest), longest));
     }
 
-    /// How long so much takes at the rate that is known.
+    /// How long this amount takes at the present rate.
     fn expected(&self, amount: f64) -> Option<Duration> {
         let seconds = amount / self.rate.per_second()?;
         Some(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX))
     }
 
-    /// `None` until something was measured.
+    /// The rate; `None` without a measurement.
     pub(super) fn per_second(&self) -> Option<f64> {
         self.rate.per_second().or_else(|| {
             let Stretch { amount, busy } = self.open?;

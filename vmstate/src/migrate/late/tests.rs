@@ -1,9 +1,9 @@
-//! Pages that come late, against memory that notes what it is told.
+//! Missing pages, with a memory that records its calls.
 
 use super::*;
 use crate::stream::Stretch;
 
-/// One block, and whatever is adopted; notes what it is told.
+/// One block, and all adopted ones; records its calls.
 #[derive(Default)]
 struct Noting {
     blocks: Vec<RamBlock>,
@@ -84,7 +84,7 @@ fn noting(unable: bool) -> Noting {
 fn pages_of_a_block_that_is_adopted_come_late_too() {
     let ram = noting(false);
     let late = LateRam::new(&ram);
-    // One before the announcement, one behind it.
+    // One block before the announcement, one after it.
     assert!(late.adopt("pc.bios", 0x2000).unwrap());
     late.advise(None).unwrap();
     assert!(late.adopt("pc.rom", 0x1000).unwrap());
@@ -96,7 +96,7 @@ fn pages_of_a_block_that_is_adopted_come_late_too() {
     late.discard(&discard(0x2000)).unwrap_err();
     late.listen().unwrap();
     ram.told();
-    // Each is asked for once.
+    // Each page is requested once.
     for asked in [true, false] {
         let mut requests = Vec::new();
         late.put_requests(&mut requests).unwrap();
@@ -105,7 +105,7 @@ fn pages_of_a_block_that_is_adopted_come_late_too() {
         }
     }
     assert!(ram.told().is_empty());
-    // Once more over another connection, with the names again, and told which pages have come: bit 0 of two.
+    // Again over another connection, with the names again, and the bitmap of received pages: bit 0 of two.
     let mut again = Vec::new();
     late.ask_again(&mut again).unwrap();
     let request = |start: &[u8; 2], name: &[u8]| {
@@ -125,7 +125,7 @@ fn pages_of_a_block_that_is_adopted_come_late_too() {
     late.write(1, 0x1000, &page).unwrap();
     late.zero_run(0, 0, 2).unwrap();
     late.zero_run(2, 0, 1).unwrap();
-    // It is here: who still waits is woken.
+    // The page has arrived: accesses that still wait are woken.
     late.put_requests(&mut Vec::new()).unwrap();
     late.end().unwrap();
     let came = ["put 1 0x1000 true", "put 0 0x1000 false", "put 2 0x0 false"];

@@ -1,10 +1,10 @@
-//! Page channels: pages go beside the main channel, on connections with a thread each. The library starts no thread: a
-//! [`SendWorker`] or [`ReceiveWorker`] is run by the embedder on one of his, while the migration runs on another.
+//! Page channels: pages are sent beside the main channel, on connections with a thread each. The library starts no thread: the
+//! embedder runs a [`SendWorker`] or [`ReceiveWorker`] on one of its threads, while the migration runs on another.
 //!
-//! A source makes [`Senders`], connects the main channel first and then as many channels, runs a [`Senders::worker`] on each and
-//! gives the senders to [`source::run`](super::source::run). A destination makes [`Receivers`] when a source has come, runs a
-//! [`Receivers::worker`] on each [page channel that comes](crate::channel::Listener::accept_pages) until
-//! [`Receivers::is_over`], and gives the receivers to [`destination::run`](super::destination::run). Both end their workers when
+//! A source creates [`Senders`], connects the main channel first and then the page channels, runs a [`Senders::worker`] on each,
+//! and passes the senders to [`source::run`](super::source::run). A destination creates [`Receivers`] when a source has
+//! connected, runs a [`Receivers::worker`] on each [accepted page channel](crate::channel::Listener::accept_pages) until
+//! [`Receivers::is_over`], and passes the receivers to [`destination::run`](super::destination::run). Both end their workers when
 //! they return.
 
 mod receive;
@@ -23,10 +23,10 @@ pub use crate::ram::multifd::{Compression, Receivers, Senders};
 pub use receive::ReceiveWorker;
 pub use send::SendWorker;
 
-/// How often a thread that waits for its channel looks whether the migration is over.
+/// How often a thread that waits for its channel checks whether the migration has ended.
 const SLICE: Duration = Duration::from_millis(20);
 
-/// Gives each run of the pages that are not zero to `each`, with its part of `bytes`, where these pages follow each other.
+/// Calls `each` with each run of adjacent pages that are not zero, and with its part of `bytes`.
 fn each_run(
     pages: &PacketPages,
     mut bytes: &mut [u8],
@@ -41,12 +41,12 @@ fn each_run(
     Ok(())
 }
 
-/// True if the channel was merely not ready, or a signal came.
+/// True if the channel was merely not ready, or a signal interrupted the call.
 fn is_transient(error: &io::Error) -> bool {
     is_wait(error) || error.kind() == io::ErrorKind::Interrupted
 }
 
-/// Where it went wrong.
+/// Adds the number of the channel to an error.
 fn in_channel(id: u8, error: Error) -> Error {
     Error::new(error.kind(), format!("page channel {id}: {error}")).with_source(error)
 }

@@ -1,4 +1,4 @@
-//! A destination's thread of one page channel: receives packets, each checked before a byte of it gets into guest memory.
+//! A destination's thread for one page channel: receives packets, and checks each before a byte of it is written to guest memory.
 
 use std::io;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::ram::multifd::Receivers;
 use crate::ram::multifd::packet::{Coding, HEADER, OPENING, Opening, PACKET_PAGES, Packet, runs};
 use crate::ram::{GuestRam, PAGE, PAGE_SIZE, RamBlock};
 
-/// How long a connection may take to introduce itself as a page channel of the migration.
+/// How long a connection may take for its opening as a page channel of the migration.
 const INTRODUCTION: Duration = Duration::from_secs(10);
 
 /// The work of one page channel at a destination.
@@ -23,17 +23,17 @@ pub struct ReceiveWorker {
 }
 
 impl Receivers {
-    /// The work of a connection that may be a page channel of the migration.
+    /// The work for a connection that may be a page channel of the migration.
     pub fn worker(&self) -> ReceiveWorker {
         ReceiveWorker { receivers: self.clone() }
     }
 }
 
 impl ReceiveWorker {
-    /// Receives pages into `ram` until the migration is over or the channel is closed; what goes wrong ends the migration.
+    /// Receives pages into `ram` until the migration has ended or the channel is closed; a failure ends the migration.
     ///
     /// # Errors
-    /// The channel is none of the migration's, which goes on without it.
+    /// The channel does not belong to the migration, which continues without it.
     pub fn run(self, channel: &mut dyn Channel, ram: &dyn GuestRam) -> Result<()> {
         let mut incoming = Incoming { channel, receivers: &self.receivers };
         let Some((id, blocks, header)) = incoming.begin()? else { return Ok(()) };
@@ -45,16 +45,16 @@ impl ReceiveWorker {
     }
 }
 
-/// What [`Incoming::begin`] found.
+/// The result of [`Incoming::begin`].
 type Begun = (u8, Arc<[RamBlock]>, [u8; HEADER]);
 
-/// Bytes of the channel.
+/// The receiving side of the channel.
 struct Incoming<'a> {
     channel: &'a mut dyn Channel,
     receivers: &'a Receivers,
 }
 
-/// What [`Incoming::fill`] found.
+/// The result of [`Incoming::fill`].
 #[derive(PartialEq, Eq)]
 enum Filled {
     Whole,
@@ -63,8 +63,9 @@ enum Filled {
 }
 
 impl Incoming<'_> {
-    /// Makes the channel one of the migration's: not by its introduction, which a channel of another migration has as well, but once it
-    /// goes on when the migration's may. Its number and the header that it goes on with; `None` if the migration is over before.
+    /// Makes the channel one of the migration's. Its opening is not enough, because a channel of another migration has one as
+    /// well: it must send its next packet when the migration's channels may. Returns its number and the header of that packet;
+    /// `None` if the migration ends before.
     fn begin(&mut self) -> Result<Option<Begun>> {
         let (opening, first) = self.introduction()?;
         let Some(blocks) = self.receivers.await_start() else { return Ok(None) };
@@ -75,7 +76,8 @@ impl Incoming<'_> {
             Ok(Filled::Closed) => return Err(closed_before_pages()),
             Ok(Filled::Whole) => {}
         }
-        // What the migration cannot take in fails it; what is no packet says that this is none of its channels.
+        // A packet that the migration cannot use fails the migration; bytes that are no packet show that this is not one of its
+        // channels.
         match Packet::read(&header, &blocks) {
             Err(error) if error.kind() == ErrorKind::Malformed => return Err(error),
             _ => self.receivers.join(opening, first)?,
@@ -83,7 +85,7 @@ impl Incoming<'_> {
         Ok(Some((opening.id, blocks, header)))
     }
 
-    /// The channel's opening, and the number of its first SYNC.
+    /// Reads the channel's opening, and the number of its first SYNC.
     fn introduction(&mut self) -> Result<(Opening, u64)> {
         let until = Some(Instant::now() + INTRODUCTION);
         let (mut opening, mut first) = ([0; OPENING], [0; HEADER]);
@@ -95,7 +97,7 @@ impl Incoming<'_> {
         Ok((Opening::read(&opening)?, Packet::read(&first, &[])?.number))
     }
 
-    /// Receives so many bytes.
+    /// Receives bytes until the buffer is full.
     fn fill(&mut self, bytes: &mut [u8], until: Option<Instant>) -> Result<Filled> {
         let mut filled = 0;
         while let Some(room) = bytes.get_mut(filled..).filter(|room| !room.is_empty()) {
@@ -114,14 +116,14 @@ impl Incoming<'_> {
         Ok(Filled::Whole)
     }
 
-    /// Receives pages to where they belong.
+    /// Receives pages to their places in memory.
     fn pages(&mut self, mut runs: &mut [PageRun], ram: &dyn GuestRam) -> Result<()> {
         while !runs.is_empty() {
             match self.channel.receive_pages(runs, ram, SLICE) {
                 Ok(0) => return Err(cut_off()),
                 Ok(count) => PageRun::advance_slices(&mut runs, count as u64),
                 Err(error) if is_transient(&error) && !self.receivers.is_over() => {}
-                // What memory refused is within.
+                // An error of guest memory is the inner error.
                 Err(error) => return Err(error.downcast().unwrap_or_else(Error::from)),
             }
         }
@@ -138,7 +140,7 @@ struct Receiving<'a> {
 }
 
 impl Receiving<'_> {
-    /// Receives what comes behind the first SYNC, beginning with this header.
+    /// Receives everything after the first SYNC, beginning with this header.
     fn all(&mut self, id: u8, mut blocks: Arc<[RamBlock]>, mut header: [u8; HEADER]) -> Result<()> {
         let receivers = self.incoming.receivers;
         for sync in 2.. {
@@ -153,7 +155,7 @@ impl Receiving<'_> {
         Ok(())
     }
 
-    /// Receives packets up to the next SYNC, of which the first has this header.
+    /// Receives packets up to the next SYNC; the first has this header.
     fn until_sync(&mut self, id: u8, blocks: &Arc<[RamBlock]>, header: &mut [u8; HEADER]) -> Result<()> {
         loop {
             let packet = Packet::read(header, blocks)?;
@@ -169,7 +171,7 @@ impl Receiving<'_> {
         }
     }
 
-    /// Takes in the pages of a packet.
+    /// Stores the pages of a packet.
     fn take(&mut self, packet: &Packet) -> Result<()> {
         let pages = &packet.pages;
         match packet.coding {
@@ -180,7 +182,7 @@ impl Receiving<'_> {
         runs(pages.block, &pages.zero).try_for_each(|run| self.ram.zero_run(run.block, run.offset, run.len / PAGE_SIZE))
     }
 
-    /// Into a copy first: what cannot be decompressed whole leaves the guest's pages as they are.
+    /// Decompresses into a copy first, so that the guest's pages stay unchanged if the decompression fails.
     fn decompress(&mut self, packet: &Packet) -> Result<()> {
         let pages = &packet.pages;
         let all = self.pages.get_mut(..pages.normal.len() * PAGE).unwrap_or_default();

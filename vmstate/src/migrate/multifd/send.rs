@@ -1,4 +1,4 @@
-//! A source's thread of one page channel: finds out which pages are zero, and sends packets.
+//! A source's thread for one page channel: determines which pages are zero, and sends packets.
 
 use super::zstd::Compressor;
 use super::{SLICE, each_run, in_channel, is_transient};
@@ -10,11 +10,11 @@ use crate::ram::multifd::packet::{Coding, Opening, PACKET_PAGES, Packet, PacketP
 use crate::ram::multifd::{Compression, Senders, Task};
 use crate::ram::{GuestRam, PAGE, PAGE_SIZE, PageCount};
 
-/// Packets go together until they have so many bytes: those of zero pages are short, and a system call and a wake-up of the
-/// destination for each would cost as much as the look at the pages.
+/// Packets are sent together once they have this many bytes: those of zero pages are short, and a system call and a wake-up of
+/// the destination for each would cost as much as reading the pages.
 const ENOUGH: u64 = 16 << 10;
 
-/// The work of one page channel at a source. Dropped before it has ended it makes the migration fail.
+/// The work for one page channel at a source. Dropping it before its end makes the migration fail.
 #[derive(Debug)]
 pub struct SendWorker {
     id: u8,
@@ -22,14 +22,14 @@ pub struct SendWorker {
 }
 
 impl Senders {
-    /// The work of the channel of this number, from 0 on; each is to be run once.
+    /// The work for the channel of this number, from 0 on; run each once.
     pub fn worker(&self, id: u8) -> SendWorker {
         SendWorker { id, senders: self.clone() }
     }
 }
 
 impl SendWorker {
-    /// Sends pages of `ram` until the migration is over; what goes wrong ends the migration.
+    /// Sends pages of `ram` until the migration has ended; a failure ends the migration.
     pub fn run(self, channel: &mut dyn Channel, ram: &dyn GuestRam) {
         let mut sending = Sending {
             senders: &self.senders,
@@ -63,11 +63,11 @@ struct Sending<'a> {
     ram: &'a dyn GuestRam,
     /// Whole packets.
     outbox: Outbox,
-    /// Pages in them.
+    /// The pages in the outbox's packets.
     put: PageCount,
     /// Pages sent since the last SYNC.
     since_sync: PageCount,
-    /// Those of the packet at hand.
+    /// The pages of the current packet.
     pages: PacketPages,
     /// The pages of a packet, while they are compressed.
     copy: Vec<u8>,
@@ -105,7 +105,7 @@ impl Sending<'_> {
         }
     }
 
-    /// Puts a packet into the outbox. What the guest writes to a page after it was looked at is in the dirty log.
+    /// Adds a packet to the outbox. Writes of the guest to a page after it was read are in the dirty log.
     fn put(&mut self, number: u64, batch: &Batch) -> Result<()> {
         self.sort(batch)?;
         let compressed = match &mut self.compressor {
@@ -132,7 +132,7 @@ impl Sending<'_> {
         Ok(())
     }
 
-    /// Sorts the pages by what goes of them.
+    /// Sorts the pages into normal and zero ones.
     fn sort(&mut self, batch: &Batch) -> Result<()> {
         let PacketPages { block, normal, zero } = &mut self.pages;
         *block = batch.block;
@@ -140,7 +140,7 @@ impl Sending<'_> {
         zero.clear();
         zero.extend(batch.untouched.iter().cloned().flatten().map(|page| page * PAGE_SIZE));
         for run in &batch.touched {
-            // As many at once as the answer of a look has bits.
+            // As many at once as the result of a zero check has bits.
             for first in run.clone().step_by(u64::BITS as usize) {
                 let pages = (run.end - first).min(u64::BITS.into());
                 let looked_at = u32::try_from(pages).unwrap_or(u64::BITS);
@@ -154,7 +154,7 @@ impl Sending<'_> {
         Ok(())
     }
 
-    /// Sends the packets, and counts what is in them.
+    /// Sends the packets, and counts their pages.
     fn send(&mut self) -> Result<()> {
         let bytes = self.outbox.len();
         self.transmit()?;
@@ -164,13 +164,13 @@ impl Sending<'_> {
         Ok(())
     }
 
-    /// Sends the outbox. How long the peer may take for it is the main channel's concern.
+    /// Sends the outbox. The timeouts of the main channel apply to the peer.
     fn transmit(&mut self) -> Result<()> {
         while !self.outbox.is_empty() {
             match self.channel.send_outbox(&self.outbox, self.ram, SLICE) {
                 Ok(count) => self.outbox.advance(count as u64),
                 Err(error) if is_transient(&error) && !self.senders.is_over() => {}
-                // What memory refused is within.
+                // An error of guest memory is the inner error.
                 Err(error) => return Err(error.downcast().unwrap_or_else(Error::from)),
             }
         }

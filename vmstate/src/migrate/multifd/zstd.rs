@@ -1,4 +1,4 @@
-//! The zstd stream of one page channel: one for its whole life, flushed at the end of each packet.
+//! The zstd stream of one page channel: a single stream, flushed at the end of each packet.
 
 #[cfg(feature = "zstd")]
 pub(super) use with::Compressor;
@@ -15,10 +15,10 @@ mod with {
     use crate::error::{Error, ErrorKind, Result};
     use crate::ram::multifd::packet::COMPRESSED_MAX;
 
-    /// A stream refers back so far at most, as the strongest of QEMU's levels does: 32 MiB of memory for each channel.
+    /// The largest window of a stream, that of the strongest of QEMU's levels: 32 MiB of memory for each channel.
     const WINDOW_LOG_MAX: u32 = 25;
 
-    /// The strongest of QEMU's levels; stronger ones refer back further.
+    /// The strongest of QEMU's levels; stronger ones have larger windows.
     const LEVEL_MAX: u8 = 20;
 
     /// Compresses pages.
@@ -36,7 +36,7 @@ mod with {
             Ok(Self { context, output: vec![0; COMPRESSED_MAX] })
         }
 
-        /// The pages as the next part of the stream; nothing if there are none.
+        /// Compresses the pages into the next part of the stream; empty if there are none.
         pub(in super::super) fn compress<'a>(&mut self, pages: impl Iterator<Item = &'a [u8]>) -> Result<&[u8]> {
             let mut output = OutBuffer::around(self.output.as_mut_slice());
             let mut any = false;
@@ -66,7 +66,7 @@ mod with {
     }
 
     impl Decompressor {
-        /// At the beginning of a stream.
+        /// Creates a decompressor for the beginning of a stream.
         ///
         /// # Errors
         /// zstd has no memory.
@@ -76,15 +76,15 @@ mod with {
             Ok(Self { context, input: vec![0; COMPRESSED_MAX] })
         }
 
-        /// Where the next `len` bytes of the stream belong.
+        /// The buffer for the next `len` bytes of the stream.
         pub fn input(&mut self, len: usize) -> &mut [u8] {
             self.input.get_mut(..len).unwrap_or_default()
         }
 
-        /// Fills `pages` with what the next `len` bytes of the stream hold.
+        /// Fills `pages` from the next `len` bytes of the stream.
         ///
         /// # Errors
-        /// `Malformed` if that is not just so much.
+        /// `Malformed` if the bytes do not decompress to exactly these pages.
         pub fn decompress(&mut self, len: usize, pages: &mut [u8]) -> Result<()> {
             let malformed = |message: &str| Err(Error::new(ErrorKind::Malformed, message));
             let size = pages.len();
@@ -116,7 +116,7 @@ mod with {
 mod without {
     use crate::error::{Error, ErrorKind, Result};
 
-    /// A compressor that cannot be made: this build has no zstd.
+    /// A compressor that cannot be created: this build has no zstd.
     pub(in super::super) enum Compressor {}
 
     impl Compressor {
@@ -129,7 +129,7 @@ mod without {
         }
     }
 
-    /// A decompressor that cannot be made: this build has no zstd.
+    /// A decompressor that cannot be created: this build has no zstd.
     pub(in super::super) enum Decompressor {}
 
     impl Decompressor {

@@ -1,4 +1,4 @@
-//! Every parameter is set and read back, and what is out of its range is refused.
+//! Every parameter is set and read back, and values out of range are refused.
 
 use super::*;
 
@@ -57,7 +57,7 @@ fn what_is_out_of_range_is_refused_by_its_name_and_nothing_changes() {
     assert!(refusal.message().contains("'max-cpu-throttle' expects an integer in the range of 20"), "{refusal}");
     let refusal = Parameters::default().changed([("multifd", true.into()), ("xbzrle", true.into())]).unwrap_err();
     assert_eq!(refusal.message(), "Multifd is not compatible with xbzrle: switch one of them off");
-    // Together they fit.
+    // Changed together, they are compatible.
     let both = [("max-cpu-throttle", ParameterValue::Number(19)), ("cpu-throttle-initial", ParameterValue::Number(19))];
     assert_eq!(Parameters::default().changed(both).unwrap().max_cpu_throttle, 19);
 }

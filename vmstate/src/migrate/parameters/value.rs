@@ -67,7 +67,7 @@ impl ParameterValue {
         if let Self::Word(word) = self { Some(word) } else { None }
     }
 
-    /// The one of `all` whose word this is.
+    /// The element of `all` with this word.
     pub(super) fn one_of<T: Copy>(&self, all: &[T], word: fn(T) -> &'static str) -> Option<T> {
         let given = self.as_word()?;
         all.iter().copied().find(|&one| word(one) == given)

@@ -1,8 +1,8 @@
-//! Guest memory as counts: how many of its pages are pending, and how many of those that were sent are written again.
+//! Guest memory as page counts: how many pages are pending, and how many of the sent ones are written again.
 //!
 //! A page that is written at random times, `r` times a second on average, is still unwritten after `t` seconds with probability
-//! `exp(-r t)`. So of `C` pages that share `w` writes a second among `W` pages, `C exp(-w t / W)` are left, whatever their number: time and work
-//! of a step do not depend on how much memory there is.
+//! `exp(-r t)`. So of `C` pages among `W` pages that share `w` writes a second, `C exp(-w t / W)` are left, whatever their
+//! number: time and work of a step do not depend on the size of memory.
 
 use std::time::Duration;
 
@@ -10,20 +10,20 @@ use super::writes::{Moment, Writing};
 use super::{Scenario, Writes};
 use crate::ram::{NORMAL_RECORD, PAGE_SIZE, PageCount, ZERO_RECORD};
 
-/// How fast a source finds out that pages are zero. A core reads memory at some 10 GB/s.
+/// How fast a source detects zero pages. A core reads memory at some 10 GB/s.
 const SCANNED_BYTES_PER_SECOND: f64 = 1e10;
-/// Less than this is no page.
+/// Counts below this are zero.
 const NO_PAGE: f64 = 0.5;
 
-/// Pages that are written alike. Those of them that are neither pending nor dirty were sent and not written since.
+/// Pages that are written at the same rate. Pages that are neither pending, waiting nor dirty were sent and not written since.
 #[derive(Clone, Debug)]
 struct Region {
     pages: f64,
-    /// To be sent in this round, and not handed to the wire yet.
+    /// Pages to be sent in this round, and not handed to the wire yet.
     pending: f64,
-    /// Handed to the wire, which has not taken them yet. They are read when it does.
+    /// Pages handed to the wire that it has not accepted yet. They are read when it does.
     waiting: f64,
-    /// Written since they were sent, and so in the log.
+    /// Pages written since they were sent, and so in the log.
     dirty: f64,
 }
 
@@ -38,7 +38,8 @@ impl Region {
         self.waiting += taken;
     }
 
-    /// `seconds` pass, in which the wire takes evenly `taken` of the pages that wait for it, and the guest writes so often a second.
+    /// Lets `seconds` pass, in which the wire evenly accepts `taken` of the waiting pages, and the guest makes this many writes a
+    /// second.
     fn pass(&mut self, seconds: f64, taken: f64, writes_per_second: f64) {
         let clean = (self.pages - self.pending - self.waiting - self.dirty).max(0.0);
         self.waiting -= taken;
@@ -53,21 +54,21 @@ impl Region {
     }
 }
 
-/// What a chunk is made of.
+/// The contents of a chunk.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Taken {
-    /// In the stream.
+    /// Bytes in the stream.
     pub(super) bytes: u64,
-    /// To look for zeros.
+    /// Time to check for zeros.
     pub(super) scan: Duration,
 }
 
 /// All pages of a guest.
 #[derive(Debug)]
 pub(super) struct Memory {
-    /// Those with contents: by how they are written, and at last the ones that nobody writes.
+    /// Pages with contents: grouped by how they are written, with the never written ones last.
     regions: Vec<Region>,
-    /// Zero pages, which nobody writes, that are still to be sent. They go behind all others.
+    /// Zero pages, which are never written, that are still to be sent. They are sent after all others.
     zero: f64,
     writing: Writing,
     sent: (f64, f64),
@@ -88,7 +89,7 @@ impl Memory {
         self.regions.iter().map(|region| region.pending).sum()
     }
 
-    /// Expected bytes of what is pending.
+    /// Expected bytes of the pending pages.
     pub(super) fn pending_bytes(&self) -> f64 {
         self.normal() * NORMAL_RECORD as f64 + self.zero * ZERO_RECORD as f64
     }
@@ -103,7 +104,7 @@ impl Memory {
         PageCount { normal: super::whole(self.sent.0.round()), zero: super::whole(self.sent.1.round()) }
     }
 
-    /// Hands about `budget` bytes to the wire, one page at least; and whether nothing of the round is left.
+    /// Hands about `budget` bytes to the wire, one page at least; returns also whether the round is complete.
     pub(super) fn take(&mut self, budget: u64) -> (Taken, bool) {
         let normal = self.normal();
         let mut taken = Taken::default();
@@ -124,7 +125,8 @@ impl Memory {
         (taken, self.normal() < NO_PAGE && self.zero < NO_PAGE)
     }
 
-    /// From `now` on `time` passes, in which the wire takes this `share` of what it was handed; the guest runs for `running` of it.
+    /// Lets `time` pass from `now` on, in which the wire accepts this `share` of the waiting pages; the guest runs for `running`
+    /// of it.
     pub(super) fn pass(&mut self, now: Duration, time: Duration, share: f64, running: f64) {
         let taken: Vec<f64> = self.regions.iter().map(|region| region.waiting * share).collect();
         let (end, whole) = (now.saturating_add(time), time.as_secs_f64());
@@ -145,7 +147,7 @@ impl Memory {
         }
     }
 
-    /// A round begins: what the log has becomes pending. Returns how many pages these are.
+    /// Begins a round: the dirty pages become pending. Returns their number.
     pub(super) fn sync(&mut self) -> f64 {
         let mut dirtied = 0.0;
         for region in &mut self.regions {
@@ -160,7 +162,7 @@ impl Memory {
 mod tests {
     use super::*;
 
-    /// Pages one by one, and writes drawn at random.
+    /// A simulation page by page, with random writes.
     fn drawn(pages: usize, writes_per_second: f64, seconds: f64, sends_all: bool) -> f64 {
         let (steps, mut seed) = (1000, 1_u64);
         let mut dirty = vec![false; pages];
@@ -169,7 +171,7 @@ mod tests {
             for _ in 0..(writes_per_second * seconds / steps as f64).round() as usize {
                 seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
                 let page = (seed >> 33) as usize % pages;
-                // What is written before it is sent is sent as it is then.
+                // A page written before it is sent is sent with the new contents.
                 dirty[page] |= page < sent;
             }
         }
@@ -192,7 +194,7 @@ mod tests {
                 let expected = drawn(20_000, writes_per_second, seconds, sends_all);
                 let wrong = (at_once.dirty / expected - 1.0).abs();
                 assert!(wrong < 0.05, "{} for {expected}: {writes_per_second} {seconds} {sends_all}", at_once.dirty);
-                // Many small steps say the same.
+                // Many small steps have the same result.
                 for _ in 0..100 {
                     let (now, all) = if sends_all { (seconds / 100.0, 200.0) } else { (0.0, 200.0) };
                     region.pass(now, all, writes_per_second);

@@ -1,5 +1,5 @@
-//! A migration foretold: the engine, its protocol, forecast and policy as they are, on a virtual wire and clock, with a guest of
-//! which only counts of pages exist. Terabytes take milliseconds.
+//! Predicts a migration by running the real engine, protocol, forecast and policy on a virtual wire and clock, with a guest that
+//! consists of page counts only. Terabytes take milliseconds.
 //!
 //! ```
 //! use std::time::Duration;
@@ -39,7 +39,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ram::PageFigures;
 use crate::section::{Section, Sections};
 
-/// What a migration would meet.
+/// The conditions of a planned migration.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Scenario {
@@ -49,17 +49,17 @@ pub struct Scenario {
     pub zero: u64,
     /// What the guest writes.
     pub writes: Writes,
-    /// vCPUs. Those of a bursty guest write each in its own time.
+    /// Number of vCPUs. Those of a bursty guest write at independent times.
     pub vcpus: u32,
     /// The connection.
     pub connection: Connection,
-    /// What the pause takes besides the pages.
+    /// The time of the pause besides the pages.
     pub pause: Pause,
-    /// From the beginning to the first page, besides answers: connections, and the comparison of both machines.
+    /// Time from the beginning to the first page, besides answers: connections, and the comparison of both machines.
     pub setup: Duration,
-    /// After each round, while the guest runs: disk images that are written back, and what else pages wait for.
+    /// Time after each round, while the guest runs: writing disk images back, and other work before the next pages.
     pub after_round: Duration,
-    /// What the owner of the guest has set; `multifd` and `xbzrle` make no difference to a plan.
+    /// The parameters that the guest's owner has set; `multifd` and `xbzrle` do not affect a plan.
     pub parameters: Parameters,
     /// Seed of the random numbers: the same seed gives the same plan.
     pub seed: u64,
@@ -81,22 +81,22 @@ pub struct Writes {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Pattern {
-    /// At all times and places alike.
+    /// At all times and places equally.
     #[default]
     Steady,
     /// Each vCPU writes in a fifth of the time, five times as fast, 200 ms at a time.
     Bursty,
-    /// For 10 s with 1.75 times the rate, then for 10 s with a quarter of it and to another working set.
+    /// For 10 s at 1.75 times the rate, then for 10 s at a quarter of it and to another working set.
     Phased,
-    /// Nine writes of ten go to a tenth of the working set.
+    /// Nine of ten writes are to a tenth of the working set.
     HotSpot,
 }
 
-/// What carries the migration.
+/// The connection of a migration.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Connection {
-    /// Bytes a second.
+    /// Speed in bytes a second.
     pub bytes_per_second: u64,
     /// Round-trip time.
     pub round_trip: Duration,
@@ -106,19 +106,19 @@ pub struct Connection {
     pub loss: f64,
 }
 
-/// What a pause takes besides the pages. Defaults are assumptions: a real migration's report has the real figures.
+/// The time of a pause besides the pages. Defaults are assumptions: the report of a real migration has measured figures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Pause {
-    /// Until the guest stands still.
+    /// Time until the guest stands still.
     pub stop: Duration,
-    /// For the destination to load what stood still.
+    /// Time for the destination to load the devices.
     pub load: Duration,
     /// Bytes of the devices' state.
     pub device_bytes: u64,
 }
 
-/// A migration that was played.
+/// The result of a plan.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Plan {
@@ -136,28 +136,28 @@ pub struct Plan {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PlannedRound {
-    /// As the engine reports it.
+    /// The engine's report of the round.
     pub round: Round,
-    /// When it was decided what follows, since the beginning.
+    /// Time from the beginning to the decision after the round.
     pub over: Duration,
-    /// Bytes of guest memory still to send then.
+    /// Bytes of guest memory still to be sent at that time.
     pub remaining_bytes: u64,
-    /// Bytes a second that the wire was measured to have.
+    /// The measured speed of the wire in bytes a second.
     pub bytes_per_second: u64,
-    /// Bytes of pages that the guest was measured to dirty a second. A page counts once a round.
+    /// The measured bytes of pages that the guest dirties a second. A page counts once a round.
     pub dirty_bytes_per_second: u64,
     /// Throttle of this round.
     pub throttle_percent: u8,
-    /// The pause, had it begun then.
+    /// The predicted pause, if it had begun at that time.
     pub expected_downtime: Duration,
 }
 
-/// Rounds of a plan that nothing else ends.
+/// The most rounds of a plan, if nothing else ends it.
 pub const MOST_ROUNDS: u32 = 200;
 
 impl Scenario {
-    /// A guest of so much memory that writes nothing, with one vCPU, on a wire of so many bytes a second with a round trip of
-    /// 0.2 ms.
+    /// A guest with this much memory and one vCPU that writes nothing, on a wire with this speed in bytes a second and a round
+    /// trip of 0.2 ms.
     pub fn new(memory: u64, bytes_per_second: u64) -> Self {
         Self {
             memory,
@@ -178,10 +178,10 @@ impl Scenario {
         }
     }
 
-    /// Whether there can be such a migration.
+    /// Checks that such a migration is possible.
     ///
     /// # Errors
-    /// `Misuse`, with what is wrong.
+    /// `Misuse`, with the fault.
     pub fn check(&self) -> Result<()> {
         let Self { memory, zero, vcpus, connection, pause, setup, after_round, .. } = *self;
         let misuse = |message: &str| Err(Error::new(ErrorKind::Misuse, message));
@@ -207,19 +207,20 @@ impl Scenario {
     }
 }
 
-/// An exbibyte: its pages can be counted exactly in a `f64`.
+/// An exbibyte: its number of pages is exact in an `f64`.
 const MOST_MEMORY: u64 = 1 << 60;
-/// Most bytes of device state: a plan builds the state as a whole.
+/// The most bytes of device state: a plan creates the state as a whole.
 const MOST_STATE: u64 = 1 << 30;
-/// KVM has no more (`KVM_MAX_VCPUS`, arch/x86/include/asm/kvm_host.h).
+/// The maximum of KVM (`KVM_MAX_VCPUS`, arch/x86/include/asm/kvm_host.h).
 const MOST_VCPUS: u32 = 4096;
-/// No sum of times leaves its range then.
+/// Keeps all sums of times within their range.
 const LONGEST_WORK: Duration = Duration::from_secs(24 * 60 * 60);
-/// Both ways and a jitter of this length stay within the source's timeout.
+/// A round trip and a jitter of this length stay within the source's timeout.
 const LONGEST_WAY: Duration = Duration::from_secs(5);
 
 impl Pause {
-    /// Stops within 1 ms and 20 µs a vCPU, loads within 2 ms and 150 µs a vCPU, and has 64 KiB of state and 8 KiB a vCPU.
+    /// Stops within 1 ms and 20 µs for each vCPU, loads within 2 ms and 150 µs for each vCPU, and has 64 KiB of state and 8 KiB
+    /// for each vCPU.
     pub fn with_vcpus(vcpus: u32) -> Self {
         let each = |micros: u64| Duration::from_micros(micros.saturating_mul(u64::from(vcpus)));
         Self {
@@ -231,13 +232,13 @@ impl Pause {
 }
 
 impl Plan {
-    /// The guest runs at the destination.
+    /// True if the guest runs at the destination.
     pub fn is_completed(&self) -> bool {
         self.phase == SourcePhase::Completed
     }
 }
 
-/// Plays the migration. One that nothing would end gives up after [`MOST_ROUNDS`], unless the parameters say when.
+/// Runs the plan. If nothing else ends it, it gives up after [`MOST_ROUNDS`], unless the parameters have a limit.
 ///
 /// # Errors
 /// As [`Scenario::check`].
@@ -256,22 +257,22 @@ pub fn run(scenario: &Scenario) -> Result<Plan> {
     let mut machine = PlannedMachine { world: world.clone(), scenario: *scenario, notes: Rc::clone(&notes) };
     let (figures, ram) = (Arc::<PageFigures>::default(), NoRam::new(scenario.memory));
     let section = PlannedMemory { world: world.clone(), figures: Arc::clone(&figures), notes: Rc::clone(&notes) };
-    // A chunk costs the same however long it is, so that it is as long as a chunk may be: a tenth of a second.
+    // The length of a chunk does not change its cost here, so chunks are as long as allowed: a tenth of a second.
     let longest_chunk = (whole(world::bytes_per_second(&scenario.connection)) / 10).max(CHUNK);
     let memory = Memory { section: Box::new(section), pages: figures, ram: &ram, longest_chunk };
     let mut options = SourceOptions::new("planned");
-    // The pause's parts are given, and measured by rehearsals.
+    // The parts of the pause are given, and measured by rehearsals.
     options.switch_over_cost = Duration::ZERO;
     let host = Host { channel: &mut world.clone(), clock: &world, machine: &mut machine, sections: &mut sections };
     let departure = source::send(host, memory, &options, &control);
-    // Unless the guest was paused, the last one is not noted yet.
+    // Unless the guest was paused, the last round is not recorded yet.
     notes.round_over();
     let rounds = notes.with(&departure.report.rounds);
     let reason = departure.error.map(|error| error.message().to_owned());
     Ok(Plan { phase: departure.phase, reason, report: departure.report, rounds })
 }
 
-/// To the next lower integer; what does not fit becomes the nearest that does.
+/// Rounds down to an integer; a value out of range becomes the nearest one in range.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,

@@ -1,4 +1,4 @@
-//! What a planned migration has in the place of a machine: vCPUs that take their time to stop, devices of some length, memory as
+//! The parts of a planned migration in place of a machine: vCPUs that take time to stop, devices of a given size, memory as page
 //! counts.
 
 use std::cell::{Cell, RefCell};
@@ -15,7 +15,7 @@ use crate::ram::{EngineSection, PAGE_SIZE, PageFigures};
 use crate::schema::Description;
 use crate::section::{IterativeSection, Record, Section};
 
-/// vCPUs and their clock.
+/// The vCPUs and their clock.
 #[derive(Debug)]
 pub(super) struct PlannedMachine {
     pub(super) world: World,
@@ -81,7 +81,7 @@ impl Machine for PlannedMachine {
     }
 }
 
-/// The devices, as so many bytes.
+/// The devices, as a number of bytes.
 pub(super) struct PlannedDevices(Vec<u8>);
 
 impl PlannedDevices {
@@ -106,12 +106,12 @@ impl Section for PlannedDevices {
     }
 }
 
-/// Collects the figures that are known at the end of each round.
+/// Collects the figures at the end of each round.
 #[derive(Debug)]
 pub(super) struct Notes {
     control: Control,
     rounds: RefCell<Vec<PlannedRound>>,
-    /// Throttle of the current round.
+    /// The throttle of the current round.
     throttle_percent: Cell<u8>,
 }
 
@@ -120,11 +120,11 @@ impl Notes {
         Rc::new(Self { control: control.clone(), rounds: RefCell::default(), throttle_percent: Cell::new(0) })
     }
 
-    /// A round was decided upon.
+    /// Records the figures when a round was decided upon.
     pub(super) fn round_over(&self) {
         let progress = self.control.progress();
         let mut rounds = self.rounds.borrow_mut();
-        // Not once more, nor for a round that the deadline has cut off.
+        // Not twice, nor for a round that the deadline has cut off.
         if rounds.len() >= usize::try_from(progress.rounds).unwrap_or(usize::MAX) {
             return;
         }
@@ -139,7 +139,7 @@ impl Notes {
         });
     }
 
-    /// A round goes on: the one before is over.
+    /// Records the previous round when a new one has begun.
     fn round_before(&self) {
         let begun = usize::try_from(self.control.progress().rounds).unwrap_or(usize::MAX);
         if self.rounds.borrow().len() + 1 < begun {
@@ -152,14 +152,14 @@ impl Notes {
         self.throttle_percent.set(throttle_percent);
     }
 
-    /// The rounds, with what the engine reports of each.
+    /// The recorded rounds, combined with the engine's report of each.
     pub(super) fn with(&self, report: &[Round]) -> Vec<PlannedRound> {
         let noted = self.rounds.take();
         noted.into_iter().zip(report).map(|(noted, &round)| PlannedRound { round, ..noted }).collect()
     }
 }
 
-/// Guest memory.
+/// Guest memory as page counts.
 pub(super) struct PlannedMemory {
     pub(super) world: World,
     pub(super) figures: Arc<PageFigures>,
@@ -198,7 +198,7 @@ impl IterativeSection for PlannedMemory {
     }
 
     fn iterate(&mut self, out: &mut Outbox, budget: u64) -> Result<bool> {
-        // The first chunk of a round, and not of a rehearsal or of the pause: all is known of the round before.
+        // The first chunk of a round, and not of a rehearsal or of the pause: the figures of the previous round are complete.
         if self.world.is_running() {
             self.notes.chunk_of_round(self.world.throttle());
         }

@@ -1,4 +1,4 @@
-//! What a migration that gives up would need: the same engine, asked again with other figures.
+//! Changes that would let a migration complete which gives up: found by running the same engine with other parameters.
 
 use std::num::NonZeroU64;
 use std::time::Duration;
@@ -6,30 +6,31 @@ use std::time::Duration;
 use super::{Plan, Scenario, run};
 use crate::error::Result;
 
-/// What would let a migration complete, each on its own; `None`: that alone would not.
+/// For each parameter, the value that would let the migration complete if only this one changes; `None` if none would.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Remedies {
-    /// A wire of so many bytes a second, or a limit of the bandwidth that high where that is what slows it down: to a twentieth, as little as is enough.
+    /// The lowest sufficient speed of the wire, in bytes a second, to within a twentieth; or a higher bandwidth limit, if the
+    /// limit is what slows the migration.
     pub bytes_per_second: Option<u64>,
-    /// A downtime limit, likewise.
+    /// The lowest sufficient downtime limit, to within a twentieth.
     pub downtime_limit: Option<Duration>,
-    /// The highest throttle that `auto-converge` then comes to, in percent.
+    /// The highest throttle in percent that `auto-converge` would then reach.
     pub auto_converge: Option<u8>,
 }
 
-/// Times by which more is tried.
+/// How often the value is doubled.
 const DOUBLINGS: u32 = 12;
-/// What completes does so within so many rounds, unless a throttle has to go up first: no more are tried.
+/// A migration that completes does so within this many rounds, unless a throttle has to rise first: no more are tried.
 const TRIED_ROUNDS: u32 = 50;
-/// And halvings of what lies between too little and enough: to a twentieth of it.
+/// How often the range between an insufficient and a sufficient value is halved: to a twentieth of it.
 const HALVINGS: u32 = 4;
 
 impl Scenario {
-    /// Plays it with more of each until it completes.
+    /// Runs the plan with increased values of each parameter until it completes.
     ///
     /// # Errors
-    /// As [`Scenario::check`].
+    /// As for [`Scenario::check`].
     pub fn remedies(&self) -> Result<Remedies> {
         let bytes_per_second = self.least(self.connection.bytes_per_second as f64, |scenario, speed| {
             scenario.connection.bytes_per_second = super::whole(speed);
@@ -55,13 +56,13 @@ impl Scenario {
         (!is_throttled).then_some(TRIED_ROUNDS)
     }
 
-    /// The least of what `change` sets, from `now` on, with which it completes.
+    /// The least value, from `now` on, with which the plan completes after `change`.
     fn least(&self, now: f64, change: impl Fn(&mut Self, f64)) -> Result<Option<f64>> {
         let enough = |value: f64| -> Result<bool> {
             let mut changed = *self;
             change(&mut changed, value);
             changed.parameters.max_rounds = changed.parameters.max_rounds.or(changed.tried_rounds());
-            // What is out of its range is not enough.
+            // A value out of its range is not sufficient.
             Ok(changed.check().is_ok() && completed(&changed)?.is_some())
         };
         let (mut too_little, mut most) = (now, now);

@@ -1,5 +1,5 @@
-//! The virtual clock and wire. Nothing is sent: the channel counts how long it is, lets the time pass that this takes, and answers
-//! as a destination would.
+//! The virtual clock and wire. Nothing is sent: the channel counts bytes, advances the time that sending takes, and answers as a
+//! destination would.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -17,12 +17,12 @@ use crate::migrate::protocol::ping;
 use crate::ram::{GuestRam, PageCount, RamBlock};
 use crate::stream::{Command, Element, Reply};
 
-/// What a lost packet costs behind which nothing else is sent: the least retransmission timeout of Linux (`TCP_RTO_MIN`).
+/// The cost of a lost packet after which nothing else is sent: the least retransmission timeout of Linux (`TCP_RTO_MIN`).
 const RETRANSMISSION: Duration = Duration::from_millis(200);
-/// Bytes of data in a packet: an Ethernet frame's with the options that Linux sends.
+/// Bytes of data in a packet: those of an Ethernet frame with the TCP options that Linux sends.
 const SEGMENT: f64 = 1448.0;
 
-/// What all parts of a planned migration share.
+/// The state that all parts of a planned migration share.
 #[derive(Clone, Debug)]
 pub(super) struct World(Rc<RefCell<State>>);
 
@@ -30,25 +30,25 @@ pub(super) struct World(Rc<RefCell<State>>);
 struct State {
     now: Duration,
     memory: Memory,
-    /// The guest's vCPUs run.
+    /// True if the guest's vCPUs run.
     runs: bool,
     throttle: u8,
     throttled: Duration,
     connection: Connection,
     load: Duration,
     random: Random,
-    /// Answers on their way, with the moments at which they are here.
+    /// Answers on their way, with their times of arrival.
     answers: VecDeque<(Duration, Reply)>,
-    /// Bytes of pages that the wire was handed and has not taken.
+    /// Bytes of pages that the wire was given and has not accepted.
     waiting: u64,
     /// The last bytes that were sent, as many as a ping has.
     tail: Vec<u8>,
-    /// The destination has everything, and waits for the last word.
+    /// True if the destination has everything, and waits for the final message.
     is_ready: bool,
 }
 
-/// Bytes a second that a wire has for the data of one connection. Of what is lost the same goes again; and with a share `p` lost, a
-/// connection has no more than `1.22 segments / (round trip * sqrt(p))` (Mathis et al. 1997).
+/// Bytes a second of one connection's data. Lost data is sent again at the same loss rate; and with a share `p` lost, a
+/// connection has at most `1.22 segments / (round trip * sqrt(p))` (Mathis et al. 1997).
 pub(super) fn bytes_per_second(connection: &Connection) -> f64 {
     let whole = connection.bytes_per_second as f64 * (1.0 - connection.loss);
     let allowed = SEGMENT * 1.22 / (connection.round_trip.as_secs_f64() * connection.loss.sqrt());
@@ -105,7 +105,7 @@ impl World {
         self.0.borrow().memory.pending_bytes()
     }
 
-    /// Pages sent, and pending.
+    /// Numbers of pages sent and pending.
     pub(super) fn pages(&self) -> (PageCount, u64) {
         let state = self.0.borrow();
         (state.memory.sent(), state.memory.pending_pages())
@@ -121,7 +121,7 @@ impl World {
 }
 
 impl State {
-    /// `time` passes, in which the wire takes this share of the pages that it was handed.
+    /// Lets `time` pass, in which the wire accepts this share of the pages that it was given.
     fn pass(&mut self, time: Duration, share: f64) {
         let running = if self.runs { 1.0 - f64::from(self.throttle) / 100.0 } else { 0.0 };
         self.memory.pass(self.now, time, share, running);
@@ -142,7 +142,7 @@ impl State {
         self.answers.push_back((arrives.max(before), reply));
     }
 
-    /// The first `count` bytes of `outbox` have gone.
+    /// Handles the arrival of the first `count` bytes of `outbox`.
     fn arrived(&mut self, outbox: &Outbox, count: u64) {
         let mut ping = Vec::new();
         Element::Command(Command::Ping(0)).write(&mut ping);
@@ -192,16 +192,16 @@ impl Channel for World {
         self.send_outbox(&outbox, &NoRam::new(0), timeout)
     }
 
-    /// Takes what goes until the next answer comes, so that the source hears each as soon as it is here; however much of the virtual
-    /// time passes, the call itself does not wait.
+    /// Sends until the next answer arrives, so that the source receives each at once; the call advances virtual time, and does
+    /// not wait.
     fn send_outbox(&mut self, outbox: &Outbox, _ram: &dyn GuestRam, _timeout: Duration) -> io::Result<usize> {
         let mut state = self.0.borrow_mut();
         let (now, speed, len) = (state.now, bytes_per_second(&state.connection), outbox.len());
-        // In the order in which they come.
+        // In the order of their arrival.
         let next = state.answers.partition_point(|&(arrives, _)| arrives <= now);
         let next = state.answers.get(next).map(|&(arrives, _)| arrives);
         let until_then = next.map_or(f64::INFINITY, |arrives| ((arrives - now).as_secs_f64() * speed).ceil());
-        // And no more than goes in a tenth of a second, so that it looks at its deadline.
+        // At most a tenth of a second at once, so that the source checks its deadline.
         let count = len.min(super::whole(until_then)).min(super::whole(speed / 10.0).max(1));
         let time = Duration::try_from_secs_f64(count as f64 / speed).unwrap_or(Duration::MAX);
         let share = if count < state.waiting { count as f64 / state.waiting as f64 } else { 1.0 };
@@ -228,7 +228,7 @@ impl Channel for World {
     }
 }
 
-/// A length of guest memory, and no bytes.
+/// Guest memory with a length, and without contents.
 pub(super) struct NoRam(Vec<RamBlock>);
 
 impl NoRam {

@@ -1,26 +1,26 @@
-//! Who writes memory: how often, and where, from one moment to the next.
+//! The guest's writes: how often and where, over time.
 
 use std::time::Duration;
 
 use super::{Pattern, Scenario};
 use crate::ram::PAGE_SIZE;
 
-/// A vCPU of a bursty guest writes for this part of the time, and so many times as fast as on average.
+/// A vCPU of a bursty guest writes for this part of the time, at the inverse multiple of its average rate.
 const BURST: f64 = 0.2;
-/// For so long it writes, or does not.
+/// How long a burst, or the pause between two, lasts.
 const BURST_LASTS: Duration = Duration::from_millis(200);
-/// A phase of a phased guest.
+/// Duration of a phase of a phased guest.
 const PHASE: Duration = Duration::from_secs(10);
-/// How much it writes in its two phases, as parts of the average.
+/// The rates of the two phases, as parts of the average.
 const PHASES: (f64, f64) = (1.75, 0.25);
-/// The hot part of a working set, and the part of the writes that go there.
+/// The hot part of a working set, and the share of writes to it.
 const HOT: (f64, f64) = (0.1, 0.9);
 
-/// What holds for a while.
+/// The writes during some time.
 #[derive(Clone, Debug)]
 pub(super) struct Moment {
     pub(super) until: Duration,
-    /// To each of the places.
+    /// Writes a second to each place.
     pub(super) writes_per_second: Vec<f64>,
 }
 
@@ -29,14 +29,15 @@ pub(super) struct Moment {
 pub(super) struct Writing {
     pattern: Pattern,
     vcpus: u32,
-    /// To each place, on average.
+    /// Average writes a second to each place.
     average: Vec<f64>,
     now: Moment,
     random: Random,
 }
 
 impl Writing {
-    /// The writes to a working set of `pages` of the `all` pages that have contents; and the places that are written, in pages.
+    /// Creates the writes to a working set of `pages` of the `all` pages with contents; also returns the sizes of the places that
+    /// are written, in pages.
     pub(super) fn new(scenario: &Scenario, pages: f64, all: f64) -> (Self, Vec<f64>) {
         let writes = scenario.writes.bytes_per_second as f64 / PAGE_SIZE as f64;
         let pattern = scenario.writes.pattern;
@@ -45,7 +46,7 @@ impl Writing {
             Pattern::HotSpot => {
                 (vec![pages * HOT.0, pages * (1.0 - HOT.0)], vec![writes * HOT.1, writes * (1.0 - HOT.1)])
             }
-            // The other phase has a place of its own, as far as there is room.
+            // The second phase has a place of its own, if there is room.
             Pattern::Phased => (vec![pages, pages.min(all - pages)], vec![writes; 2]),
         };
         let now = Moment { until: Duration::ZERO, writes_per_second: Vec::new() };
@@ -53,7 +54,7 @@ impl Writing {
         (Self { pattern, vcpus, average, now, random: Random(scenario.seed) }, places)
     }
 
-    /// What holds at `now`, which never goes back.
+    /// The writes at `now`, which never decreases.
     pub(super) fn at(&mut self, now: Duration) -> Moment {
         while self.now.until <= now {
             self.now = self.after(self.now.until);
@@ -88,7 +89,7 @@ impl Writing {
 pub(super) struct Random(pub(super) u64);
 
 impl Random {
-    /// From 0 to below 1.
+    /// A number from 0 to below 1.
     pub(super) fn next(&mut self) -> f64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;

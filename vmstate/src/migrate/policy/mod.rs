@@ -1,8 +1,8 @@
-//! What a source does next: a pure function from figures and parameters to a decision. `docs/migration-policy.md` has the
+//! Decides what a source does next: a pure function from figures and parameters to a decision. `docs/migration-policy.md` has the
 //! formulas with worked numbers.
 //!
-//! Downtime is all that the guest feels: the stop, last pages, device state, its way through the wire, the
-//! destination's load, and two round trips (ready? yes; take over! running).
+//! The downtime is the whole time for which the guest stands still: the stop, the last pages, the device state, their transfer,
+//! the destination's load, and two round trips (ping READY and its answer; end of the stream and the final answer).
 
 mod disturbance;
 #[cfg(test)]
@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use super::parameters::{DeadlineAction, Parameters};
 
-/// What is known at the end of a round.
+/// The figures at the end of a round.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Figures {
     /// Bytes that the pending pages are expected to take on the wire.
@@ -23,40 +23,40 @@ pub struct Figures {
     pub dirty_bytes_per_second: f64,
     /// Bytes that the devices take on the wire.
     pub device_bytes: f64,
-    /// Bytes a second through the wire at full speed, while the guest runs.
+    /// Speed of the wire in bytes a second, without a limit, while the guest runs.
     pub wire_bytes_per_second: f64,
-    /// Bytes a second while it stands: no vCPU competes for the host's processors.
+    /// Speed in bytes a second while the guest is paused: no vCPU competes for the host's processors.
     pub paused_bytes_per_second: f64,
-    /// An answer has told how fast the wire is. Without one nobody knows how long what is pending will take.
+    /// True if an answer has measured the speed of the wire. Without one, the time for the pending bytes is unknown.
     pub is_wire_measured: bool,
-    /// From a question to the destination to its answer, at least.
+    /// The shortest time from a ping to the destination to its answer.
     pub round_trip: Duration,
-    /// By how much an answer usually comes later than that.
+    /// The usual delay of an answer beyond that.
     pub lateness: Duration,
-    /// How long the guest still writes after the order to pause.
+    /// How long the guest continues to write after the order to pause.
     pub stopping: Duration,
-    /// To pause the guest, to save and load its devices, and to let go of it.
+    /// Time to pause the guest, to save and load its devices, and to hand it over.
     pub switch_over_cost: Duration,
-    /// The least that this was in the last rehearsals: on a busy host a single one says nothing about the next.
+    /// The least such time of the last rehearsals: on a busy host, a single one does not predict the next.
     pub least_switch_over_cost: Duration,
-    /// Since the migration began.
+    /// Time since the migration began.
     pub elapsed: Duration,
-    /// Rounds done.
+    /// Number of completed rounds.
     pub rounds: u32,
-    /// What the last two of them were like, the newest first.
+    /// The last two rounds, the newest first.
     pub last_rounds: [Option<RoundFigures>; 2],
     /// The least that was pending at the end of one of the eight rounds before the last.
     pub least_pending_bytes: f64,
-    /// Rounds since the one that left a twentieth less than all before it.
+    /// Number of rounds since the one that left a twentieth less than all before it.
     pub stalled_rounds: u32,
-    /// Percentage of the time that throttled vCPUs stand still; `None`: the machine cannot throttle.
+    /// Percentage of the time for which throttled vCPUs stand still; `None` if the machine cannot throttle.
     pub throttle: Option<u8>,
 }
 
-/// A round, as far as a throttle is decided by it.
+/// The figures of a round on which the throttle depends.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RoundFigures {
-    /// Bytes that what the guest dirtied will take on the wire.
+    /// Bytes on the wire for the pages that the guest dirtied.
     pub dirtied_bytes: f64,
     /// Bytes that were sent.
     pub sent_bytes: f64,
@@ -69,13 +69,13 @@ pub struct RoundFigures {
 pub enum RoundDecision {
     /// One more round.
     Iterate,
-    /// One more round, with vCPUs that stand still for more of the time: so many percent.
+    /// Run one more round, with this higher throttle in percent.
     ThrottleMore(u8),
-    /// One more round, with vCPUs that stand still for less of it.
+    /// Run one more round, with this lower throttle in percent.
     ThrottleLess(u8),
     /// Pause the guest now.
     SwitchOver,
-    /// Hand the guest over now, and the rest of its memory behind it: within the limits it cannot be done otherwise.
+    /// Switch to post-copy now: within the limits, the migration cannot complete otherwise.
     Postcopy(GiveUpReason),
     /// Give up: the migration cannot complete within its limits.
     GiveUp(GiveUpReason),
@@ -84,74 +84,74 @@ pub enum RoundDecision {
 /// Why a migration gives up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GiveUpReason {
-    /// The limit of rounds.
+    /// The limit of rounds is reached.
     Rounds {
-        /// Pause that the guest would feel if it were switched over now.
+        /// The pause, if the switch-over began now.
         expected_downtime: Duration,
     },
-    /// The deadline.
+    /// The deadline has passed.
     Deadline {
-        /// Pause that the guest would feel if it were switched over now.
+        /// The pause, if the switch-over began now.
         expected_downtime: Duration,
     },
-    /// The deadline, after which the highest throttle did not help.
+    /// The deadline has passed, and the highest throttle did not help.
     Throttle {
-        /// Pause that the guest would feel if it were switched over now.
+        /// The pause, if the switch-over began now.
         expected_downtime: Duration,
         /// The highest throttle.
         percent: u8,
     },
-    /// Rounds no longer help, and each is a burden to the guest.
+    /// Rounds make no progress, and each costs the guest.
     Stalled {
-        /// Pause that the guest would feel if it were switched over now.
+        /// The pause, if the switch-over began now.
         expected_downtime: Duration,
-        /// Rounds in a row that did not help.
+        /// Number of successive rounds without progress.
         rounds: u32,
     },
-    /// Even with no page left the pause would be longer than the limit.
+    /// Even without a pending page, the pause would exceed the limit.
     FixedCost {
-        /// The pause with no page left.
+        /// The pause without a pending page.
         least_downtime: Duration,
     },
 }
 
-/// What is to be expected.
+/// The prediction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Forecast {
-    /// Pause that the guest would feel if it were switched over now.
+    /// The pause, if the switch-over began now.
     pub downtime: Duration,
-    /// Time of the whole migration; `None` if the guest dirties pages about as fast as they go, or faster.
+    /// Time of the whole migration; `None` if the guest dirties pages about as fast as they are sent, or faster.
     pub total: Option<Duration>,
 }
 
-/// A peer that has just started answers slowly, so the first rounds do not yet prove that it always does.
+/// A peer that has just started answers slowly, so the first rounds do not prove that it always does.
 const COLD_ROUNDS: u32 = 3;
-/// Dirtied to sent, above which no end is in sight. A guest that writes all its pages over and over dirties each only
-/// once a round, so it comes close to 1 and never beyond.
+/// The ratio of dirtied to sent bytes above which no end is in sight. A guest that writes all its pages over and over dirties
+/// each only once a round, so the ratio comes close to 1 and never exceeds it.
 const HOPELESS: f64 = 0.95;
 
-/// Switches over only if the pause would still fit were the pages to take a tenth longer than expected. A forecast that
-/// is right on average and just fits is exceeded every other time; and one that is asked after each round, until it
-/// fits for once, is then more often too low than not.
+/// The switch-over requires that the pause fits even if the pages take a tenth longer than expected. A forecast that is right on
+/// average and just fits is exceeded every other time; and since it is evaluated after each round until it fits once, it is then
+/// more often too low than not.
 const MARGIN: f64 = 1.1;
-/// And were both answers later than usual by as much again.
+/// It also requires that the pause fits with both answers twice as late as usual.
 const LATENESS: u32 = 2;
-/// Rounds that are foretold at most. A tenth of the pending bytes is left after 45 rounds at the ratio [`HOPELESS`], so
-/// whoever needs more has no end in sight either.
+/// The most rounds that are predicted. At the ratio [`HOPELESS`], a tenth of the pending bytes is left after 45 rounds, so a
+/// migration that needs more has no end in sight either.
 const FORETOLD: u32 = 1000;
 
-/// The decision at the end of a round, and what it is based on.
+/// The decision at the end of a round, with the forecast on which it is based.
 pub fn decide(figures: &Figures, parameters: &Parameters) -> (RoundDecision, Forecast) {
     let known = Known { figures, parameters };
     (known.decision(), known.forecast())
 }
 
-/// What is to be expected, as of any moment.
+/// The forecast at any moment.
 pub fn foretell(figures: &Figures, parameters: &Parameters) -> Forecast {
     Known { figures, parameters }.forecast()
 }
 
-/// What the deadline demands, also within a round: `None` until it passes.
+/// The decision that the deadline requires, also within a round; `None` until it passes.
 pub fn overdue(figures: &Figures, parameters: &Parameters) -> Option<RoundDecision> {
     let known = Known { figures, parameters };
     known.is_overdue().then(|| known.decision())
@@ -166,7 +166,7 @@ struct Known<'a> {
 impl Known<'_> {
     fn decision(self) -> RoundDecision {
         match self.next() {
-            // A pause that is too long without a page is as long in post-copy.
+            // A pause that is too long without a pending page is as long in post-copy.
             RoundDecision::GiveUp(reason)
                 if self.parameters.postcopy_ram && !matches!(reason, GiveUpReason::FixedCost { .. }) =>
             {
@@ -178,7 +178,7 @@ impl Known<'_> {
 
     fn next(self) -> RoundDecision {
         let Self { figures, parameters } = self;
-        // Before the log was read at the end of a round nobody knows what the guest has written since the beginning.
+        // Before the log was read at the end of a round, the guest's writes since the beginning are unknown.
         let fits = figures.rounds > 0 && self.fits(figures.pending_bytes);
         let rounds_are_over = parameters.max_rounds.is_some_and(|rounds| figures.rounds >= rounds);
         if fits && (self.is_overdue() || rounds_are_over || self.is_the_moment()) {
@@ -210,7 +210,7 @@ impl Known<'_> {
         self.parameters.deadline.is_some_and(|deadline| self.figures.elapsed >= deadline)
     }
 
-    /// The deadline has passed, and the pause would be longer than its limit.
+    /// The decision after the deadline, if the pause would exceed its limit.
     fn past_the_deadline(self) -> RoundDecision {
         let expected_downtime = self.downtime(self.figures.pending_bytes, 1.0, LATENESS);
         let highest = self.parameters.max_cpu_throttle;
@@ -236,14 +236,14 @@ impl Known<'_> {
         }
     }
 
-    /// Many rounds did not lower what remains, and nor did the last one.
+    /// True if many rounds did not lower the pending bytes, and nor did the last one.
     fn has_settled(self) -> bool {
         let [Some(last), Some(before)] = self.figures.last_rounds else { return false };
         self.figures.stalled_rounds >= disturbance::STALLED_ROUNDS
             && last.dirtied_bytes >= before.dirtied_bytes * HOPELESS
     }
 
-    /// Even with no page left the pause would not fit, and that is proved.
+    /// The reason, if even without a pending page the pause would certainly exceed its limit.
     fn is_too_long_without_pages(self) -> Option<GiveUpReason> {
         let least_downtime = self.fixed(self.figures.least_switch_over_cost, LATENESS);
         let proved = least_downtime > self.parameters.downtime_limit && self.figures.rounds >= COLD_ROUNDS;
@@ -254,7 +254,7 @@ impl Known<'_> {
         Forecast { downtime: self.expected(self.figures.pending_bytes), total: self.total() }
     }
 
-    /// The pause with no page left, if the switch-over costs that much and answers are so many times as late as usual.
+    /// The pause without a pending page, with this cost of the switch-over and answers this many times as late as usual.
     fn fixed(self, switch_over_cost: Duration, lateness: u32) -> Duration {
         let devices = time(self.figures.device_bytes, self.paused_bytes_per_second());
         let answer = self.figures.round_trip.saturating_add(self.figures.lateness.saturating_mul(lateness));
@@ -266,8 +266,8 @@ impl Known<'_> {
         self.downtime(pending, 1.0, 1)
     }
 
-    /// As [`expected`](Self::expected), if the bytes take `margin` times as long and answers are `lateness` times as late. The guest
-    /// writes on until it stands still.
+    /// As for [`expected`](Self::expected), if the bytes take `margin` times as long and answers are `lateness` times as late.
+    /// The guest continues to write until it stands still.
     fn downtime(self, pending: f64, margin: f64, lateness: u32) -> Duration {
         let figures = self.figures;
         let written = figures.dirty_bytes_per_second * figures.stopping.as_secs_f64();
@@ -280,35 +280,36 @@ impl Known<'_> {
         (known || pending <= 0.0) && self.downtime(pending, MARGIN, LATENESS) <= self.parameters.downtime_limit
     }
 
-    /// What the pause has of the wire.
+    /// The speed of the wire in the pause.
     fn paused_bytes_per_second(self) -> f64 {
         let known = self.parameters.avail_switchover_bandwidth;
         known.map_or(self.figures.paused_bytes_per_second, |known| known.get() as f64)
     }
 
-    /// What a round has of the wire.
+    /// The speed of the wire in a round.
     fn round_bytes_per_second(self) -> f64 {
         let limit = self.parameters.max_bandwidth.map_or(f64::INFINITY, |limit| limit.get() as f64);
         limit.min(self.figures.wire_bytes_per_second)
     }
 
-    /// From a question to its answer, usually.
+    /// The usual time from a ping to its answer.
     fn answer(self) -> Duration {
         self.figures.round_trip.saturating_add(self.figures.lateness)
     }
 
-    /// How long a round takes that begins with `pending` bytes: until they are sent and it is heard that they arrived.
+    /// The duration of a round that begins with `pending` bytes: until they are sent and their arrival is acknowledged.
     fn round(self, pending: f64) -> Duration {
         time(pending, self.round_bytes_per_second()).saturating_add(self.answer())
     }
 
-    /// Each round takes its time, and leaves what the guest dirties meanwhile, until that is little enough.
+    /// The time of all further rounds: each takes its time, and leaves the bytes that the guest dirties meanwhile, until those
+    /// fit.
     fn total(self) -> Option<Duration> {
         let figures = self.figures;
         let (mut pending, mut elapsed) = (figures.pending_bytes, figures.elapsed);
         let ratio = figures.dirty_bytes_per_second / self.round_bytes_per_second();
-        // To that many bytes rounds come closer and closer: what is dirtied in the round trip of a round remains. NaN is 0 / 0: nothing
-        // goes, and nothing is dirtied.
+        // The pending bytes of the rounds converge to this number, which the guest dirties in the round trip of a round. NaN is 0
+        // / 0: nothing is sent, and nothing is dirtied.
         let least = figures.dirty_bytes_per_second * self.answer().as_secs_f64() / (1.0 - ratio);
         let has_end = ratio < HOPELESS && self.fits(least);
         for _ in 0..FORETOLD {

@@ -1,4 +1,4 @@
-//! Numbers worked out by hand, and properties over random figures.
+//! Numbers calculated by hand, and properties over random figures.
 
 use std::num::NonZeroU64;
 
@@ -57,14 +57,14 @@ fn all_that_the_guest_feels_counts() {
         |figures: &mut Figures| figures.switch_over_cost += MS,
         |figures: &mut Figures| figures.device_bytes += 1e6,
         |figures: &mut Figures| figures.paused_bytes_per_second *= 0.99,
-        // A tenth of a millisecond of the wire for each millisecond in which the guest writes on.
+        // A tenth of a millisecond of the wire for each millisecond in which the guest continues to write.
         |figures: &mut Figures| figures.stopping = MS,
     ] {
         let mut more = figures;
         change(&mut more);
         assert_eq!(decision(&more, &parameters), RoundDecision::Iterate, "{more:?}");
     }
-    // A limit on the rounds slows no switch-over, and vCPUs that compete with the rounds stand by then.
+    // A limit on the rounds does not slow the switch-over, in which no vCPU competes any more.
     figures.wire_bytes_per_second = 1.0;
     parameters.max_bandwidth = bandwidth(1);
     assert_eq!(decision(&figures, &parameters), RoundDecision::SwitchOver);
@@ -95,8 +95,8 @@ fn who_knows_the_bandwidth_of_the_switch_over_is_believed() {
 fn predicts_the_rounds_to_come() {
     let (mut figures, mut parameters) = figures();
     parameters.downtime_limit = 12 * MS;
-    // 1.8 ms of 1 GB/s fit. 100 MB take 100 ms and a round trip, and leave 10.2 MB; these take 12.2 ms and leave
-    // 1.22 MB, which the pause takes along.
+    // 1.8 ms of 1 GB/s fit. 100 MB take 100 ms and a round trip, and leave 10.2 MB; these take 12.2 ms and leave 1.22 MB, which
+    // are sent in the pause.
     let total = decide(&figures, &parameters).1.total.unwrap();
     let expected = Duration::from_secs_f64(1.0 + 0.102 + 0.0122 + 0.00122 + 0.010);
     assert!(total.abs_diff(expected) < MS / 1000, "{total:?}");
@@ -112,7 +112,7 @@ fn predicts_the_rounds_to_come() {
     assert!(total.abs_diff(Duration::from_secs_f64(expected)) < MS / 1000, "{total:?}");
     parameters.max_bandwidth = bandwidth(100_000_000);
     assert_eq!(decide(&figures, &parameters).1.total, None);
-    // A byte a second is a speed as any other.
+    // A speed of one byte a second is valid.
     (figures.dirty_bytes_per_second, figures.pending_bytes) = (0.0, 2e6);
     parameters.max_bandwidth = bandwidth(1);
     let total = decide(&figures, &parameters).1.total.unwrap();
@@ -138,7 +138,7 @@ fn gives_up_with_a_reason() {
     // A switch-over that was cheaper a moment ago may be so again.
     let hopeful = Figures { least_switch_over_cost: 4 * MS, switch_over_cost: 500 * MS, ..figures };
     assert_eq!(decision(&hopeful, &parameters), RoundDecision::Iterate);
-    // Who allows the limit to be exceeded in the end is not given up upon before.
+    // If the deadline's action may exceed the limit, the migration is not given up before.
     parameters.deadline = Some(1001 * MS);
     assert_eq!(verdict(&parameters), fixed);
     parameters.deadline_action = DeadlineAction::SwitchOver;
@@ -161,14 +161,14 @@ fn a_deadline_does_what_was_asked_for() {
     assert_eq!(after(&figures, &parameters), RoundDecision::ThrottleMore(80));
     figures.throttle = Some(80);
     assert_eq!(after(&figures, &parameters), RoundDecision::Iterate);
-    // Two rounds under it that leave as much as they sent.
+    // Two rounds under the highest throttle that leave as much as they sent.
     let round = |dirtied_bytes| Some(RoundFigures { dirtied_bytes, sent_bytes: 1e8, throttle: 80 });
     figures.last_rounds = [round(1e8), round(0.94e8)];
     assert_eq!(after(&figures, &parameters), RoundDecision::Iterate);
     figures.last_rounds = [round(1e8), round(0.96e8)];
     let reason = GiveUpReason::Throttle { expected_downtime: 110 * MS, percent: 80 };
     assert_eq!(after(&figures, &parameters), RoundDecision::GiveUp(reason));
-    // A share that lets hope, of rounds that no longer leave less: there is nothing left to wait for.
+    // The share would be low enough, but the rounds no longer leave less: further rounds are useless.
     let small = |dirtied_bytes| Some(RoundFigures { dirtied_bytes, sent_bytes: 1e8, throttle: 80 });
     let settled = Figures { last_rounds: [small(1e6), small(1e6)], stalled_rounds: 8, ..figures };
     let stalled = GiveUpReason::Stalled { expected_downtime: 110 * MS, rounds: 8 };
@@ -176,18 +176,18 @@ fn a_deadline_does_what_was_asked_for() {
     for hopeful in [
         Figures { stalled_rounds: 7, ..settled },
         Figures { last_rounds: [small(1e6), small(1.1e6)], ..settled },
-        // Of before the throttle.
+        // From before the throttle.
         Figures { last_rounds: [small(1e6), small(1e6).map(|round| RoundFigures { throttle: 0, ..round })], ..settled },
     ] {
         assert_eq!(after(&hopeful, &parameters), RoundDecision::Iterate);
     }
-    // Nor is there where the pause would be too long without a page.
+    // Nor are they useful where the pause would be too long without a page.
     let slow = Figures { least_switch_over_cost: 50 * MS, last_rounds: [small(1e6), small(1.1e6)], ..figures };
     let fixed = GiveUpReason::FixedCost { least_downtime: 55 * MS };
     assert_eq!(after(&slow, &parameters), RoundDecision::GiveUp(fixed));
     figures.throttle = None;
     assert_eq!(after(&figures, &parameters), gives_up);
-    // What fits goes, whatever was asked for.
+    // A pause that fits begins, whatever the deadline's action.
     for deadline_action in [DeadlineAction::Cancel, DeadlineAction::SwitchOver, DeadlineAction::Throttle] {
         let parameters = Parameters { downtime_limit: 120 * MS, deadline_action, ..parameters };
         assert_eq!(after(&figures, &parameters), RoundDecision::SwitchOver);
@@ -203,15 +203,14 @@ fn a_deadline_in_the_first_round_finds_nothing_that_fits() {
         parameters.deadline_action = action;
         overdue(&figures, &parameters).expect("it has passed")
     };
-    // What the guest has written since the round began is in no figure yet.
+    // The guest's writes since the round began are in no figure yet.
     let gives_up = GiveUpReason::Deadline { expected_downtime: 10 * MS };
     assert_eq!(decided(DeadlineAction::Cancel), RoundDecision::GiveUp(gives_up));
     assert_eq!(decided(DeadlineAction::SwitchOver), RoundDecision::SwitchOver);
     assert_eq!(decided(DeadlineAction::Throttle), RoundDecision::ThrottleMore(99));
 }
 
-/// The last two rounds left so many percent of what they sent, under the throttle that is in effect.
-/// Before the first answer no pause is known to fit, so the deadline's action is all that decides.
+/// Before the first answer, no pause is known to fit, so only the deadline's action decides.
 #[test]
 fn a_wire_that_nobody_has_measured_makes_no_pause_fit() {
     let (figures, parameters) = figures();
@@ -230,7 +229,7 @@ fn a_wire_that_nobody_has_measured_makes_no_pause_fit() {
     assert!(matches!(overdue(&unknown, DeadlineAction::Cancel, None), RoundDecision::GiveUp(_)));
     assert_eq!(overdue(&unknown, DeadlineAction::SwitchOver, None), RoundDecision::SwitchOver);
     assert_eq!(overdue(&unknown, DeadlineAction::Throttle, None), RoundDecision::ThrottleMore(99));
-    // Who knows the wire says so, and where nothing is left no wire is needed.
+    // If the user sets the speed, or nothing is left to send, no measurement is needed.
     assert_eq!(overdue(&unknown, DeadlineAction::Cancel, bandwidth(1_000_000_000)), RoundDecision::SwitchOver);
     let nothing = Figures { pending_bytes: 0.0, ..unknown };
     assert_eq!(overdue(&nothing, DeadlineAction::Cancel, None), RoundDecision::SwitchOver);
@@ -246,7 +245,7 @@ fn shares(last: f64, before: f64, throttle: u8) -> (Figures, Parameters) {
 #[test]
 fn throttles_no_more_than_two_rounds_call_for() {
     for (last, before, now, then) in [
-        // QEMU's steps where they are needed: 1 - 1 * 50/100 = 50 %.
+        // QEMU's step where it is needed: 1 - 1 * 50/100 = 50 %.
         (100.0, 100.0, 0, RoundDecision::ThrottleMore(20)),
         (100.0, 100.0, 20, RoundDecision::ThrottleMore(30)),
         (100.0, 100.0, 95, RoundDecision::ThrottleMore(98)),
@@ -282,7 +281,7 @@ fn a_throttle_needs_leave_a_machine_that_can_and_a_pause_that_does_not_fit() {
     assert_eq!(set(|_, parameters| parameters.auto_converge = false), RoundDecision::Iterate);
     assert_eq!(set(|figures, _| figures.throttle = None), RoundDecision::Iterate);
     assert_eq!(set(|figures, _| figures.last_rounds[1] = None), RoundDecision::Iterate);
-    // A round before the last change tells nothing about this throttle.
+    // A round before the last change says nothing about this throttle.
     assert_eq!(set(|figures, _| figures.throttle = Some(20)), RoundDecision::Iterate);
     assert_eq!(set(|_, parameters| parameters.throttle_trigger_threshold = 100), RoundDecision::Iterate);
     assert_eq!(set(|_, parameters| parameters.cpu_throttle_initial = 45), RoundDecision::ThrottleMore(45));
@@ -292,7 +291,7 @@ fn a_throttle_needs_leave_a_machine_that_can_and_a_pause_that_does_not_fit() {
     assert_eq!(decision(&figures, &off), RoundDecision::ThrottleLess(0));
     let lower = Parameters { max_cpu_throttle: 40, ..parameters };
     assert_eq!(decision(&figures, &lower), RoundDecision::ThrottleLess(40));
-    // For the aim of least disturbance the pause may fit, and the guest is throttled no more for a shorter one.
+    // For the aim of least disturbance the pause may fit already, and the throttle is not raised for a shorter one.
     let fits = Parameters { downtime_limit: 300 * MS, aim: Aim::LeastDisturbance, ..parameters };
     let helps = Figures { dirty_bytes_per_second: 1e6, throttle: Some(0), ..figures };
     let round = |throttle| Some(RoundFigures { dirtied_bytes: 1e8, sent_bytes: 1e8, throttle });
@@ -304,17 +303,17 @@ fn a_throttle_needs_leave_a_machine_that_can_and_a_pause_that_does_not_fit() {
 fn least_disturbance_goes_on_while_a_round_saves_more_than_it_costs() {
     let (mut figures, mut parameters) = figures();
     parameters.aim = Aim::LeastDisturbance;
-    // A round of 102 ms costs 5.1 ms, and the pause becomes 110 - 89.8 = 20.2 ms; what the guest does not feel is 11 ms.
+    // A round of 102 ms costs 5.1 ms, and the pause becomes 110 - 89.8 = 20.2 ms; a difference of 11 ms would not be noticed.
     assert_eq!(decision(&figures, &parameters), RoundDecision::Iterate);
-    // 10.2 MB: 12.2 ms cost 0.61 ms and save 8.98 ms; 2.02 ms are not felt. 1.22 MB: 3.22 ms cost 0.16 ms and save
-    // 1.22 - 0.322 = 0.898 ms, less than is felt. So two rounds come first: 1 s + 102 ms + 12.2 ms + 11.22 ms.
+    // 10.2 MB: 12.2 ms cost 0.61 ms and save 8.98 ms; 2.02 ms are not noticed. 1.22 MB: 3.22 ms cost 0.16 ms and save 1.22 -
+    // 0.322 = 0.898 ms, which is not noticed. So two rounds come first: 1 s + 102 ms + 12.2 ms + 11.22 ms.
     let total = decide(&figures, &parameters).1.total.unwrap();
     assert!(total.abs_diff(Duration::from_secs_f64(1.12542)) < MS / 1000, "{total:?}");
     figures.pending_bytes = 1.02e7;
     assert_eq!(decision(&figures, &parameters), RoundDecision::Iterate);
     figures.pending_bytes = 1.22e6;
     assert_eq!(decision(&figures, &parameters), RoundDecision::SwitchOver);
-    // Each round leaves the same: no gain. And vCPUs that stand half of the time pay for it.
+    // Each round leaves the same: no gain. And vCPUs that stand still half of the time pay for it.
     (figures.pending_bytes, figures.dirty_bytes_per_second) = (1e8, 1e9);
     assert_eq!(decision(&figures, &parameters), RoundDecision::SwitchOver);
     (figures.dirty_bytes_per_second, figures.throttle) = (5e8, Some(0));
@@ -329,7 +328,7 @@ fn least_disturbance_waits_for_a_minimum_but_not_for_ever_and_never_exceeds_the_
     let (mut figures, mut parameters) = figures();
     parameters.aim = Aim::LeastDisturbance;
     figures.dirty_bytes_per_second = 1e9;
-    // 110 ms now, 99 ms plus a tenth would do.
+    // 110 ms now, 99 ms plus a tenth would be enough.
     figures.least_pending_bytes = 8.8e7;
     assert_eq!(decision(&figures, &parameters), RoundDecision::Iterate);
     figures.least_pending_bytes = 9.1e7;
@@ -421,7 +420,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
     /// More pending pages, a slower wire or a stricter limit never turn another decision into a switch-over. (For the aim of
-    /// least disturbance they may: a round may not be worth its time any more.)
+    /// least disturbance they may: a round may no longer be worth its time.)
     #[test]
     fn more_to_send_never_makes_it_switch_over(figures in any_figures(), parameters in any_parameters(), more in 1.0..100.0_f64) {
         let parameters = Parameters { aim: Aim::Soonest, ..parameters };
@@ -435,7 +434,7 @@ proptest! {
         }
     }
 
-    /// The limit is exceeded only by who asked for it.
+    /// The limit is exceeded only if the deadline's action allows it.
     #[test]
     fn nothing_switches_over_above_the_limit_but_the_deadline(figures in any_figures(), parameters in any_parameters()) {
         let (decision, forecast) = decide(&figures, &parameters);
@@ -445,7 +444,7 @@ proptest! {
         }
     }
 
-    /// A throttle goes up by a step at most, never above its maximum, and the more the guest dirties the higher.
+    /// A throttle rises by one step at most, never above its maximum, and does not fall if the guest dirties more.
     #[test]
     fn a_throttle_keeps_to_its_parameters(figures in any_figures(), parameters in any_parameters(), more in 1.0..10.0_f64) {
         let overdue = overdue(&figures, &parameters).is_some();

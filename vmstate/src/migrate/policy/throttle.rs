@@ -1,16 +1,16 @@
-//! How much the vCPUs are throttled: no more than the last two rounds call for, and less as soon as they allow it.
+//! The throttle of the vCPUs: no higher than the last two rounds require, and lowered as soon as they allow it.
 //!
-//! A guest whose vCPUs stand still for a part of the time dirties less in proportion. So a throttle `t` that leaves a
-//! share `r` of what is sent dirtied needs to be `1 - (1 - t) * threshold / r` for the threshold.
+//! A guest whose vCPUs stand still for part of the time dirties proportionally less. So if a throttle `t` results in a share `r`
+//! of dirtied to sent bytes, the threshold requires a throttle of `1 - (1 - t) * threshold / r`.
 
 use super::{Figures, RoundDecision};
 use crate::migrate::parameters::Parameters;
 
-/// The throttle is taken back to where the share becomes this part of the threshold: at the threshold itself the next
-/// fluctuation would bring it back.
+/// The throttle is lowered to where the share becomes this part of the threshold: at the threshold itself, the next fluctuation
+/// would raise it again.
 const RELAXED: f64 = 0.8;
 
-/// What the guest dirtied in the last two rounds, in shares of what was sent, under the throttle that is in effect now.
+/// The shares of dirtied to sent bytes in the last two rounds, under the present throttle.
 pub(super) struct Shares {
     pub(super) least: f64,
     pub(super) most: f64,
@@ -22,13 +22,13 @@ pub(super) fn share(figures: &Figures) -> Option<Shares> {
     if last.throttle != throttle || before.throttle != throttle {
         return None;
     }
-    // Nothing sent and nothing dirtied is no load.
+    // If nothing is sent and nothing dirtied, there is no load.
     let share = |dirtied: f64, sent: f64| if dirtied > 0.0 { dirtied / sent } else { 0.0 };
     let (last, before) = (share(last.dirtied_bytes, last.sent_bytes), share(before.dirtied_bytes, before.sent_bytes));
     Some(Shares { least: last.min(before), most: last.max(before) })
 }
 
-/// What changes; `fits`: the pause would be within its limit, so no higher throttle is needed.
+/// The change of the throttle, if any; `fits` says that the pause would be within its limit, so no higher throttle is needed.
 pub(super) fn decide(figures: &Figures, parameters: &Parameters, fits: bool) -> Option<RoundDecision> {
     let now = figures.throttle?;
     let highest = if parameters.auto_converge { parameters.max_cpu_throttle } else { 0 };
@@ -46,7 +46,7 @@ pub(super) fn decide(figures: &Figures, parameters: &Parameters, fits: bool) -> 
     (enough < now).then_some(RoundDecision::ThrottleLess(enough))
 }
 
-/// The throttle in percent that makes the share of `share` under the throttle `now` one of `wanted`.
+/// The throttle in percent that turns the share `share` under the throttle `now` into `wanted`.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
@@ -54,6 +54,6 @@ pub(super) fn decide(figures: &Figures, parameters: &Parameters, fits: bool) -> 
 )]
 fn needed(now: u8, share: f64, wanted: f64) -> u8 {
     let running = 1.0 - f64::from(now) / 100.0;
-    // The difference of two numbers close to each other has an error of some 1e-16; without this 20 % could become 21.
+    // The difference of two close numbers has an error of some 1e-16; without this correction, 20 % could become 21.
     ((1.0 - running * wanted / share) * 100.0 - 1e-9).ceil().max(0.0) as u8
 }

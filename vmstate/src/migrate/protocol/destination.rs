@@ -14,13 +14,13 @@
 //! from a source that asked nothing and listens:         … RefuseCancels ─► Confirm ─► AwaitParting ─► Sleep ─► Claim ─► Advance ─► …
 //! ```
 //!
-//! A QEMU that sends its guest in post-copy asks nothing, gives its disks up before it says anything of it, and does not run the guest again once
-//! the order to run is out: the guest is run here as soon as the resources are.
+//! A QEMU that sends its guest in post-copy asks nothing, releases its disks before it reports that, and does not run the guest
+//! again once the order to run is sent: the guest runs here as soon as this side holds the resources.
 //!
-//! A source of this library that does not hear `SHUT 0` runs its guest only if it gets the exclusive resources. A QEMU runs it in
-//! any case (`migration_iteration_finish`, migration/migration.c, ignores what `bdrv_activate_all` says), and takes its image's lock
-//! only if that is free. So a QEMU hears `SHUT 0` before the lock is taken here. One that did hear it closes the connection; one that did
-//! not takes the lock within [`Timing::settle`], and its guest is not run here.
+//! A source of this library that does not receive `SHUT 0` runs its guest only if it gets the exclusive resources. A QEMU runs it
+//! in any case (`migration_iteration_finish`, migration/migration.c, ignores the result of `bdrv_activate_all`), and takes its
+//! image's lock only if that is free. So a QEMU receives `SHUT 0` before the lock is taken here. If it does, it closes the
+//! connection; if not, it takes the lock within [`Timing::settle`], and its guest does not run here.
 
 use std::time::Duration;
 
@@ -28,14 +28,14 @@ use super::{Timing, Way};
 use crate::migrate::Claim;
 use crate::migrate::phase::DestinationPhase;
 
-/// What a destination has to do next.
+/// The next action of a destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DestinationAction {
-    /// Take in the stream until one of the events of the stream. With a moment: by then.
+    /// Read the stream until one of its events, by this moment if there is one.
     Receive(Option<Duration>),
     /// Compare both machines: [`Machine::introduced`](crate::migrate::Machine::introduced).
     Compare,
-    /// Check that everything came, and give the machine its state: [`Machine::loaded`](crate::migrate::Machine::loaded).
+    /// Check that everything came, and pass the state to the machine: [`Machine::loaded`](crate::migrate::Machine::loaded).
     Load,
     /// Answer the ping of this number.
     Answer(u32),
@@ -45,62 +45,61 @@ pub enum DestinationAction {
     Claim,
     /// Wait until this moment.
     Sleep(Duration),
-    /// Tell the source that this side runs the guest.
+    /// Report to the source that this side runs the guest.
     Confirm,
-    /// Drop what the source still sends until it closes the connection, at the latest until this moment.
+    /// Drop the rest of the stream until the source closes the connection, at the latest until this moment.
     AwaitParting(Duration),
-    /// Move the fence on.
+    /// Advance the fence.
     Advance,
-    /// Run the guest, if the source's ran.
+    /// Run the guest, if it ran at the source.
     Resume,
-    /// In post-copy: tell the source that this side runs the guest, whose pages are now to come.
+    /// In post-copy: report to the source that this side runs the guest, and needs the missing pages.
     ConfirmRun,
-    /// In post-copy: take in the pages that come, and ask for those that the guest waits for.
+    /// In post-copy: receive pages, and request those that the guest waits for.
     TakePages,
-    /// In post-copy, after the wire broke: wait until another connection is there.
+    /// In post-copy, after the connection broke: wait for another connection.
     Reconnect,
-    /// In post-copy, over another connection, by this moment: tell the source which pages have come, until it says that the others go on to
-    /// come.
+    /// In post-copy, over another connection, by this moment: report to the source which pages have arrived, until it resumes.
     Recover(Duration),
-    /// Tell the source that the guest does not run here.
+    /// Report to the source that the guest does not run here.
     Refuse,
-    /// Nothing: [`DestinationProtocol::phase`] is final.
+    /// No action: [`DestinationProtocol::phase`] is final.
     End,
 }
 
-/// What came of an action.
+/// The result of an action.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DestinationEvent {
     /// The action succeeded.
     Done,
-    /// The source opened no way back, so it was told nothing.
+    /// The source opened no return path, so nothing was sent to it.
     Unheard,
     /// The source has closed the connection in order.
     Parted,
     /// This side's machine or devices refused the action, or cannot load the stream.
     Refused,
-    /// From the stream: the early sections and the list of RAM blocks are here, and no page was written.
+    /// From the stream: the early sections and the list of RAM blocks have arrived, and no page was written.
     Introduced,
     /// From the stream: the source has paused its guest.
     Stopped,
-    /// From the stream: a ping. `complete`: it came behind the last page.
+    /// From the stream: a ping. `complete`: it came after the last page.
     Asked {
         /// Its number.
         number: u32,
-        /// Behind the last page a ping asks whether the source may let go.
+        /// After the last page, a ping asks whether the source may release the guest.
         complete: bool,
     },
-    /// From the stream: its end. The guest is this side's to take, or has all of its memory.
+    /// From the stream: its end. This side may take the guest, or has all of its memory.
     Ended,
-    /// From the stream, in post-copy: the order to run. The guest is this side's to take, and its pages go on to come.
+    /// From the stream, in post-copy: the order to run. This side may take the guest, and further pages follow.
     Run,
-    /// What taking the resources found.
+    /// The result of taking the resources.
     Claimed(Claim),
     /// A granted cancel was noticed.
     Cancelled,
     /// The wire is broken.
     Broken,
-    /// The source was silent for too long, or the action's moment has come.
+    /// The source was silent for too long, or the action's deadline has passed.
     Deadline,
 }
 
@@ -110,15 +109,15 @@ pub struct DestinationProtocol {
     step: Step,
     way: Way,
     phase: DestinationPhase,
-    /// By when the introduction must be over.
+    /// When the introduction must be complete.
     introduction_ends: Duration,
-    /// The machine has its state.
+    /// True if the machine has its state.
     loaded: bool,
-    /// The source asked whether everything is loaded, as one of this library does.
+    /// True if the source asked whether everything is loaded, as one of this library does.
     asked: bool,
-    /// The source closed the connection in order, or does not listen.
+    /// True if the source closed the connection in order, or does not listen.
     parted: bool,
-    /// The guest runs here.
+    /// True if the guest runs here.
     runs: bool,
 }
 
@@ -141,17 +140,17 @@ enum Step {
     Advancing,
     Resuming,
     TakingPages,
-    /// The wire is broken. What goes on over another one.
+    /// The connection is broken; the step that continues over another one.
     Disconnected(GoesOn),
     Recovering(GoesOn),
     /// The guest has all of its memory.
     Finishing,
-    /// Into this phase.
+    /// To this phase.
     Refusing(DestinationPhase),
     Over,
 }
 
-/// What goes on over another connection.
+/// The step that continues over another connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum GoesOn {
     Resuming,
@@ -179,18 +178,18 @@ impl DestinationProtocol {
         )
     }
 
-    /// Where the destination stands.
+    /// The destination's phase.
     pub fn phase(&self) -> DestinationPhase {
         self.phase
     }
 
-    /// The guest runs here.
+    /// True if the guest runs here.
     pub fn runs(&self) -> bool {
         self.runs
     }
 
-    /// Takes in what came of the last action at the moment `now`, and gives the next one. Every event is allowed in every
-    /// state: one that does not belong to the last action counts as a failure of it.
+    /// Processes the result of the last action at the moment `now`, and returns the next action. Every event is allowed in every
+    /// state: one that does not belong to the last action counts as a failure of that action.
     pub fn handle(&mut self, event: DestinationEvent, now: Duration, timing: &Timing) -> DestinationAction {
         let step = self.next(event, now, timing);
         if (self.step, event) == (Step::Receiving, DestinationEvent::Run) {
@@ -233,7 +232,7 @@ impl DestinationProtocol {
             }
             (Step::Closing, Done) => Step::Confirming,
             (Step::Parting(_), Parted) => Step::Settling(now.saturating_add(timing.settle)),
-            // The wire is gone, and a source that still waits for `SHUT 0` will notice it.
+            // The connection is gone, and a source that still waits for `SHUT 0` will notice it.
             (Step::Parting(_), _) => Step::Settling(now.saturating_add(timing.claim_timeout)),
             (Step::Settling(_), _) => Step::Claiming(now.saturating_add(timing.claim_timeout)),
             (Step::Claiming(_), Claimed(Claim::Won)) if !self.asked => Step::Advancing,
@@ -243,13 +242,13 @@ impl DestinationProtocol {
                 Step::Advancing
             }
             (Step::Claiming(_), Claimed(Claim::Undecidable)) if !self.asked => Step::Refusing(self.kept()),
-            // Without an exclusive resource nobody else can decide: the source will not run the guest any more.
+            // Without an exclusive resource, no other side can decide: the source will not run the guest any more.
             (Step::Claiming(_), Claimed(Claim::Won | Claim::Undecidable)) => Step::Confirming,
             (Step::Claiming(_), Claimed(Claim::Moved)) => Step::Refusing(DestinationPhase::Failed),
             (Step::Claiming(until), _) if now < until => Step::Waiting(until),
             (Step::Claiming(_), _) => Step::Refusing(self.kept()),
             (Step::Waiting(until), _) => Step::Claiming(until),
-            // Told or not: a source that does not hear it finds the resources taken.
+            // Whether it was sent or not: a source that does not receive it finds the resources taken.
             (Step::Confirming, _) if self.asked => Step::Advancing,
             (Step::Confirming, Done) => Step::Parting(now.saturating_add(timing.answer)),
             (Step::Confirming, Unheard) => Step::Claiming(now.saturating_add(timing.claim_timeout)),
@@ -268,9 +267,9 @@ impl DestinationProtocol {
             (Step::Disconnected(goes_on), Done) => Step::Recovering(goes_on),
             (Step::Disconnected(_), _) => Step::Over,
             (Step::Recovering(goes_on), Done) => goes_on.into(),
-            // It may have been another process that has connected.
+            // Another process may have connected.
             (Step::Recovering(goes_on), _) => Step::Disconnected(goes_on),
-            // The source has been told that the guest runs here: this copy will be the only one, so it is completed and kept.
+            // The source was informed that the guest runs here: this copy will be the only one, so it is completed and kept.
             (Step::Advancing | Step::Resuming, _) if self.way == Way::Postcopy => Step::TakingPages,
             (Step::Advancing | Step::Resuming, _) => Step::Over,
             (Step::Refusing(_) | Step::Over, _) => Step::Over,
@@ -278,8 +277,8 @@ impl DestinationProtocol {
         }
     }
 
-    /// What becomes of a guest whose resources cannot be taken. A whole copy may be the only one left, so it is kept: the resources may
-    /// still become free. In post-copy only the source's is whole.
+    /// The final phase of a guest whose resources cannot be taken. A whole copy may be the only one left, so it is kept: the
+    /// resources may still become free. In post-copy only the source's copy is whole.
     fn kept(&self) -> DestinationPhase {
         match self.way {
             Way::Whole => DestinationPhase::Stranded,
@@ -308,7 +307,7 @@ impl DestinationProtocol {
             (Step::Over, Step::Disconnected(_)) => Interrupted,
             (Step::Over, Step::Resuming) if event == DestinationEvent::Done => Completed,
             (Step::Over, Step::Advancing | Step::Resuming) => Stranded,
-            // Told or not: the guest has all of its memory.
+            // Whether it was sent or not: the guest has all of its memory.
             (Step::Over, Step::Finishing) if self.runs => Completed,
             (Step::Over, Step::Finishing) => Stranded,
             (Step::Over, Step::TakingPages | Step::Answering(_)) => Interrupted,

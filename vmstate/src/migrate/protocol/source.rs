@@ -22,11 +22,11 @@ use crate::migrate::Claim;
 use crate::migrate::phase::SourcePhase;
 use crate::stream::Reply;
 
-/// What a source has to do next.
+/// The next action of a source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum SourceAction {
-    /// Send header and configuration, find out by the ping [`WHO`](ping::WHO) who answers, and send the early sections that it
-    /// knows, the list of RAM blocks and the ping [`INTRODUCTION`](ping::INTRODUCTION).
+    /// Send header and configuration, identify the destination by the ping [`WHO`](ping::WHO), and send the early sections that
+    /// it supports, the list of RAM blocks and the ping [`INTRODUCTION`](ping::INTRODUCTION).
     Introduce,
     /// Send one round of pages while the guest runs, and decide what follows.
     Round,
@@ -34,62 +34,62 @@ pub enum SourceAction {
     Pause,
     /// Send the last pages, the devices and the ping [`READY`](ping::READY), by this moment.
     SendRest(Duration),
-    /// In post-copy, by this moment: tell which pages were written since they were sent, send the devices in a package and the ping
-    /// [`READY`](ping::READY); to a QEMU the order to run in place of that, within the package.
+    /// In post-copy, by this moment: send the list of pages that were written since they were sent, the devices in a package and
+    /// the ping [`READY`](ping::READY); for a QEMU the order to run instead of the ping, within the package.
     SendPackage(Duration),
     /// Wait for an answer until this moment.
     Await(Duration),
     /// Refuse cancels from now on, unless one was granted already.
     RefuseCancels,
-    /// Give up the exclusive resources.
+    /// Release the exclusive resources.
     Release,
     /// Send the end of the stream, by this moment. The guest belongs to the destination once the first byte has arrived.
     SendEnd(Duration),
-    /// In post-copy: tell the destination to run the guest, by this moment. The guest belongs to it once that has arrived.
+    /// In post-copy: send the order to run, by this moment. The guest belongs to the destination once that has arrived.
     SendRun(Duration),
-    /// In post-copy: send the pages that the destination's guest waits for, and all others meanwhile, and then the end of the stream.
+    /// In post-copy: send the requested pages first, all others meanwhile, and then the end of the stream.
     Serve,
-    /// In post-copy, after the wire broke: wait until another connection is there.
+    /// In post-copy, after the connection broke: wait for another connection.
     Reconnect,
-    /// In post-copy, over another connection, by this moment: hear which pages the destination has, and say that the others go on to come.
+    /// In post-copy, over another connection, by this moment: request the bitmaps of received pages, and resume.
     Recover(Duration),
     /// Try to take the exclusive resources.
     Claim,
     /// Wait until this moment; the wire is broken.
     Sleep(Duration),
-    /// Move the fence on.
+    /// Advance the fence.
     Advance,
     /// Let the guest run here, if it ran before.
     Resume,
-    /// Nothing: [`SourceProtocol::phase`] is final.
+    /// No action: [`SourceProtocol::phase`] is final.
     End,
 }
 
 impl SourceAction {
-    /// True if the machine carries it out, and not the wire.
+    /// True if the machine executes the action, and not the wire.
     pub fn is_the_machines(self) -> bool {
         matches!(self, Self::Pause | Self::Release | Self::Claim | Self::Advance | Self::Resume)
     }
 }
 
-/// What came of an action.
+/// The result of an action.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum SourceEvent {
     /// The action succeeded.
     Done,
     /// This side's machine, devices or memory refused the action, or the policy gave up.
     Refused,
-    /// A round is over. With a way: the guest is to go over in that.
+    /// A round is complete. With a way: the guest shall be handed over in this way.
     RoundOver(Option<Way>),
     /// The destination has answered, to an action that waits or in the middle of one that sends.
     Replied(Reply),
-    /// What taking the resources found.
+    /// The result of taking the resources.
     Claimed(Claim),
     /// A granted cancel was noticed.
     Cancelled,
-    /// The wire is broken, or carries what the format does not allow.
+    /// The connection is broken, or carries data that the format does not allow.
     Broken,
-    /// The action's moment has come.
+    /// The action's deadline has passed.
     Deadline,
 }
 
@@ -99,7 +99,7 @@ pub struct SourceProtocol {
     step: Step,
     way: Way,
     paused: bool,
-    /// Nothing more can come from the destination.
+    /// True if nothing more can come from the destination.
     deaf: bool,
 }
 
@@ -108,7 +108,7 @@ enum Step {
     Introducing,
     Greeting,
     Rounds,
-    /// With the end of the pause's budget.
+    /// With the end of the pause budget.
     Pausing(Duration),
     Sending(Duration),
     Confirming(Duration),
@@ -118,14 +118,14 @@ enum Step {
     Committing,
     Serving,
     Parting,
-    /// The wire is broken. Into this phase if no other comes.
+    /// The connection is broken. The phase if there is no other connection.
     Disconnected(SourcePhase),
     Recovering(SourcePhase),
     /// With the end of the time for claiming.
     Claiming(Duration),
     Waiting(Duration),
     Advancing,
-    /// After this phase, into that one.
+    /// After the first phase, to the second.
     Resuming(SourcePhase, SourcePhase),
     Over(SourcePhase),
 }
@@ -136,12 +136,12 @@ impl SourceProtocol {
         (Self { step: Step::Introducing, way: Way::Whole, paused: false, deaf: false }, SourceAction::Introduce)
     }
 
-    /// Where the source stands.
+    /// The source's phase.
     pub fn phase(&self) -> SourcePhase {
         match self.step {
             Step::Introducing | Step::Greeting => SourcePhase::Setup,
             Step::Rounds => SourcePhase::Rounds,
-            // It carries the order to run.
+            // It contains the order to run.
             Step::Sending(_) if self.is_unanswered() => SourcePhase::Commit,
             Step::Pausing(_) | Step::Sending(_) | Step::Confirming(_) | Step::Closing | Step::Releasing => {
                 SourcePhase::SwitchOver
@@ -157,8 +157,8 @@ impl SourceProtocol {
         }
     }
 
-    /// Takes in what came of the last action at the moment `now`, and gives the next one. Every event is allowed in every
-    /// state: one that does not belong to the last action counts as a failure of it.
+    /// Processes the result of the last action at the moment `now`, and returns the next action. Every event is allowed in every
+    /// state: one that does not belong to the last action counts as a failure of that action.
     pub fn handle(&mut self, event: SourceEvent, now: Duration, timing: &Timing) -> SourceAction {
         let before = self.phase();
         self.deaf = (self.deaf || event == SourceEvent::Broken) && !matches!(self.step, Step::Disconnected(_));
@@ -186,7 +186,7 @@ impl SourceProtocol {
             (Step::Sending(_), _) if self.is_unanswered() => Step::Claiming(now.saturating_add(timing.claim_timeout)),
             (Step::Sending(until), Done) => Step::Confirming(until),
             (Step::Confirming(_), Replied(Reply::Pong(ping::READY))) => Step::Closing,
-            // Of a round whose last answer nobody waited for. A destination that sends nothing but these is late.
+            // The answer to a probe of a round that was not awaited. A destination that sends nothing but these is late.
             (Step::Confirming(until), Replied(Reply::Pong(ping::ROUND))) if now < until => Step::Confirming(until),
             (Step::Closing, Done) => Step::Releasing,
             (Step::Releasing, Done) if self.is_unanswered() => Step::Sending(now.saturating_add(timing.pause_budget)),
@@ -199,7 +199,7 @@ impl SourceProtocol {
             }
             (Step::Serving, Done) => Step::Parting,
             (Step::Parting, Replied(Reply::Shut(0))) => Step::Over(SourcePhase::Completed),
-            // The guest has run on there: this side's is stale, whatever became of the other.
+            // The guest has run there: this side's copy is stale, whatever happened to the other.
             (Step::Serving | Step::Parting, SourceEvent::Broken | Deadline) => {
                 Step::Disconnected(SourcePhase::Interrupted)
             }
@@ -207,10 +207,10 @@ impl SourceProtocol {
             (Step::Disconnected(into), Done) => Step::Recovering(into),
             (Step::Disconnected(into), _) => Step::Over(into),
             (Step::Recovering(_), Done) => Step::Serving,
-            // It may be another process that was found there.
+            // Another process may have connected.
             (Step::Recovering(into), _) => Step::Disconnected(into),
-            // Also if not all of it could be sent: the end of the stream is its first byte, and the destination may have
-            // read it; it may have read the order to run as well.
+            // Even if not all of it could be sent: the first byte is the end of the stream, and the destination may have read it;
+            // the same holds for the order to run.
             (Step::Ending(_), _) => Step::Committing,
             (Step::Committing, _) => Step::Claiming(now.saturating_add(timing.claim_timeout)),
             (Step::Claiming(_), Claimed(Claim::Won)) => Step::Advancing,
@@ -223,7 +223,8 @@ impl SourceProtocol {
             (Step::Claiming(until), _) => Step::Waiting(until),
             (Step::Waiting(until), _) => Step::Claiming(until),
             (Step::Advancing, Done) => Step::Resuming(SourcePhase::Commit, SourcePhase::Failed),
-            // The guest may not run here without a newer fence: a late end of the stream would start the old one.
+            // The guest must not run here without an advanced fence: a late end of the stream would start the old copy at the
+            // destination.
             (Step::Advancing, _) => Step::Over(SourcePhase::Undecided),
             (Step::Resuming(_, to), _) => Step::Over(to),
             (Step::Over(phase), _) => Step::Over(phase),
@@ -234,7 +235,7 @@ impl SourceProtocol {
         }
     }
 
-    /// The destination says that it runs the guest.
+    /// True if the destination reports that it runs the guest.
     fn is_taken_over(&self, reply: Reply) -> bool {
         match self.way {
             Way::Whole => reply == Reply::Shut(0),
@@ -247,7 +248,7 @@ impl SourceProtocol {
         self.way == Way::PostcopyUnanswered
     }
 
-    /// After a commit that was not confirmed: the guest may run at the destination, which in post-copy lacks pages then.
+    /// After a commit that was not confirmed: the guest may run at the destination, which in post-copy then lacks pages.
     fn elsewhere(&self, phase: SourcePhase) -> Step {
         match self.way {
             Way::Whole => Step::Over(phase),
@@ -255,7 +256,7 @@ impl SourceProtocol {
         }
     }
 
-    /// Before the commit: the guest is this side's.
+    /// Before the commit: the guest belongs to this side.
     fn take_back(&self, into: SourcePhase) -> Step {
         if self.paused { Step::Resuming(self.phase(), into) } else { Step::Over(into) }
     }

@@ -1,4 +1,5 @@
-//! A guest that runs, in a file where each page has its place: copied in rounds while it runs, and to the end while it stands.
+//! Saves a running guest to a file in which each page has its place: copied in rounds while the guest runs, and completed while
+//! it is paused.
 
 use std::time::{Duration, Instant};
 
@@ -15,37 +16,38 @@ use crate::ram::{DirtyLog, GuestRam, PageFigures, RamSection};
 use crate::section::Sections;
 use crate::stream::{Element, MAPPED_RAM, put_configuration, put_header};
 
-/// Rounds at most: a guest that dirties memory faster than the file takes it is stopped behind them.
+/// The most rounds: a guest that dirties memory faster than the file is written is paused after them.
 const MOST_ROUNDS: u32 = 30;
-/// The guest is stopped when no more than these bytes are left, whatever the downtime limit: they are not worth one more round.
+/// The guest is paused when at most this many bytes are left, whatever the downtime limit: they are not worth another round.
 const LITTLE: u64 = 1 << 20;
 
-/// The guest that is saved, and where to.
+/// The guest that is saved, and its destination.
 pub struct Saving<'a, 's> {
-    /// The file. Its position is where the stream begins; it needs [`Channel::file`].
+    /// The file. The stream begins at its position; [`Channel::file`] must return it.
     pub channel: &'a mut dyn Channel,
     /// Machine type, as `microvm`.
     pub machine_type: &'a str,
-    /// Its devices.
+    /// The machine's devices.
     pub sections: &'a mut Sections<'s>,
-    /// Its memory.
+    /// The guest's memory.
     pub ram: &'a dyn GuestRam,
-    /// What it writes.
+    /// The dirty log.
     pub log: &'a mut dyn DirtyLog,
-    /// The reader of the file: sections that a QEMU lacks are left out for a QEMU.
+    /// The program that will read the file: for a QEMU, sections that QEMU lacks are left out.
     pub reader: Peer,
 }
 
-/// Writes a guest in QEMU's mapped-ram layout: each page has one place in the file, and a later write to it goes there again. So the file is
-/// no longer than the guest's memory however long the guest runs meanwhile, and can be [mapped](GuestRam::map) when it is read. The guest
-/// is copied in rounds; once what it dirties in one fits [`downtime_limit`](super::super::Parameters::downtime_limit), or rounds do not
-/// help, `pause` is called, after which it must not run until this returns.
+/// Writes a guest in QEMU's mapped-ram layout: each page has one place in the file, and a later write of the page goes to the
+/// same place. So the file is no longer than the guest's memory however long the guest runs meanwhile, and can be
+/// [mapped](GuestRam::map) when it is read. The guest is copied in rounds; once the pages that it dirties in a round fit
+/// [`downtime_limit`](super::super::Parameters::downtime_limit), or rounds make no progress, `pause` is called, after which the
+/// guest must not run until this function returns.
 ///
-/// Whether the file is on the disk then is for the caller to see to. How long the guest stood until then is the
+/// The caller must ensure that the file is on the disk. The guest's pause until then is the
 /// [`downtime`](super::super::Progress::downtime).
 ///
 /// # Errors
-/// As [`save_with`](super::save_with); `Misuse` if the channel is no file, or memory is shared; what `pause` has.
+/// As for [`save_with`](super::save_with); `Misuse` if the channel is not a file, or memory is shared; errors of `pause`.
 pub fn save_in_place(saving: Saving<'_, '_>, control: &Control, pause: &mut dyn FnMut() -> Result<()>) -> Result<()> {
     let Saving { channel, machine_type, sections, ram, log, reader } = saving;
     sections.check_migratable()?;
@@ -68,7 +70,8 @@ pub fn save_in_place(saving: Saving<'_, '_>, control: &Control, pause: &mut dyn 
         let (begun, before) = (Instant::now(), progress.bytes());
         loop {
             control.check()?;
-            // The pages go to their places, and the PART has no record of them: a reader would only count thousands of these.
+            // The pages go to their places, and the PART has no record of them: readers would only count thousands of empty
+            // PARTs.
             out.clear();
             let memory_is_over = saver.iterate(&mut out, CHUNK, Which::Memory)?;
             out.clear();
@@ -105,13 +108,13 @@ pub fn save_in_place(saving: Saving<'_, '_>, control: &Control, pause: &mut dyn 
     Ok(())
 }
 
-/// True if the file takes `pending` bytes within half of `limit`, as fast as it took `written` in this time. The other half is for the
-/// devices.
+/// True if `pending` bytes are written within half of `limit`, at the speed at which `written` bytes took the time `took`. The
+/// other half is for the devices.
 fn fits(pending: u64, written: u64, took: Duration, limit: Duration) -> bool {
     pending <= LITTLE || pending as f64 * took.as_secs_f64() <= written as f64 * limit.as_secs_f64() / 2.0
 }
 
-/// Tells how long each of several steps took.
+/// Measures the durations of successive steps.
 struct Watch(Instant);
 
 impl Watch {
@@ -119,14 +122,14 @@ impl Watch {
         Self(Instant::now())
     }
 
-    /// Since the last lap.
+    /// The time since the previous lap.
     fn lap(&mut self) -> Duration {
         let before = std::mem::replace(&mut self.0, Instant::now());
         self.0 - before
     }
 }
 
-/// What is published of the file so far.
+/// Publishes the progress of the file.
 struct Progress<'a> {
     pages: std::sync::Arc<PageFigures>,
     control: &'a Control,

@@ -21,15 +21,15 @@ pub use in_place::{Saving, save_in_place};
 
 /// Bytes handed to the channel at once.
 const CHUNK: u64 = 1 << 20;
-/// What is wrong with a file that ends before its stream does.
+/// The message for a file that ends before its stream does.
 const CUT: &str = "the file ends here, before the end of its stream: it was not written whole, or a copy was cut. Compare \
                    its length with the original's, or save the guest again";
 
-/// Writes a guest, which must not run meanwhile. Sections and memory are all there is: the caller keeps the disks.
+/// Writes a guest, which must not run meanwhile. The file contains sections and memory: the caller must keep the disks.
 ///
 /// # Errors
-/// What a device refuses, or the channel; `Rejected` before anything is written if a section is unmigratable, or if
-/// something cannot be said in the release [for which it is saved](Sections::save_for).
+/// Errors of a device or of the channel; `Rejected` before anything is written if a section is unmigratable, or if state cannot
+/// be represented in the release [for which it is saved](Sections::save_for).
 pub fn save(
     channel: &mut dyn Channel,
     machine_type: &str,
@@ -39,10 +39,10 @@ pub fn save(
     save_with(channel, machine_type, sections, ram, &Control::default())
 }
 
-/// As [`save`]; `control` cancels it, and shows its figures.
+/// As for [`save`]; `control` can cancel it, and has its figures.
 ///
 /// # Errors
-/// As [`save`]; `Cancelled`.
+/// As for [`save`]; `Cancelled`.
 pub fn save_with(
     channel: &mut dyn Channel,
     machine_type: &str,
@@ -86,10 +86,10 @@ pub fn save_with(
     Ok(())
 }
 
-/// Reads a guest, which does not run yet: whether it may is for the caller to decide.
+/// Reads a guest, which does not run yet: the caller decides whether it may.
 ///
 /// # Errors
-/// What is wrong with the stream, with its place; `Io` if the file ends before the stream does.
+/// Faults of the stream, with their place; `Io` if the file ends before the stream does.
 pub fn load(
     channel: &mut dyn Channel,
     machine_type: &str,
@@ -128,7 +128,7 @@ fn load_all(loader: &mut Loader<'_, '_>, machine_type: &str, shares_memory: bool
     }
 }
 
-/// A guest that does not run writes nothing, and a file makes nobody wait.
+/// The dirty log and clock of a guest that does not run: no writes, and no waits.
 struct Still;
 
 impl DirtyLog for Still {

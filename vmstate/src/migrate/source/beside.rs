@@ -1,5 +1,5 @@
-//! Page channels, as the main channel of a source sees them: it gives them pages, a little more than they can send at once, and
-//! has them flush where it sends a probe.
+//! Page channels, as the main channel of a source uses them: it gives them pages, slightly more than they can send at once, and
+//! makes them flush where it sends a probe.
 
 use std::time::Duration;
 
@@ -12,19 +12,19 @@ use crate::migrate::wire::Timeout;
 use crate::ram::multifd::Senders;
 use crate::ram::{NORMAL_RECORD, PageCount, ZERO_RECORD};
 
-/// The most bytes of pages that channels are given at once: as many as the log is told to clear at once.
+/// The most bytes of pages that channels are given at once: as many as one clear of the log covers.
 pub(super) const PORTION: u64 = 16 << 20;
-/// How often a wait looks whether an answer has come.
+/// How often a wait checks for answers.
 const SLICE: Duration = Duration::from_millis(5);
-/// Between two probes, while the channels are at work: at each the destination's threads wait for the slowest of them.
+/// Time between two probes while the channels send: at each probe, the destination's threads wait for the slowest of them.
 const BETWEEN_PROBES: Duration = Duration::from_millis(100);
 
 impl Source<'_, '_> {
-    /// Gives page channels about so many bytes of what is pending, once they have no more than that left to send. A probe follows
-    /// when it is time for one. True if nothing of the round is left.
+    /// Gives page channels about `wanted` bytes of pending pages, once they have no more than that left to send. A probe follows
+    /// when one is due. True if the round is complete.
     pub(super) fn send_beside(&mut self, wanted: u64, tells: Tells) -> Result<bool> {
         self.await_sent(wanted / NORMAL_RECORD, self.running())?;
-        // An answer that is read late makes the wire seem slow, and portions stay as small as before the first answer.
+        // An answer that is read late makes the wire seem slow, and keeps portions as small as before the first answer.
         self.hear_until(Duration::ZERO)?;
         let now = self.clock.now();
         let begun = *self.unprobed.get_or_insert(now);
@@ -36,7 +36,7 @@ impl Source<'_, '_> {
             self.pages.want_flush();
         }
         let over = self.saver.iterate(&mut self.buffer, wanted, Which::All)?;
-        // How many bytes the pages take is known once they are sent.
+        // The number of bytes of the pages is known once they are sent.
         if self.control.parameters().max_bandwidth.is_some() {
             self.await_sent(0, self.running())?;
         }
@@ -47,10 +47,10 @@ impl Source<'_, '_> {
         Ok(over)
     }
 
-    /// Waits until the page channels have sent all up to the last flush.
+    /// Waits until the page channels have sent everything up to the last flush.
     ///
     /// # Errors
-    /// As [`await_sent`](Self::await_sent).
+    /// As for [`await_sent`](Self::await_sent).
     pub(super) fn await_synced(&mut self, timeout: Timeout) -> Result<()> {
         self.await_senders(Senders::await_synced, timeout)
     }
@@ -58,12 +58,12 @@ impl Source<'_, '_> {
     /// Waits until the page channels have sent all but `most` of the pages that they were given.
     ///
     /// # Errors
-    /// A timeout, `Cancelled`, why a channel failed or the destination refuses the guest.
+    /// A timeout, `Cancelled`, a channel's failure, or the destination's refusal.
     pub(super) fn await_sent(&mut self, most: u64, timeout: Timeout) -> Result<()> {
         self.await_senders(|senders, time| senders.await_sent(most, time), timeout)
     }
 
-    /// Waits until `is_done` says of the page channels that it is so.
+    /// Waits until `is_done` returns true for the page channels.
     fn await_senders(&mut self, is_done: impl Fn(&Senders, Duration) -> Result<bool>, timeout: Timeout) -> Result<()> {
         let Some(senders) = &self.options.page_channels else { return Ok(()) };
         let mut wait = Default::default();
@@ -81,8 +81,8 @@ impl Source<'_, '_> {
         }
     }
 
-    /// The oldest probe is answered: what went on page channels before it is counted as if it had gone in the stream. The forecast
-    /// counts so: it does not know what compressing will gain.
+    /// Counts the pages on page channels before the oldest probe, when it is answered, as if they had been sent in the stream.
+    /// The forecast uses this unit, because it cannot know the gain of compression.
     pub(super) fn count_arrived(&mut self) {
         if let (Some(senders), Some(chunk)) = (&self.options.page_channels, self.measured.wire.oldest()) {
             let pages = senders.arrived(chunk.flushes);
@@ -90,13 +90,13 @@ impl Source<'_, '_> {
         }
     }
 
-    /// Bytes, in the same count, that page channels have sent and the destination has not answered for.
+    /// Bytes, in the same unit, that page channels have sent and the destination has not acknowledged.
     pub(super) fn unanswered_beside(&self) -> u64 {
         self.options.page_channels.as_ref().map_or(0, |senders| in_stream(senders.unanswered()))
     }
 }
 
-/// Bytes that pages would have in the stream.
+/// Bytes that the pages would have in the stream.
 fn in_stream(pages: PageCount) -> u64 {
     pages.normal.saturating_mul(NORMAL_RECORD).saturating_add(pages.zero.saturating_mul(ZERO_RECORD))
 }

@@ -1,4 +1,5 @@
-//! What is left to do once the destination runs the guest. No guest waits for it, and none of it may fail the migration.
+//! Work that remains once the destination runs the guest. The guest does not wait for it, and no failure of it may fail the
+//! migration.
 
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use crate::stream::read_times;
 const AFTERWARDS: Duration = Duration::from_secs(1);
 
 impl Source<'_, '_> {
-    /// Sends the self-description to a destination that runs the guest by now. It is for people and tools that look at the stream.
+    /// Sends the self-description to a destination that already runs the guest. It is for people and tools that read the stream.
     pub(super) fn send_description(&mut self) {
         if self.peer == Peer::Qemu {
             return;
@@ -28,8 +29,8 @@ impl Source<'_, '_> {
         }
     }
 
-    /// Hears from a destination of this library how long it took to load the `sections`, in their order. One of an older release closes
-    /// the connection instead.
+    /// Receives from a destination of this library how long it took to load the `sections`, in their order. A destination of an
+    /// older release closes the connection instead.
     pub(super) fn hear_times(&mut self, sections: &mut [SectionReport]) {
         if self.peer == Peer::Qemu {
             return;

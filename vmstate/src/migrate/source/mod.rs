@@ -1,5 +1,5 @@
-//! The source: sends a running guest, and is left with either the guest running here or the destination's word that it
-//! runs there. A blocking driver: what to do next is decided by [`SourceProtocol`], the phases are drawn in `phase.rs`.
+//! The source: sends a running guest, and ends with the guest running here, or with the destination's confirmation that it runs
+//! there. A blocking driver: [`SourceProtocol`] decides what to do next, and `phase.rs` has the phase diagrams.
 
 mod beside;
 mod departed;
@@ -36,20 +36,20 @@ use crate::ram::{DirtyLog, EngineSection, GuestRam, PageFigures, RamBlock, RamSe
 use crate::section::Sections;
 use crate::stream::{Command, Element, IGNORE_SHARED, Reply, put_configuration, put_header};
 
-/// What a source works with.
+/// The parts that a source works with.
 #[expect(missing_debug_implementations, reason = "nothing of it can be shown")]
 pub struct Outgoing<'a, 's> {
-    /// To the destination.
+    /// The channel to the destination.
     pub channel: &'a mut dyn Channel,
-    /// Time.
+    /// The clock.
     pub clock: &'a dyn Clock,
     /// The machine; its guest may run.
     pub machine: &'a mut dyn Machine,
-    /// Its devices.
+    /// The machine's devices.
     pub sections: &'a mut Sections<'s>,
-    /// Its memory.
+    /// The guest's memory.
     pub ram: &'a dyn GuestRam,
-    /// The record of pages that were written.
+    /// The dirty log.
     pub log: &'a mut dyn DirtyLog,
 }
 
@@ -59,16 +59,16 @@ pub struct Outgoing<'a, 's> {
 pub struct SourceOptions {
     /// Machine type, as `microvm`; the destination's must be the same.
     pub machine_type: String,
-    /// The longest wait for an answer of the destination, and for a destination that takes nothing, while the guest runs.
-    /// Once it is paused, [`Parameters::pause_budget`](crate::migrate::Parameters::pause_budget) bounds all waits.
+    /// The longest wait for an answer of the destination, and for a destination that reads nothing, while the guest runs. Once it
+    /// is paused, [`Parameters::pause_budget`](crate::migrate::Parameters::pause_budget) bounds all waits.
     pub answer: Duration,
-    /// After a commit that the destination did not confirm: how long to wait for exclusive resources that another process
-    /// still holds.
+    /// How long to wait, after a commit that the destination did not confirm, for exclusive resources that another process still
+    /// holds.
     pub claim_timeout: Duration,
-    /// Part of the expected downtime that nobody measures ahead: the hand-over above all. What
-    /// [`Machine::rehearse`] measures comes on top of it.
+    /// The part of the expected downtime that is not measured in advance, mainly the hand-over. The measurements of
+    /// [`Machine::rehearse`] are added.
     pub switch_over_cost: Duration,
-    /// Sends the pages, in place of the main channel. For one migration.
+    /// Sends the pages instead of the main channel. For one migration.
     pub page_channels: Option<Senders>,
 }
 
@@ -85,26 +85,26 @@ impl SourceOptions {
     }
 }
 
-/// How a source ended.
+/// The result of a source.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Departure {
-    /// Where the guest is: a [final](SourcePhase::is_final) phase.
+    /// Where the guest runs: a [final](SourcePhase::is_final) phase.
     pub phase: SourcePhase,
-    /// Why, unless completed. If the guest should run here again and could not be resumed, it says so.
+    /// The error, unless the migration completed. It also says if the guest should run here again and could not be resumed.
     pub error: Option<Error>,
-    /// What it took.
+    /// The measurements.
     pub report: DepartureReport,
 }
 
 /// Bytes handed to the channel at once.
 pub(super) const CHUNK: u64 = 1 << 20;
-/// Between two attempts to take the exclusive resources back.
+/// Time between two attempts to take the exclusive resources back.
 const RETRY: Duration = Duration::from_millis(10);
-/// How long a destination that broke the connection gets for its reason.
+/// How long to wait for the reason of a destination that broke the connection.
 const LAST_WORDS: Duration = Duration::from_millis(100);
 
-/// What a source has besides guest memory.
+/// The parts of a source besides guest memory.
 pub(super) struct Host<'a, 's> {
     pub(super) channel: &'a mut dyn Channel,
     pub(super) clock: &'a dyn Clock,
@@ -112,18 +112,18 @@ pub(super) struct Host<'a, 's> {
     pub(super) sections: &'a mut Sections<'s>,
 }
 
-/// Guest memory, as the source of its pages.
+/// Guest memory, with its pages.
 pub(super) struct Memory<'a> {
     pub(super) section: Box<dyn EngineSection + 'a>,
     /// The figures that `section` updates.
     pub(super) pages: Arc<PageFigures>,
-    /// Where the channel finds the pages.
+    /// The memory from which the channel reads the pages.
     pub(super) ram: &'a dyn GuestRam,
-    /// The most bytes of it that are put together at once.
+    /// The most bytes of pages that are collected at once.
     pub(super) longest_chunk: u64,
 }
 
-/// Sends the guest. Returns when this side is over.
+/// Sends the guest. Returns when this side has ended.
 pub fn run(outgoing: Outgoing<'_, '_>, options: &SourceOptions, control: &Control) -> Departure {
     let Outgoing { channel, clock, machine, sections, ram, log } = outgoing;
     let beside = Beside::from(options.page_channels.as_ref());
@@ -133,7 +133,7 @@ pub fn run(outgoing: Outgoing<'_, '_>, options: &SourceOptions, control: &Contro
     send(Host { channel, clock, machine, sections }, memory, options, control)
 }
 
-/// As [`run`], with any section in the place of guest memory.
+/// As for [`run`], with any section in place of guest memory.
 pub(super) fn send(host: Host<'_, '_>, memory: Memory<'_>, options: &SourceOptions, control: &Control) -> Departure {
     let Host { channel, clock, machine, sections } = host;
     let Memory { section, pages, ram, longest_chunk } = memory;
@@ -197,7 +197,7 @@ pub(super) fn send(host: Host<'_, '_>, memory: Memory<'_>, options: &SourceOptio
 }
 
 struct Source<'a, 's> {
-    /// Around all of the migration; says its phase.
+    /// The span of the whole migration, with its phase.
     span: tracing::Span,
     protocol: SourceProtocol,
     wire: Link<'a>,
@@ -207,14 +207,14 @@ struct Source<'a, 's> {
     /// Figures of guest memory, for reports.
     pages: Arc<PageFigures>,
     longest_chunk: u64,
-    /// Some of guest memory is not sent.
+    /// True if some of guest memory is shared and not sent.
     shares_memory: bool,
     peer: Peer,
-    /// The destination was told that the guest may go over in post-copy.
+    /// True if post-copy was announced to the destination.
     announced_postcopy: bool,
-    /// The guest goes over in post-copy.
+    /// True if the guest is handed over in post-copy.
     is_late: bool,
-    /// In post-copy: the destination runs the guest.
+    /// In post-copy: true if the destination runs the guest.
     is_gone: bool,
     blocks: &'a [RamBlock],
     /// The block of the destination's last request for pages.
@@ -222,39 +222,39 @@ struct Source<'a, 's> {
     options: &'a SourceOptions,
     control: &'a Control,
     begun: Duration,
-    /// The first thing that went wrong.
+    /// The first error.
     reason: Option<Error>,
-    /// The destination's last answer to a question.
+    /// The destination's last answer to a ping.
     answered: Option<Reply>,
     measured: Measured,
     pace: Pace,
-    /// For the bandwidth limit, since the last chunk.
+    /// Time spent waiting for the bandwidth limit since the last chunk.
     waited: Duration,
-    /// Since when page channels were given pages behind which no probe was sent.
+    /// When page channels were given pages after which no probe was sent.
     unprobed: Option<Duration>,
-    /// When the logs of what is written were last read.
+    /// When the dirty logs were last read.
     synced: Duration,
     /// When the pause was last rehearsed after a round.
     rehearsed: Option<Duration>,
-    /// A switch-over was put off, since the guest had just stood for a rehearsal: it runs until then.
+    /// A switch-over was postponed because the guest had just been paused for a rehearsal: the guest runs until this moment.
     rests_until: Option<Duration>,
-    /// How long the guest has stood for rehearsals.
+    /// How long the guest was paused for rehearsals.
     stood_for_rehearsals: Duration,
     buffer: Outbox,
     /// The sections that were sent whole, for the self-description.
     saved: Vec<Saved>,
     report: DepartureReport,
     downtime: Downtime,
-    /// When the last lap of the downtime ended.
+    /// When the last part of the downtime ended.
     mark: Duration,
-    /// What the pause was expected to take when it was decided upon.
+    /// The expected pause when it was decided upon.
     expected_pause: Duration,
-    /// As it was when the guest was paused.
+    /// The pause budget when the guest was paused.
     pause_budget: Duration,
 }
 
 impl Source<'_, '_> {
-    /// Carries out one action after the other, until there is none.
+    /// Executes one action after another, until there is none.
     fn drive(&mut self, first: SourceAction) {
         let mut action = first;
         let mut phase = self.protocol.phase();
@@ -301,11 +301,12 @@ impl Source<'_, '_> {
             },
             SourceAction::RefuseCancels => self.refuse_cancels().map(|()| SourceEvent::Done),
             SourceAction::Release => self.machine.release().map(|()| SourceEvent::Done),
-            // A destination that has taken over may close before all of it is sent: its last word is still to be heard.
+            // A destination that has taken over may close the connection before everything is sent: its final answer must still
+            // be read.
             SourceAction::SendEnd(until) => {
                 self.wire.send(&mut self.buffer, Timeout::Until(until)).map(|()| SourceEvent::Done)
             }
-            // A QEMU moves no fence, so a fence that was not moved does not prove that the guest has not run in the QEMU.
+            // A QEMU does not advance the fence, so an unchanged fence does not prove that the guest has not run there.
             SourceAction::Claim if self.peer == Peer::Qemu => Ok(SourceEvent::Claimed(Claim::Undecidable)),
             SourceAction::Claim => self.machine.claim().map(SourceEvent::Claimed),
             SourceAction::Sleep(until) => {
@@ -319,7 +320,7 @@ impl Source<'_, '_> {
         .unwrap_or_else(|error| self.went_wrong(action, error))
     }
 
-    /// Keeps the first error, and tells the protocol what kind of failure `action` met.
+    /// Keeps the first error, and returns the kind of failure of `action` as an event for the protocol.
     fn went_wrong(&mut self, action: SourceAction, error: Error) -> SourceEvent {
         let event = match error.kind() {
             ErrorKind::Cancelled if self.control.is_cancelled() => SourceEvent::Cancelled,
@@ -354,13 +355,14 @@ impl Source<'_, '_> {
         self.saved.extend(self.saver.put_devices(out.bytes_mut(), (self.peer, SendPhase::Early))?);
         self.saver.start(out, self.peer)?;
         Element::Command(Command::Ping(ping::INTRODUCTION)).write(out.bytes_mut());
-        // The destination hears of the first section only then: if a page channel breaks before, it waits for the next source.
+        // The destination receives the first section only after that: if a page channel breaks before, it waits for the next
+        // source.
         self.await_synced(self.running())?;
         self.flush(self.running())
     }
 
-    /// Finds out who is there, before anything is sent that only some would take. A release whose schema is known is one of this
-    /// library, and may be older than the question.
+    /// Identifies the destination before anything is sent that only some accept. A release whose schema is known is one of this
+    /// library, and may be older than this ping.
     fn meet(&mut self) -> Result<()> {
         Element::Command(Command::Ping(ping::WHO)).write(self.buffer.bytes_mut());
         self.flush(self.running())?;
@@ -375,7 +377,7 @@ impl Source<'_, '_> {
         self.machine.meets(self.peer)
     }
 
-    /// Publishes the last figures, cleans up, and returns how the migration ended.
+    /// Publishes the last figures, cleans up, and returns the result.
     fn end(mut self) -> Departure {
         let phase = self.protocol.phase();
         if phase == SourcePhase::Completed && !self.is_late {
@@ -407,7 +409,7 @@ impl Source<'_, '_> {
         Departure { phase, error, report: self.report }
     }
 
-    /// Slows the guest by so many percent, if the machine can; 0 lets it run.
+    /// Throttles the guest by this percentage, if the machine can; 0 ends the throttle.
     fn throttle(&mut self, percent: u8) {
         self.machine.set(percent);
         let throttle = self.machine.percent().unwrap_or_default();
@@ -422,19 +424,19 @@ impl Source<'_, '_> {
         }
     }
 
-    /// How long a destination may take nothing while the guest runs.
+    /// How long a destination may read nothing while the guest runs.
     fn running(&self) -> Timeout {
         Timeout::Silence(self.options.answer)
     }
 
-    /// Sends the buffer, and empties it.
+    /// Sends and empties the buffer.
     fn flush(&mut self, timeout: Timeout) -> Result<()> {
         let sent = self.wire.send(&mut self.buffer, timeout);
         self.buffer.clear();
         sent.map_err(|broken| self.last_words(broken))
     }
 
-    /// Makes the pages pending that were written until now. In the last stage the guest stands still.
+    /// Makes the pages pending that were written so far. In the last stage the guest is paused.
     fn sync(&mut self, is_last_stage: bool) -> Result<()> {
         let parameters = self.control.parameters();
         let xbzrle_cache = parameters.xbzrle.then_some(parameters.xbzrle_cache_size);
@@ -466,7 +468,7 @@ fn over_budget(budget: Duration, error: Error) -> Error {
     Error::new(ErrorKind::Io, message).with_source(error)
 }
 
-/// To the next lower integer; what does not fit becomes the nearest that does.
+/// Rounds down to an integer; a value out of range becomes the nearest one in range.
 #[expect(clippy::cast_possible_truncation, reason = "`as` saturates here, which is what is wanted")]
 fn whole(number: f64) -> u64 {
     number as u64

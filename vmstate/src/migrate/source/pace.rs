@@ -1,42 +1,44 @@
-//! The bandwidth limit of the rounds, as a debt in bytes that time pays off: pure, and exact over each second.
+//! The bandwidth limit of the rounds, as a debt in bytes that is paid off over time: pure, and exact over each second.
 
 use std::time::Duration;
 
-/// A burst is at most what the limit allows in this part of a second.
+/// A burst is at most the bytes that the limit allows in this part of a second.
 const PIECES_PER_SECOND: u64 = 200;
-/// Pieces that a source makes up for when it comes late: a busy host wakes it up to 10 ms after the moment. No second then has more
-/// than three pieces beyond the limit: one that begins it, and these. That is 1.5 percent.
+/// Number of pieces that a late source may catch up on: a busy host wakes it up to 10 ms late. No second then has more than three
+/// pieces beyond the limit: one at its beginning, and these. That is 1.5 percent.
 const MADE_UP: f64 = 2.0;
 
-/// Bytes that were sent ahead of the limit.
+/// The bytes that were sent ahead of the limit.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Pace {
-    /// Bytes of the connection that are in the debt, or were. All count, also those that page channels send while nobody looks.
+    /// Bytes of the connection that are or were part of the debt. All count, also those that page channels send between two
+    /// calls.
     counted: u64,
-    /// Bytes; below zero, by up to [`MADE_UP`] pieces, if somebody came late.
+    /// The debt in bytes; below zero, by up to [`MADE_UP`] pieces, if the source is late.
     debt: f64,
     at: Duration,
-    /// The limit at which they are to be paid for; 0 if there was none.
+    /// The limit at which the debt is paid off; 0 if there was none.
     bytes_per_second: u64,
 }
 
-/// Bytes that may go at once; one at least.
+/// Number of bytes that may be sent at once; at least one.
 pub(super) fn piece(bytes_per_second: u64) -> u64 {
     (bytes_per_second / PIECES_PER_SECOND).max(1)
 }
 
 impl Pace {
-    /// When the next piece may go at this limit, which holds since the last call. The connection has `sent` so many bytes.
+    /// When the next piece may be sent under this limit, which has applied since the last call. The connection has `sent` this
+    /// many bytes.
     pub(super) fn due(&mut self, sent: u64, now: Duration, bytes_per_second: u64) -> Duration {
         self.debt += sent.saturating_sub(std::mem::replace(&mut self.counted, sent)) as f64;
         let passed = now.saturating_sub(self.at).as_secs_f64();
         let speed = bytes_per_second as f64;
-        // What went under another limit was a piece of that one: it takes as long as it would have there.
+        // Data sent under another limit was a piece of that limit: it takes as long as under that limit.
         if self.bytes_per_second > 0 {
             self.debt *= speed / self.bytes_per_second as f64;
         }
         self.bytes_per_second = bytes_per_second;
-        // So there is no burst after a rest.
+        // So there is no burst after an idle time.
         let most_made_up = MADE_UP * speed / PIECES_PER_SECOND as f64;
         self.debt = (self.debt - passed * speed).max(-most_made_up);
         self.at = now;
@@ -44,7 +46,7 @@ impl Pace {
         now.saturating_add(left)
     }
 
-    /// When it was last asked.
+    /// The time of the last call.
     pub(super) fn at(&self) -> Duration {
         self.at
     }
@@ -59,12 +61,12 @@ impl Pace {
 mod tests {
     use super::*;
 
-    /// Sends as fast as it may from `from` to `until`; each wait ends late by up to `late`. Packets with their moments.
+    /// Sends as fast as allowed from `from` to `until`; each wait ends up to `late` too late. Records packets with their times.
     fn send(pace: &mut Pace, limit: u64, (from, until): (f64, f64), late: f64, sent: &mut Vec<(f64, u64)>) {
         let (mut now, mut total) = (from, pace.counted);
         while now < until {
             let due = pace.due(total, Duration::from_secs_f64(now), limit).as_secs_f64();
-            // What is left of a moment that was rounded is no wait.
+            // A rounding error of a time is not a wait.
             if due > now + 1e-6 {
                 now = due + late * (sent.len() % 3) as f64 / 2.0;
                 continue;
@@ -74,7 +76,7 @@ mod tests {
         }
     }
 
-    /// Bytes in the second that begins with each packet.
+    /// Number of bytes in the second that begins with each packet.
     fn seconds(sent: &[(f64, u64)], until: f64) -> impl Iterator<Item = (f64, u64)> + '_ {
         let whole = sent.iter().enumerate().filter(move |(_, (begin, _))| begin + 1.0 < until);
         whole.map(|(index, &(begin, _))| {
@@ -108,7 +110,7 @@ mod tests {
             assert!((9_750..=10_250).contains(&bytes), "{bytes} at {begin} s");
         }
         sent.clear();
-        // After ten seconds without a byte.
+        // After ten idle seconds.
         send(&mut pace, 1_000_000, (15.0, 18.0), 0.0, &mut sent);
         for (begin, bytes) in seconds(&sent, 18.0) {
             assert!(bytes <= 1_025_000, "{bytes} at {begin} s");

@@ -1,4 +1,4 @@
-//! Post-copy: the guest runs at the destination while its pages are still here, and those that it waits for go first.
+//! Post-copy: the guest runs at the destination while its pages are still here, and requested pages are sent first.
 
 use std::time::Duration;
 
@@ -11,12 +11,12 @@ use crate::migrate::wire::Timeout;
 use crate::ram::PAGE_SIZE;
 use crate::stream::{Command, Discard, Element, PageRequest, PageSizes, Returned, Stretch};
 
-/// Bytes of pages put together at once: a page that is asked for meanwhile waits for no more than these, and for what is in the socket's
-/// buffer already.
+/// Bytes of pages collected at once: a page requested meanwhile waits only for these, and for the contents of the socket's
+/// buffer.
 const CHUNK: u64 = 64 << 10;
 
 impl Source<'_, '_> {
-    /// Tells the destination, before the first page, that its guest may have to run before all of them are there.
+    /// Announces to the destination, before the first page, that its guest may have to run before all pages have arrived.
     pub(super) fn announce_postcopy(&mut self) -> Result<()> {
         if !self.control.parameters().postcopy_ram {
             return Ok(());
@@ -34,12 +34,12 @@ impl Source<'_, '_> {
         Ok(())
     }
 
-    /// Somebody asked to go on in post-copy.
+    /// True if a switch to post-copy was requested.
     pub(super) fn wants_postcopy(&self) -> bool {
         self.announced_postcopy && self.control.wants_postcopy()
     }
 
-    /// Sends one round, and says in which way the guest goes over, if it does.
+    /// Sends one round, and returns in which way the guest is handed over, if it is.
     pub(super) fn round_and_way(&mut self) -> Result<Option<Way>> {
         if !self.round_and_verdict()? {
             return Ok(None);
@@ -52,7 +52,8 @@ impl Source<'_, '_> {
         }))
     }
 
-    /// Says which pages were written since they were sent, and sends the devices as one package, behind which pages may come.
+    /// Sends the list of pages that were written since they were sent, and the devices as one package, after which pages may
+    /// follow.
     pub(super) fn send_package(&mut self, until: Duration) -> Result<()> {
         let until = Timeout::Until(until);
         self.is_late = true;
@@ -97,7 +98,7 @@ impl Source<'_, '_> {
         }
     }
 
-    /// Tells the destination to run the guest.
+    /// Sends the order to run.
     pub(super) fn send_run(&mut self, until: Duration) -> Result<()> {
         Element::Command(Command::PostcopyRun).write(self.buffer.bytes_mut());
         let sent = self.wire.send(&mut self.buffer, Timeout::Until(until));
@@ -105,7 +106,7 @@ impl Source<'_, '_> {
         sent
     }
 
-    /// The destination runs the guest: sends it the pages that it waits for, all others meanwhile, and the end.
+    /// Called when the destination runs the guest: sends requested pages, all others meanwhile, and the end.
     pub(super) fn serve(&mut self) -> Result<()> {
         if !std::mem::replace(&mut self.is_gone, true) {
             self.downtime.commit = self.lap();
@@ -127,7 +128,7 @@ impl Source<'_, '_> {
         Ok(())
     }
 
-    /// Takes in the requests that are there already.
+    /// Reads the requests that have already arrived.
     fn hear_requests(&mut self) -> Result<()> {
         loop {
             match self.wire.poll_until(Duration::ZERO, Returned::read) {
@@ -144,10 +145,10 @@ impl Source<'_, '_> {
         }
     }
 
-    /// Notes which pages are to go first.
+    /// Records which pages shall be sent first.
     ///
     /// # Errors
-    /// `Malformed` if they are no pages of this guest.
+    /// `Malformed` if they are not pages of this guest.
     pub(super) fn note(&mut self, request: &PageRequest) -> Result<()> {
         let PageRequest { block, start, len } = request;
         let malformed = |what: &str| Err(Error::new(ErrorKind::Malformed, format!("{what}, in a request for pages")));
@@ -165,7 +166,7 @@ impl Source<'_, '_> {
         Ok(())
     }
 
-    /// Sends what was asked for, while the destination takes over.
+    /// Sends requested pages while the destination takes over.
     pub(super) fn send_asked(&mut self, timeout: Timeout) -> Result<()> {
         self.saver.iterate(&mut self.buffer, 0, Which::Memory)?;
         let sent = self.wire.send(&mut self.buffer, timeout);

@@ -1,4 +1,5 @@
-//! Post-copy over another connection, after one has broken: which pages the destination has, and that the others go on to come.
+//! Post-copy over another connection, after one has broken: determines which pages the destination has, and resumes sending the
+//! others.
 
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use crate::ram::received::read_received;
 use crate::stream::{Command, Element, Returned};
 
 impl Source<'_, '_> {
-    /// Waits for another connection. What went wrong with the one before is no error any more once there is one.
+    /// Waits for another connection. The error of the previous one is dropped once there is another.
     pub(super) fn reconnect(&mut self) -> SourceEvent {
         let why = self.reason.take().unwrap_or_else(|| Error::new(ErrorKind::Io, "the connection broke"));
         self.publish();
@@ -29,8 +30,8 @@ impl Source<'_, '_> {
         }
     }
 
-    /// Asks for the pages of each block that have come, makes the others pending, and has the destination say that it goes on
-    /// (`postcopy_do_resume`, migration/migration.c).
+    /// Requests the bitmap of received pages of each block, makes the other pages pending, and waits for the destination to
+    /// resume (`postcopy_do_resume`, migration/migration.c).
     pub(super) fn recover(&mut self, until: Duration) -> Result<()> {
         let timeout = Timeout::Until(until);
         let blocks = self.blocks;
@@ -62,7 +63,7 @@ impl Source<'_, '_> {
         sent
     }
 
-    /// The next message. Pages that are asked for already will be asked for again.
+    /// Reads the next message. Earlier requests for pages will be repeated.
     fn next_of_recovery(&mut self, timeout: Timeout) -> Result<Returned> {
         loop {
             match self.wire.decode(timeout, Returned::read)? {

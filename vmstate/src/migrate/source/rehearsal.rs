@@ -1,6 +1,6 @@
-//! Rehearsals of the pause: the guest stands for a moment, and what the pause will wait for is done and measured.
+//! Rehearsals of the pause: the guest is paused for a moment, and the work of the pause is done and measured.
 //!
-//! The first one, before the rounds, finds all caches cold, as the destination's are; the others follow a round.
+//! The first rehearsal, before the rounds, runs with cold caches, as the destination does; each later one follows a round.
 
 use std::time::Duration;
 
@@ -11,19 +11,19 @@ use crate::migrate::forecast::{Rehearsed, Tells};
 use crate::migrate::save::SendPhase;
 use crate::stream::Reply;
 
-/// A rehearsal makes the guest stand for some milliseconds, so there is not one after each short round.
+/// A rehearsal pauses the guest for some milliseconds, so there is not one after each short round.
 const BETWEEN: Duration = Duration::from_secs(1);
-/// The pages of a rehearsal would take about this part of the downtime limit while the guest runs, and take less while it
-/// stands: enough to tell the speed, and little for the guest.
+/// The pages of a rehearsal would take about this part of the downtime limit while the guest runs, and take less while it is
+/// paused: enough to measure the speed, and little for the guest.
 const PART: u32 = 8;
-/// Chunks of a rehearsal. The first chunk wakes up both sides and their caches, and is not counted.
+/// Number of chunks in a rehearsal. The first chunk wakes up both sides and their caches, and is not measured.
 const CHUNKS: u64 = 4;
-/// And at most so many bytes: some milliseconds of a fast wire.
+/// The most bytes of a rehearsal: some milliseconds of a fast wire.
 const MOST_BYTES: u64 = 4 << 20;
-/// Between a rehearsal and the pause the guest runs for as long as it stood, and not for less than this: long enough for its
-/// timers, on a host that is busy, too.
+/// Between a rehearsal and the pause, the guest runs for as long as it was paused, and at least for this time: long enough for
+/// its timers, also on a busy host.
 const REST: Duration = Duration::from_millis(20);
-/// The guest stands no longer than this for an answer that is late.
+/// The guest is paused at most this long for a late answer.
 const WAIT: Duration = Duration::from_millis(50);
 
 impl Source<'_, '_> {
@@ -31,8 +31,8 @@ impl Source<'_, '_> {
         self.rehearsed.is_none_or(|when| self.clock.now().saturating_sub(when) >= BETWEEN)
     }
 
-    /// Stops the guest, if the machine can do that for a moment, reads the log with `read_log`, measures, and lets the guest
-    /// run on. Else only reads the log. Returns until when the guest is to run, if it stood.
+    /// Pauses the guest, if the machine can do that for a moment, reads the log with `read_log`, measures, and resumes the guest.
+    /// Otherwise only reads the log. Returns until when the guest shall run, if it was paused.
     pub(super) fn rehearse(&mut self, read_log: impl FnOnce(&mut Self) -> Result<()>) -> Result<Option<Duration>> {
         let Some(machine) = self.machine.rehearse()? else { return read_log(self).map(|()| None) };
         let stands = self.clock.now();
@@ -47,13 +47,13 @@ impl Source<'_, '_> {
         Ok(Some(self.synced.saturating_add(stood.max(REST))))
     }
 
-    /// Saves the sections that go whole for nobody, and sends some of those in parts, as the pause will.
+    /// Saves the sections that are sent whole, without sending them, and sends a part of those in parts, as the pause will.
     fn measure_standing(&mut self, machine: Rehearsal) -> Result<()> {
         self.measure_save(machine);
-        // Nothing before the first round: a wire whose speed is unknown could hold the guest for long.
+        // Nothing before the first round: a wire of unknown speed could block the guest for long.
         let speed = self.measured.wire.bytes_per_second().unwrap_or_default();
         let wanted = whole(speed * (self.control.parameters().downtime_limit / PART).as_secs_f64()).min(MOST_BYTES);
-        // What a limit lets through at once is all that may go.
+        // A limit allows only one piece at once.
         let limit = self.control.parameters().max_bandwidth;
         let wanted = limit.map_or(wanted, |limit| wanted.min(pace::piece(limit.get())));
         let chunk = wanted / CHUNKS;
@@ -73,8 +73,8 @@ impl Source<'_, '_> {
         Ok(())
     }
 
-    /// Saves the sections for nobody. One that cannot be saved at the moment, or that the destination's release cannot have, tells
-    /// nothing: the reason may have gone when the guest is paused, and if not, the pause finds it.
+    /// Saves the sections without sending them. If a section cannot be saved now, or the destination's release cannot have it,
+    /// there is no measurement: the reason may be gone in the pause, and if not, the pause finds it.
     fn measure_save(&mut self, machine: Rehearsal) {
         let begun = self.clock.now();
         let mut devices = Vec::new();

@@ -1,4 +1,4 @@
-//! Replies of the destination: the one that is waited for, a refusal with its reason, and requests for pages in between.
+//! Replies of the destination: the awaited one, a refusal with its reason, and requests for pages in between.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ impl Source<'_, '_> {
         self.taken(reply, if let Timeout::Until(moment) = timeout { moment.min(until) } else { until })
     }
 
-    /// The reply, or the refusal that it is. A destination that says why does so at once; it gets `until` then.
+    /// Returns the reply, or the error of a refusal. A destination that sends a reason does so at once; it has until `until`.
     pub(super) fn taken(&mut self, reply: Reply, until: Duration) -> Result<Reply> {
         let Reply::Shut(status @ 1..) = reply else { return Ok(reply) };
         let message = match self.wire.decode(Timeout::Until(until), read_reason) {
@@ -36,7 +36,7 @@ impl Source<'_, '_> {
         Err(Error::new(ErrorKind::Peer, message))
     }
 
-    /// The next reply. A destination whose guest may run already asks for pages in between, which are sent.
+    /// Reads the next reply. A destination whose guest may already run requests pages in between, which are sent.
     fn next_reply(&mut self, timeout: Timeout) -> Result<Reply> {
         if !self.is_late {
             return self.wire.decode(timeout, Reply::read);

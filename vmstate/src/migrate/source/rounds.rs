@@ -1,4 +1,4 @@
-//! The rounds: pages go while the guest runs, until what is left fits into the downtime.
+//! The rounds: pages are sent while the guest runs, until the rest fits into the downtime.
 
 use std::time::Duration;
 
@@ -15,23 +15,23 @@ use crate::migrate::wire::Timeout;
 use crate::ram::{NORMAL_RECORD, PageCount};
 use crate::stream::{Command, Element, Reply};
 
-/// Chunks a second at least, of a source that is limited or has a slow wire: so often a change of the limit takes effect.
+/// The fewest chunks a second, for a source with a limit or a slow wire: a change of the limit takes effect this often.
 const CHUNKS_PER_SECOND: u32 = 10;
-/// Bytes of the chunks before the first answer for pages: a tenth of a second, or less, where that is as little as 640 kB.
+/// Size of the chunks before the first answer for pages: a tenth of a second or less, on a wire with at least 640 kB a second.
 const FIRST_CHUNK: u64 = 64 << 10;
-/// A source whose channel takes nothing looks so often whether an answer has come: a fiftieth of the time over which the
-/// speed of the wire is measured.
+/// How often a source whose channel accepts nothing checks for answers: a fiftieth of the time over which the speed of the wire
+/// is measured.
 const LISTEN: Duration = Duration::from_millis(5);
 impl Source<'_, '_> {
-    /// Sends what was dirty when the round began; true if what is left fits into the downtime.
+    /// Sends the pages that were dirty when the round began; true if the rest fits into the downtime.
     ///
     /// # Errors
     /// Also if the policy gives up.
     pub(super) fn round_and_verdict(&mut self) -> Result<bool> {
         if self.report.rounds.is_empty() {
             self.report.setup = self.clock.now().saturating_sub(self.begun);
-            // The destination is awake, and nothing is on the way: these answers take a round trip and no more. They are of the
-            // introduction, which has no bandwidth limit.
+            // The destination is awake, and nothing else is on the wire: these answers take exactly a round trip. They belong to
+            // the introduction, which has no bandwidth limit.
             while self.measured.wire.wants_lone_probe() {
                 self.probe(self.clock.now(), PageCount::default(), Tells::Nothing)?;
                 self.hear_all()?;
@@ -44,7 +44,7 @@ impl Source<'_, '_> {
             self.hear_until(moment)?;
         }
         let Some(round) = self.round()? else { return Ok(true) };
-        // Both before the log is read, so that what the guest writes meanwhile is among the pending pages.
+        // Both before the log is read, so that the guest's writes meanwhile are among the pending pages.
         let control = self.control;
         let takes = self.machine.prepare(&|| !control.is_cancelled())?;
         self.measured.prepared(takes);
@@ -59,7 +59,7 @@ impl Source<'_, '_> {
         self.foretell();
         let parameters = self.control.parameters();
         match policy::decide(&self.figures(), &parameters).0 {
-            // The guest has just stood. Were it paused now, it would feel both as one pause: it runs for another round.
+            // The guest was just paused. Another pause now would be felt as one long pause: it runs for another round.
             RoundDecision::SwitchOver if rests_until.is_some() && self.may_go_on(&parameters) => {
                 self.rests_until = rests_until;
                 self.follow(RoundDecision::Iterate)
@@ -68,7 +68,7 @@ impl Source<'_, '_> {
         }
     }
 
-    /// Does what the policy decided; true if that is to switch over.
+    /// Executes the policy's decision; true if that is to switch over.
     fn follow(&mut self, decision: RoundDecision) -> Result<bool> {
         tracing::debug!(?decision, "policy");
         match decision {
@@ -87,7 +87,7 @@ impl Source<'_, '_> {
         Ok(false)
     }
 
-    /// True if the deadline has passed and demands to switch over now, or somebody asked to go on in post-copy.
+    /// True if the deadline has passed and requires to switch over now, or a switch to post-copy was requested.
     pub(super) fn is_overdue(&mut self) -> Result<bool> {
         if self.wants_postcopy() {
             return Ok(true);
@@ -98,7 +98,7 @@ impl Source<'_, '_> {
         }
     }
 
-    /// Another round is within the limits that the user has set.
+    /// True if another round is within the limits that the user has set.
     fn may_go_on(&self, parameters: &Parameters) -> bool {
         let rounds = u32::try_from(self.report.rounds.len()).unwrap_or(u32::MAX);
         let elapsed = self.clock.now().saturating_sub(self.begun);
@@ -112,7 +112,7 @@ impl Source<'_, '_> {
         Ok(())
     }
 
-    /// Reads the logs, and takes in what the guest has written since they were last read.
+    /// Reads the logs, and records the guest's writes since they were last read.
     fn round_over(&mut self, mut round: Round) -> Result<()> {
         let (reading, dirtied) = (self.clock.now(), self.pages.dirtied());
         self.sync(false)?;
@@ -137,7 +137,7 @@ impl Source<'_, '_> {
         Ok(())
     }
 
-    /// `None`: the deadline demands to switch over at once.
+    /// Returns `None` if the deadline requires to switch over at once.
     fn round(&mut self) -> Result<Option<Round>> {
         let (begun, bytes, pages) = (self.clock.now(), self.wire.sent(), self.pages.moved());
         self.control.publish(|progress| progress.rounds += 1);
@@ -147,9 +147,9 @@ impl Source<'_, '_> {
             let over = self.send_chunk(self.chunk(), Tells::Rounds)?;
             self.foretell();
             if self.is_overdue()? {
-                // What is in a socket's buffer goes through while the guest still runs; and without an answer nobody knows
-                // for how long it would be paused.
-                // What was dirtied in the round is pending from now on: it decides how long the pause may take.
+                // The contents of a socket's buffer are transferred while the guest still runs; and without an answer, the length
+                // of the pause is unknown. The pages dirtied in the round are pending from now on: they determine how long the
+                // pause may take.
                 self.await_sent(0, self.running())?;
                 self.hear_all()?;
                 self.sync(false)?;
@@ -161,7 +161,7 @@ impl Source<'_, '_> {
                 break;
             }
         }
-        // What was sent may still be in a socket's buffer: only the answers say that it went through the wire.
+        // Sent data may still be in a socket's buffer: only the answers show that it was transferred.
         self.await_sent(0, self.running())?;
         self.hear_all()?;
         let duration = self.clock.now().saturating_sub(begun);
@@ -169,11 +169,11 @@ impl Source<'_, '_> {
         Ok(Some(Round { duration, bytes, pages: self.pages.moved().since(pages), dirtied: 0 }))
     }
 
-    /// Bytes of the next chunk, such that there is a probe, a look at the limits and a forecast some ten times a second.
+    /// Size of the next chunk, such that there is a probe, a check of the limits and a forecast some ten times a second.
     fn chunk(&self) -> u64 {
         let piece = self.control.parameters().max_bandwidth.map_or(u64::MAX, |limit| pace::piece(limit.get()));
         let wire = &self.measured.wire;
-        // A page channel is given pages, however few bytes it will send of them.
+        // A page channel is given pages, however few bytes it will send for them.
         let speed = match self.options.page_channels {
             None => wire.bytes_per_second(),
             Some(_) => wire.pages_per_second().map(|pages| pages * NORMAL_RECORD as f64),
@@ -182,7 +182,7 @@ impl Source<'_, '_> {
         piece.min(speed.unwrap_or(FIRST_CHUNK)).min(self.longest_chunk)
     }
 
-    /// Sends a chunk of about `wanted` bytes of what is pending, and a probe. True if nothing of the round is left.
+    /// Sends a chunk of about `wanted` pending bytes, and a probe. True if the round is complete.
     pub(super) fn send_chunk(&mut self, wanted: u64, tells: Tells) -> Result<bool> {
         if self.options.page_channels.is_some() {
             return self.send_beside(wanted, tells);
@@ -193,33 +193,33 @@ impl Source<'_, '_> {
         Ok(over)
     }
 
-    /// Sends the buffer, which holds `pages`, and a probe behind it; hears answers meanwhile. In a round it goes in pieces that
-    /// the bandwidth limit lets through at once.
+    /// Sends the buffer, which holds `pages`, and a probe after it; reads answers meanwhile. In a round, it is sent in pieces
+    /// that the bandwidth limit allows at once.
     pub(super) fn probe(&mut self, begun: Duration, pages: PageCount, tells: Tells) -> Result<()> {
         let (bytes, flushes) = (self.buffer.len(), self.options.page_channels.as_ref().map_or(0, Senders::flushes));
         Element::Command(Command::Ping(ping::ROUND)).write(self.buffer.bytes_mut());
-        // A round trip has a ping in it already.
+        // The round trip already includes a ping.
         let ping_bytes = self.buffer.len().saturating_sub(bytes);
         let whole = Chunk { flushes, ..Chunk::new(begun, bytes, pages, tells) };
         let (mut chunk, mut in_pieces) = (Some(whole), false);
         let mut took_some = self.clock.now();
-        // Beside pages on channels of their own nearly nothing goes here.
+        // With page channels, almost nothing is sent on this channel.
         let mut most = if tells == Tells::Rounds && flushes == 0 { 0 } else { u64::MAX };
         let deadline = self.control.parameters().deadline.filter(|_| tells == Tells::Rounds);
         while !self.buffer.is_empty() {
-            // A chunk may be long for a wire of which nobody knows yet how slow it is.
+            // A chunk may be long for a wire whose speed is still unknown.
             if deadline.is_some_and(|deadline| self.clock.now().saturating_sub(self.begun) >= deadline) {
                 self.is_overdue()?;
             }
             if most < u64::MAX {
                 most = self.await_turn()?;
             }
-            // What a record is too long for waits in between.
+            // A record that is too long waits in between.
             if self.buffer.len() > most {
                 in_pieces = true;
             } else if let Some(chunk) = chunk.take() {
                 let waited = std::mem::take(&mut self.waited);
-                // A limit of some bytes a second has pieces that are shorter than a ping.
+                // A limit of a few bytes a second has pieces that are shorter than a ping.
                 let bytes = self.buffer.len().saturating_sub(ping_bytes).max(1);
                 let last_piece = in_pieces.then(|| (self.clock.now(), bytes));
                 self.measured.wire.sent(Chunk { waited, last_piece, ..chunk });
@@ -235,8 +235,8 @@ impl Source<'_, '_> {
         Ok(())
     }
 
-    /// Waits until the bandwidth limit lets something through, and returns how many bytes; all once the deadline demands to
-    /// switch over.
+    /// Waits until the bandwidth limit allows a piece, and returns its size in bytes; all once the deadline requires to switch
+    /// over.
     fn await_turn(&mut self) -> Result<u64> {
         loop {
             let now = self.clock.now();
@@ -247,7 +247,7 @@ impl Source<'_, '_> {
             let due = self.pace.due(self.wire.sent(), now, limit.get());
             if due <= now {
                 let piece = pace::piece(limit.get());
-                // A chunk may be a record longer than it should be, and goes at once.
+                // A chunk may contain a record longer than a piece, and is sent at once.
                 return Ok(if piece < NORMAL_RECORD { piece } else { u64::MAX });
             }
             // A change of the limit takes effect then.
@@ -259,7 +259,7 @@ impl Source<'_, '_> {
         }
     }
 
-    /// Hears answers until this moment, and those that are there already.
+    /// Reads answers until this moment, and those that have already arrived.
     pub(super) fn hear_until(&mut self, moment: Duration) -> Result<()> {
         loop {
             match self.wire.poll_until(moment, Reply::read) {
@@ -293,7 +293,7 @@ impl Source<'_, '_> {
         }
     }
 
-    /// Publishes what is to be expected.
+    /// Publishes the forecast.
     fn foretell(&mut self) {
         let figures = self.figures();
         let forecast = policy::foretell(&figures, &self.control.parameters());

@@ -1,4 +1,4 @@
-//! The switch-over and the commit: the guest stands still, and goes over whole or not at all.
+//! The switch-over and the commit: the guest is paused, and handed over as a whole or not at all.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::stream::{Command, Element};
 
 /// How often a machine that may not switch over yet is asked again.
 const ASK: Duration = Duration::from_millis(20);
-/// How often a destination hears of a source whose machine has to wait: sooner than it takes silence for the end.
+/// How often a source sends something while its machine has to wait: before the destination takes the silence for a failure.
 const KEEP_UP: Duration = Duration::from_secs(10);
 
 impl Source<'_, '_> {
@@ -52,7 +52,7 @@ impl Source<'_, '_> {
         Ok(())
     }
 
-    /// Sends the last pages and the devices, and asks whether the destination has all of it.
+    /// Sends the last pages and the devices, and asks whether the destination has everything.
     pub(super) fn send_rest(&mut self, until: Duration) -> Result<()> {
         let until = Timeout::Until(until);
         self.sync(true)?;
@@ -66,7 +66,7 @@ impl Source<'_, '_> {
             self.flush(until)?;
             self.await_sent(chunk / NORMAL_RECORD, until)?;
         }
-        // Whoever reads that the switch-over begins, or that a section is complete, then knows that no page is still to be sent.
+        // A reader of SWITCHOVER_START, or of a section's end, can then rely on all pages having been sent.
         if has_page_channels {
             self.flush(until)?;
             self.await_synced(until)?;
@@ -79,10 +79,10 @@ impl Source<'_, '_> {
         Element::Command(Command::Ping(ping::READY)).write(self.buffer.bytes_mut());
         self.flush(until)?;
         self.downtime.devices = self.lap();
-        // Written now, while the destination loads; sent with the end of the stream.
+        // Prepared now, while the destination loads; sent with the end of the stream.
         Element::Eof.write(self.buffer.bytes_mut());
-        // QEMU runs no guest before it has read all of that (`qemu_loadvm_state`, migration/savevm.c). A destination of this library
-        // needs nothing of it, and gets it once the guest runs.
+        // QEMU runs no guest before it has read all of that (`qemu_loadvm_state`, migration/savevm.c). A destination of this
+        // library needs none of it, and gets it once the guest runs.
         if self.peer == Peer::Qemu {
             let described = self.saver.describe(&self.options.machine_type, &self.saved)?;
             described.write(self.buffer.bytes_mut());
@@ -90,14 +90,14 @@ impl Source<'_, '_> {
         Ok(())
     }
 
-    /// QEMU has no use for it but with VFIO devices, and does not know it before 8.1.
+    /// QEMU uses it only with VFIO devices, and does not support it before 8.1.
     fn put_switchover_start(&mut self) {
         if self.peer == Peer::Vmstate {
             Element::Command(Command::SwitchoverStart).write(self.buffer.bytes_mut());
         }
     }
 
-    /// The destination has all of it: nobody may cancel any more.
+    /// Refuses cancels from now on: the destination has everything.
     pub(super) fn refuse_cancels(&mut self) -> Result<()> {
         self.downtime.confirm = self.lap();
         self.control.commit()

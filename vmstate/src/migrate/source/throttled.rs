@@ -1,24 +1,24 @@
-//! The machine of a source, throttled or not: whoever holds it last leaves its guest running at full speed.
+//! The machine of a source with its throttle, which is ended in any case: the guest is left running at full speed.
 
 use std::ops::{Deref, DerefMut};
 
 use crate::migrate::Machine;
 
-/// A machine, and what it was told to throttle. Its throttle is taken off when this is dropped, also by a panic.
+/// A machine and its throttle. The throttle is ended when this is dropped, also by a panic.
 pub(super) struct Throttled<'a> {
     machine: &'a mut dyn Machine,
-    /// `None`: it cannot be throttled.
+    /// The throttle; `None` if the machine cannot throttle.
     percent: Option<u8>,
     highest: u8,
 }
 
 impl<'a> Throttled<'a> {
-    /// Not throttled; that it cannot be is found out when it is first asked.
+    /// Not throttled; whether the machine can throttle is unknown until the first call.
     pub(super) fn new(machine: &'a mut dyn Machine) -> Self {
         Self { machine, percent: Some(0), highest: 0 }
     }
 
-    /// Throttles by so many percent.
+    /// Throttles by this percentage.
     pub(super) fn set(&mut self, percent: u8) {
         if percent == 0 {
             return self.lift();
@@ -35,26 +35,26 @@ impl<'a> Throttled<'a> {
         }
     }
 
-    /// Lets it run.
+    /// Ends the throttle.
     fn lift(&mut self) {
-        // A machine that cannot be throttled says no to this as well.
+        // A machine that cannot throttle returns false here as well.
         self.machine.throttle(0);
         self.percent = self.percent.map(|_| 0);
     }
 
-    /// Tells it once more, so that it can look again which vCPUs dirty memory.
+    /// Repeats the call, so that the machine can determine again which vCPUs dirty memory.
     pub(super) fn repeat(&mut self) {
         if let Some(percent @ 1..) = self.percent {
             self.set(percent);
         }
     }
 
-    /// In percent; `None` if it cannot be throttled.
+    /// The throttle in percent; `None` if the machine cannot throttle.
     pub(super) fn percent(&self) -> Option<u8> {
         self.percent
     }
 
-    /// The highest that it was told.
+    /// The highest throttle that was set.
     pub(super) fn highest(&self) -> u8 {
         self.highest
     }
