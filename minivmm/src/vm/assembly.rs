@@ -1,5 +1,5 @@
-//! The machine with all that it owns: made, started, brought to rest and made anew. What may be asked of it is the driver's
-//! (`driver.rs`), its side of migrations is in `migration/`.
+//! The machine and everything that it owns: making, starting, stopping and resetting it. The driver (`driver.rs`) handles
+//! requests, and `migration/` its side of migrations.
 
 use std::io::Write;
 use std::sync::{Arc, Mutex};
@@ -32,9 +32,9 @@ use crate::vm::state::RunState;
 pub enum End {
     /// The guest powered off.
     PoweredOff,
-    /// The user asked for it.
+    /// The user asked to end the machine.
     Quit,
-    /// The machine could not go on, for this reason, and no client could be asked.
+    /// The machine could not continue, for this reason, and no client can reach it.
     Failed(String),
 }
 
@@ -43,7 +43,7 @@ pub enum End {
 pub struct Vm {
     pub(super) config: Config,
     pub(super) ram: Ram,
-    /// What came with the guest from a QEMU.
+    /// Firmware memory of a guest from a QEMU.
     pub(super) firmware: Firmware,
     pub(super) backends: Backends,
     pub(super) machine: Machine,
@@ -51,24 +51,24 @@ pub struct Vm {
     pub(super) shared: Arc<Published>,
     pub(super) handle: Handle,
     keyboard: Keyboard,
-    /// For migrations to a name.
+    /// Resolves host names for migrations.
     pub(super) look_up: LookUp,
-    /// State on its way between the kernel and a migration stream.
+    /// State that is passed between KVM and a migration stream.
     pub(super) state: Arc<Mutex<MachineState>>,
     /// The outgoing migration, while there is one.
     pub(super) outgoing: Option<Outgoing>,
     /// The incoming migration, while there is one.
     pub(super) incoming: Option<Incoming>,
-    /// The guest has stood since a migration, and is claimed before it goes on.
+    /// Set while a migration has left the guest stopped: the guest is claimed before it resumes.
     pub(super) left_standing: Option<LeftStanding>,
-    /// Destination: the guest stands when it has arrived.
+    /// At a destination: whether the guest stays stopped when it arrives.
     pub(super) arrives_stopped: bool,
-    /// Where the guest of an incoming migration comes from, until the driver runs.
+    /// Source of the incoming migration's guest, until the driver runs.
     pub(super) origin: Option<Origin>,
 }
 
 impl Vm {
-    /// Builds the machine of `config`, at rest; its serial port prints to `console`.
+    /// Builds the machine of `config`, paused; its serial port prints to `console`.
     ///
     /// # Errors
     /// Any; see [`Error`](crate::error::Error).
@@ -100,7 +100,7 @@ impl Vm {
         };
         shared.set_tls(config.tls.clone());
         let look_up = LookUp::start().map_err(Error::device)?;
-        // Last of all, for it waits until each vCPU's thread has told its number.
+        // Last, since it waits until each vCPU's thread has published its id.
         shared.set_inventory(Inventory::new(&config, &ram, &backends, &machine));
         Ok(Self {
             config,
@@ -122,24 +122,24 @@ impl Vm {
         })
     }
 
-    /// To reach the driver from other threads.
+    /// Returns a handle to the driver for other threads.
     pub fn handle(&self) -> Handle {
         self.handle.clone()
     }
 
-    /// To reach the serial port from other threads.
+    /// Returns a handle to the serial port for other threads.
     pub fn keyboard(&self) -> Keyboard {
         self.keyboard.clone()
     }
 
     pub(super) fn start(&self) {
         self.machine.devices.resume();
-        // Before the guest's first instruction: who sees what it does finds it running.
+        // Before the guest's first instruction: everybody who sees its effects finds the guest running.
         self.shared.set_run_state(RunState::Running);
         self.machine.resume_vcpus();
     }
 
-    /// vCPUs first: then no new work comes while the devices finish theirs. After an error all go on.
+    /// Pauses vCPUs first, so that devices get no new work while they finish theirs. After an error all run on.
     pub(super) fn rest(&self, within: Duration) -> std::result::Result<(), Refusal> {
         let until = Instant::now() + within;
         self.machine.pause_vcpus(within).map_err(|error| Refusal(error.to_string()))?;
@@ -149,8 +149,8 @@ impl Vm {
         })
     }
 
-    /// Everything but RAM is made anew, and the kernel is loaded again. The machine is at rest. A migration under way goes on
-    /// with what was made.
+    /// Resets the paused machine: makes everything but RAM anew, and loads the kernel. A migration under way continues with the
+    /// new machine.
     pub(super) fn remake(&mut self) -> std::result::Result<(), Outcome> {
         if self.backends.boot.is_none() {
             let what = "the guest reset, but this machine has no --kernel to boot again: start it with one";
@@ -161,9 +161,9 @@ impl Vm {
         loaded.unwrap_or(Ok(())).map_err(not_reset)
     }
 
-    /// Everything but RAM is made anew, as after power-on. The machine is at rest.
+    /// Makes everything but RAM anew, as after power-on. The machine is paused.
     pub(super) fn make_anew(&mut self) -> Result<()> {
-        // First of all, for they would meet the new devices.
+        // First, since the vCPUs would access the new devices.
         self.machine.vcpus.clear();
         let waiting = self.queue.waiting();
         let kvm = Arc::clone(self.machine.kvm.kvm());
@@ -179,7 +179,7 @@ impl Vm {
         Ok(())
     }
 
-    /// The address at which the command line has this machine wait for a guest, if it names one.
+    /// Address of the command line at which this machine waits for a guest, if there is one.
     pub(super) fn awaited_at(&self) -> Option<Address> {
         match &self.config.incoming {
             Some(ListenAt::Address(address)) => Some(address.clone()),
@@ -187,12 +187,12 @@ impl Vm {
         }
     }
 
-    /// True if a user can reach it.
+    /// Whether a user can reach the machine.
     pub(super) fn can_be_asked(&self) -> bool {
         self.config.control.is_some()
     }
 
-    /// What the sections of a migration's stream are made of.
+    /// Parts of the machine that the sections of a migration stream describe.
     pub(super) fn parts(&self) -> Parts {
         Parts {
             state: Arc::clone(&self.state),
@@ -210,7 +210,7 @@ fn not_reset(error: Error) -> Outcome {
     Outcome::Ended(End::Failed(format!("reset: {}", error.with_causes())))
 }
 
-/// Why a request was not simply carried out.
+/// Why a request was not carried out.
 pub(super) enum Outcome {
     Refused(Refusal),
     Ended(End),

@@ -1,4 +1,4 @@
-//! The host's side of the devices, opened once: a reset makes new devices, but the guest keeps its disks and console.
+//! Host side of the devices, opened once: a reset makes new devices, but the guest keeps its disks and its console.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -19,7 +19,7 @@ use crate::memory::Ram;
 use crate::passed;
 use crate::vm::migration::WriteBack;
 
-/// What a machine boots, also after a reset: files that stay open, for a confined process opens no others.
+/// Boot files, also for a reset; they stay open, since a confined process can open no others.
 #[derive(Debug)]
 pub struct BootImages {
     pub(super) kernel: boot::BootFile,
@@ -28,25 +28,25 @@ pub struct BootImages {
 
 /// Open files of the host.
 pub struct Backends {
-    /// None where the machine only waits for a migration.
+    /// Boot files; `None` if the machine only waits for a migration.
     pub(super) boot: Option<BootImages>,
-    /// Takes what the serial port prints.
+    /// Output of the serial port.
     pub(super) console: Output,
     /// Disk images, in the order of the command line.
     pub(super) images: Vec<Arc<Image>>,
-    /// Writes them back when the guest moves.
+    /// Writes the images back before the guest moves.
     pub(super) write_back: WriteBack,
-    /// Limits of their requests.
+    /// Rate limits of the disks.
     pub(super) disk_limits: Vec<Limiter>,
-    /// Ownership of the guest: the locks and records of its writable images, and of its lease.
+    /// Ownership of the guest: locks and records of its writable images and of its lease.
     pub(super) ownership: Arc<Ownership>,
-    /// Network cards' networks and addresses, in the order of the command line.
+    /// Networks and addresses of the network cards, in the order of the command line.
     pub(super) nets: Vec<(Attachment, [u8; 6])>,
-    /// Limits of their frames.
+    /// Rate limits of the cards.
     pub(super) net_limits: Vec<Directions>,
 }
 
-/// QEMU's address of its first card; each further one adds 1.
+/// QEMU's address of its first card; each further card adds 1.
 const FIRST_MAC: [u8; 6] = [0x52, 0x54, 0x00, 0x12, 0x34, 0x56];
 
 impl fmt::Debug for Backends {
@@ -59,12 +59,12 @@ impl fmt::Debug for Backends {
 }
 
 impl Backends {
-    /// Opens what `config` names; the serial port prints to `console`. Writable images and the lease are locked, unless
-    /// the machine waits for a migration: they belong to its source until that hands over. Read-only images are locked
-    /// against writers in any case.
+    /// Opens the files that `config` names; the serial port prints to `console`. Writable images and the lease are locked,
+    /// unless the machine waits for a migration, whose source owns them until it hands over. Read-only images are always locked
+    /// against writers.
     ///
     /// # Errors
-    /// [`Error::Flag`]; [`Error::Device`] if cannot spawn the thread for the console.
+    /// [`Error::Flag`]; [`Error::Device`] if the console's thread cannot be spawned.
     pub fn open(config: &Config, ram: &Ram, console: Box<dyn Write + Send>) -> Result<Self> {
         let refused = |error| refused(config, error);
         let boot = match &config.kernel {
@@ -103,8 +103,8 @@ impl Backends {
         Ok(Self { boot, console, images, write_back, disk_limits, ownership, nets, net_limits })
     }
 
-    /// Before a booted guest's first instruction: whoever has an older state of it, and these resources, must not run it
-    /// any more.
+    /// Advances the ownership records before a booted guest's first instruction: a process with an older state of the guest and
+    /// these resources must not run it any more.
     ///
     /// # Errors
     /// [`Error::Flag`].
@@ -112,7 +112,7 @@ impl Backends {
         self.ownership.advance().map_err(|error| refused(config, error))
     }
 
-    /// Takes the marks off that kept guests off the images, for this machine's guest goes on with them.
+    /// Removes the marks that keep guests off the images, since this machine's guest uses them now.
     ///
     /// # Errors
     /// The disk failed.
@@ -121,7 +121,7 @@ impl Backends {
     }
 }
 
-/// The file that is nothing but a record with a lock.
+/// Opens the lease, a file that has only a lock and a record.
 fn lease(path: &Path) -> Result<Resource, OwnershipError> {
     if passed::reference(path).is_none() {
         return Resource::lease(path);
@@ -130,7 +130,7 @@ fn lease(path: &Path) -> Result<Resource, OwnershipError> {
     Resource::lease_of(file.map_err(|source| OwnershipError::Open { path: path.into(), source })?, path)
 }
 
-/// A file that cannot be used, with the flag that named it.
+/// Adds the flag that named the file to an ownership error.
 fn refused(config: &Config, error: OwnershipError) -> Error {
     let is_lease = config.lease.is_some() && error.path() == config.lease.as_deref();
     let mend = match (&error, is_lease) {

@@ -1,28 +1,28 @@
-//! What is done with a request: it is accepted, refused or deferred by the run state and by the migration that is under way.
-//! [`decide`] is the whole of that knowledge.
+//! Decides about requests: the run state and the migration under way decide whether a request is accepted, refused or deferred.
+//! [`decide`] is the whole table.
 
 use crate::vm::request::{AnyRequest, EngineRequest, Request};
 use crate::vm::state::RunState;
 
-/// The migration that is under way: its thread has not ended.
+/// Migration under way, whose thread has not ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum UnderWay {
     Nothing,
     Outgoing,
-    /// Also for a moment after the guest has arrived, and in post-copy until all of its memory has.
+    /// Until shortly after the guest has arrived; in post-copy until all of its memory has.
     Incoming,
 }
 
-/// What is done with a request.
+/// Decision about a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Decision {
-    /// Carry it out now.
+    /// The request is carried out now.
     Accept,
-    /// Do nothing, and say why.
+    /// The request is refused, for this reason.
     Refuse(String),
-    /// Decide when the migration has ended. Whoever asked waits as long.
+    /// The request is decided again when the migration has ended; its sender waits until then.
     Defer,
-    /// Cancel the migration, then as [`Defer`](Self::Defer); refuse if the guest is being handed over already.
+    /// The migration is cancelled, and the request deferred; it is refused if the guest is being handed over already.
     CancelOrRefuse,
 }
 
@@ -36,14 +36,14 @@ pub(super) fn decide(request: &AnyRequest, state: RunState, under_way: UnderWay)
     }
 }
 
-/// True if what the guest did to its machine is carried out. Where it is not, no vCPU runs; a switch-over carries out what
-/// the guest did just before, and what was done where a vCPU failed has no effect any more.
+/// Whether the guest's actions on its machine (reset, power-off) are carried out. Where they are not, no vCPU runs; a
+/// switch-over carries out earlier actions, and after a failed vCPU they have no effect.
 pub(super) fn heeds_the_guest(state: RunState) -> bool {
     matches!(state, RunState::Running | RunState::Paused)
 }
 
-/// True if the serial port takes typed bytes. Where it does not, the state that they would change has been saved for
-/// another machine, or will be replaced by the one that arrives.
+/// Whether the serial port takes typed bytes. Where it does not, its state has been saved for another machine, or will be
+/// replaced by an arriving one.
 pub(super) fn takes_input(state: RunState) -> bool {
     matches!(state, RunState::Prelaunch | RunState::Running | RunState::Paused)
 }
@@ -55,7 +55,7 @@ fn of_user(request: &Request, state: RunState, under_way: UnderWay) -> Decision 
         Request::Quit | Request::MigrateSetParameters(_) => Accept,
         Request::Stop => match state {
             Running | Paused | InMigrate | InternalError => Accept,
-            // What the guest does at its destination is on the way already, or somebody else's to say.
+            // The guest may run at its destination, where it has to be stopped.
             FinishMigrate | PostMigrate | Prelaunch | Shutdown => refuse("stop", state),
         },
         Request::Cont | Request::ContUnproved => match state {
@@ -63,18 +63,18 @@ fn of_user(request: &Request, state: RunState, under_way: UnderWay) -> Decision 
             FinishMigrate | Shutdown | InternalError => refuse("go on", state),
         },
         Request::PowerDown => match state {
-            // Its event is part of the device's state, and moves with the guest.
+            // The event is part of the device's state, and migrates with the guest.
             Running | Paused => Accept,
             _ => refuse("take the power button", state),
         },
         Request::Reset => match state {
-            // A migration under way goes on with the machine that the reset makes.
+            // A migration under way continues with the machine after the reset.
             Running | Paused => Accept,
             _ => refuse("reset", state),
         },
         Request::Announce(_) => match state {
             Running | Paused => Accept,
-            // The guest, and its addresses, may be elsewhere.
+            // The guest with its addresses may run elsewhere.
             _ => refuse("say where the guest is", state),
         },
         Request::Migrate(..) if outgoing => {
@@ -86,7 +86,7 @@ fn of_user(request: &Request, state: RunState, under_way: UnderWay) -> Decision 
             _ => refuse("migrate", state),
         },
         Request::DumpSchema(_) | Request::MeasureDirtyRate(_) => Accept,
-        // QEMU's sentences (`qmp_migrate_incoming`, migration/migration.c).
+        // QEMU's messages (`qmp_migrate_incoming`, migration/migration.c).
         Request::MigrateIncoming { .. } => match (state, under_way) {
             (InMigrate, UnderWay::Nothing) => Accept,
             (InMigrate, _) => Decision::Refuse("The incoming migration has already been started".into()),
@@ -94,17 +94,17 @@ fn of_user(request: &Request, state: RunState, under_way: UnderWay) -> Decision 
         },
         Request::MigrateContinue if outgoing => Accept,
         Request::MigrateContinue => Decision::Refuse("no migration from here is under way".into()),
-        // QEMU's sentence (`qmp_migrate_start_postcopy`, migration/migration.c).
+        // QEMU's message (`qmp_migrate_start_postcopy`, migration/migration.c).
         Request::MigrateStartPostcopy if outgoing => Accept,
         Request::MigrateStartPostcopy => Decision::Refuse("Start postcopy after migration has been started".into()),
-        // So is this (`migrate_prepare`).
+        // QEMU's message (`migrate_prepare`).
         Request::MigrateResume(_) if outgoing => Accept,
         Request::MigrateResume(_) => Decision::Refuse("Cannot resume if there is no paused migration".into()),
         Request::MigrateCancel if outgoing => CancelOrRefuse,
         Request::MigrateCancel if state == InMigrate => {
             Decision::Refuse("this machine is a destination: cancel at the source, or quit here".into())
         }
-        // As QEMU: nothing to cancel is no error.
+        // As in QEMU, it is no error if there is nothing to cancel.
         Request::MigrateCancel => Accept,
     }
 }
@@ -116,7 +116,7 @@ fn of_engine(request: &EngineRequest, state: RunState, under_way: UnderWay) -> D
             EngineRequest::Hold | EngineRequest::Pause(_) | EngineRequest::Rehearse(_),
             RunState::Running | RunState::Paused,
         ) if under_way == UnderWay::Outgoing => Accept,
-        // It stands since the hold.
+        // The guest is stopped since the hold.
         (EngineRequest::Pause(_), RunState::FinishMigrate) if under_way == UnderWay::Outgoing => Accept,
         (EngineRequest::Hold | EngineRequest::Pause(_) | EngineRequest::Rehearse(_), _) => {
             refuse("be handed over", state)
@@ -133,7 +133,7 @@ fn of_engine(request: &EngineRequest, state: RunState, under_way: UnderWay) -> D
     }
 }
 
-/// A machine in `state` cannot do `what`.
+/// Refuses `what` for a machine in `state`, and says what to do.
 fn refuse(what: &str, state: RunState) -> Decision {
     let remedy = match state {
         RunState::Prelaunch => "; ask again once it runs",

@@ -1,4 +1,4 @@
-//! The machine's devices: made, put in their windows, stopped and started together.
+//! Devices of the machine: makes them, maps them to their windows, and pauses and resumes them together.
 
 use std::fmt;
 use std::sync::{Arc, Mutex};
@@ -31,27 +31,27 @@ use crate::vm::request::{GuestEvent, Refusal};
 const DISK: &str = "virtio-blk";
 const CARD: &str = "virtio-net";
 
-/// A device that vCPUs, its own threads and the driver reach.
+/// A device that vCPUs, its own threads and the driver use.
 pub type Locked<T> = Arc<Mutex<T>>;
 
 /// All devices of a machine.
 pub struct Devices {
     /// COM1.
     pub serial: Locked<Serial>,
-    /// Power button, power-off, reset.
+    /// Generic event device: power button, power-off, reset.
     pub ged: Locked<Ged>,
-    /// The guest's generation id. It has no registers, and outlives resets.
+    /// Generation id of the guest, which has no registers and outlives resets.
     pub generation: Locked<Generation>,
     /// Disks, in the order of the command line.
     pub disks: Vec<Locked<Virtio<Blk>>>,
     /// Network cards, in the order of the command line.
     pub nets: Vec<Locked<Virtio<Net<Attachment>>>>,
     virtio_windows: Vec<u8>,
-    /// Each of these devices, those that send behind those that are told.
+    /// All devices in their windows; devices that report to another one come before it in this pause order.
     attached: Vec<Attached>,
 }
 
-/// A device in its window: what is there for the guest is also paused and migrated.
+/// A device in its window; each is also paused and migrated.
 struct Attached {
     /// Name of the section.
     name: String,
@@ -66,8 +66,8 @@ impl fmt::Debug for Devices {
 }
 
 impl Devices {
-    /// Devices as after power-on, in their windows on `buses`. Power-off and reset by the guest are told to `events`. Each
-    /// takes the place of the one in `previous`, which is at rest: whoever shares that one shares the new one.
+    /// Makes the devices as after power-on, in their windows on `buses`. Power-off and reset by the guest go to `events`. Each
+    /// device replaces its counterpart in `previous`, which is paused: holders of that one then have the new one.
     ///
     /// # Errors
     /// [`Error::Device`], [`Error::Kvm`].
@@ -112,12 +112,12 @@ impl Devices {
         Ok(devices)
     }
 
-    /// Windows that hold a virtio device, in the order of the command line.
+    /// Windows with a virtio device, in the order of the command line.
     pub fn virtio_windows(&self) -> &[u8] {
         &self.virtio_windows
     }
 
-    /// Puts `model` into the next free window, and in the place of `previous`.
+    /// Puts `model` into the next free window, in place of `previous`.
     fn add_virtio<M: Model>(
         &mut self,
         kvm: &KvmVm,
@@ -138,10 +138,10 @@ impl Devices {
         Ok(attach(&mut self.attached, name, device, previous, (&mut buses.mmio, address, VIRTIO_MMIO_LEN)))
     }
 
-    /// Waits until no device has work in flight, `deadline` for all of them.
+    /// Pauses all devices: waits up to `deadline` until none has work in flight.
     ///
     /// # Errors
-    /// One did not finish; all go on as before.
+    /// A device did not finish; all continue as before.
     pub fn pause(&self, deadline: Duration) -> Result<(), DeviceError> {
         let until = Instant::now() + deadline;
         for (index, device) in self.pause_order().enumerate() {
@@ -154,12 +154,12 @@ impl Devices {
         Ok(())
     }
 
-    /// All were loaded, and read what guest memory has of them.
+    /// Tells all devices that the whole state was loaded, so that they read their part of guest memory.
     pub(super) fn loaded(&self) {
         self.pause_order().for_each(|device| lock(device).loaded());
     }
 
-    /// The guest may be one of several that begin in the same state: it gets a generation id of its own, and is notified.
+    /// Gives the guest a generation id of its own, and notifies it: it may be one of several with the same state.
     ///
     /// # Errors
     /// As [`Generation::renew`].
@@ -173,22 +173,22 @@ impl Devices {
         Ok(())
     }
 
-    /// All go on.
+    /// Resumes all devices.
     pub fn resume(&self) {
         self.pause_order().for_each(|device| lock(device).resume());
     }
 
-    /// The cards tell the network where the guest is.
+    /// Has the cards announce the guest to the network.
     pub(super) fn announce(&self, with: Announcing) {
         self.each_card(|card, interrupt| card.announce(with, interrupt));
     }
 
-    /// The cards will tell the network so that the guest has arrived, when it goes on.
+    /// Sets the announcement that the cards make when the arrived guest resumes.
     pub(super) fn announce_arrival(&self, with: Announcing) {
         self.each_card(|card, _| card.announces(with));
     }
 
-    /// What `of` says of each card.
+    /// Returns the value of `of` for each card.
     pub(super) fn of_cards<T>(&self, of: impl Fn(&Virtio<Net<Attachment>>) -> T) -> Vec<T> {
         self.nets.iter().map(|net| of(&lock(net))).collect()
     }
@@ -199,18 +199,19 @@ impl Devices {
         }
     }
 
-    /// All with their sections' names. Takes no lock: a vCPU may have one as long as the host's disk wants.
+    /// Returns all devices with their sections' names. Takes no lock, since a vCPU may hold one as long as the host's disk
+    /// takes.
     pub fn sections(&self) -> Vec<(String, SharedSection)> {
         self.attached.iter().map(|attached| (attached.name.clone(), attached.section.clone())).collect()
     }
 
-    /// Those that send come before those that are told: virtio devices, then the rest.
+    /// Pause order: virtio devices first, then the serial port and the generic event device.
     fn pause_order(&self) -> impl Iterator<Item = &Mutex<dyn Device>> {
         self.attached.iter().rev().map(|attached| &*attached.device)
     }
 }
 
-/// Puts `device` in the place of `previous`, into its window of a bus, and on the list.
+/// Puts `device` in place of `previous`, into its window on a bus, and into the list.
 fn attach<T: Device + BusDevice + VmState + Section + 'static>(
     list: &mut Vec<Attached>,
     name: String,
@@ -224,16 +225,16 @@ fn attach<T: Device + BusDevice + VmState + Section + 'static>(
     device
 }
 
-/// `device` in the place of another one, or in a place of its own.
+/// Puts `device` in place of another one, or into a new place.
 fn put<T>(place: Option<&Locked<T>>, device: T) -> Locked<T> {
     let Some(place) = place else { return Arc::new(Mutex::new(device)) };
     let previous = std::mem::replace(&mut *lock(place), device);
-    // Not under the lock: it may have a thread to wait for.
+    // Dropped without the lock: it may wait for its thread.
     drop(previous);
     Arc::clone(place)
 }
 
-/// QEMU's name of a virtio device's section: the bus path of the transport, then the device.
+/// QEMU's name of a virtio device's section: the transport's bus path, then the device.
 fn section_name(window: u8, device: &str) -> String {
     let (address, _) = virtio_place(window);
     format!("virtio-mmio@{address:016x}/{device}")

@@ -1,7 +1,7 @@
-//! How fast the guest dirties its memory, outside of a migration: a thread looks at some pages twice, as QEMU's `page-sampling` does
-//! (migration/dirtyrate.c).
+//! Measures how fast the guest dirties its memory outside of a migration: a thread compares sampled pages after some time, as
+//! QEMU's `page-sampling` does (migration/dirtyrate.c).
 //!
-//! The rate is that of pages whose contents differ: a page that was written with what it had does not count.
+//! Only pages with changed content count: rewriting the same content does not.
 
 use std::collections::BTreeSet;
 use std::hash::{BuildHasher, RandomState};
@@ -13,40 +13,40 @@ use crate::memory::{PAGE_SIZE, Ram};
 use crate::sandbox::{self, Kind};
 use crate::vm::published::Published;
 
-/// Fewer pages than this are no sample of a small machine.
+/// Least number of pages in a sample, for small machines.
 const SAMPLE_MIN: u64 = 128;
 
-/// Where a measurement stands.
+/// State of the measurement.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum DirtyRate {
     /// No measurement was begun.
     #[default]
     Unstarted,
-    /// One that is going on.
+    /// A measurement is running.
     Measuring(Sampling),
-    /// The last one, and how many bytes the guest dirties a second.
+    /// The last measurement, and the bytes that the guest dirties a second.
     Measured(Sampling, u64),
 }
 
-/// What is measured.
+/// Parameters of a measurement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sampling {
-    /// From the first look to the second one.
+    /// Time between the two readings of a page.
     pub time: Duration,
-    /// Pages looked at in each GiB of memory.
+    /// Pages sampled in each GiB of memory.
     pub pages_per_gib: u64,
-    /// When it began, since 1970.
+    /// Start of the measurement, since 1970.
     pub begun: Duration,
 }
 
 impl Sampling {
-    /// One that begins now.
+    /// Makes a measurement that begins now.
     pub fn now(time: Duration, pages_per_gib: u64) -> Self {
         Self { time, pages_per_gib, begun: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default() }
     }
 }
 
-/// Begins to measure; what comes of it is published.
+/// Begins a measurement, whose result is published.
 ///
 /// # Errors
 /// The thread cannot be spawned.
@@ -65,13 +65,13 @@ pub(super) fn measure(sampling: Sampling, ram: Ram, shared: &Arc<Published>) -> 
     begun.map(drop)
 }
 
-/// Bytes dirtied a second.
+/// Measures the bytes dirtied a second.
 fn sample(sampling: Sampling, ram: &Ram) -> u64 {
     let pages = ram.len() / PAGE_SIZE;
     let hasher = RandomState::new();
     let look = |page: u64| {
         let mut bytes = [0; PAGE_SIZE as usize];
-        // Every page that is asked for is within the memory.
+        // Cannot fail: all chosen pages are within the memory.
         let _ = ram.read(page * PAGE_SIZE, &mut bytes);
         hasher.hash_one(bytes)
     };
@@ -86,7 +86,7 @@ fn sample(sampling: Sampling, ram: &Ram) -> u64 {
     u64::try_from(dirtied * 1000 / taken).unwrap_or(u64::MAX)
 }
 
-/// So many pages, or all if there are no more: one of each of as many stretches of the same length.
+/// Chooses `wanted` pages, or all if there are fewer: one of each of `wanted` stretches of the same length.
 fn choose(wanted: u64, pages: u64, random: impl Fn(u64) -> u64) -> BTreeSet<u64> {
     if wanted >= pages {
         return (0..pages).collect();
@@ -122,13 +122,13 @@ mod tests {
                     word += 1;
                 }
             });
-            // As long as it takes until each page was written again.
+            // The time is long enough to write each page again.
             let rate = sample(Sampling::now(Duration::from_millis(300), 1 << 20), &ram);
             ends.store(true, Ordering::Relaxed);
             rate
         });
-        // 8 MiB in 0.3 s or, where the host is busy, in more; and at least one page.
+        // 8 MiB in 0.3 s, or in more on a busy host; and at least one page.
         assert!(rate > 0 && rate <= (8 << 20) * 10 / 3, "{rate}");
-        assert_eq!(sample(Sampling::now(Duration::from_millis(1), 1 << 20), &ram), 0, "nobody writes any more");
+        assert_eq!(sample(Sampling::now(Duration::from_millis(1), 1 << 20), &ram), 0, "no page is written any more");
     }
 }

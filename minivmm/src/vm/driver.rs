@@ -1,5 +1,5 @@
-//! The driver: the one thread that changes the machine's run state. The states are drawn in `state.rs`, what comes first is
-//! in `queue.rs`, what may be asked in which state in `decision.rs`.
+//! The driver: the one thread that changes the machine's run state. `state.rs` has the states, `queue.rs` the order of
+//! requests, `decision.rs` the requests that each state allows.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,15 +16,15 @@ use crate::vm::queue::{Awaited, Next};
 use crate::vm::request::{AnyRequest, EngineRequest, Envelope, GuestEvent, Refusal, Request};
 use crate::vm::state::RunState;
 
-/// How long vCPUs and disk I/O in flight are given at a stop. A vCPU comes out of the kernel within microseconds, on a loaded
-/// host within milliseconds; a host whose disk needs longer than this has other worries.
+/// How long a stop waits for vCPUs and disk I/O in flight. A vCPU leaves the kernel within microseconds, on a loaded host
+/// within milliseconds; only a very slow disk takes longer than this.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// How long a quit waits for the driver, which may be busy with a disk or a file: then the process ends all the same.
+/// How long a quit waits for the driver, which may wait for a disk or a file: then the process ends nevertheless.
 const QUIT: Duration = Duration::from_millis(500);
 
 impl Vm {
-    /// Starts the machine and serves requests until it ends, on a thread of its own. A quit ends this in any case: what the
+    /// Starts the machine and serves requests until it ends, on a thread of its own. A quit always ends this: anything that the
     /// driver waits for then is left to the end of the process.
     pub fn run(self) -> End {
         let waiting = Arc::clone(self.queue.waiting());
@@ -37,7 +37,7 @@ impl Vm {
             Ok(driver) => driver,
             Err(error) => return End::Failed(format!("cannot spawn a thread: {error}")),
         };
-        // This thread only waits and puts an end to things from here on.
+        // From here on this thread only waits and ends things.
         if let Err(error) = sandbox::confine(Kind::Main) {
             return End::Failed(error.to_string());
         }
@@ -54,7 +54,7 @@ impl Vm {
 
     fn drive(mut self) -> End {
         let end = self.serve_all();
-        // Whoever waits for an answer is told that there will be none.
+        // Senders that wait for an answer learn that there will be none.
         drop(self.queue);
         under_way::give_up(self.outgoing, self.incoming);
         end
@@ -103,13 +103,13 @@ impl Vm {
             Err(Outcome::Refused(refusal)) => (Err(refusal), None),
             Err(Outcome::Ended(end)) => (Ok(()), Some(end)),
         };
-        // Who asked may be gone.
+        // The sender may be gone.
         let _ = answer.send(reply);
         end
     }
 
-    /// Carries out what the guest did; `Some` if the machine has ended. An event that could not be
-    /// handled keeps its flag, and is tried again.
+    /// Carries out an action of the guest; `Some` if the machine has ended. An event that could not be handled stays flagged,
+    /// and is tried again.
     fn serve_guest(&mut self, event: GuestEvent) -> Option<End> {
         let (what, outcome) = match event {
             GuestEvent::PoweredOff => {
@@ -169,7 +169,7 @@ impl Vm {
             Request::MigrateContinue => self.continue_migration()?,
             Request::MigrateStartPostcopy => self.start_postcopy()?,
             Request::MigrateResume(address) => self.resume_migration(address)?,
-            // One that is under way was cancelled when this was asked, and has ended.
+            // A migration under way was cancelled when this was requested, and has ended.
             Request::MigrateCancel => {}
             Request::MigrateSetParameters(change) => self.set_migration_parameters(&change)?,
         }
@@ -196,7 +196,7 @@ impl Vm {
         Ok(())
     }
 
-    /// `vouched`: the user has seen to it that no other process runs the guest.
+    /// Resumes the guest; `vouched`: the user has checked that no other process runs it.
     fn cont(&mut self, vouched: bool) -> std::result::Result<(), Refusal> {
         match self.shared.run_state() {
             RunState::InMigrate => self.arrives_stopped = false,
@@ -207,7 +207,7 @@ impl Vm {
         Ok(())
     }
 
-    /// `by_guest`: it asked for it itself.
+    /// Resets the machine; `by_guest`: at the guest's request.
     fn reset(&mut self, by_guest: bool) -> std::result::Result<(), Outcome> {
         let running = self.shared.run_state() == RunState::Running;
         if running {
@@ -221,7 +221,7 @@ impl Vm {
         Ok(())
     }
 
-    /// A machine that can be asked stays, to be looked at; another one has no use any more.
+    /// Keeps a failed machine that a client can inspect, and ends another one.
     fn fail(&self, why: String) -> std::result::Result<(), Outcome> {
         if !self.can_be_asked() {
             return Err(Outcome::Ended(End::Failed(why)));

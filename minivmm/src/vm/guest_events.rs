@@ -1,5 +1,5 @@
-//! What the guest did to its machine as a whole: flags, however often it did it. They belong to one machine, so that none
-//! of them reaches the machine that a reset puts in its place.
+//! Actions of the guest on its whole machine, as flags, however often the guest repeats them. Each machine has its own, so that
+//! none reaches the machine after a reset.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -24,18 +24,18 @@ struct Flags {
 }
 
 impl GuestEvents {
-    /// None yet. `driver` is woken by each.
+    /// Makes flags of which none is set. Each wakes `driver`.
     pub(super) fn new(driver: &Arc<Waiting>) -> Self {
         Self { flags: Mutex::default(), halt: Halt::default(), driver: Arc::clone(driver) }
     }
 
-    /// What stops the machine's vCPUs once it is powered off or to be reset: what they would do next is not of this machine
-    /// any more.
+    /// Returns the flag that stops the machine's vCPUs once it is powered off or to be reset: further instructions would not
+    /// belong to this machine.
     pub(super) fn halt(&self) -> &Halt {
         &self.halt
     }
 
-    /// Takes it down. Called by threads that the driver waits for.
+    /// Sets the flag of `event`. Called by threads that the driver waits for.
     pub(super) fn report(&self, event: GuestEvent) {
         let mut flags = self.lock();
         match event {
@@ -52,8 +52,8 @@ impl GuestEvents {
         self.driver.wake();
     }
 
-    /// The one that counts, as QEMU's main loop decides: a machine that is off cannot be reset, and a reset mends a vCPU that
-    /// failed.
+    /// Returns the event that takes effect, as QEMU's main loop decides: a machine that is off cannot be reset, and a reset
+    /// recovers a failed vCPU.
     pub(super) fn first(&self) -> Option<GuestEvent> {
         let flags = self.lock();
         match (flags.powered_off, flags.reset) {

@@ -1,4 +1,4 @@
-//! How other threads reach the driver: one queue of requests, with or without an answer, and what it has published.
+//! Access to the driver for other threads: a queue of requests, with or without an answer, and the published state.
 
 use std::sync::Arc;
 use std::sync::mpsc::{TryRecvError, channel};
@@ -15,7 +15,7 @@ use crate::vm::queue::{Queue, Waiting};
 use crate::vm::request::{AnyRequest, Refusal};
 use crate::vm::state::RunState;
 
-/// A way to reach the driver, for any thread.
+/// Access to the driver, for any thread.
 #[derive(Clone, Debug)]
 pub struct Handle {
     requests: Arc<Waiting>,
@@ -23,7 +23,7 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// A handle, and what the driver keeps of it.
+    /// Makes a handle, and the driver's side of it.
     pub fn new(state: RunState) -> (Self, Queue, Arc<Published>) {
         let queue = Queue::new();
         let shared = Arc::new(Published::new(state));
@@ -44,7 +44,7 @@ impl Handle {
     /// Sends a request to the driver and calls `meanwhile` repeatedly until the answer has come.
     ///
     /// # Errors
-    /// That of `meanwhile`, after which nobody waits for the answer. Within: as [`ask`](Self::ask).
+    /// The error of `meanwhile`, after which the answer is ignored. The inner error: as [`ask`](Self::ask).
     pub fn ask_meanwhile<E>(
         &self,
         request: impl Into<AnyRequest>,
@@ -64,35 +64,36 @@ impl Handle {
         }
     }
 
-    /// Sends a request to the driver without waiting, for threads that the driver itself waits for.
+    /// Sends a request without waiting for the answer, for threads that the driver waits for.
     pub fn tell(&self, request: impl Into<AnyRequest>) {
-        // A driver that has ended needs no telling.
+        // If the driver has ended, nothing is to be done.
         let _ = self.requests.put((request.into(), channel().0));
     }
 
-    /// In post-copy: gives the connection up, so that another one can take its place. The driver, which may wait for a page, is not asked.
+    /// In post-copy: closes the connection, so that another one can replace it. The driver, which may wait for a page, is not
+    /// involved.
     ///
     /// # Errors
     /// There is no post-copy.
     pub fn pause_postcopy(&self) -> Result<(), Refusal> {
         match self.shared.disconnect() {
             true => Ok(()),
-            // QEMU's sentence (`qmp_migrate_pause`, migration/migration.c).
+            // QEMU's message (`qmp_migrate_pause`, migration/migration.c).
             false => Err(Refusal(
                 "migrate-pause is currently only supported during postcopy-active or postcopy-recover state".into(),
             )),
         }
     }
 
-    /// Destination in post-copy, whose connection broke: waits for the source at `at`, too. The driver is not asked.
+    /// At a destination in post-copy whose connection broke: also waits for the source at `at`. The driver is not involved.
     ///
     /// # Errors
-    /// It does not wait for one, or cannot listen there.
+    /// The destination does not wait for its source, or cannot listen there.
     pub fn recover_postcopy(&self, at: Address) -> Result<(), Refusal> {
         self.shared.recover(at)
     }
 
-    /// Ends the machine, whatever the driver does.
+    /// Ends the machine, even if the driver is stuck.
     pub(super) fn fail(&self, why: String) {
         self.requests.fail(why);
     }
@@ -127,17 +128,17 @@ impl Handle {
         self.shared.set_measures_block_time(measures);
     }
 
-    /// The rounds that are over of the migration that runs, or of the last one.
+    /// Rounds that are over, of the current migration or the last one.
     pub fn rounds(&self) -> Vec<Round> {
         self.shared.rounds()
     }
 
-    /// Which parts of guest memory that migration has sent how often.
+    /// How often that migration has sent each part of guest memory.
     pub fn heat(&self) -> HeatMap {
         self.shared.heat()
     }
 
-    /// The sections that went whole in its pause, once it is over.
+    /// Sections that were sent in the migration's pause, once it is over.
     pub fn sections(&self) -> Vec<SectionReport> {
         self.shared.sections()
     }
@@ -147,12 +148,12 @@ impl Handle {
         self.shared.parameters()
     }
 
-    /// How a guest that arrives tells the network so.
+    /// How an arriving guest is announced to the network.
     pub fn announcing(&self) -> Announcing {
         self.shared.announcing()
     }
 
-    /// Changes how guests that arrive from now on tell the network so.
+    /// Changes how guests that arrive from now on are announced to the network.
     pub fn set_announcing(&self, announcing: Announcing) {
         self.shared.set_announcing(announcing);
     }
@@ -162,7 +163,7 @@ impl Handle {
         self.shared.dirty_rate()
     }
 
-    /// What the machine consists of.
+    /// Parts of the machine.
     pub fn inventory(&self) -> Inventory {
         self.shared.inventory()
     }
@@ -172,13 +173,13 @@ impl Handle {
         self.shared.tls()
     }
 
-    /// Calls `subscriber` at each change from now on, on the thread that publishes it: it must not block nor use this
-    /// handle. It is dropped once it returns `false`.
+    /// Calls `subscriber` at each change from now on, on the publishing thread: it must neither block nor use this handle. A
+    /// subscriber that returns `false` is dropped.
     pub fn subscribe(&self, subscriber: impl Fn(Event) -> bool + Send + 'static) {
         self.shared.subscribe(Box::new(subscriber));
     }
 
-    /// Tells the subscribers that the user ends the process.
+    /// Notifies the subscribers that the user ends the process.
     pub fn announce_quit(&self) {
         self.shared.notify(Event::Quit);
     }

@@ -1,4 +1,4 @@
-//! What a machine consists of, for those who ask: facts that change at a reset only.
+//! Parts of a machine, for queries: facts that change only at a reset.
 
 use crate::config::{Config, Rate, RateLimits, Serial};
 use crate::kvm::exits::ExitCounters;
@@ -9,13 +9,13 @@ use crate::vm::machine::Machine;
 /// Parts of a machine and the host's side of them.
 #[derive(Clone, Debug, Default)]
 pub struct Inventory {
-    /// The host's thread of each vCPU, by APIC id, as gettid(2) numbers it.
+    /// Thread id (gettid(2)) of each vCPU's thread on the host, by APIC id.
     pub vcpu_threads: Vec<u32>,
-    /// How often each vCPU left the guest, which goes on to change.
+    /// Counters of each vCPU's exits, which continue to change.
     pub vcpu_exits: Vec<ExitCounters>,
     /// Disks, in the order of the command line.
     pub disks: Vec<DiskFacts>,
-    /// Character devices: QEMU's label and what is behind it, as QEMU writes it.
+    /// Character devices: QEMU's label and QEMU's description of the backend.
     pub chardevs: Vec<(&'static str, String)>,
     /// Why it cannot be measured how long vCPUs wait for pages in post-copy, if it cannot.
     pub no_block_time: Option<String>,
@@ -24,9 +24,9 @@ pub struct Inventory {
 /// One disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DiskFacts {
-    /// As on the command line.
+    /// Path, as on the command line.
     pub path: String,
-    /// Guest and host may not write.
+    /// Whether guest and host may not write.
     pub read_only: bool,
     /// Size in bytes.
     pub bytes: u64,

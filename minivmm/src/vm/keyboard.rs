@@ -1,4 +1,4 @@
-//! Where typed bytes go: to the serial port, as long as it keeps what it gets.
+//! Passes typed bytes to the serial port, while the port keeps them.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use crate::vm::decision::takes_input;
 use crate::vm::devices::Locked;
 use crate::vm::published::Published;
 
-/// Where typed bytes go.
+/// Sink of typed bytes.
 #[derive(Clone, Debug)]
 pub struct Keyboard {
     serial: Locked<Serial>,
@@ -20,11 +20,11 @@ impl Keyboard {
         Self { serial: Arc::clone(serial), published: Arc::clone(published) }
     }
 
-    /// Gives `bytes` to the serial port and says how many it took: none while they would be lost, as its state is on the
-    /// way to another machine or will be replaced by the one that arrives.
+    /// Passes `bytes` to the serial port and returns how many it took: none while its state is on the way to another machine or
+    /// will be replaced by an arriving one, since the bytes would be lost.
     pub fn send(&self, bytes: &[u8]) -> usize {
         let mut serial = lock(&self.serial);
-        // Asked under the port's lock: its section is saved under it, after the run state has changed.
+        // Checked under the port's lock, under which its section is saved after the run state has changed.
         if takes_input(self.published.run_state()) { serial.enqueue(bytes) } else { 0 }
     }
 }

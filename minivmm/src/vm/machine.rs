@@ -1,4 +1,4 @@
-//! What a reset replaces whole: the KVM machine, its vCPUs, its devices. RAM stays.
+//! Parts of a machine that a reset replaces: KVM's machine, the vCPUs, the devices. RAM stays.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -25,19 +25,19 @@ use crate::vm::guest_events::GuestEvents;
 use crate::vm::queue::Waiting;
 use crate::vm::request::GuestEvent;
 
-/// vCPUs and devices around a machine's RAM. Nothing runs until [`resume_vcpus`](Self::resume_vcpus).
+/// vCPUs and devices of a machine, using its RAM. The vCPUs are paused until [`resume_vcpus`](Self::resume_vcpus).
 #[derive(Debug)]
 pub struct Machine {
-    /// vCPUs, by APIC id. First here, so that they end before what they use.
+    /// vCPUs, by APIC id. The first field, so that they end before the fields that they use.
     pub vcpus: Vec<VcpuThread>,
-    /// The kernel's side: slots, interrupt chips, timer, clock.
+    /// KVM's machine: slots, interrupt chips, timer, clock.
     pub kvm: Arc<KvmVm>,
-    /// The kernel's second-level page tables.
+    /// Populated second-level page tables.
     populated: Populated,
     host: HostFeatures,
-    /// What this host's vCPUs can be: a guest that arrives may be any of it.
+    /// Processor that this host offers; an arriving guest may have any part of it.
     offered: Processor,
-    /// What the guest was shown of the vCPUs.
+    /// Processor that the guest sees.
     processor: Processor,
     /// Devices.
     pub devices: Devices,
@@ -45,8 +45,8 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Builds one as after power-on, around RAM as it is. `driver` is woken when the guest does something to the whole machine.
-    /// The devices take the place of `previous`.
+    /// Makes a machine as after power-on, with RAM as it is. Actions of the guest on its machine wake `driver`. The devices
+    /// replace those of `previous`.
     ///
     /// # Errors
     /// Any; see [`Error`].
@@ -71,7 +71,7 @@ impl Machine {
         Ok(Self { vcpus, kvm, populated, host, offered, processor, devices, events })
     }
 
-    /// Loads the kernel of `images` with what belongs to it, and puts the first vCPU at its entry.
+    /// Loads the kernel of `images` and its data, and sets the first vCPU to its entry.
     ///
     /// # Errors
     /// [`Error::File`], [`Error::Flag`], [`Error::Memory`].
@@ -84,7 +84,7 @@ impl Machine {
         self.vcpus[0].vcpu().set_start(&entry.registers(), |sregs| entry.set_system_registers(sregs))
     }
 
-    /// Stops all vCPUs `within` this time: outside the guest, no access half done. Devices go on.
+    /// Pauses all vCPUs `within` this time: outside the guest, with no half-done access. Devices continue.
     ///
     /// # Errors
     /// [`Error::VcpuStuck`]; all run on.
@@ -99,17 +99,17 @@ impl Machine {
         paused
     }
 
-    /// Lets all vCPUs, which are paused, run.
+    /// Resumes all vCPUs, which are paused.
     pub fn resume_vcpus(&self) {
         for vcpu in &self.vcpus {
-            // The guest's watchdog would take the pause for a lock-up. Refused while the guest has no kvmclock, and
-            // then it has nothing to be told.
+            // Otherwise the guest's watchdog would take the pause for a lock-up. KVM refuses the call while the guest has no
+            // kvmclock; then it is not needed.
             let _ = vcpu.vcpu().fd().kvmclock_ctrl();
         }
         self.vcpus.iter().for_each(VcpuThread::resume);
     }
 
-    /// Reads what the kernel holds of the machine, which is at rest.
+    /// Reads KVM's state of the machine, which is paused.
     ///
     /// # Errors
     /// [`StateError`].
@@ -119,7 +119,7 @@ impl Machine {
         HypervisorState::get(self.kvm.fd(), &fds, &self.host)
     }
 
-    /// Gives the kernel what it holds of the machine, which has not run. The guest's memory is whole.
+    /// Writes KVM's state of the machine, which has not run. The guest's memory is complete.
     ///
     /// # Errors
     /// [`StateError`].
@@ -133,39 +133,39 @@ impl Machine {
         state.set(self.kvm.fd(), &fds, &self.host, introduced)
     }
 
-    /// Fills second-level page tables for memory that was written, until the moment `until`. No vCPU runs.
+    /// Populates second-level page tables for memory that was written, until the time `until`. No vCPU runs.
     pub(super) fn populate(&mut self, until: Instant) {
         if let Some(vcpu) = self.vcpus.first() {
             self.populated.catch_up(vcpu.vcpu().fd(), until);
         }
     }
 
-    /// What the guest did to the machine as a whole.
+    /// Actions of the guest on its machine.
     pub(super) fn events(&self) -> &GuestEvents {
         &self.events
     }
 
-    /// What the guest was shown of its vCPUs, here or where it began.
+    /// Processor that the guest sees, set here or where the guest began.
     pub(super) fn processor(&self) -> &Processor {
         &self.processor
     }
 
-    /// True if the guest was told that its TSC runs at one rate for ever.
+    /// Whether the guest sees an invariant TSC.
     pub(super) fn has_invariant_tsc(&self) -> bool {
         self.processor.leaves.iter().any(|leaf| leaf.function == 0x8000_0007 && leaf.edx >> 8 & 1 == 1)
     }
 
-    /// What this host's vCPUs can be: `--cpu host`, whatever was chosen.
+    /// Processor that this host offers: that of `--cpu host`, whatever was selected.
     pub(super) fn offered(&self) -> &Processor {
         &self.offered
     }
 
-    /// True if the TSC of the vCPUs can run at another rate than the host's.
+    /// Whether the vCPUs' TSC can run at another rate than the host's.
     pub(super) fn tsc_scales(&self) -> bool {
         clock::scales(self.kvm.fd())
     }
 
-    /// Shows the guest, which has not run here, the processor that it was shown before.
+    /// Gives the vCPUs of an arriving guest, which has not run here, the processor that it saw before.
     ///
     /// # Errors
     /// KVM refuses it; the guest must not run here.
@@ -185,7 +185,7 @@ impl Machine {
     }
 }
 
-/// vCPUs that were made, what this host could have made them, and what they are.
+/// New vCPUs, the processor that the host offers, and the one that was set.
 struct Made {
     vcpus: Vec<Vcpu>,
     offered: Processor,

@@ -1,4 +1,4 @@
-//! The machine: owns vCPUs, memory and devices. One thread, the driver, changes its run state.
+//! The machine: owns vCPUs, memory and devices. Only one thread, the driver, changes its run state.
 
 mod assembly;
 pub mod backends;

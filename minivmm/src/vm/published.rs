@@ -1,4 +1,5 @@
-//! What the driver publishes: run state, the migration's figures and parameters, and events. Reading never waits for it.
+//! State that the driver publishes: run state, the migration's figures and parameters, and events. Readers never wait for the
+//! driver.
 
 use std::fmt;
 use std::num::NonZeroU64;
@@ -19,25 +20,25 @@ use crate::vm::migration::status::MigrationStatus;
 use crate::vm::request::Refusal;
 use crate::vm::state::RunState;
 
-/// The migration that runs, or the last one.
+/// The current migration, or the last one.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct MigrationInfo {
-    /// Where it stands. At a source it ends when the driver has taken in that it has ended, at a destination when the guest runs.
+    /// Phase. At a source it becomes final when the driver has handled the end, at a destination when the guest runs.
     pub phase: Phase,
-    /// A cancel was granted.
+    /// Whether a cancel was granted.
     pub cancelled: bool,
-    /// Whether it has waited, or waits, before the switch-over.
+    /// State of the wait before the switch-over.
     pub hold: Hold,
-    /// Figures, as the engine counts them.
+    /// Figures of the engine.
     pub figures: Progress,
     /// How long vCPUs have waited for pages in post-copy, where a destination measures that.
     pub block_time: Option<BlockTime>,
-    /// Why it ended as it did, where there is something to say.
+    /// Reason of the end, if there is one to report.
     pub error: Option<String>,
 }
 
 impl MigrationInfo {
-    /// QMP's view of it.
+    /// QMP's status.
     pub fn status(&self) -> MigrationStatus {
         match (MigrationStatus::of(self.phase, self.cancelled), self.hold) {
             (MigrationStatus::Setup | MigrationStatus::Active, Hold::Waits) => MigrationStatus::PreSwitchover,
@@ -47,57 +48,57 @@ impl MigrationInfo {
     }
 }
 
-/// A wait before the switch-over, with a guest that stands.
+/// Wait before the switch-over, with the guest stopped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Hold {
     /// No wait.
     #[default]
     None,
-    /// Until somebody lets it go on.
+    /// Waits until a client continues the migration.
     Waits,
-    /// Somebody did.
+    /// A client has continued the migration.
     Over,
 }
 
-/// The parameters of a machine that was told none: QEMU's defaults, with its limit of 128 MiB/s.
+/// Default parameters: QEMU's, and its limit of 128 MiB/s.
 pub fn default_parameters() -> Parameters {
     let mut parameters = Parameters::default();
     parameters.max_bandwidth = NonZeroU64::new(128 << 20);
     parameters
 }
 
-/// A change that subscribers hear of.
+/// A change that subscribers are notified of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
     /// The run state changed.
     RunState {
-        /// Before.
+        /// State before.
         old: RunState,
-        /// Now.
+        /// State now.
         new: RunState,
     },
     /// The machine was reset.
     Reset {
-        /// The guest asked for it.
+        /// Whether the guest requested the reset.
         by_guest: bool,
     },
     /// The power button was pressed.
     PowerDown,
-    /// A source begins the round of that number.
+    /// A source begins the round with this number.
     MigrationPass(u32),
     /// The migration's status changed.
     Migration(MigrationStatus),
-    /// The process ends on the user's request, whatever the guest does; [`RunState::Shutdown`] is the guest's doing.
+    /// The process ends at the user's request; [`RunState::Shutdown`] is the guest's own power-off.
     Quit,
 }
 
 /// Takes an event without blocking; `false` ends the subscription.
 type Subscriber = Box<dyn Fn(Event) -> bool + Send>;
 
-/// State the driver publishes; readable at any time, also while the driver is busy.
+/// State that the driver publishes, readable at any time, also while the driver is busy.
 pub struct Published {
     run_state: Mutex<RunState>,
-    /// The engine's handle on the migration of `migration`.
+    /// Engine's handle on the migration that `migration` describes.
     control: Mutex<Option<Control>>,
     migration: Mutex<MigrationInfo>,
     parameters: Mutex<Parameters>,
@@ -105,11 +106,11 @@ pub struct Published {
     announcing: Mutex<Announcing>,
     pauses_before_switchover: Mutex<bool>,
     measures_block_time: Mutex<bool>,
-    /// Of the migration of `migration`.
+    /// Block-time measurement of the migration that `migration` describes.
     block_clock: Mutex<Option<BlockClock>>,
     dirty_rate: Mutex<DirtyRate>,
     tls: Mutex<Tls>,
-    /// Where a destination hears of an address at which to wait for its source again, while it waits.
+    /// Channel for addresses at which a destination waits for its source again, while it waits.
     recovery: Mutex<Option<Sender<Recovery>>>,
     subscribers: Mutex<Vec<Subscriber>>,
 }
@@ -148,7 +149,7 @@ impl Published {
         *lock(&self.run_state)
     }
 
-    /// Publishes the run state, which is the same or one that [may follow](RunState::may_become).
+    /// Publishes the run state, which is unchanged or one that [may follow](RunState::may_become).
     pub fn set_run_state(&self, state: RunState) {
         let old = std::mem::replace(&mut *lock(&self.run_state), state);
         debug_assert!(old == state || old.may_become(state), "{old:?} to {state:?}");
@@ -157,7 +158,7 @@ impl Published {
         }
     }
 
-    /// The migration now.
+    /// Current state of the migration.
     pub fn migration(&self) -> MigrationInfo {
         let mut info = lock(&self.migration).clone();
         if let Some(control) = self.control() {
@@ -169,27 +170,27 @@ impl Published {
         info
     }
 
-    /// The rounds that are over of the migration that runs, or of the last one.
+    /// Rounds that are over, of the current migration or the last one.
     pub fn rounds(&self) -> Vec<Round> {
         self.control().as_ref().map(Control::rounds).unwrap_or_default()
     }
 
-    /// Which parts of guest memory it has sent how often.
+    /// How often the migration has sent each part of guest memory.
     pub fn heat(&self) -> HeatMap {
         self.control().as_ref().map(Control::heat).unwrap_or_default()
     }
 
-    /// The sections that went whole in its pause, once it is over.
+    /// Sections that were sent in the migration's pause, once it is over.
     pub fn sections(&self) -> Vec<SectionReport> {
         self.control().as_ref().map(Control::sections).unwrap_or_default()
     }
 
-    /// The handle on that migration. What it is asked is asked without the lock, which all other queries need: a list may be long.
+    /// Returns the engine's handle. It is queried without the lock, which all other queries need, since its lists may be long.
     fn control(&self) -> Option<Control> {
         lock(&self.control).clone()
     }
 
-    /// A migration begins in `phase`, and `control` is the engine's handle on it.
+    /// Publishes a new migration in `phase`; `control` is the engine's handle on it.
     pub(super) fn begin_migration(self: &Arc<Self>, phase: Phase, control: &Control) {
         *lock(&self.control) = Some(control.clone());
         *lock(&self.block_clock) = None;
@@ -204,8 +205,8 @@ impl Published {
             });
         }
         control.watch(move |phase| {
-            // The end is the driver's to tell, once it has done its part. At a destination the guest runs then, and the driver puts off
-            // what has to wait until the engine has ended, too.
+            // The driver publishes the end once it has handled it. At a destination the guest runs then, and the driver defers
+            // requests that have to wait until the engine has ended, too.
             let is_told = !phase.is_final() || phase == Phase::Destination(DestinationPhase::Completed);
             if let Some(published) = published.upgrade().filter(|_| is_told) {
                 published.update_migration(|info| info.phase = phase);
@@ -213,7 +214,7 @@ impl Published {
         });
     }
 
-    /// Changes what is published of the migration.
+    /// Changes the published state of the migration.
     pub fn update_migration(&self, change: impl FnOnce(&mut MigrationInfo)) {
         let (old, new) = {
             let mut migration = lock(&self.migration);
@@ -236,12 +237,12 @@ impl Published {
         *lock(&self.parameters) = parameters;
     }
 
-    /// How a guest that arrives tells the network so.
+    /// How an arriving guest is announced to the network.
     pub fn announcing(&self) -> Announcing {
         *lock(&self.announcing)
     }
 
-    /// Changes how a guest that arrives tells the network so.
+    /// Changes how an arriving guest is announced to the network.
     pub fn set_announcing(&self, announcing: Announcing) {
         *lock(&self.announcing) = announcing;
     }
@@ -266,7 +267,8 @@ impl Published {
         *lock(&self.measures_block_time) = measures;
     }
 
-    /// What measures how long vCPUs wait for pages of the source that has just come, if that is wanted; its figures are published.
+    /// Begins to measure how long vCPUs wait for pages of the source that has just connected, if that is enabled; the figures
+    /// are published.
     pub(super) fn begin_block_time(&self) -> Option<BlockClock> {
         let clock = self.measures_block_time().then(|| BlockClock::new(self.inventory().vcpu_threads));
         lock(&self.block_clock).clone_from(&clock);
@@ -283,12 +285,12 @@ impl Published {
         *lock(&self.dirty_rate) = rate;
     }
 
-    /// What the machine consists of, as last published.
+    /// Parts of the machine, as last published.
     pub fn inventory(&self) -> Inventory {
         lock(&self.inventory).clone()
     }
 
-    /// Publishes what the machine consists of.
+    /// Publishes the parts of the machine.
     pub fn set_inventory(&self, inventory: Inventory) {
         *lock(&self.inventory) = inventory;
     }
@@ -303,27 +305,27 @@ impl Published {
         *lock(&self.tls) = tls;
     }
 
-    /// In post-copy: gives the connection up; false if there is no post-copy.
+    /// In post-copy: closes the connection; returns false if there is no post-copy.
     pub(super) fn disconnect(&self) -> bool {
         self.control().as_ref().is_some_and(Control::disconnect)
     }
 
-    /// A destination waits for its source again, and hears of addresses there; none: it does not wait any more.
+    /// Sets the channel for addresses while a destination waits for its source again; `None` when it does not wait any more.
     pub(super) fn set_recovery(&self, addresses: Option<Sender<Recovery>>) {
         *lock(&self.recovery) = addresses;
     }
 
-    /// Has a destination wait for its source at `at`, too.
+    /// Makes a destination also wait for its source at `at`.
     ///
     /// # Errors
-    /// It does not wait for one, or cannot listen there.
+    /// The destination does not wait for its source, or cannot listen there.
     pub(super) fn recover(&self, at: Address) -> Result<(), Refusal> {
-        // QEMU's sentence (`qmp_migrate_recover`, migration/migration.c).
+        // QEMU's message (`qmp_migrate_recover`, migration/migration.c).
         let not_paused = || Refusal("Migrate recover can only be run when postcopy is paused.".into());
         let addresses = lock(&self.recovery).clone().ok_or_else(not_paused)?;
         let (answer, answers) = channel();
         addresses.send(Recovery { at, answer }).map_err(|_| not_paused())?;
-        // The source may have come meanwhile.
+        // The source may have connected meanwhile.
         answers.recv().map_err(|_| not_paused())?
     }
 

@@ -1,5 +1,5 @@
-//! Requests on their way to the driver, and which comes first: a quit, then what users and the migration engine ask for in
-//! the order of its arrival, then what the guest did. So a guest that asks without end keeps nobody waiting.
+//! Queue of requests to the driver. A quit comes first, then requests of users and of the migration engine in the order of
+//! their arrival, then actions of the guest. So a guest that acts without end delays no request.
 
 use std::collections::VecDeque;
 use std::sync::mpsc::channel;
@@ -9,30 +9,30 @@ use std::time::{Duration, Instant};
 use crate::sync::{lock, wait, wait_within};
 use crate::vm::request::{AnyRequest, Envelope, GuestEvent, Request};
 
-/// What the driver does next.
+/// Next item for the driver.
 #[derive(Debug)]
 pub enum Next {
-    /// A user or the engine asks.
+    /// A request of a user or of the engine.
     Asked(Envelope),
-    /// The guest did this.
+    /// An action of the guest.
     Guest(GuestEvent),
 }
 
-/// The driver's end. Dropped, all who wait for an answer are told that the machine has ended.
+/// The driver's end of the queue. When it is dropped, all senders that wait for an answer learn that the machine has ended.
 #[derive(Debug)]
 pub struct Queue {
     waiting: Arc<Waiting>,
     deferred: Vec<Envelope>,
 }
 
-/// What waits. Each of its senders waits for the answer, but for a quit, which is a flag, and the migration thread, which
-/// tells one thing at a time: so the list has a bound.
+/// Waiting requests. Each sender waits for its answer, except for a quit, which is a flag, and for the migration thread, which
+/// sends one at a time: so the list is bounded.
 #[derive(Debug, Default)]
 pub(super) struct Waiting {
     state: Mutex<Queued>,
-    /// For the driver.
+    /// Wakes the driver.
     changed: Condvar,
-    /// For who waits until the driver is gone: it is woken by no other request than a quit, for requests come in a migration's pause.
+    /// Wakes the thread that waits for the driver's end, only for a quit: other requests may come in a migration's pause.
     ends: Condvar,
 }
 
@@ -40,49 +40,49 @@ pub(super) struct Waiting {
 struct Queued {
     arrived: VecDeque<Envelope>,
     quit: Option<Instant>,
-    /// The machine cannot go on: why.
+    /// Why the machine cannot continue.
     failed: Option<String>,
-    /// The driver takes no more requests.
+    /// Whether the driver takes no more requests.
     closed: bool,
-    /// The driver is gone, and the machine with it.
+    /// Whether the driver has ended, and the machine with it.
     gone: bool,
 }
 
 impl Waiting {
-    /// Takes `request`, or gives it back if nobody takes any more. A quit is answered at once: it is never refused, the driver may
-    /// be busy, and one that is gone is what was wanted.
+    /// Queues `request`, or returns it if the driver takes no more. A quit is answered at once: it is never refused, the driver
+    /// may be busy, and if the driver has ended, the quit is done.
     pub(super) fn put(&self, (request, answer): Envelope) -> Result<(), Envelope> {
         let mut state = self.lock();
         if matches!(request, AnyRequest::User(Request::Quit)) {
             state.quit.get_or_insert_with(Instant::now);
             self.ends.notify_all();
-            // Who asked may be gone.
+            // The sender may be gone.
             let _ = answer.send(Ok(()));
         } else if state.closed {
             return Err((request, answer));
         } else {
             state.arrived.push_back((request, answer));
         }
-        // First, for the driver that is woken takes it.
+        // Released first, since the woken driver takes the lock.
         drop(state);
         self.changed.notify_all();
         Ok(())
     }
 
-    /// The guest did something: the driver looks.
+    /// Wakes the driver after an action of the guest.
     pub(super) fn wake(&self) {
-        // Taken, so that a driver that has looked already waits by now.
+        // Taken and released, so that a driver that has checked already is waiting by now.
         drop(self.lock());
         self.changed.notify_all();
     }
 
-    /// The machine cannot go on, and nobody waits for the driver.
+    /// Ends the machine, without waiting for the driver.
     pub(super) fn fail(&self, why: String) {
         self.lock().failed.get_or_insert(why);
         self.ends.notify_all();
     }
 
-    /// Waits until the driver is gone, after a quit for `patience` at most.
+    /// Waits until the driver has ended, after a quit for at most `patience`.
     pub(super) fn await_end(&self, patience: Duration) -> Awaited {
         let mut state = self.lock();
         while !state.gone {
@@ -98,7 +98,7 @@ impl Waiting {
         Awaited::Gone
     }
 
-    /// The driver is gone once what this returns is dropped.
+    /// Returns a token; the driver has ended once it is dropped.
     pub(super) fn present(self: &Arc<Self>) -> Presence {
         Presence(Arc::clone(self))
     }
@@ -112,18 +112,18 @@ impl Waiting {
     }
 }
 
-/// What became of the driver.
+/// Result of waiting for the driver's end.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Awaited {
     /// The driver's thread has ended.
     Gone,
     /// The driver is busy, and a quit was requested.
     Stuck,
-    /// The machine cannot go on: why.
+    /// The machine cannot continue, for this reason.
     Failed(String),
 }
 
-/// The driver's thread, for as long as it runs.
+/// Token that exists as long as the driver's thread runs.
 pub(super) struct Presence(Arc<Waiting>);
 
 impl Drop for Presence {
@@ -138,12 +138,12 @@ impl Queue {
         Self { waiting: Arc::default(), deferred: Vec::new() }
     }
 
-    /// Where requests are put.
+    /// Returns the queue for senders.
     pub(super) fn waiting(&self) -> &Arc<Waiting> {
         &self.waiting
     }
 
-    /// Waits for what comes next. `guest` says what the guest did; it is asked again whenever something comes.
+    /// Waits for the next item. `guest` returns the guest's action; it is called again at each wake-up.
     pub fn next(&mut self, guest: &dyn Fn() -> Option<GuestEvent>) -> Next {
         let mut state = self.waiting.lock();
         loop {
@@ -160,7 +160,7 @@ impl Queue {
         }
     }
 
-    /// How many wait.
+    /// Number of waiting requests.
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.waiting.lock().arrived.len()
@@ -171,7 +171,7 @@ impl Queue {
         self.deferred.push(envelope);
     }
 
-    /// The migration has ended: what was deferred comes next, in its order.
+    /// Puts the deferred requests in front, in their order: the migration has ended.
     pub(super) fn take_up_deferred(&mut self) {
         let mut state = self.waiting.lock();
         for envelope in self.deferred.drain(..).rev() {
@@ -199,7 +199,7 @@ mod tests {
         queue.waiting().put((request.into(), channel().0)).unwrap();
     }
 
-    /// What comes next, in words, while the guest has reset itself.
+    /// Describes the next item, while the guest has reset itself.
     fn next(queue: &mut Queue) -> String {
         match queue.next(&|| Some(GuestEvent::Reset)) {
             Next::Asked((request, _)) => format!("{request:?}"),
@@ -232,7 +232,7 @@ mod tests {
         assert_eq!(order, ["User(Stop)", "User(Reset)", "User(Cont)"]);
     }
 
-    /// However often it is asked for, and whether or not the driver listens.
+    /// A quit is answered at once, however often it is requested and whether or not the driver reads requests.
     #[test]
     fn a_quit_is_answered_at_once_and_held_once() {
         let queue = Queue::new();
@@ -256,7 +256,7 @@ mod tests {
         assert!(waiting.put((Request::Quit.into(), channel().0)).is_ok());
     }
 
-    /// The end is awaited for ever before a quit, and for a moment after it.
+    /// The wait for the end is unlimited before a quit, and short after it.
     #[test]
     fn a_quit_does_not_wait_for_a_driver_that_is_stuck() {
         let queue = Queue::new();
@@ -266,7 +266,7 @@ mod tests {
             thread::spawn(move || waiting.await_end(Duration::from_millis(50)))
         };
         thread::sleep(Duration::from_millis(100));
-        assert!(!awaited.is_finished(), "nobody has asked for a quit");
+        assert!(!awaited.is_finished(), "there was no quit yet");
         put(&queue, Request::Quit);
         assert_eq!(awaited.join().unwrap(), Awaited::Stuck);
         queue.waiting().fail("no memory".into());

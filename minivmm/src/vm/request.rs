@@ -1,5 +1,5 @@
-//! What the driver can be asked to do, in kinds that are never mixed up: a user's, the migration engine's, and what the guest
-//! did, which nobody waits for. Which comes first is told in `queue.rs`, when each is carried out in `decision.rs`.
+//! Requests to the driver, in three kinds: a user's, the migration engine's, and actions of the guest, which have no answer.
+//! `queue.rs` has their order, `decision.rs` the conditions of each.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -14,16 +14,16 @@ use crate::devices::virtio::net::Announcing;
 use crate::vm::dirty_rate::Sampling;
 use crate::vm::migration::Ended;
 
-/// What a user asks for.
+/// Request of a user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {
-    /// Stop the vCPUs and drain the devices. At a waiting destination: the guest arrives stopped.
+    /// Stop the vCPUs and drain the devices. At a waiting destination: the guest stays stopped when it arrives.
     Stop,
-    /// Run. At a waiting destination: the guest arrives as it was. After a migration: take the guest back, if it is
-    /// proved that nobody else runs it or has run it.
+    /// Run the guest. At a waiting destination: the guest arrives in its state at the source. After a migration: take the guest
+    /// back, if it is proved that no other process runs it or has run it.
     Cont,
-    /// As [`Cont`](Self::Cont), and after a migration also where nothing can prove that nobody else runs the guest: the
-    /// user has looked.
+    /// Like [`Cont`](Self::Cont), but after a migration also if nothing proves that no other process runs the guest: the user
+    /// has checked.
     ContUnproved,
     /// End the process.
     Quit,
@@ -35,50 +35,51 @@ pub enum Request {
     Migrate(Address, Terms),
     /// Wait for a migration at this address, in a machine that was started to wait for one and has none.
     MigrateIncoming {
-        /// Where.
+        /// Address to wait at.
         at: Address,
-        /// One that fails ends the process. Otherwise the machine is as it was started, and can wait again.
+        /// Whether a failed migration ends the process. Otherwise the machine is reset to its start, and can wait again.
         exit_on_error: bool,
     },
     /// Write the schema of this machine to a new file.
     DumpSchema(PathBuf),
-    /// Let the outgoing migration go on that waits before its switch-over.
+    /// Continue an outgoing migration that waits before its switch-over.
     MigrateContinue,
-    /// Let the outgoing migration go on in post-copy.
+    /// Switch the outgoing migration to post-copy.
     MigrateStartPostcopy,
-    /// Connect to this address, where a guest in post-copy waits for the rest of its memory; answered before it is connected.
+    /// Reconnect to this address, where a guest in post-copy waits for the rest of its memory; answered before the connection
+    /// is made.
     MigrateResume(Address),
     /// Cancel the outgoing migration; answered once it has ended.
     MigrateCancel,
-    /// Have the network cards tell the network where the guest is.
+    /// Have the network cards announce the guest to the network.
     Announce(Announcing),
-    /// Measure how fast the guest dirties its memory; answered as soon as that has begun.
+    /// Measure how fast the guest dirties its memory; answered as soon as the measurement has begun.
     MeasureDirtyRate(Sampling),
     /// Change parameters, also of a running migration.
     MigrateSetParameters(ParameterChange),
 }
 
-/// What a migration begins with, or not at all.
+/// Arguments of a migration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Terms {
-    /// To a minivmm of the older release whose schema is in this file.
+    /// File with the schema of the older release of minivmm at the destination.
     pub release: Option<PathBuf>,
-    /// The guest goes on here once all of it is in the file.
+    /// Whether the guest runs on here once all of it is in the file.
     pub keeps_running: bool,
-    /// The file is for a QEMU.
+    /// Whether the file is for a QEMU.
     pub to_qemu: bool,
-    /// The content of the writable disks goes along.
+    /// Whether the content of the writable disks is sent.
     pub copies_disks: bool,
-    /// Parameters of this migration and of later ones. They change only if it begins.
+    /// Parameters of this migration and of later ones, set only if the migration begins.
     pub parameters: ParameterChange,
 }
 
-/// Which [parameters](vmstate::migrate::PARAMETERS) of migrations change, and which of [TLS](Tls::PARAMETERS), by name.
+/// Changes of migration [parameters](vmstate::migrate::PARAMETERS) and of the parameters of [TLS](Tls::PARAMETERS), by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ParameterChange(Vec<(&'static str, ParameterValue)>);
 
 impl ParameterChange {
-    /// And this one.
+    /// Adds a change.
     #[must_use]
     pub fn with(mut self, name: &'static str, value: impl Into<ParameterValue>) -> Self {
         self.0.push((name, value.into()));
@@ -90,7 +91,7 @@ impl ParameterChange {
         parameters.changed(engines.cloned()).map_err(|error| Refusal(error.message().to_owned()))
     }
 
-    /// The parameters of TLS, with what changes of them.
+    /// Applies the changes to the parameters of TLS.
     pub(super) fn of_tls(&self, mut tls: Tls) -> Result<Tls, Refusal> {
         for (name, value) in self.0.iter().filter(|(name, _)| Tls::named(name).is_some()) {
             match value {
@@ -102,51 +103,51 @@ impl ParameterChange {
     }
 }
 
-/// What the guest did to its machine as a whole.
+/// Action of the guest on its whole machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum GuestEvent {
     /// The guest powered off.
     PoweredOff,
-    /// The guest resets.
+    /// The guest reset the machine.
     Reset,
-    /// A vCPU cannot go on: why.
+    /// A vCPU cannot continue, for this reason.
     Failed(String),
 }
 
-/// What the migration engine asks for, from its thread.
+/// Request of the migration engine, from its thread.
 #[derive(Debug)]
 pub enum EngineRequest {
-    /// Source: stop the guest and read its state, and let the guest run on soon.
+    /// Source: stop the guest and read its state, and resume the guest soon.
     Rehearse(Rehearsing),
-    /// Source: stop the guest, and say that the switch-over waits.
+    /// Source: stop the guest, and publish that the switch-over waits.
     Hold,
-    /// Source: stop the guest within this time, if it does not stand already, and read its state.
+    /// Source: stop the guest within this time, if it is not stopped already, and read its state.
     Pause(Duration),
-    /// Destination: the guest fits this machine; show it the processor that it knows.
+    /// Destination: the guest fits this machine; give its vCPUs the processor that the guest knows.
     Introduced,
-    /// Destination: more pages have come; fill the second-level page tables. Dropped, the token says that this is done.
+    /// Destination: more pages have arrived; populate the second-level page tables. The token is dropped when this is done.
     Arriving(Arc<()>),
-    /// Destination: all sections are loaded; give the kernel its state.
+    /// Destination: all sections are loaded; write KVM's state.
     Loaded {
-        /// Nobody hands the guest over and hears that it goes on here: it may go on elsewhere, too.
+        /// Whether the guest may also run elsewhere, as one from a file, whose source does not hear of this machine.
         may_be_copy: bool,
     },
-    /// The guest goes on on this side.
+    /// The guest resumes on this side.
     Resume,
     /// The migration thread has ended.
     Ended(Ended),
 }
 
-/// How the migration thread and the driver rehearse a pause together.
+/// Channels with which the migration thread and the driver rehearse a pause.
 #[derive(Debug)]
 pub struct Rehearsing {
-    /// To the migration thread: the guest stands, and so long that took. Dropped unused: it runs.
+    /// To the migration thread: the guest is stopped, after this time. Dropped without a value: the guest runs.
     pub stands: Sender<Duration>,
-    /// From the migration thread, which drops its end once the guest may run.
+    /// From the migration thread, which drops its end once the guest may resume.
     pub over: Receiver<()>,
 }
 
-/// A request of either kind that is answered.
+/// Request of a user or of the engine.
 #[derive(Debug)]
 pub enum AnyRequest {
     /// A user's.
@@ -167,7 +168,7 @@ impl From<EngineRequest> for AnyRequest {
     }
 }
 
-/// Why a request was not carried out: one sentence for the user.
+/// Why a request was not carried out, as one sentence for the user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal(pub String);
 
@@ -179,7 +180,7 @@ impl fmt::Display for Refusal {
 
 impl std::error::Error for Refusal {}
 
-/// A request on its way, with the place for its answer.
+/// A request and the channel for its answer.
 pub type Envelope = (AnyRequest, Sender<Result<(), Refusal>>);
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The run state of the machine, by QMP's names, and the only moves between its values.
+//! Run state of the machine, with QMP's names, and the allowed transitions.
 //!
 //! ```text
 //! Prelaunch ──► Running ◄──────────► Paused        Running or Paused ──► Shutdown, InternalError
@@ -18,13 +18,13 @@ pub enum RunState {
     Prelaunch,
     /// vCPUs run.
     Running,
-    /// Stopped by request.
+    /// Stopped by a request.
     Paused,
-    /// Waits for, or receives, a migration.
+    /// Waiting for a migration, or receiving one.
     InMigrate,
     /// Stopped for the switch-over of an outgoing migration.
     FinishMigrate,
-    /// Handed over to the destination, or so far on the way there that it may run only after a proof.
+    /// Handed over to the destination, or possibly: the guest may run here only after a proof that it does not run there.
     PostMigrate,
     /// The guest powered off.
     Shutdown,
@@ -46,7 +46,7 @@ const MOVES: [(RunState, RunState); 15] = [
     (PostMigrate, Running),
     (InMigrate, Running),
     (InMigrate, Paused),
-    // A vCPU's last word may arrive when the machine has been stopped already.
+    // A vCPU's last event may arrive when the machine has been stopped already.
     (Running, Shutdown),
     (Paused, Shutdown),
     (Running, InternalError),
@@ -58,7 +58,7 @@ impl RunState {
     pub const ALL: [Self; 8] =
         [Prelaunch, Running, Paused, InMigrate, FinishMigrate, PostMigrate, Shutdown, InternalError];
 
-    /// QMP's word for it.
+    /// QMP's name of the state.
     pub fn as_str(self) -> &'static str {
         match self {
             Prelaunch => "prelaunch",

@@ -1,4 +1,4 @@
-//! The whole table, written out once more by hand as one letter for each request in each situation.
+//! The whole table, written again by hand: a letter for each request in each situation.
 
 use std::sync::Arc;
 use std::sync::mpsc::channel;
@@ -13,7 +13,7 @@ use crate::vm::dirty_rate::Sampling;
 use crate::vm::migration::Ended;
 use crate::vm::request::{ParameterChange, Rehearsing, Terms};
 
-/// Columns: the run state, and what is under way.
+/// Columns: run state and migration under way.
 const SITUATIONS: [(RunState, UnderWay); 14] = [
     (RunState::Prelaunch, UnderWay::Nothing),
     (RunState::Running, UnderWay::Nothing),
@@ -48,8 +48,9 @@ fn row(request: impl Into<AnyRequest>) -> String {
 #[test]
 fn every_request_in_every_situation() {
     let parameters = Request::MigrateSetParameters(ParameterChange::default());
-    // One column each: prelaunch; running alone, with an outgoing, an incoming migration; the same for paused; inmigrate with an
-    // incoming migration and alone; finish-migrate, postmigrate, shutdown; internal-error alone and with an outgoing migration.
+    // One column each: prelaunch; running alone, with an outgoing, with an incoming migration; the same for paused; inmigrate
+    // with an incoming migration and alone; finish-migrate, postmigrate, shutdown; internal-error alone and with an outgoing
+    // migration.
     let users = [
         (Request::Stop, "raaaaaaaarrraa"),
         (Request::Cont, "aaaaaaaaararrr"),

@@ -1,4 +1,4 @@
-//! The driver's side without its thread: each step is taken by hand.
+//! Steps of the driver, called one by one without its thread.
 
 use std::path::Path;
 use std::sync::mpsc::channel;
@@ -13,17 +13,17 @@ use crate::config::{Address, Config, Cpu, Disk, Rate, RateLimits, Restore, Seria
 use crate::kvm;
 use crate::vm::request::{ParameterChange, Terms};
 
-/// Where the test's driver has the disk's queue, and behind it what is read: far from what the guest uses.
+/// Address of the test driver's queue, and after it of the data that is read: far from what the guest uses.
 const QUEUE: u64 = 32 << 20;
 const DATA: u64 = 48 << 20;
 const PIECE: u32 = 8 << 20;
-/// Bytes a second that the disk reads: a piece of 256 KiB every 62 ms.
+/// Rate of the disk in bytes a second: a piece of 256 KiB every 62 ms.
 const RATE: u64 = 4 << 20;
-/// What guest memory has where nothing was read.
+/// Content of guest memory before a read.
 const UNTOUCHED: u8 = 0xff;
 
-/// Asks the machine's disk for the same 8 MiB sixty times over, at one address each (virtio 1.2 §2.7, §4.2.3): at the
-/// [rate](RATE) of the disk, work for two minutes.
+/// Requests the same 8 MiB from the machine's disk sixty times, each to another address (virtio 1.2 §2.7, §4.2.3): work for two
+/// minutes at the [rate](RATE) of the disk.
 fn ask_for_much(vm: &Vm) {
     offer_much(vm);
     let deadline = Instant::now() + Duration::from_secs(60);
@@ -34,12 +34,12 @@ fn ask_for_much(vm: &Vm) {
     assert_eq!(vm.ram.guest().read_obj::<u16>(GuestAddress(QUEUE + 0x6002)).unwrap(), 0, "done already");
 }
 
-/// True once the disk has read a piece.
+/// Whether the disk has read a piece.
 fn has_begun(vm: &Vm) -> bool {
     vm.ram.guest().read_obj::<u8>(GuestAddress(DATA)).unwrap() != UNTOUCHED
 }
 
-/// Has a driver begin with the disk and ask for it.
+/// Initializes the disk as a driver does, and queues the requests.
 fn offer_much(vm: &Vm) {
     const BUFFERS: u16 = 60;
     let memory = vm.ram.guest();
@@ -56,7 +56,7 @@ fn offer_much(vm: &Vm) {
             .write_obj(u64::from(*len) | (flags | more) << 32 | u64::from(index + 1) << 48, GuestAddress(at.0 + 8))
             .unwrap();
     }
-    // One chain is available, the one that begins at 0.
+    // One chain is available, which begins at descriptor 0.
     memory.write_obj(1_u16, GuestAddress(QUEUE + 0x4002)).unwrap();
     let disk = &vm.machine.devices.disks[0];
     let write = |register: u64, value: u32| disk.lock().unwrap().write(register, &value.to_le_bytes());
@@ -73,7 +73,7 @@ fn offer_much(vm: &Vm) {
     }
 }
 
-/// A machine whose disk reads so many bytes a second.
+/// Makes a machine whose disk reads `rate` bytes a second.
 fn machine(dir: &Path, rate: u64) -> Vm {
     let [kernel, path] = ["kernel", "disk"].map(|name| dir.join(name));
     std::fs::write(&kernel, tiny::bzimage()).unwrap();
@@ -101,8 +101,8 @@ fn machine(dir: &Path, rate: u64) -> Vm {
     Vm::new(config, Box::new(std::io::sink())).unwrap()
 }
 
-/// A vCPU has a device's lock while it waits for the device's thread, and that for the host. The driver, for whom all wait,
-/// takes none while vCPUs run.
+/// A vCPU holds a device's lock while it waits for the device's thread, and that waits for the host. The driver, which
+/// everybody needs, takes no device's lock while vCPUs run.
 #[test]
 fn a_device_that_a_vcpu_waits_for_keeps_no_user_waiting() {
     if let Err(error) = kvm::open() {
@@ -128,7 +128,7 @@ fn a_device_that_a_vcpu_waits_for_keeps_no_user_waiting() {
     waited.expect("the driver waits for a lock");
 }
 
-/// The memory is the new machine's: no thread of the old one's devices writes to it.
+/// After a reset no thread of the old machine's devices writes to memory.
 #[test]
 fn a_reset_leaves_no_device_of_the_old_machine_at_work() {
     if let Err(error) = kvm::open() {
@@ -145,16 +145,16 @@ fn a_reset_leaves_no_device_of_the_old_machine_at_work() {
         assert!(vm.reset(false).is_ok());
         let memory = vm.ram.guest();
         memory.write_slice(&vec![UNTOUCHED; PIECE as usize], GuestAddress(DATA)).unwrap();
-        // Several pieces of what is left would be read.
+        // Enough time for several further pieces to be read.
         std::thread::sleep(Duration::from_millis(300));
         let mut now = vec![0; PIECE as usize];
         memory.read_slice(&mut now, GuestAddress(DATA)).unwrap();
-        assert!(now.iter().all(|byte| *byte == UNTOUCHED), "written after the reset, machine stood: {stands}");
+        assert!(now.iter().all(|byte| *byte == UNTOUCHED), "written after the reset, machine stopped before: {stands}");
         assert_eq!(vm.shared.run_state(), if stands { RunState::Paused } else { RunState::Running });
     }
 }
 
-/// The first piece is days' worth of what the disk may read.
+/// The first piece costs more tokens than come in days.
 #[test]
 fn no_reset_gives_a_disk_fresh_tokens() {
     if let Err(error) = kvm::open() {
@@ -168,7 +168,7 @@ fn no_reset_gives_a_disk_fresh_tokens() {
         if of_the_machine {
             assert!(vm.reset(false).is_ok());
         }
-        // Begins with a reset of the device.
+        // The queueing begins with a reset of the device.
         offer_much(&vm);
         std::thread::sleep(Duration::from_millis(300));
         assert!(!has_begun(&vm), "the disk goes on after a reset, of the machine: {of_the_machine}");
