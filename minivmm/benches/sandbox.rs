@@ -1,7 +1,7 @@
-//! What the sandbox costs: the same work with `--sandbox on` and `off`, in turns.
+//! Cost of the sandbox: the same work with `--sandbox on` and `off`, alternating.
 //!
-//! `cargo bench -p minivmm --bench sandbox [-- REPEATS]`. Needs a `/dev/kvm`. What counts is processor time, the least of
-//! the repeats: machines are noisy, and only what is measured in one run can be compared.
+//! `cargo bench -p minivmm --bench sandbox [-- REPEATS]`. Needs a `/dev/kvm`. The measure is processor time, the least of the
+//! repeats: hosts are noisy, and only figures of one run can be compared.
 
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, RawFd};
@@ -30,18 +30,19 @@ mod driver;
 use driver::{BUFFERS, Driver, memory};
 
 const LONGEST: Duration = Duration::from_secs(120);
-/// Accesses of the guest that end in minivmm.
+/// Guest accesses that exit to minivmm.
 const EXITS: u32 = 20_000;
 const REQUESTS: u32 = 2_000;
-/// Of the guest that is migrated.
+/// Memory of the migrated guest.
 const MIB: u64 = 256;
-/// Names the work to a process that is started for it.
+/// Environment variable that names the work of a child process.
 const WORK: &str = "MINIVMM_BENCH_WORK";
 
-/// Some work: its name, the microseconds of processor time that it takes by whether the sandbox is on, in how many units.
+/// A work: its name, a function that returns microseconds of processor time with or without the sandbox, and the number of
+/// units.
 type Work = (&'static str, fn(bool) -> f64, f64);
 
-/// The first one is a part of the next two.
+/// The first work is also a part of the next two.
 const WORKS: [Work; 6] = [
     ("start and end, a machine", |on| machine(&exits(&[0xec], 1), on), 1.0),
     ("port read, an exit", |on| machine(&exits(&[0xec], EXITS), on), EXITS as f64),
@@ -79,8 +80,8 @@ fn main() {
     }
 }
 
-/// A guest that does this `count` times and powers off. `%dx` names the line status register of the serial port, `%ebx` the
-/// first register of a virtio window.
+/// Makes a guest that does `access` `count` times and powers off. `%dx` holds the line status register of the serial port,
+/// `%ebx` the first register of a virtio window.
 fn exits(access: &[u8], count: u32) -> Vec<u8> {
     let mut code = vec![0x66, 0xba, 0xfd, 0x03, 0xbb]; // mov $0x3fd, %dx; mov $0xfeb00e00, %ebx
     code.extend(0xfeb0_0e00_u32.to_le_bytes());
@@ -98,12 +99,12 @@ fn sandbox(on: bool) -> [&'static str; 2] {
     ["--sandbox", if on { "on" } else { "off" }]
 }
 
-/// Processor time of a machine from its start to its end.
+/// Measures the processor time of a machine from its start to its end.
 fn machine(code: &[u8], on: bool) -> f64 {
     let folder = tempfile::tempdir().expect("a folder");
     let [kernel, disk] = ["kernel", "disk"].map(|name| folder.path().join(name));
     let mut image = tiny::bzimage();
-    // The 64-bit entry point is 512 bytes behind the setup code.
+    // The 64-bit entry point is 512 bytes after the setup code.
     image[1024 + 512..][..code.len()].copy_from_slice(code);
     std::fs::write(&kernel, image).expect("a kernel");
     std::fs::write(&disk, [0; 4096]).expect("a disk");
@@ -131,7 +132,7 @@ fn microseconds(time: Duration) -> f64 {
     time.as_secs_f64() * 1e6
 }
 
-/// What this program says of some work in a process of its own.
+/// Runs a work in a child process of this program, and returns its result.
 fn in_a_process(work: &str, on: bool) -> f64 {
     let mut command = Command::new(std::env::current_exe().expect("this program"));
     // Confined threads open no files, as further arenas would.
@@ -141,14 +142,14 @@ fn in_a_process(work: &str, on: bool) -> f64 {
     String::from_utf8_lossy(&output.stdout).trim().parse().expect("a time")
 }
 
-/// In a process of its own: the sandbox is there from here on, if it is to be.
+/// Arms the sandbox in a child process, if it is wanted.
 fn arm() {
     if std::env::args().any(|argument| argument == "on") {
         sandbox::arm(OnViolation::Kill).expect("a sandbox");
     }
 }
 
-/// What the device's thread takes for requests of 4 KiB, half of them reads.
+/// Measures the device thread's time for requests of 4 KiB, half of them reads.
 fn disk() -> f64 {
     arm();
     let file = tempfile::NamedTempFile::new().expect("a file");
@@ -165,7 +166,7 @@ fn disk() -> f64 {
     microseconds(of_thread("disk") - before)
 }
 
-/// One end of a pair, by the calls that a tap takes.
+/// One end of a socket pair, with the operations of a tap.
 struct Network(UnixDatagram);
 
 impl Backend for Network {
@@ -186,7 +187,7 @@ impl Backend for Network {
     }
 }
 
-/// What the device's thread takes for frames of 1500 bytes each way.
+/// Measures the device thread's time for frames of 1500 bytes each way.
 fn card() -> f64 {
     const LEN: u32 = 12 + 1500;
     arm();
@@ -206,7 +207,7 @@ fn card() -> f64 {
     microseconds(of_thread("card") - before)
 }
 
-/// What the thread of this name has had of the processor.
+/// Returns the processor time of the thread with this name.
 fn of_thread(name: &str) -> Duration {
     let mut tasks = std::fs::read_dir("/proc/self/task").expect("threads").map(|task| task.expect("a thread").path());
     let task = tasks.find(|task| std::fs::read_to_string(task.join("comm")).is_ok_and(|comm| comm.trim_end() == name));
@@ -215,7 +216,7 @@ fn of_thread(name: &str) -> Duration {
     Duration::from_nanos(stat.split(' ').next().and_then(|time| time.parse().ok()).expect("a time"))
 }
 
-/// Ended with its owner.
+/// A machine and its client; dropping it ends the process.
 struct Machine(Child, Client);
 
 impl Machine {
@@ -263,7 +264,7 @@ impl Drop for Machine {
     }
 }
 
-/// Processor time of both sides while the memory of a guest goes over that stands.
+/// Measures the processor time of both sides for sending the memory of a stopped guest.
 fn migration(on: bool) -> f64 {
     let folder = tempfile::tempdir().expect("a folder");
     let [kernel, door] = ["kernel", "door"].map(|name| folder.path().join(name));

@@ -1,4 +1,4 @@
-//! Hypervisor state moves whole: read from one VM, through the wire, into another, and read again.
+//! State in KVM moves completely: read from one VM, sent through a stream into another VM, and read again.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -47,7 +47,7 @@ fn machine(host: &Host, vcpus: u64) -> (VmFd, Vec<VcpuFd>) {
     (vm, vcpus)
 }
 
-/// Values a guest could have: everything that can be set without running is set to something that is not the default.
+/// Sets everything that can be set without running the guest to a value that is not the default.
 fn disturb(vm: &VmFd, vcpus: &[VcpuFd]) {
     for (n, vcpu) in (0..).zip(vcpus) {
         let mut sregs = vcpu.get_sregs().unwrap();
@@ -88,7 +88,7 @@ fn state_survives_the_wire_and_another_vm() {
     disturb(&vm, &vcpus);
     let vcpus: Vec<&VcpuFd> = vcpus.iter().collect();
     let mut source = HypervisorState::get(&vm, &vcpus, &host.features).unwrap();
-    // KVM_SET_FPU leaves XSTATE_BV alone, so vector registers go in with the whole state; KVM_GET_FPU is the judge.
+    // KVM_SET_FPU does not change XSTATE_BV, so vector registers are set with the whole state; KVM_GET_FPU is the oracle.
     let cpu = &mut source.vcpus[0].cpu;
     (cpu.fpuc, cpu.fpip, cpu.xmm[0].low, cpu.xstate_bv) = (0x27f, 0x5678, 0x1111_2222, cpu.xstate_bv | 3);
     source.set(&vm, &vcpus, &host.features, None).unwrap();
@@ -143,8 +143,8 @@ fn state_survives_the_wire_and_another_vm() {
     assert_eq!(destination.pit.channels[2].count, source.pit.channels[2].count);
 }
 
-/// A level-triggered line is high and its interrupt has not been sent, as after many in a row, which KVM delays
-/// (`IOAPIC_SUCCESSIVE_IRQ_MAX_COUNT`, arch/x86/kvm/ioapic.c): the new machine's LAPIC gets it, once.
+/// A level-triggered line is high and its interrupt was not sent, as after many in a row, which KVM delays
+/// (`IOAPIC_SUCCESSIVE_IRQ_MAX_COUNT`, arch/x86/kvm/ioapic.c): the new machine's LAPIC gets the interrupt once.
 #[test]
 fn a_pending_level_interrupt_reaches_the_new_machines_lapic() {
     const PIN: usize = 4;
@@ -169,7 +169,7 @@ fn a_pending_level_interrupt_reaches_the_new_machines_lapic() {
     assert_eq!(requested(&there), 1, "the LAPIC's IRR: {:x?}", there.vcpus[0].apic.irr);
     assert_eq!(there.ioapic.ioredtbl[PIN] & REMOTE_IRR, REMOTE_IRR, "the I/O APIC waits for its end");
 
-    // Moved once more it is still one interrupt: requested at the LAPIC, and not sent again by the I/O APIC.
+    // After another move it is still one interrupt: requested at the LAPIC, and not sent again by the I/O APIC.
     let (vm, vcpus) = machine(&host, 1);
     let fds: Vec<&VcpuFd> = vcpus.iter().collect();
     there.set(&vm, &fds, &host.features, None).unwrap();
@@ -178,23 +178,23 @@ fn a_pending_level_interrupt_reaches_the_new_machines_lapic() {
     assert_eq!(third.vcpus[0].apic.isr, [0; 8]);
 }
 
-/// Source and destination are this host, so their monotonic clocks are one: the wall clock's difference is believed to the
-/// nanosecond where it agrees with that, and left alone where it does not.
+/// Source and destination are this host, so their monotonic clocks are the same: the wall clock's difference is used exactly
+/// where it agrees with them, and ignored where it does not.
 #[test]
 fn clocks_go_on_by_what_was_measured() {
     let Some(host) = host() else { return };
     let (vm, vcpus) = machine(&host, 1);
     let fds: Vec<&VcpuFd> = vcpus.iter().collect();
-    // A host tells its TSC once its clock was set.
+    // A host can read its TSC once its clock was set.
     let fresh = HypervisorState::get(&vm, &fds, &host.features).unwrap();
     fresh.set(&vm, &fds, &host.features, None).unwrap();
-    // A new vCPU's TSC begins at 0, but for a KVM whose guests read the host's.
+    // A new vCPU's TSC begins at 0, except on a KVM whose guests read the host's.
     let has_tsc_of_its_own = fresh.vcpus[0].cpu.tsc < 60_000 * fresh.vcpus[0].cpu.tsc_khz as u64;
     let mut source = HypervisorState::get(&vm, &fds, &host.features).unwrap();
     if source.reference.tsc.is_empty() {
         return vmstate_lab::skip::skip("this host cannot read all clocks at one instant");
     }
-    // The source was paused 40 s ago, a minute after it was introduced; on a host that has just booted all of that was sooner.
+    // The source was paused 40 s ago, a minute after the preflight; on a host that has just booted all times are shorter.
     let ago = 40_000_000_000.min(source.reference.monotonic / 4);
     let most = ago * 5 / 2;
     source.reference.monotonic -= ago;
@@ -217,20 +217,20 @@ fn clocks_go_on_by_what_was_measured() {
             assert!(clock_ns.abs_diff(tsc_ns) < 1_000_000, "{change_s} s: the two clocks part: {clock_ns} {tsc_ns}");
         }
     }
-    // A source that was not introduced leaves its clocks where they were.
+    // Without a preflight the clocks stay where they were.
     let (vm, vcpus) = machine(&host, 1);
     let fds: Vec<&VcpuFd> = vcpus.iter().collect();
     assert_eq!(source.set(&vm, &fds, &host.features, None).unwrap(), Elapsed::default());
 }
 
-/// A guest of two vCPUs that do nothing but leave, with a page each for the KVM clock.
+/// A guest of two vCPUs that only exit, with a page for the KVM clock each.
 struct Clocked {
     ram: Ram,
     vm: KvmVm,
     vcpus: Vec<Vcpu>,
 }
 
-/// The page by which KVM tells a guest its clock (`struct pvclock_vcpu_time_info`, Documentation/virt/kvm/x86/msr.rst).
+/// Page in which KVM gives a guest its clock (`struct pvclock_vcpu_time_info`, Documentation/virt/kvm/x86/msr.rst).
 #[derive(Debug)]
 struct ClockPage {
     tsc: u64,
@@ -259,7 +259,7 @@ impl Clocked {
         self.vcpus.iter().map(Vcpu::fd).collect()
     }
 
-    /// Begins: registers, and MSR_KVM_SYSTEM_TIME_NEW.
+    /// Sets the registers and MSR_KVM_SYSTEM_TIME_NEW.
     fn begin(&self) {
         const SYSTEM_TIME: u32 = 0x4b56_4d01;
         for (n, vcpu) in (0..).zip(self.fds()) {
@@ -272,7 +272,7 @@ impl Clocked {
         }
     }
 
-    /// Enters each vCPU, before which KVM writes its page.
+    /// Enters each vCPU, for which KVM updates the vCPU's page.
     fn pages(&mut self) -> Vec<ClockPage> {
         for vcpu in &mut self.vcpus {
             assert_eq!((vcpu.enter(&Buses::default()), vcpu.enter(&Buses::default())), (Exit::Handled, Exit::Handled));
@@ -288,7 +288,7 @@ impl Clocked {
 }
 
 impl ClockPage {
-    /// What the guest reads when its TSC is `tsc` (`pvclock_scale_delta`, arch/x86/include/asm/pvclock.h).
+    /// Clock that the guest computes for the TSC value `tsc` (`pvclock_scale_delta`, arch/x86/include/asm/pvclock.h).
     fn clock(&self, tsc: u64) -> i128 {
         let ticks = i128::from(tsc) - i128::from(self.tsc);
         let shifted = if self.shift < 0 { ticks >> -self.shift } else { ticks << self.shift };
@@ -296,7 +296,7 @@ impl ClockPage {
     }
 }
 
-/// Tells the threads that keep the host busy when this ends.
+/// Ends the threads that keep the host busy when it is dropped.
 struct Done(Arc<AtomicBool>);
 
 impl Drop for Done {
@@ -305,7 +305,7 @@ impl Drop for Done {
     }
 }
 
-/// The guest's own page is the judge: at each TSC it tells the clock that it would have told before. Also where KVM keeps its own
+/// The guest's own page is the oracle: at each TSC it gives the same clock as before. This also holds where KVM keeps its own
 /// TSC: the clock follows it.
 #[test]
 fn clock_and_tsc_stay_together_on_a_busy_host() {
@@ -360,9 +360,9 @@ fn nested_virtualization_and_another_tsc_rate_are_refused() {
     good.set(&vm, &fds, &host.features, None).unwrap();
 }
 
-/// State of features that this KVM does not give, as a source on a newer processor may send it: extended states for supervisors that no
-/// processor has (IA32_XSS, Intel SDM volume 1, 13.3), and a control register that only some have (IA32_UMWAIT_CONTROL). The machine takes
-/// a guest that fits afterwards.
+/// State of features that this KVM lacks, as a source on a newer processor may send it: extended supervisor states that no
+/// processor has (IA32_XSS, Intel SDM volume 1, 13.3), and a control register that only some have (IA32_UMWAIT_CONTROL).
+/// Afterwards the machine takes a guest that fits.
 #[test]
 fn state_of_features_that_kvm_lacks_is_refused_by_the_registers_name() {
     let Some(host) = host() else { return };
@@ -386,7 +386,7 @@ fn state_of_features_that_kvm_lacks_is_refused_by_the_registers_name() {
     }
 }
 
-/// What no destination can make equal: the moments at which the two readings were made.
+/// Removes what no destination can make equal: the times of the two readings.
 fn forget_time(state: &mut minivmm::kvm::state::VcpuState) {
     state.cpu.tsc = 0;
     state.apic.initial_count_load_time = 0;
@@ -404,8 +404,8 @@ fn through_wire<T: vmstate::VmState + vmstate::Section>(from: &mut T, to: &mut T
     assert_eq!(input.rest(), [0x7e]);
 }
 
-/// What QEMU's own vCPU says under KVM, in a stream of QEMU 10.0, a vCPU of ours says: else QEMU refuses it, or writes
-/// registers that its vCPU does not have.
+/// A vCPU of minivmm describes itself as QEMU's own vCPU under KVM does in a stream of QEMU 10.0: otherwise QEMU refuses it, or
+/// writes registers that its vCPU lacks.
 #[test]
 fn a_vcpu_says_of_itself_what_qemus_does() {
     let Some(host) = host() else { return };

@@ -1,5 +1,5 @@
-//! Streams of earlier minivmms still load: each section's format is locked, with an example at reset and a real one.
-//! Virtio devices: `virtio/locks.rs`.
+//! Streams of earlier minivmms still load: each section's format is locked, with examples at reset and of a real guest.
+//! `virtio/locks.rs` has the virtio devices.
 
 use std::sync::{Arc, Mutex};
 
@@ -24,7 +24,7 @@ use vmstate::ownership::{Record, Role, Ticket};
 const DEVICES: &str = include_str!("../../vmstate/tests/fixtures/qemu-10.0-microvm.jsonl");
 const CPUS: &str = include_str!("fixtures/qemu-10.0-cpu.jsonl");
 
-/// What a Linux guest has in section `name`.
+/// Reads section `name` of a Linux guest.
 fn linux<T: Section + Default>(name: &str) -> T {
     linux_in(T::default(), name)
 }
@@ -64,7 +64,7 @@ fn chips_and_clocks() {
     vmstate::lock!("tests/locks/globalstate", running: GlobalState::new("running"), paused: GlobalState::new("paused"));
 }
 
-/// Names, order and which sections may be missing, of what the kernel keeps.
+/// Names, order and optional sections of KVM's state.
 #[test]
 fn whole_machine() {
     let machine = || {
@@ -83,7 +83,7 @@ fn whole_machine() {
     vmstate::lock!("tests/locks/machine", two_vcpus: machine());
 }
 
-/// Sections that QEMU does not have. Bytes: docs/minivmm-devices.md.
+/// Sections that QEMU lacks. Bytes: docs/minivmm-devices.md.
 #[test]
 fn minivmms_own() {
     let clock = b"\0\0\0\0\0\0\0\x07\0\x2d\xc6\xc0\0\0\0\x01\0\0\0\0\0\0\0\x09";
@@ -96,7 +96,7 @@ fn minivmms_own() {
     let mut extra = vmstate::codec::Writer::new();
     VcpuExtra::default().save(&mut extra).unwrap();
     let mut extra = extra.into_bytes();
-    // Three bytes of XSAVE area, one register: 0x48 is 5.
+    // Three bytes of XSAVE area, and one register: 0x48 is 5.
     extra.truncate(extra.len() - 8);
     extra.extend(b"\0\0\0\x03\xa1\xa2\xa3\0\0\0\x01\0\0\0\x48\0\0\0\0\0\0\0\x05");
     vmstate::lock!(
@@ -119,7 +119,7 @@ fn minivmms_own() {
     );
 }
 
-/// What a machine is to its guest: a leaf, a register, a disk and a card.
+/// The preflight section of a machine with a leaf, a register, a disk and a card.
 #[test]
 fn introduction() {
     let leaf = Leaf { function: 1, index: 2, flags: 3, eax: 4, ebx: 5, ecx: 6, edx: 7 };
@@ -140,7 +140,7 @@ fn serial() -> Serial {
     Serial::new(Arc::new(TestLine::default()), Output::new(Box::new(std::io::sink())).unwrap())
 }
 
-/// With a byte that the guest has not taken.
+/// A serial port with a byte that the guest has not read.
 fn waiting() -> Serial {
     let mut serial = serial();
     serial.write(1, &[1]);
@@ -152,7 +152,7 @@ fn event_device() -> Ged {
     Ged::new(Arc::new(TestLine::default()), Box::new(|_| {}))
 }
 
-/// With an event that the guest has not seen.
+/// An event device with an event that the guest has not read.
 fn pressed() -> Ged {
     let mut device = event_device();
     device.press_power_button();

@@ -1,5 +1,5 @@
-//! `minivmm migrate --target-schema` between two processes: the guest goes on at the other, or is refused in words before a byte
-//! is sent.
+//! `minivmm migrate --target-schema` between two processes: the guest runs on at the destination, or is refused with a message
+//! before a byte is sent.
 
 use std::fs;
 use std::io::Read;
@@ -13,7 +13,7 @@ use vmstate_lab::patience::{PATIENCE, find, until};
 use vmstate_lab::process::Process;
 use vmstate_lab::tiny;
 
-/// `minivmm run`; killed with the value.
+/// `minivmm run`; dropping it kills the process.
 struct Machine {
     _process: Process,
     control: PathBuf,
@@ -49,7 +49,7 @@ impl Machine {
         self.client().execute("query-status", json!({})).unwrap()["status"].clone()
     }
 
-    /// `minivmm migrate`, in the folder of the schema.
+    /// Runs `minivmm migrate` in the folder of the schema.
     fn migrate(&self, schema: &Path, to: &Path) -> Output {
         Command::new(env!("CARGO_BIN_EXE_minivmm"))
             .current_dir(schema.parent().unwrap())
@@ -61,7 +61,8 @@ impl Machine {
     }
 }
 
-/// A machine with the tiny guest, and the folder that it is in; `None`, said aloud, where there is no KVM.
+/// Starts a machine with the tiny guest, in a folder of its own; prints that the test is skipped and returns `None` without
+/// KVM.
 fn source() -> Option<(tempfile::TempDir, Machine)> {
     if let Err(error) = minivmm::kvm::open() {
         vmstate_lab::skip::skip(error);
@@ -76,7 +77,7 @@ fn source() -> Option<(tempfile::TempDir, Machine)> {
         &["--kernel", kernel.to_str().unwrap(), "--append", &tiny::command_line(16, 4096)],
     );
     machine.await_passes(1);
-    // A busy host is no reason to give up.
+    // A long limit, for a busy host.
     let patient = json!({"downtime-limit": PATIENCE.as_millis() as u64});
     machine.client().execute("migrate-set-parameters", patient).unwrap();
     Some((dir, machine))
@@ -86,7 +87,7 @@ fn read(schema: &Path) -> Value {
     serde_json::from_str(&fs::read_to_string(schema).unwrap()).unwrap()
 }
 
-/// The command's last word, without the lines of its progress.
+/// Returns the command's last line, after its progress.
 fn said(output: &Output) -> String {
     let text = String::from_utf8(output.stderr.clone()).unwrap();
     text.split_inclusive('\n').skip_while(|line| line.starts_with("phase=")).collect()
@@ -97,9 +98,9 @@ fn a_guest_goes_to_an_older_release_by_command() {
     let Some((dir, here)) = source() else { return };
     let door = dir.path().join("door");
     let there = Machine::start(dir.path(), "there", &["--incoming", &format!("unix:{}", door.display())]);
-    // It listens for a source before it does for a user.
+    // The machine listens for a source before it serves clients.
     there.client();
-    // The processor, the chips and the clocks of the second release, which is locked; the other devices are of today.
+    // Processor, chips and clocks of the second release, which is locked; the other devices are the current ones.
     let today = dir.path().join("today.json");
     here.client().execute("dump-schema", json!({"file": today})).unwrap();
     let mut schema = read(&today);
@@ -147,7 +148,7 @@ fn what_the_release_cannot_have_is_said_before_a_byte_is_sent() {
     assert_eq!(output.status.code(), Some(1), "{}", said(&output));
     assert!(said(&output).contains("nowhere.json"), "{}", said(&output));
     assert!(listener.accept().is_err(), "nothing begins");
-    // The guest has noticed nothing of it.
+    // The guest runs on undisturbed.
     here.await_passes(2);
     assert_eq!(here.status(), "running");
 }

@@ -1,4 +1,4 @@
-//! minivmm's sections are saved at the versions of every release that was locked.
+//! minivmm can save its sections at the versions of every release that was locked.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -36,14 +36,14 @@ impl GuestRam for NoRam {
     }
 }
 
-/// The schema of a lock's entry.
+/// Makes the schema of a lock's entry.
 fn release(entry: &str) -> Schema {
     let locks = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/locks");
     let schema = fs::read_to_string(locks.join(entry).join("schema.json")).unwrap();
     Schema::from_json(&schema).unwrap()
 }
 
-/// Name, version and size of each section that is sent.
+/// Returns name, version and size of each section that is sent.
 fn sent(sections: &mut Sections<'_>) -> Result<Vec<(String, u32, u64)>> {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("snapshot");
@@ -72,7 +72,7 @@ fn a_machine_has_the_versions_of_the_release() {
     assert_eq!(sent, there.collect());
 }
 
-/// The first release had no ownership record, and compared nothing before the first page.
+/// The first release had no ownership record, and no preflight.
 #[test]
 fn what_the_first_release_does_not_know_is_named() {
     let mut sections = machine();
@@ -84,7 +84,7 @@ fn what_the_first_release_does_not_know_is_named() {
     assert_eq!(error.matches("; ").count(), 1, "{error}");
 }
 
-/// docs/minivmm-devices.md: version 2 has 8 bytes more.
+/// docs/minivmm-devices.md: version 2 is 8 bytes longer.
 #[test]
 fn a_clock_goes_without_what_its_first_version_did_not_have() {
     let sizes = ["minivmm-clock/1", "minivmm-clock/2"].map(|entry| {

@@ -1,4 +1,4 @@
-//! The files and sockets that the command line names: what may lie there, and what is left of it.
+//! Files and sockets on the command line: which types are accepted, and what is left after the end.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -21,7 +21,7 @@ fn minivmm(arguments: &[&str]) -> Child {
     command.spawn().unwrap()
 }
 
-/// Killed if it does not end in time.
+/// Waits for the end; kills the process if it does not end in time.
 fn end(child: &mut Child) -> ExitStatus {
     let deadline = Instant::now() + PATIENCE;
     while Instant::now() < deadline {
@@ -35,14 +35,14 @@ fn end(child: &mut Child) -> ExitStatus {
     panic!("it goes on after {PATIENCE:?}");
 }
 
-/// What it says about a mistake of the user.
+/// Returns the message about a mistake of the user.
 fn refused(arguments: &[&str]) -> String {
     let mut child = minivmm(arguments);
     assert_eq!(end(&mut child).code(), Some(2), "{arguments:?}");
     std::io::read_to_string(child.stderr.take().unwrap()).unwrap()
 }
 
-/// Opening a FIFO waits for the other end, for ever if need be; so it is not waited for.
+/// Opening a FIFO may wait for ever for its other end, so minivmm does not wait.
 #[test]
 fn a_fifo_is_refused_at_once_by_flag_and_path() {
     let directory = tempfile::tempdir().unwrap();
@@ -58,7 +58,7 @@ fn a_fifo_is_refused_at_once_by_flag_and_path() {
     }
     let said = refused(&["--serial", "none", "--kernel", fifo]);
     assert!(said.starts_with(&format!("minivmm: --kernel {fifo}: it is a FIFO; give ")), "{said}");
-    // One with a reader would do.
+    // A FIFO with a reader would be accepted.
     let said = refused(&["--kernel", kernel, "--serial", &format!("file:{fifo}")]);
     assert!(
         said.starts_with(&format!("minivmm: --serial file:{fifo}: ")) && said.contains("; choose a path"),
@@ -84,7 +84,7 @@ fn what_is_neither_file_nor_disk_is_refused_by_flag_and_path() {
     }
 }
 
-/// Waits until somebody listens there.
+/// Waits until a process listens there.
 fn await_listener(path: &Path) {
     let deadline = Instant::now() + PATIENCE;
     while UnixStream::connect(path).is_err() {
@@ -124,7 +124,7 @@ fn a_destination_that_was_killed_does_not_block_the_next_one() {
     assert!(!door.exists() && !control.exists(), "a socket is left");
 }
 
-/// Who may connect decides nothing about how much a log grows: what was said a moment ago is not said again.
+/// Peers cannot fill the log: a message that was just printed is not repeated.
 #[test]
 fn sources_that_are_turned_away_fill_no_log() {
     if let Err(error) = minivmm::kvm::open() {
@@ -139,9 +139,9 @@ fn sources_that_are_turned_away_fill_no_log() {
     await_listener(&door);
     for _ in 0..SOURCES {
         let mut source = UnixStream::connect(&door).unwrap();
-        // A version that there is not.
+        // A version of the format that does not exist.
         source.write_all(b"QEVM\0\0\0\x02").unwrap();
-        // It is closed when it has been turned away.
+        // The connection is closed when the source was turned away.
         source.set_read_timeout(Some(PATIENCE)).unwrap();
         let _ = source.read(&mut [0; 4096]);
     }
@@ -150,6 +150,6 @@ fn sources_that_are_turned_away_fill_no_log() {
     let said = std::io::read_to_string(destination.stderr.take().unwrap()).unwrap();
     let lines = said.lines().count();
     assert!(said.contains("a migration's source was turned away: "), "{said}");
-    // One in ten seconds.
+    // One message in ten seconds.
     assert!(lines <= 2 + begun.elapsed().as_secs() as usize / 10, "{lines} lines for {SOURCES} sources:\n{said}");
 }

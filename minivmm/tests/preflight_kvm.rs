@@ -1,6 +1,6 @@
-//! Preflight between two machines on a real `/dev/kvm`, with a relay between them that changes what the source says.
+//! Preflight between two machines on a real `/dev/kvm`, with a relay that changes the source's stream.
 //!
-//! The relay finds and reads sections by the layout that docs/minivmm-devices.md writes down.
+//! The relay finds and reads sections by the layout in docs/minivmm-devices.md.
 
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -57,7 +57,7 @@ impl Machine {
         Self { handle: vm.handle(), thread: std::thread::spawn(|| vm.run()) }
     }
 
-    /// Its guest is stopped, so that one round sends it. A busy host is no reason to give up.
+    /// Starts a machine whose guest is stopped, so that one round sends it. The limits are long, for a busy host.
     fn stopped(config: Config) -> Self {
         let machine = Self::start(config);
         machine.be_patient();
@@ -66,7 +66,7 @@ impl Machine {
         machine
     }
 
-    /// Waits at `door`; its configuration is the source's but for `change`.
+    /// Starts a machine that waits at `door`; its configuration is the source's with `change`.
     fn waiting(dir: &Path, door: &str, change: impl FnOnce(&mut Config)) -> Self {
         let mut config = config(dir);
         (config.kernel, config.incoming) = (None, Some(ListenAt::Address(Address::Unix(dir.join(door)))));
@@ -89,7 +89,7 @@ impl Machine {
         }
     }
 
-    /// The relay answers slowly, and how slowly depends on what else this machine does: the guest, which stands, may wait.
+    /// Migrates; the downtime limit is long, since a relay on a busy host may be slow.
     fn migrate(&self, dir: &Path, door: &str) -> MigrationStatus {
         let change = ParameterChange::default().with("downtime-limit", PATIENCE);
         self.handle.ask(Request::MigrateSetParameters(change)).unwrap();
@@ -116,14 +116,14 @@ fn lab() -> Option<tempfile::TempDir> {
     }
 }
 
-/// The command PING but for its number: what a source says before it waits for an answer ends so (QEMU's
+/// The command PING without its number: a source ends a part of its stream with it before it waits for an answer (QEMU's
 /// `qemu_savevm_send_ping`, migration/savevm.c).
 const PING: [u8; 5] = [8, 0, 2, 0, 4];
-/// In front of it is all that is loaded.
+/// Number of the PING after everything that is loaded.
 const LAST_PING: u32 = 5;
 
-/// Passes one connection on from `from` to `to`; whatever the source says before it waits for an answer goes through
-/// `change` as one piece. Returns all that the source said, unchanged.
+/// Passes one connection on from `from` to `to`; each part of the source's stream before a wait for an answer goes through
+/// `change` as one piece. Returns the source's stream, unchanged.
 fn relay(dir: &Path, from: &str, to: &str, change: impl Fn(&mut [u8]) + Send + 'static) -> JoinHandle<Vec<u8>> {
     let listener = UnixListener::bind(dir.join(from)).unwrap();
     let to = dir.join(to);
@@ -158,7 +158,7 @@ fn relay(dir: &Path, from: &str, to: &str, change: impl Fn(&mut [u8]) + Send + '
     })
 }
 
-/// Where the body of section `name` begins: behind its name, instance and version.
+/// Offset of the content of section `name`, after its name, instance and version.
 fn body(stream: &[u8], name: &str) -> Option<usize> {
     let mut marker = vec![name.len() as u8];
     marker.extend_from_slice(name.as_bytes());
@@ -173,23 +173,23 @@ fn u64_at(stream: &[u8], at: usize) -> u64 {
     u64::from_be_bytes(stream[at..at + 8].try_into().unwrap())
 }
 
-/// Places in section `minivmm/preflight`: the number of leaves, and the first leaf's.
+/// Offsets in section `minivmm/preflight`: of the number of leaves, and of the first leaf.
 const LEAVES: usize = 8 + 4 + 8;
 const LEAF: usize = 7 * 4;
 
-/// Where EBX of leaf 7 is.
+/// Offset of leaf 7's EBX.
 fn leaf_7_ebx(stream: &[u8], body: usize) -> usize {
     let leaves = (0..u32_at(stream, body + LEAVES) as usize).map(|n| body + LEAVES + 4 + n * LEAF);
     leaves.into_iter().find(|&at| (u32_at(stream, at), u32_at(stream, at + 4)) == (7, 0)).unwrap() + 16
 }
 
-/// Where the TSC's rate is: behind leaves and MSRs.
+/// Offset of the TSC's rate, after leaves and MSRs.
 fn tsc_khz(stream: &[u8], body: usize) -> usize {
     let msrs = body + LEAVES + 4 + u32_at(stream, body + LEAVES) as usize * LEAF;
     msrs + 4 + u32_at(stream, msrs) as usize * 12
 }
 
-/// Where the features of the first card are: behind rate, disks and cards.
+/// Offset of the first card's features, after rate, disks and cards.
 fn features(stream: &[u8], body: usize) -> usize {
     let disks = tsc_khz(stream, body) + 4;
     let cards = disks + 4 + u32_at(stream, disks) as usize * 10;
@@ -201,7 +201,7 @@ fn change_u32(stream: &mut [u8], at: usize, change: impl Fn(u32) -> u32) {
     stream[at..at + 4].copy_from_slice(&value.to_be_bytes());
 }
 
-/// Migrates through a relay that makes `change` in the body of `minivmm/preflight`, to a destination that refuses: why.
+/// Migrates through a relay that applies `change` to `minivmm/preflight`, to a destination that refuses; returns the reason.
 fn refused(change: impl Fn(&mut [u8], usize) + Send + 'static, configure: impl FnOnce(&mut Config)) -> Option<String> {
     let dir = lab()?;
     refused_in(dir.path(), config(dir.path()), change, configure)
@@ -294,7 +294,7 @@ fn another_machine_is_refused_with_all_that_differs() {
     }
 }
 
-/// A guest keeps the features of its card that it has agreed on, and this card lacks UDP segmentation.
+/// The guest has negotiated features of its card that the destination's network lacks: UDP segmentation.
 #[test]
 fn a_feature_that_the_network_here_does_not_have_is_refused_by_name() {
     let Some(dir) = lab() else { return };
@@ -308,7 +308,7 @@ fn a_feature_that_the_network_here_does_not_have_is_refused_by_name() {
         limits: RateLimits::default(),
     };
     let with = |uso| Config { nets: vec![card(uso)], ..config(dir.path()) };
-    // The tiny guest has no driver for it.
+    // The tiny guest has no driver for the card.
     let claim = |stream: &mut [u8], body| {
         let at = features(stream, body);
         assert_eq!(stream[at..at + 64], [0; 64]);
@@ -321,8 +321,7 @@ fn a_feature_that_the_network_here_does_not_have_is_refused_by_name() {
     assert!(why.contains(what), "{why}");
 }
 
-/// The source was shown less than this host has: the guest goes on with what it was shown, and its next destination is
-/// told the same.
+/// The source's guest sees less than this host offers: it keeps that here, and the next destination gets the same.
 #[test]
 fn a_guest_keeps_the_processor_that_it_was_shown() {
     const SMEP: u32 = 1 << 7;
@@ -349,7 +348,7 @@ fn a_guest_keeps_the_processor_that_it_was_shown() {
     [first, second, third].into_iter().for_each(Machine::quit);
 }
 
-/// KVM takes another processor for a vCPU that has not run, and shows it.
+/// KVM accepts another processor for a vCPU that has not run.
 #[test]
 fn a_vcpu_takes_the_processor_of_another_host() {
     let Some(_) = lab() else { return };
@@ -360,8 +359,8 @@ fn a_vcpu_takes_the_processor_of_another_host() {
     vcpu.set_cpuid(&cpuid::with_apic_id(&offered, 1)).unwrap();
     vcpu.set_firmware_msrs().unwrap();
     let mut processor = Processor::read(vm.kvm(), vcpu.fd()).unwrap();
-    // Another model, and no steal time (leaf 0x4000_0001 EAX bit 5). A KVM whose guests execute CPUID themselves cannot
-    // hide what the hardware has, but these are never the hardware's.
+    // Another model, and no steal time (leaf 0x4000_0001 EAX bit 5). A KVM whose guests execute CPUID themselves cannot hide
+    // the hardware's features, but these are never the hardware's.
     let leaf = |function| processor.leaves.iter().position(|leaf| leaf.function == function).unwrap();
     let (one, features) = (leaf(1), leaf(0x4000_0001));
     processor.leaves[one].eax = 0x800f12;
@@ -374,7 +373,7 @@ fn a_vcpu_takes_the_processor_of_another_host() {
     assert_eq!(shown, processor);
 }
 
-/// `qemu64`, less what this host's KVM lacks.
+/// Configuration with `qemu64`, without the features that this host's KVM lacks.
 fn model(dir: &Path) -> Config {
     let mut config = config(dir);
     config.cpu.model = "qemu64".into();
@@ -387,7 +386,7 @@ fn model(dir: &Path) -> Config {
     config
 }
 
-/// A guest that was shown a model goes to a host that offers its own processor, and back.
+/// A guest with a model migrates to a host with its own processor, and back.
 #[test]
 fn a_guest_of_a_model_goes_wherever_its_features_are() {
     let Some(dir) = lab() else { return };
@@ -401,7 +400,7 @@ fn a_guest_of_a_model_goes_wherever_its_features_are() {
     assert_eq!(first.migrate(dir, "to-second"), MigrationStatus::Completed, "{:?}", first.handle.migration());
     let facts = |stream: Vec<u8>| {
         let body = body(&stream, "minivmm/preflight").unwrap();
-        // All leaves, behind the time of sending, the number of vCPUs and RAM's size.
+        // All leaves, which follow the time of sending, the number of vCPUs and RAM's size.
         stream[body + LEAVES..][..4 + u32_at(&stream, body + LEAVES) as usize * LEAF].to_vec()
     };
     let sent = facts(relayed.join().unwrap());
@@ -417,7 +416,7 @@ fn a_guest_of_a_model_goes_wherever_its_features_are() {
     [first, second, third].into_iter().for_each(Machine::quit);
 }
 
-/// Where the host's TSC is invariant, a guest that was told so stays; elsewhere no guest is told.
+/// A guest that sees an invariant TSC is not migrated; on a host without one no guest sees it.
 #[test]
 fn a_guest_with_an_invariant_tsc_is_not_migrated() {
     let Some(dir) = lab() else { return };
@@ -438,7 +437,7 @@ fn a_guest_with_an_invariant_tsc_is_not_migrated() {
     }
 }
 
-/// The source's wall clock is an hour, or ten years, off: the guest's clock goes on by the time that passed.
+/// The source's wall clock is off by an hour or ten years: the guest's clock advances by the time that passed.
 #[test]
 fn wall_clocks_that_disagree_do_not_move_the_guests_clock() {
     const HOUR: i64 = 3600;

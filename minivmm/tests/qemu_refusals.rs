@@ -1,5 +1,5 @@
-//! What a QEMU may send and this machine lacks is refused by name, with the option of QEMU's that leaves it out; nothing of the
-//! machine has changed then, and the same machine takes a guest that fits.
+//! State that a QEMU may send and that this machine lacks is refused by name, with QEMU's option to leave it out; the machine
+//! is unchanged then, and takes a guest that fits.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
@@ -43,7 +43,7 @@ impl Machine {
     }
 }
 
-/// A guest's section `cpu` with this RIP, as QEMU sends it: then a subsection of version 1.
+/// Section `cpu` of a guest with this RIP, as QEMU sends it, followed by a subsection of version 1.
 fn cpu_with(eip: u64, subsection: &str, body: &[u8]) -> Vec<u8> {
     let mut out = Writer::new();
     let mut cpu = Cpu::default();
@@ -53,7 +53,7 @@ fn cpu_with(eip: u64, subsection: &str, body: &[u8]) -> Vec<u8> {
     [&out.into_bytes(), &header, body].concat()
 }
 
-/// Names, instances and versions as a QEMU 10 sends them.
+/// Names, instances and versions as sent by QEMU 10.
 #[test]
 fn devices_that_are_not_here_are_refused_with_qemus_option() {
     let mut machine = Machine::new();
@@ -71,7 +71,7 @@ fn devices_that_are_not_here_are_refused_with_qemus_option() {
     }
 }
 
-/// Bodies as target/i386/machine.c lays them out; AMX: eight tiles of a kilobyte behind their configuration of 64 bytes.
+/// Bodies with the layout of target/i386/machine.c; AMX: eight tiles of a kilobyte after their configuration of 64 bytes.
 #[test]
 fn state_of_features_that_are_not_migrated_is_refused_with_the_feature_to_leave_out() {
     for (subsection, size, option) in [
@@ -97,7 +97,8 @@ fn state_of_features_that_are_not_migrated_is_refused_with_the_feature_to_leave_
     }
 }
 
-/// What QEMU sends of each guest that may use SVM, or is in 32-bit PAE paging, though nothing else here has room for it.
+/// State that QEMU sends for each guest that may use SVM, or is in 32-bit PAE paging, although minivmm has no other support for
+/// it.
 #[test]
 fn what_each_guest_may_have_is_taken() {
     let mut machine = Machine::new();
@@ -108,8 +109,8 @@ fn what_each_guest_may_have_is_taken() {
     assert_eq!(machine.cpu().pdptrs, [0x1001, 0x2001, 0x3001, 0x4001]);
 }
 
-/// The oracle is QEMU's executable, which has the names of all subsections of `cpu` as text between zeros: each is known here, or refused
-/// with what to do.
+/// The oracle is QEMU's executable, which contains the names of all subsections of `cpu` as text between zeros: each is known,
+/// or refused with what to do.
 #[test]
 fn each_subsection_that_qemu_has_is_taken_or_has_a_remedy() {
     let Ok(qemu) = qemu::at_least(qemu::NEEDED).map_err(skip::skip) else { return };
@@ -122,7 +123,7 @@ fn each_subsection_that_qemu_has_is_taken_or_has_a_remedy() {
     let names: BTreeSet<&str> = texts.filter_map(|text| std::str::from_utf8(text).ok()).filter(is_name).collect();
     assert!(names.len() > 30 && names.contains("cpu/msr_xfd"), "{names:?}");
     let known = |name: &str| Cpu::DESCRIPTION.subsections.iter().any(|subsection| &*subsection.name == name);
-    // The struct in `cpu/nested_state`, which is refused by what it says.
+    // The struct in `cpu/nested_state` is refused by its content.
     for name in names.into_iter().filter(|name| !known(name) && *name != "cpu/kvm_nested_state") {
         let why = Machine::new().load("cpu", 0, CPU_VERSION, &cpu_with(1, name, &[1; 9000])).unwrap_err();
         assert!(why.contains(&format!("{name:?} is not known to \"cpu\": ")), "{name}: {why}");

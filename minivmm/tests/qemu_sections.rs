@@ -1,4 +1,4 @@
-//! Hypervisor state is QEMU's: its real sections load into ours, save to the same bytes, and describe themselves alike.
+//! State in KVM has QEMU's format: QEMU's real sections load, save to the same bytes, and have the same description.
 
 use minivmm::kvm::state::{Apic, Cpu, CpuCommon, IoApic, KvmClock, Pic, Pit};
 use minivmm::migration::global::{GlobalState, Timer};
@@ -10,7 +10,7 @@ use vmstate::raw::vmdesc;
 const DEVICES: &str = include_str!("../../vmstate/tests/fixtures/qemu-10.0-microvm.jsonl");
 const CPUS: &str = include_str!("fixtures/qemu-10.0-cpu.jsonl");
 
-/// Loads each fixture of `name`, saves it again, and compares the bytes and how it describes itself.
+/// Loads each fixture of `name`, saves it again, and compares bytes and description.
 fn same<T: VmState>(name: &str, fresh: impl Fn() -> T) {
     let mut compared = 0;
     for line in DEVICES.lines().chain(CPUS.lines()) {
@@ -34,7 +34,7 @@ fn same<T: VmState>(name: &str, fresh: impl Fn() -> T) {
         theirs.shift_remove("name");
         theirs.shift_remove("instance_id");
         let ours = Value::from(vmdesc(T::DESCRIPTION, &outcomes).unwrap());
-        // As text: the order of the keys is QEMU's too.
+        // Compared as text: the order of the keys is QEMU's, too.
         assert_eq!(ours.to_string(), fixture["device"].to_string());
         compared += 1;
     }
@@ -63,7 +63,8 @@ fn subsection(name: &str, body: &[u8]) -> Vec<u8> {
     [&[5, name.len() as u8], name.as_bytes(), &[0, 0, 0, 1], body].concat()
 }
 
-/// Subsections that the lab's processor never makes, as target/i386/machine.c lays them out and orders them: each byte is another.
+/// Subsections that the lab's processor never makes, in the layout and order of target/i386/machine.c, filled with distinct
+/// bytes.
 #[test]
 fn state_of_features_goes_through_as_qemu_sends_it() {
     let mut out = Writer::new();
@@ -71,7 +72,7 @@ fn state_of_features_goes_through_as_qemu_sends_it() {
     let plain = out.into_bytes();
     let sizes = [
         ("cpu/msr_ia32_feature_control", 8),
-        // Four registers of control, then 3, 18 and 18 of counters and what they count.
+        // Four control registers, then 3, 18 and 18 counters and event selects.
         ("cpu/msr_architectural_pmu", 8 * (4 + 3 + 18 + 18)),
         // Eight masks, sixteen upper halves, sixteen whole registers.
         ("cpu/avx512", 8 * 8 + 16 * 32 + 16 * 64),

@@ -61,7 +61,7 @@ impl Rig {
     fn put(&mut self, register: u64, value: u8) {
         self.serial.write(register, &[value]);
     }
-    /// Waits until the sink has `expected`, and no more than that.
+    /// Waits until the sink has `expected`, and checks that it has no more.
     fn expect_output(&self, expected: &[u8]) {
         let end = std::time::Instant::now() + Duration::from_secs(60);
         while self.sink.0.lock().unwrap().len() < expected.len() && std::time::Instant::now() < end {
@@ -104,13 +104,13 @@ fn a_sink_that_blocks_does_not_block_the_port() {
     serial.pause(Duration::ZERO).unwrap();
 }
 
-/// The first write waits for the test's word, and so does all that is printed meanwhile.
+/// The first write waits for the test's signal, and so does all later output.
 #[test]
 fn a_sink_that_takes_nothing_is_owed_a_mebibyte_and_no_more() {
     struct Gated(Receiver<()>, Sender<usize>);
     impl Write for Gated {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            // Open for good once the other end is gone.
+            // Released for good once the other end is gone.
             let _ = self.0.recv();
             self.1.send(bytes.len()).unwrap();
             Ok(bytes.len())
@@ -124,7 +124,7 @@ fn a_sink_that_takes_nothing_is_owed_a_mebibyte_and_no_more() {
     output.write_all(b"x").unwrap();
     for _ in 0..3 << 10 {
         output.write_all(&[b'y'; 1024]).unwrap();
-        // The thread has its first bytes in hand by then, and may take no others.
+        // The thread is writing its first bytes by then, and takes no others.
         std::thread::yield_now();
     }
     drop(gate);
@@ -167,15 +167,15 @@ fn transmitter_empty_interrupts_when_enabled() {
     assert_eq!(rig.edges(), 1);
     rig.serial.pause(Duration::from_secs(1)).unwrap();
     rig.serial.resume();
-    assert_eq!(rig.edges(), 2, "not acknowledged: raised again after a pause");
+    assert_eq!(rig.edges(), 2, "unacknowledged: the interrupt is raised again after a pause");
     assert_eq!(rig.get(IIR), 0x02);
     assert_eq!(rig.get(IIR), 0x01, "reading acknowledges");
     rig.serial.resume();
     assert_eq!(rig.edges(), 2);
 }
 
-/// National Semiconductor PC16550D §8.6.3: the interrupt for received data goes with the last byte, and comes before the
-/// one of the transmitter, which waits behind it.
+/// National Semiconductor PC16550D §8.6.3: the interrupt for received data ends with the last byte, and has priority over the
+/// transmitter's, which stays pending.
 #[test]
 fn received_data_is_pending_until_it_is_read_and_hides_an_empty_transmitter() {
     let mut rig = rig();

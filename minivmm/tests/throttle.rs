@@ -1,4 +1,4 @@
-//! The throttle on a real `/dev/kvm`: a guest of two vCPUs, one of which dirties memory while the other computes.
+//! The throttle on a real `/dev/kvm`: a guest of two vCPUs, one of which dirties memory while the other one computes.
 //!
 //! The oracles are the guest's own counters.
 
@@ -19,9 +19,9 @@ use vmstate_lab::patience::{PATIENCE, until};
 use vmstate_lab::tiny;
 
 const CODE: u64 = 0x20_0000;
-/// Where the computing vCPU counts.
+/// Address of the computing vCPU's counter.
 const COUNTER: u64 = 0x30_0000;
-/// What the other one dirties, again and again.
+/// Address of the memory that the other one dirties again and again.
 const FIRST: u64 = 0x40_0000;
 const PAGES: u64 = 256;
 
@@ -47,7 +47,7 @@ struct Guest {
 }
 
 impl Guest {
-    /// Running, with its dirty log; `None` after saying that the test is skipped.
+    /// Starts the guest and its dirty log; prints that the test is skipped and returns `None` without KVM.
     fn start() -> Option<Self> {
         let kvm = match kvm::open() {
             Ok(kvm) => kvm,
@@ -59,7 +59,7 @@ impl Guest {
         let ram = Ram::new(FIRST + PAGES * PAGE_SIZE).unwrap();
         let cpuid = cpuid::show(&Offer::read(&kvm).unwrap(), &Choice::host(), 2).unwrap();
         let vm = Arc::new(KvmVm::new(kvm, &ram).unwrap());
-        // Only for the processor's tables, in which memory is mapped one to one.
+        // Only for the processor's tables, which map memory one to one.
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("kernel"), tiny::bzimage()).unwrap();
         let kernel = boot::BootFile::open("--kernel", &dir.path().join("kernel")).unwrap();
@@ -83,7 +83,7 @@ impl Guest {
         Some(guest)
     }
 
-    /// As a round does.
+    /// Reads and clears the dirty log, as a round does.
     fn take_dirty_pages(&mut self) {
         let pages = self.vm.ram().len() / PAGE_SIZE;
         let mut words = vec![0; pages.div_ceil(64) as usize];
@@ -91,7 +91,7 @@ impl Guest {
         self.log.clear(&self.vm, 0, pages).unwrap();
     }
 
-    /// Passes of the one vCPU over its memory, and what the other one has counted.
+    /// Passes of the first vCPU over its memory, and the other one's counter.
     fn counters(&self) -> [u64; 2] {
         [FIRST, COUNTER].map(|at| {
             let mut word = [0; 8];
@@ -100,12 +100,12 @@ impl Guest {
         })
     }
 
-    /// Each vCPU has stood so long.
+    /// Time for which each vCPU was stopped.
     fn stood(&self) -> Vec<Duration> {
         self.vcpus.iter().map(|vcpu| vcpu.brake().stood()).collect()
     }
 
-    /// How far both come in a second, while pages are taken.
+    /// Progress of both in a second, while pages are taken.
     fn speeds(&mut self, time: Duration) -> [f64; 2] {
         let (begun, before) = (Instant::now(), self.counters());
         while begun.elapsed() < time {
@@ -117,7 +117,7 @@ impl Guest {
     }
 }
 
-/// On a busy host either vCPU may be slow for a while for other reasons: so it is looked until one look shows both.
+/// On a busy host either vCPU may be slow for a while for other reasons: so the test repeats until one measurement shows both.
 #[test]
 fn only_the_vcpu_that_dirties_is_slowed() {
     let Some(mut guest) = Guest::start() else { return };
@@ -146,7 +146,7 @@ fn only_the_vcpu_that_dirties_is_slowed() {
     guest.log.stop(&guest.vm);
 }
 
-/// It stands for 99 ms of each 100: a pause that waited for their end would take half of that on average.
+/// The vCPU is stopped for 99 ms of each 100: a pause that waited for the end of a stop would take half of that on average.
 #[test]
 fn a_vcpu_that_stands_pauses_at_once_and_a_new_machine_begins_unthrottled() {
     let Some(mut guest) = Guest::start() else { return };
@@ -158,7 +158,7 @@ fn a_vcpu_that_stands_pauses_at_once_and_a_new_machine_begins_unthrottled() {
     let quickest = (0..10).map(|_| {
         let stood = guest.stood()[0];
         until("stand", || guest.stood()[0] > stood);
-        // From the end of one it runs for 1 ms.
+        // After a stop it runs for 1 ms.
         std::thread::sleep(Duration::from_millis(3));
         let begun = Instant::now();
         guest.vcpus.iter().for_each(VcpuThread::ask_pause);

@@ -1,6 +1,6 @@
-//! The tiny guest on a real `/dev/kvm`: boot, exact pause, and the dirty log held against what the guest wrote.
+//! The tiny guest on a real `/dev/kvm`: boot, pause between instructions, and the dirty log compared with the guest's writes.
 //!
-//! The oracles are the guest's own check of its memory and its rule for what each page holds after each pass.
+//! The oracles are the guest's own check of its memory, and its rule for the content of each page after each pass.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -22,7 +22,7 @@ use vmstate_lab::tiny;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// COM1 as far as the tiny guest needs it.
+/// The part of COM1 that the tiny guest needs.
 #[derive(Default)]
 struct Console {
     text: String,
@@ -49,7 +49,7 @@ struct Guest {
 }
 
 impl Guest {
-    /// `None` after saying that the test is skipped.
+    /// Boots the guest; prints that the test is skipped and returns `None` without KVM.
     fn boot(pages: u64, span: u64) -> Option<Self> {
         if let Err(error) = kvm::open() {
             vmstate_lab::skip::skip(error);
@@ -58,7 +58,7 @@ impl Guest {
         Some(Self::boot_in(Ram::new(tiny::FIRST_PAGE + pages * PAGE_SIZE).unwrap(), pages, span))
     }
 
-    /// A machine around RAM that another one may have had before.
+    /// Boots a machine that uses RAM of an earlier one.
     fn boot_in(ram: Ram, pages: u64, span: u64) -> Self {
         let kvm = kvm::open().unwrap();
         let offered = cpuid::show(&Offer::read(&kvm).unwrap(), &Choice::host(), 1).unwrap();
@@ -112,7 +112,7 @@ impl Guest {
         }
     }
 
-    /// First word of each page, as the block holds it.
+    /// First word of each page of the block.
     fn words(&self) -> Vec<u64> {
         let read = |page: u64| {
             let mut bytes = [0; 8];
@@ -130,14 +130,14 @@ fn boots_and_prints_its_passes() {
     guest.pause();
     let text = guest.console.lock().unwrap().text.clone();
     assert!(text.starts_with("tiny\np00000001\np00000002\np00000003\n"), "{text}");
-    // The guest does nothing else that leaves it.
+    // The guest has no other reads that exit.
     let reads = guest.console.lock().unwrap().reads;
     let exits = Reason::ALL.map(|reason| guest.vcpu.exits().get(reason));
     assert!(exits[4] >= 1, "the pause is a signal: {exits:?}");
     assert_eq!(exits, [reads, text.len() as u64, 0, 0, exits[4], 0, 0]);
 }
 
-/// A paused guest has written a run of pages of one pass and the rest of the one before, and nothing moves any more.
+/// A paused guest has written some pages in the current pass and the rest in the one before, and writes nothing more.
 #[test]
 fn pause_is_exact_and_resume_goes_on() {
     let Some(guest) = Guest::boot(256, 0) else { return };
@@ -150,7 +150,7 @@ fn pause_is_exact_and_resume_goes_on() {
         let pass_of = |page: u64, word| {
             (seen..=seen + 1).find(|&pass| tiny::expected(tiny::FIRST_PAGE + page * PAGE_SIZE, pass) == word)
         };
-        // The line of a pass is printed after its last page, so pages can be of the pass under way or the last one.
+        // The line of a pass is printed after its last page, so pages are of the current pass or of the last one.
         let passes: Vec<_> = (0..).zip(&words).map(|(page, &word)| pass_of(page, word)).collect();
         assert!(passes.iter().all(Option::is_some), "after pass {seen}: {passes:?}");
         assert!(passes.is_sorted_by(|a, b| a >= b), "{passes:?}");
@@ -159,7 +159,7 @@ fn pause_is_exact_and_resume_goes_on() {
     }
 }
 
-/// Follows the guest by the log alone: a copy that takes only the pages reported must always equal the memory.
+/// Follows the guest by the log alone: a copy that takes only the reported pages always equals the memory.
 #[test]
 fn dirty_log_loses_no_write() {
     let Some(guest) = Guest::boot(1000, 0) else { return };
@@ -185,7 +185,7 @@ fn dirty_log_loses_no_write() {
         count
     };
     for round in 0..30 {
-        // The guest runs on while pages are copied: those it writes meanwhile must be in the next report.
+        // The guest runs while pages are copied: pages that it writes meanwhile must be in the next report.
         take(&mut dirty, &mut copy);
         std::thread::sleep(Duration::from_micros(300 * round));
         guest.pause();
@@ -198,7 +198,7 @@ fn dirty_log_loses_no_write() {
         guest.run_until_pass(guest.passes() + 1);
     }
     guest.pause();
-    // Exact, too: after one whole pass just the guest's pages and its stack are reported.
+    // The log is exact, too: after one whole pass only the guest's pages and its stack are reported.
     take(&mut dirty, &mut copy);
     guest.run_until_pass(guest.passes() + 2);
     guest.pause();
@@ -207,7 +207,7 @@ fn dirty_log_loses_no_write() {
     log.stop(&guest.vm);
 }
 
-/// Its next exit is its last, whoever lets it go on.
+/// The next exit of a halted vCPU is its last, even if the vCPU is resumed.
 #[test]
 fn a_halted_vcpu_does_not_get_beyond_its_next_exit() {
     let Some(guest) = Guest::boot(16, 0) else { return };
@@ -224,7 +224,7 @@ fn a_halted_vcpu_does_not_get_beyond_its_next_exit() {
     assert!(guest.events.try_recv().is_err(), "it is halted by who knows why");
 }
 
-/// What a guest wrote before its reset is reported after it, and what was not written since is not.
+/// Writes of a guest before its reset are reported after it, and pages that were not written since are not.
 #[test]
 fn the_dirty_log_follows_a_guest_through_its_reset() {
     let Some(before) = Guest::boot(100, 0) else { return };
@@ -252,7 +252,7 @@ fn the_dirty_log_follows_a_guest_through_its_reset() {
     driver.follow(&after.vm).unwrap();
     let reported = report(&mut engine);
     assert!(written.iter().all(|page| reported.contains(page)), "{reported:x?}");
-    // And what was loaded for the new boot; not the whole of RAM, which would have to be sent again at each reset.
+    // Pages loaded for the new boot are reported, but not the whole of RAM, which would be sent again at each reset.
     assert!(reported.len() < 150, "{} of {pages} pages reported", reported.len());
     assert!(report(&mut engine).is_empty(), "nothing was written since");
     after.run_until_pass(2);

@@ -1,4 +1,4 @@
-//! `minivmm to-qemu` and `from-qemu` as commands: QEMU is what takes the line, a shell what reads it.
+//! `minivmm to-qemu` and `from-qemu` as commands: QEMU accepts the line, and a shell parses it.
 
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -15,7 +15,7 @@ fn minivmm(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_minivmm")).args(arguments).output().unwrap()
 }
 
-/// The line that a translation prints.
+/// Returns the line that a translation prints.
 fn line(arguments: &[&str]) -> String {
     let output = minivmm(arguments);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
@@ -33,7 +33,8 @@ fn parts_without_a_match_are_lines_on_stderr_and_exit_code_2() {
     assert!(begins.iter().all(|begin| text.lines().any(|line| line.starts_with(begin))), "{text}");
 }
 
-/// A machine with two vCPUs of a model that TCG can give and two disks, whose paths have what a shell and QEMU's options read as their own.
+/// A machine with two vCPUs of a model that TCG supports, and two disks whose paths contain special characters of a shell and
+/// of QEMU's options.
 #[test]
 fn qemu_takes_the_line_that_is_printed() {
     let Ok(program) = qemu::at_least(qemu::NEEDED).map_err(skip::skip) else { return };
@@ -62,7 +63,7 @@ fn qemu_takes_the_line_that_is_printed() {
     let ours = [&ours[..], &["--disk", &disk, "--disk", &scratch, "--serial", "none", "--control", &control]].concat();
     let theirs = line(&[&["to-qemu", "--"][..], &ours].concat());
 
-    // The line runs what is called qemu-system-x86_64; the tests may have another one. Under KVM a host may lack a feature.
+    // The line runs qemu-system-x86_64; the tests may use another one. Under KVM a host may lack a feature.
     let shell = theirs.replacen("qemu-system-x86_64", "\"$QEMU\"", 1).replacen("accel=kvm", "accel=tcg", 1);
     let mut process = Process::spawn(None, Path::new("sh"), |command| {
         command.args(["-c", &format!("exec {shell} -S")]).env("QEMU", &program).stderr(Stdio::inherit());
@@ -90,7 +91,7 @@ fn qemu_takes_the_line_that_is_printed() {
     qmp.execute("quit", json!({})).unwrap();
     assert_eq!(process.wait(Instant::now() + PATIENCE).unwrap().code(), Some(0));
 
-    // And back: the shell takes the line apart.
+    // The reverse direction: the shell splits the line.
     let words = Command::new("sh").args(["-c", &format!("printf '%s\\n' {theirs}")]).output().unwrap();
     let words = String::from_utf8(words.stdout).unwrap();
     let back = line(&[&["from-qemu", "--"][..], &words.lines().collect::<Vec<_>>()].concat());

@@ -1,4 +1,4 @@
-//! Memory that a guest never touched costs neither side any memory of the host's to migrate.
+//! Migrating memory that a guest never touched allocates no memory of the host on either side.
 
 use minivmm::memory::{PAGE_SIZE, Ram};
 use minivmm::migration::firmware::Firmware;
@@ -7,7 +7,7 @@ use vmstate::codec::{Limits, Outbox, Piece, Reader, Strictness};
 use vmstate::ram::{DirtyLog, PageCount};
 use vmstate::raw::ram::{RamReceiver, RamRecord, RamSender, put_end_of_section};
 
-/// Nothing runs, so nothing is written.
+/// A machine whose guest does not run, so nothing is written.
 struct Still;
 
 impl DirtyLog for Still {
@@ -23,7 +23,7 @@ impl DirtyLog for Still {
     fn stop(&mut self) {}
 }
 
-/// Bytes that the host has given of `ram`, and of memory that the kernel counts together with it (proc_pid_smaps(5)).
+/// Resident bytes of `ram`, and of memory that the kernel reports together with it (proc_pid_smaps(5)).
 fn resident(ram: &Ram) -> u64 {
     let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
     let mut here = false;

@@ -1,4 +1,4 @@
-//! The driver with the tiny guest on a real `/dev/kvm`: stop, cont, reset, power-off, and what is refused.
+//! The driver with the tiny guest on a real `/dev/kvm`: stop, cont, reset, power-off, and refused requests.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
@@ -55,7 +55,7 @@ fn start(cpus: u8) -> Option<Running> {
     start_image(cpus, tiny::bzimage())
 }
 
-/// `None` after saying that the test is skipped.
+/// Starts the image; prints that the test is skipped and returns `None` without KVM.
 fn start_image(cpus: u8, image: Vec<u8>) -> Option<Running> {
     if let Err(error) = minivmm::kvm::open() {
         vmstate_lab::skip::skip(error);
@@ -97,7 +97,7 @@ fn stops_goes_on_resets_and_powers_off() {
     vm.handle.ask(Request::Stop).unwrap();
     vm.handle.ask(Request::Stop).unwrap();
     assert_eq!(vm.handle.run_state(), RunState::Paused);
-    // What was printed before the stop is on the screen when it has been carried out.
+    // Output before the stop is complete when the stop has been carried out.
     let stopped = vm.screen.text();
     std::thread::sleep(Duration::from_millis(30));
     assert_eq!(vm.screen.text(), stopped);
@@ -133,7 +133,7 @@ fn quits_while_stopped_and_while_running() {
     }
 }
 
-/// The first instruction is fetched from where there is no memory: no KVM can go on there.
+/// The first instruction is fetched from an address without memory, where no KVM can continue.
 #[test]
 fn a_vcpu_that_cannot_go_on_ends_the_machine_with_a_reason() {
     // mov $0xd0000000, %eax; jmp *%rax
@@ -146,7 +146,7 @@ fn a_vcpu_that_cannot_go_on_ends_the_machine_with_a_reason() {
     }
 }
 
-/// The guest looks for the magic number that EBX points to and prints the first letter of its command line.
+/// The guest checks the magic number at EBX and prints the first letter of its command line.
 #[test]
 fn pvh_kernels_start_with_their_start_info() {
     let code = [
@@ -165,7 +165,7 @@ fn pvh_kernels_start_with_their_start_info() {
     assert_eq!(vm.thread.join().unwrap(), End::Quit);
 }
 
-/// Each byte of a string instruction comes from and goes to the same port: the scratch register, then the transmitter.
+/// All bytes of a string instruction use the same port: the scratch register, then the transmitter.
 #[test]
 fn string_instructions_stay_at_one_port() {
     let code = [

@@ -1,5 +1,5 @@
-//! The commands of docs/first-hour.md, as they stand there, in namespaces of their own. The guest is the tiny one, which a
-//! `/dev/kvm` runs that runs no Linux.
+//! Runs the commands of docs/first-hour.md unchanged, in namespaces of their own, with the tiny guest, which also runs on a
+//! `/dev/kvm` that cannot run Linux.
 
 use std::fs::{self, OpenOptions};
 use std::path::Path;
@@ -28,8 +28,8 @@ fn the_page_on_the_first_hour_holds() {
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{}\n{errors}{said}", output.status);
 
-    // The guest's own word: its passes go on from machine to machine, also in the middle of a line, and what its memory held was right
-    // each time.
+    // The oracle is the guest: its pass numbers continue from machine to machine, also in the middle of a line, and its memory
+    // was right in each pass.
     let consoles: String = ["a", "b", "c", "d", "e"].map(|name| console(&path(&format!("{name}.console")))).concat();
     assert!(!consoles.contains('E'), "{consoles}");
     let mut last = 0;

@@ -1,4 +1,4 @@
-//! The built command itself: exit codes, and what goes to which stream.
+//! The built command: exit codes, standard output and standard error.
 
 mod first_hour;
 mod observe;
@@ -53,7 +53,7 @@ fn help_and_version_are_no_mistakes() {
     }
 }
 
-/// The lab's program mounts, powers off and runs programs in its own machines. The product must not have these parts.
+/// The lab's program mounts, powers off and runs programs in its own machines. The product must not contain these parts.
 #[test]
 fn the_executable_has_no_part_of_the_lab() {
     let executable = std::fs::read(env!("CARGO_BIN_EXE_minivmm")).unwrap();
@@ -76,7 +76,7 @@ fn ends(shared: &Published, phase: SourcePhase, error: Option<&str>) {
     shared.update_migration(|info| (info.phase, info.error) = (Phase::Source(phase), error.map(Into::into)));
 }
 
-/// A machine that is only a control socket; `script` is what its migration does after `migrate`.
+/// A control socket without a machine; `script` plays the migration after `migrate`.
 fn machine(script: fn(&Published)) -> (tempfile::TempDir, Server, Receiver<Request>) {
     let directory = tempfile::tempdir().unwrap();
     let (handle, mut queue, shared) = Handle::new(RunState::Running);
@@ -165,16 +165,16 @@ fn migrate_asks_for_its_parameters_with_the_migration() {
         String::from_utf8(output.stderr).unwrap(),
         "minivmm: invalid value '100%' for '--max-cpu-throttle <PERCENT>': expected percent, 1 to 99\n"
     );
-    assert!(requests.try_recv().is_err(), "the machine was asked");
+    assert!(requests.try_recv().is_err(), "nothing must reach the machine");
 }
 
-/// Parameters hold until they are changed again, also those that refuse one another.
+/// Parameters stay set, also those that exclude each other.
 #[test]
 fn xbzrle_and_page_channels_refuse_one_another_in_both_orders() {
     let Some(machine) = Running::start(&["--serial", "none"], Stdio::null()) else { return };
     let mut control = machine.control();
     let refusal = "Multifd is not compatible with xbzrle: switch one of them off";
-    // Nobody listens there.
+    // No process listens there.
     let refused = |options: &[&str], why: &str| {
         let output = migrate(machine.directory.path()).args(options).output().unwrap();
         let text = String::from_utf8(output.stderr).unwrap();
@@ -205,7 +205,7 @@ fn xbzrle_and_page_channels_refuse_one_another_in_both_orders() {
     machine.end();
 }
 
-/// Where the guest is, in words and as the exit code: never "runs on" where it does not.
+/// Each end of a migration has its message and its exit code, which say where the guest is.
 #[test]
 fn each_end_of_a_migration_has_its_words_and_its_exit_code() {
     type Script = fn(&Published);
@@ -248,9 +248,9 @@ fn each_end_of_a_migration_has_its_words_and_its_exit_code() {
     }
 }
 
-/// Text that would clear the screen, begin a line, open an escape sequence as C1, and turn the direction of writing around.
+/// Text that would clear the screen, begin a line, open an escape sequence as C1, and reverse the direction of text.
 const HOSTILE: &str = "x\x1b[2J\r\nminivmm: forged\u{9b}31m\u{202e}y";
-/// The same, harmless.
+/// The same text, escaped.
 const SHOWN: &str = r"x\u{1b}[2J\r\nminivmm: forged\u{9b}31m\u{202e}y";
 
 #[test]
@@ -282,7 +282,7 @@ fn what_a_source_sends_steers_no_terminal() {
     let incoming = format!("unix:{}", door.display());
     let Some(machine) = Running::start(&["--serial", "none", "--incoming", &incoming], Stdio::null()) else { return };
     let mut control = machine.control();
-    // Header; the configuration of a machine that is called so; a command, for the configuration to end.
+    // Header; a configuration with this machine name; and a command, which ends the configuration.
     let name = [&[0, 0, 0, HOSTILE.len() as u8], HOSTILE.as_bytes()].concat();
     let stream = [b"QEVM\0\0\0\x03\x07", &*name, b"\x08\0\x03\0\x04\0\0\0\x01"].concat();
     let mut wire = UnixStream::connect(&door).unwrap();
@@ -327,14 +327,14 @@ fn migrate_without_a_machine_is_a_mistake() {
     assert!(String::from_utf8(output.stderr).unwrap().starts_with("minivmm: --control unix:"));
 }
 
-/// A machine of the real command, with the tiny guest; ended with the value.
+/// A machine of the built command with the tiny guest; dropping it ends the process.
 struct Running {
     child: Child,
     directory: tempfile::TempDir,
 }
 
 impl Running {
-    /// `None`, said aloud, where there is no KVM.
+    /// Starts the machine; prints that the test is skipped and returns `None` without KVM.
     fn start(arguments: &[&str], stdin: Stdio) -> Option<Self> {
         if let Err(error) = File::options().read(true).write(true).open("/dev/kvm") {
             vmstate_lab::skip::skip(format!("/dev/kvm: {error}"));
@@ -373,14 +373,14 @@ impl Running {
         kill(Pid::from_raw(self.child.id() as i32), signal).unwrap();
     }
 
-    /// Reads what the guest prints, up to its banner.
+    /// Reads the guest's output up to its banner.
     fn await_banner(&mut self) {
         let mut banner = vec![0; vmstate_lab::tiny::BANNER.len()];
         self.child.stdout.as_mut().unwrap().read_exact(&mut banner).unwrap();
         assert_eq!(String::from_utf8(banner).unwrap(), vmstate_lab::tiny::BANNER);
     }
 
-    /// Waits for the end; what it printed since.
+    /// Waits for the end; returns the exit code and the output since.
     fn end(mut self) -> (Option<i32>, String) {
         let deadline = Instant::now() + PATIENCE;
         let status = loop {
@@ -409,7 +409,7 @@ fn a_machine_runs_is_stopped_and_ends_in_order() {
     let Some(mut machine) = Running::start(&["--serial", "stdio"], Stdio::null()) else { return };
     let mut control = machine.control();
     let status = |control: &mut Client| control.execute("query-status", json!({})).unwrap()["status"].clone();
-    // The socket is there before the guest starts.
+    // The socket exists before the guest starts.
     let deadline = Instant::now() + PATIENCE;
     while status(&mut control) == "prelaunch" && Instant::now() < deadline {
         thread::sleep(Duration::from_millis(10));
@@ -467,7 +467,7 @@ fn a_lease_that_cannot_be_used_is_refused_by_name() {
     assert_eq!(std::fs::read(notes).unwrap(), b"mine");
 }
 
-/// The user's terminal is raw as long as the machine runs, and then as it was, whatever ended the machine.
+/// The user's terminal is raw while the machine runs, and restored however the machine ends.
 #[test]
 fn the_terminal_is_given_back() {
     for end in ["ctrl-a x", "sigterm"] {

@@ -1,4 +1,4 @@
-//! What a monitoring system sees of a machine: metrics, as Prometheus's own rules read them, and the log.
+//! Monitoring of a machine: metrics, parsed by Prometheus's rules, and the log.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
@@ -17,12 +17,12 @@ use vmstate::migrate::{Downtime, Phase, SourcePhase};
 
 use super::{PATIENCE, Running, minivmm};
 
-/// A family: its type, and its samples by labels.
+/// Metric families: type, and samples by labels.
 type Families = BTreeMap<String, (String, BTreeMap<String, f64>)>;
 
-/// Reads the text format 0.0.4 as its specification has it, and refuses all else
+/// Parses the text format 0.0.4 strictly by its specification
 /// (<https://prometheus.io/docs/instrumenting/exposition_formats/#text-format-details>): HELP and TYPE once, before the first
-/// sample; the samples of a family together; names, labels and numbers of its syntax; a line feed at the end of each line.
+/// sample; the samples of a family together; valid names, labels and numbers; a line feed at the end of each line.
 fn parse(text: &str) -> Families {
     let name_is_right = |name: &str| {
         name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
@@ -61,7 +61,8 @@ fn parse(text: &str) -> Families {
     families
 }
 
-/// Head and body of the answer. A client that a busy host keeps waiting between its steps is let go of, and comes again.
+/// Returns head and body of the answer. The server disconnects a client that is slow on a busy host; then the request is
+/// repeated.
 fn ask<S: Read + Write>(connect: impl Fn() -> S, request: &[u8]) -> (String, String) {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -134,7 +135,7 @@ fn prometheus_reads_each_metric_in_its_unit() {
     }
 }
 
-/// Each name in the dashboard's queries is one that a machine serves.
+/// Each metric in the dashboard's queries is one that a machine serves.
 #[test]
 fn the_dashboard_asks_for_metrics_that_exist() {
     let folder = tempfile::tempdir().unwrap();
@@ -154,14 +155,14 @@ fn the_dashboard_asks_for_metrics_that_exist() {
     }
     let missing: Vec<_> = asked.iter().filter(|name| !served.contains_key(*name)).collect();
     assert!(asked.len() > 8 && missing.is_empty(), "{missing:?} of {asked:?}");
-    // And each metric is documented.
+    // Each metric is documented.
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/observability.md");
     let page = std::fs::read_to_string(page).unwrap();
     let silent: Vec<_> = served.keys().filter(|name| !page.contains(&format!("`{name}`"))).collect();
     assert!(silent.is_empty(), "docs/observability.md lacks {silent:?}");
 }
 
-/// Whatever a client sends, or does not send, the next one is served.
+/// After any client, correct or not, the next one is served.
 #[test]
 fn hostile_clients_are_answered_or_dropped() {
     let (handle, _queue, _shared) = Handle::new(RunState::Paused);
@@ -188,7 +189,7 @@ fn hostile_clients_are_answered_or_dropped() {
     let (head, body) = ask(connect, GET);
     assert!(head.starts_with("HTTP/1.1 200 OK"), "{head}");
     assert_eq!(parse(&body)["minivmm_guest_running"].1[""], 0.0);
-    // Both have been let go of.
+    // The server has disconnected both.
     silent.set_read_timeout(Some(PATIENCE)).unwrap();
     endless.set_read_timeout(Some(PATIENCE)).unwrap();
     assert_eq!(silent.read(&mut [0; 1]).unwrap(), 0);
@@ -204,7 +205,7 @@ fn hostile_clients_are_answered_or_dropped() {
     assert_eq!(refused, "--metrics tcp:10.0.0.1:1: metrics are served at loopback only; write tcp:127.0.0.1:PORT");
 }
 
-/// In the sandbox, and while the machine is migrated to a second one.
+/// A machine in the sandbox, also while it is migrated to a second one.
 #[test]
 fn a_migration_is_seen_in_metrics_and_log() {
     let folder = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! What a person does with a running machine: looks at it, follows its migration, takes that back, ends it.
+//! A user operates a running machine: looks at it, follows its migration, cancels it, ends the machine.
 
 use std::io::Read;
 use std::process::{Child, Command, Stdio};
@@ -14,7 +14,7 @@ use vmstate::migrate::{Phase, SourcePhase};
 
 use super::{PATIENCE, Running, machine, migrate, minivmm};
 
-/// A migration that goes on until somebody ends it.
+/// Script of a migration that runs until it is cancelled.
 fn goes_on(shared: &Published) {
     shared.update_migration(|info| {
         info.phase = Phase::Source(SourcePhase::Rounds);
@@ -40,7 +40,7 @@ fn an_interrupt_cancels_the_migration() {
     let (directory, _server, requests) = machine(goes_on);
     let mut child = migrate(directory.path()).stderr(Stdio::piped()).spawn().unwrap();
     assert!(matches!(requests.recv().unwrap(), Request::Migrate(..)));
-    // The line of the round it found the migration in, and no second one.
+    // Only the line of the round in which the command began.
     let line = "phase=active round=3 sent-bytes=471859200 left-bytes=125829120 bytes-per-second=419430400 \
                 dirty-bytes-per-second=134217728 throttle-percent=20 expected-downtime-ms=120 time-left-ms=2600\n";
     let mut shown = vec![0; line.len()];
@@ -56,7 +56,7 @@ fn an_interrupt_cancels_the_migration() {
     );
 }
 
-/// The machine takes its time to cancel, and whoever asks again does not want to wait.
+/// The machine is slow to cancel, and the user interrupts twice.
 #[test]
 fn a_second_interrupt_ends_the_command_and_not_the_cancel() {
     let directory = tempfile::tempdir().unwrap();
@@ -89,7 +89,8 @@ fn a_second_interrupt_ends_the_command_and_not_the_cancel() {
     assert!(driver.join().unwrap(), "the machine was left with its cancel");
 }
 
-/// As timeout(1) sends them. The command may end at once, but not before it has asked the machine.
+/// Two signals at once, as timeout(1) sends them: the command may end at once, but only after it has asked the machine to
+/// cancel.
 #[test]
 fn two_interrupts_at_once_cancel_the_migration() {
     let (directory, _server, requests) = machine(goes_on);
@@ -102,7 +103,7 @@ fn two_interrupts_at_once_cancel_the_migration() {
     child.wait_with_output().unwrap();
 }
 
-/// One line, rewritten, no longer than the terminal is wide.
+/// The terminal shows one line, rewritten, no longer than the terminal is wide.
 #[test]
 fn a_terminal_gets_one_line() {
     let size = Winsize { ws_row: 24, ws_col: 50, ws_xpixel: 0, ws_ypixel: 0 };
@@ -111,7 +112,7 @@ fn a_terminal_gets_one_line() {
     let mut child = migrate(directory.path()).stderr(Stdio::from(pair.slave)).spawn().unwrap();
     assert!(matches!(requests.recv_timeout(PATIENCE).unwrap(), Request::Migrate(..)));
     let mut terminal = std::fs::File::from(pair.master);
-    // As much as 50 columns have, but for three.
+    // As many figures as fit 50 columns less three.
     let line = "\rround 3: 120M left, 400M/s, dirty 128M/s, throt\x1b[K";
     let mut shown = vec![0; line.len()];
     terminal.read_exact(&mut shown).unwrap();
@@ -122,7 +123,7 @@ fn a_terminal_gets_one_line() {
         assert!(Instant::now() < deadline, "the command does not end");
         thread::sleep(Duration::from_millis(10));
     }
-    // The other end of the pair is closed: Linux gives EIO after the last byte.
+    // The other end of the pair is closed: Linux returns EIO after the last byte.
     let mut rest = Vec::new();
     let _ = terminal.read_to_end(&mut rest);
     let rest = String::from_utf8(rest).unwrap();
@@ -164,7 +165,7 @@ fn a_machine_is_looked_at_stopped_let_go_on_and_ended() {
     assert_eq!(output.status.code(), Some(2), "{output:?}");
 }
 
-/// In the sandbox, as by default; the guest checks its memory in the second machine.
+/// The machine is in the sandbox, as by default; the guest checks its memory in the second machine.
 #[test]
 fn a_guest_is_put_aside_in_a_file_and_run_from_it_once() {
     let folder = tempfile::tempdir().unwrap();
@@ -175,7 +176,7 @@ fn a_guest_is_put_aside_in_a_file_and_run_from_it_once() {
     machine.await_banner();
     let control = format!("unix:{}/qmp", machine.directory.path().display());
     machine.control();
-    // It would write to its disk behind the file.
+    // A guest with a disk is refused: it would write to the disk after the snapshot.
     let output = minivmm(&["snapshot", "save", "--control", &control, &state]);
     let told = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.code() == Some(1) && told.contains("copy the disks while the guest stands"), "{told}");
@@ -187,12 +188,12 @@ fn a_guest_is_put_aside_in_a_file_and_run_from_it_once() {
     let status = minivmm(&["status", "--control", &control]).stdout;
     assert!(status.starts_with(b"guest: postmigrate\nmigration: completed"), "{}", String::from_utf8_lossy(&status));
 
-    // As long as no two hosts' wall clocks may differ.
+    // Longer than the two hosts' wall clocks may differ.
     thread::sleep(Duration::from_millis(300));
     let from = format!("file:{state}");
     let run = || Running::start(&["--disk", &disk, "--incoming", &from], Stdio::null()).unwrap();
     let mut there = run();
-    // A line that it had begun, and a whole one after it.
+    // The rest of a line that it had begun, and a whole one.
     let mut printed = [0; 20];
     there.child.stdout.as_mut().unwrap().read_exact(&mut printed).unwrap();
     assert!(printed.contains(&b'p') && !printed.contains(&b'E'), "{}", String::from_utf8_lossy(&printed));
@@ -205,7 +206,7 @@ fn a_guest_is_put_aside_in_a_file_and_run_from_it_once() {
     assert!(code == Some(1) && why.contains("another guest was started on disk 1"), "{code:?} {why}");
 }
 
-/// The guest prints a letter for each pass over its memory, and another one for a page that is wrong.
+/// The guest prints a letter for each pass over its memory, and another one for a wrong page.
 #[test]
 fn a_guest_runs_on_behind_its_snapshot_and_clones_run_from_there() {
     let folder = tempfile::tempdir().unwrap();
@@ -220,7 +221,7 @@ fn a_guest_runs_on_behind_its_snapshot_and_clones_run_from_there() {
     assert!(told.contains("downtime "), "{told}");
     let status = minivmm(&["status", "--control", &control]).stdout;
     assert!(status.starts_with(b"guest: running\nmigration: completed"), "{}", String::from_utf8_lossy(&status));
-    // Nothing of it is replaced.
+    // An existing file is not replaced.
     let written = std::fs::metadata(&state).unwrap().modified().unwrap();
     let output = save();
     assert!(output.status.code() == Some(1), "{output:?}");
@@ -239,7 +240,7 @@ fn a_guest_runs_on_behind_its_snapshot_and_clones_run_from_there() {
     }
 }
 
-/// Each script names all commands, and bash completes with its own; there is a page for each command.
+/// Each script has all commands, and bash completes with its own; each command has a manual page.
 #[test]
 fn shells_and_manuals_are_told_of_each_command() {
     let commands = ["run", "migrate", "snapshot", "plan", "status", "stop", "cont", "quit"];

@@ -1,4 +1,4 @@
-//! `minivmm migrate` in post-copy, against a driver that is only a thread.
+//! `minivmm migrate` in post-copy, with a thread instead of the driver.
 
 use minivmm::config::Address;
 use minivmm::vm::Request;
@@ -6,7 +6,7 @@ use vmstate::migrate::{Phase, SourcePhase};
 
 use super::{machine, migrate};
 
-/// By the command that began the migration, and by one that only goes on.
+/// The command that began the migration reconnects, and so does one with `--resume`.
 #[test]
 fn a_connection_that_breaks_in_post_copy_is_made_again() {
     let (directory, _server, requests) = machine(|shared| {

@@ -1,4 +1,4 @@
-//! What a question about a migration costs the machine, from beginning to end of a migration, as the kernel counts it.
+//! Cost of migration queries for the machine, during a whole migration, measured by the kernel.
 
 use std::fs;
 use std::process::Stdio;
@@ -9,10 +9,10 @@ use serde_json::{Value, json};
 
 use super::{PATIENCE, Running};
 
-/// Half of the queries take less than this.
+/// Limit for the median processor time of a query.
 const MOST: Duration = Duration::from_millis(1);
 
-/// What a thread that sleeps had done: nanoseconds on a processor, and how often it went to sleep by itself (proc(5)).
+/// Counters of a sleeping thread: nanoseconds on a processor, and voluntary context switches (proc(5)).
 fn done(task: &str) -> (u64, u64) {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -30,7 +30,7 @@ fn done(task: &str) -> (u64, u64) {
     }
 }
 
-/// The thread of the process that reads what its client says.
+/// The thread that reads the client's commands.
 fn reader(machine: &Running) -> String {
     let tasks = format!("/proc/{}/task", machine.child.id());
     let tasks = fs::read_dir(tasks).unwrap().map(|task| task.unwrap().path().display().to_string());
@@ -40,8 +40,8 @@ fn reader(machine: &Running) -> String {
     readers.into_iter().next().unwrap()
 }
 
-/// The pace of a busy host does not count, only what the thread does that answers: how long it computes, and whether it waits for
-/// anything but its client.
+/// Measures only the answering thread, independently of the host's load: its processor time, and whether it waits for anything
+/// but its client.
 #[test]
 fn a_query_is_answered_at_once_at_any_moment_of_a_migration() {
     let folder = tempfile::tempdir().unwrap();
@@ -50,7 +50,7 @@ fn a_query_is_answered_at_once_at_any_moment_of_a_migration() {
     let Some(here) = Running::start(&["--serial", "none"], Stdio::null()) else { return };
     let mut controls = [here.control(), there.control()];
     let tasks = [reader(&here), reader(&there)];
-    // 16384 pages of zeros take 3 s so, and what the guest writes meanwhile fits into the pause.
+    // At this bandwidth 16384 zero pages take 3 s, and what the guest writes meanwhile fits into the pause.
     let parameters = json!({"max-bandwidth": 50_000, "downtime-limit": 2000});
     controls[0].execute("migrate-set-parameters", parameters).unwrap();
     controls[0].execute("migrate", json!({"uri": door})).unwrap();
@@ -64,7 +64,8 @@ fn a_query_is_answered_at_once_at_any_moment_of_a_migration() {
             let answer = control.execute("query-migrate", json!({})).unwrap();
             let after = done(task);
             took.push(Duration::from_nanos(after.0 - before.0));
-            // Once for the next command, and once more in the same wait: a client that takes an answer off the socket wakes it, too.
+            // One sleep for the next command, and one more in the same wait: a client that reads an answer from the socket
+            // wakes the thread, too.
             slept += u64::from(after.1 - before.1 > 2);
             states.push(answer["status"].clone());
         }
@@ -81,7 +82,7 @@ fn a_query_is_answered_at_once_at_any_moment_of_a_migration() {
         took.len(),
         part(100)
     );
-    // A host's interrupts count as well, so a few of a build without optimisation may take longer.
+    // Interrupts of the host count as well, so a few queries of an unoptimised build may take longer.
     assert!(half < MOST, "half of the queries took more than {half:?} of a processor");
     assert!(slept * 100 <= took.len() as u64, "{slept} of {} queries waited for something", took.len());
     for (machine, mut control) in [here, there].into_iter().zip(controls) {

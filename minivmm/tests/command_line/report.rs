@@ -1,4 +1,4 @@
-//! `minivmm migrate --report`: the page of a real migration, by itself and as a browser shows it.
+//! `minivmm migrate --report`: the page of a real migration, as a file and as a browser shows it.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -9,13 +9,13 @@ use super::{PATIENCE, Running, machine, migrate, minivmm};
 use minivmm::vm::Published;
 use vmstate::migrate::SourcePhase;
 
-/// The JSON at the end of a page.
+/// Returns the JSON at the end of a page.
 fn data(page: &str) -> Value {
     let (_, json) = page.split_once("<script type=\"application/json\" id=\"data\">").unwrap();
     serde_json::from_str(json.split_once("</script>").unwrap().0).unwrap()
 }
 
-/// Each `data` element: its value, its place in the JSON, what a person reads.
+/// Returns each `data` element: its value, its path in the JSON, and its text.
 fn numbers(page: &str) -> Vec<(String, String, String)> {
     let elements = page.split("<data value=\"").skip(1);
     let parsed = elements.map(|element| {
@@ -26,7 +26,7 @@ fn numbers(page: &str) -> Vec<(String, String, String)> {
     parsed.collect()
 }
 
-/// Every number is the JSON's, and what a person reads is it in the unit that stands there.
+/// Every number is that of the JSON, and its text is the number in the text's unit.
 fn check(page: &str) -> usize {
     let data = data(page);
     let numbers = numbers(page);
@@ -57,14 +57,14 @@ fn check(page: &str) -> usize {
             }
         };
         let (shown, exact) = (number * scale, exact.as_f64().unwrap());
-        // Two digits are shown at least: rounding changes a twentieth at most.
+        // At least two digits are shown: rounding changes a twentieth at most.
         let rounding = (0.05 * exact).max(0.051 * scale);
         assert!((shown - exact).abs() <= rounding, "{place}: {shown} for {exact}");
     }
     numbers.len()
 }
 
-/// Nothing in it asks for something else; the one name of a network is that of SVG's elements.
+/// The page loads nothing; its only URL is the name of SVG's elements.
 fn stands_alone(page: &str) {
     let page = page.replace("http://www.w3.org/2000/svg", "");
     for asks in ["http:", "https:", " src=", "url(", "@import", "<iframe", "<object", "onload", "javascript:"] {
@@ -89,7 +89,7 @@ fn a_report_tells_what_the_machine_told() {
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     let text = std::fs::read_to_string(&page).unwrap();
     stands_alone(&text);
-    // More than cards, rounds, parts and devices: the size of a square, too.
+    // More numbers than those of cards, rounds, parts and devices, such as the size of a square.
     assert!(check(&text) > 7 + 5 + 6 + 2 * 8, "{text}");
     let told = data(&text);
     assert_eq!(told["figures"], control.execute("query-migrate", json!({})).unwrap());
@@ -110,7 +110,7 @@ fn a_report_tells_what_the_machine_told() {
     text_is_readable_in_the_dark(folder.path(), &text);
 }
 
-/// The sections of a machine without disk and card, within the time that all of them took.
+/// Lists the sections of a machine without disk and card, with plausible times.
 fn devices_saved(told: &Value) {
     let sections = told["sections"].as_array().unwrap();
     let names: Vec<_> = sections.iter().map(|section| section["section"].as_str().unwrap()).collect();
@@ -123,7 +123,7 @@ fn devices_saved(told: &Value) {
     assert!(took > 0 && took / 1000 <= devices, "{took} ns of {devices} µs");
 }
 
-/// The source tells of each section what the destination tells of it.
+/// The source reports for each section what the destination reports.
 fn devices_loaded(told: &Value, there: &Value) {
     let (sections, there) = (told["sections"].as_array().unwrap(), there.as_array().unwrap());
     assert_eq!(sections.len(), there.len(), "{there:?}");
@@ -136,7 +136,7 @@ fn devices_loaded(told: &Value, there: &Value) {
     let took: u64 = there.iter().map(|section| section["load-ns"].as_u64().unwrap()).sum();
     let figures = &told["figures"];
     let machine = figures["takeover-parts"]["machine"].as_u64().unwrap();
-    // The source waits for both, and for the last pages.
+    // The source waits for loading, for setting the machine's state, and for the last pages.
     let confirm =
         figures["downtime-parts"]["confirm"].as_u64().unwrap() + figures["downtime-parts"]["devices"].as_u64().unwrap();
     assert!(took > 0 && took / 1000 + machine <= confirm, "{took} ns and {machine} µs of {confirm} µs");
@@ -156,14 +156,15 @@ fn memory_sent(told: &Value) {
     assert_eq!(cells.iter().sum::<u64>(), sent);
 }
 
-/// Chromium shows every number as it stands in the file, and has nothing to complain of.
+/// Chromium shows every number as it is in the file, and reports no error.
 fn browser_agrees(page: &Path, text: &str) {
     let Some(dom) = shown(page, &[]) else { return };
     assert_eq!(numbers(&dom), numbers(text));
     assert_eq!(dom.matches("<svg").count(), text.matches("<svg").count());
 }
 
-/// Has the browser say, behind the page, which scheme holds, and the colours of the background and of each text. A `title` of a picture is
+/// Script that makes the browser print, after the page, the colour scheme and the colours of the background and of each text. A
+/// picture's `title` is displayed by the browser itself.
 /// shown by the browser itself.
 const COLOURS: &str = "<script>
   const texts = [...document.body.querySelectorAll('*')].filter(element => !['SCRIPT', 'title'].includes(element.tagName) &&
@@ -174,9 +175,9 @@ const COLOURS: &str = "<script>
   document.body.append(`[[${scheme};${all.join(';')}]]`);
 </script>";
 
-/// A reader whose system is dark gets the dark colours, and each text stands out from the background as WCAG 2 asks (1.4.3, level AA).
+/// With a dark colour scheme the page is dark, and each text has the contrast that WCAG 2 asks for (1.4.3, level AA).
 fn text_is_readable_in_the_dark(folder: &Path, text: &str) {
-    // The page itself lets no script run.
+    // The page itself forbids scripts.
     let open = text.replace("default-src 'none'", "script-src 'unsafe-inline'");
     let page = folder.join("dark.html");
     std::fs::write(&page, open.replace("</body>", &format!("{COLOURS}</body>"))).unwrap();
@@ -204,7 +205,7 @@ fn luminance(colour: &str) -> f64 {
     linear.zip([0.2126, 0.7152, 0.0722]).map(|(part, weight)| part * weight).sum()
 }
 
-/// The document that Chromium makes of the page, which gives it nothing to complain of. `None` without Chromium.
+/// Returns the document that Chromium makes of the page, which must not cause errors. `None` without Chromium.
 fn shown(page: &Path, more: &[&str]) -> Option<String> {
     let profile = tempfile::tempdir().unwrap();
     let shown = Command::new("timeout")
@@ -216,7 +217,7 @@ fn shown(page: &Path, more: &[&str]) -> Option<String> {
         .arg(format!("file://{}", page.display()))
         .output();
     let shown = shown.unwrap();
-    // What coreutils' timeout says where there is no such program.
+    // Exit code of coreutils' timeout without such a program.
     if shown.status.code() == Some(127) {
         vmstate_lab::skip::skip("chromium is missing: apt-get install chromium");
         return None;
@@ -226,7 +227,7 @@ fn shown(page: &Path, more: &[&str]) -> Option<String> {
     Some(String::from_utf8(shown.stdout).unwrap())
 }
 
-/// A sentence of the machine, and so of a peer, is text in the page, and no element.
+/// A message of the machine, which may come from a peer, is text in the page, and no element.
 #[test]
 fn a_failure_is_reported_and_its_words_are_only_text() {
     fn script(shared: &Published) {

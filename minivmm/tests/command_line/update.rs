@@ -1,4 +1,4 @@
-//! A machine's process is replaced by a new one under its guest.
+//! A live update: a new process replaces the machine's process under a running guest.
 
 use std::io::Read;
 use std::process::{Output, Stdio};
@@ -11,11 +11,11 @@ use vmstate_lab::tiny;
 
 use super::{Running, minivmm};
 
-/// Ended with the value, whatever becomes of the test.
+/// The new process; dropping it ends the process, even if the test fails.
 struct Successor(Pid);
 
 impl Successor {
-    /// Of what the command said.
+    /// Reads the process id from the command's output.
     fn of(output: &Output) -> Self {
         let said = String::from_utf8_lossy(&output.stderr);
         let number = said.split("the guest runs in process ").nth(1).and_then(|rest| rest.trim().parse().ok());
@@ -30,8 +30,8 @@ impl Drop for Successor {
     }
 }
 
-/// That the guest goes on where it was is its own word: its passes count on, and what its memory held was right. Twice, as the second
-/// process is to be replaced, too.
+/// The guest shows that it continued: its pass numbers go on, and its memory was right. Twice, as the second process has to be
+/// replaceable, too.
 #[test]
 fn a_guest_runs_on_in_a_new_process_behind_the_same_socket() {
     let place = tempfile::tempdir().unwrap();
@@ -45,12 +45,12 @@ fn a_guest_runs_on_in_a_new_process_behind_the_same_socket() {
     let control = format!("unix:{}", socket.display());
     let status = || Client::connect(&socket).unwrap().execute("query-status", json!({})).unwrap()["status"].clone();
 
-    // None that waits for a guest.
+    // A program that never waits for a guest.
     let why = minivmm(&["migrate", "--control", &control, "--local", "--program", "/bin/false"]);
     let said = String::from_utf8(why.stderr).unwrap();
     assert_eq!(why.status.code(), Some(2), "{said}");
     assert!(said.contains("before it waited for the guest, and the guest is where it was"), "{said}");
-    // One with another memory.
+    // A machine with another memory size.
     let why = minivmm(&["migrate", "--control", &control, "--local", "--", "--memory", "32M", "--serial", &serial]);
     let said = String::from_utf8(why.stderr).unwrap();
     assert_eq!((why.status.code(), status()), (Some(1), json!("running")), "{said}");
@@ -63,7 +63,7 @@ fn a_guest_runs_on_in_a_new_process_behind_the_same_socket() {
     assert_eq!(status(), "running");
     Client::connect(&socket).unwrap().execute("quit", json!({})).unwrap();
     let directory = machine.directory.path().to_owned();
-    // The pipe ends with the last that has it.
+    // The pipe ends when its last holder closes it.
     let mut said = String::new();
     machine.child.stderr.as_mut().unwrap().read_to_string(&mut said).unwrap();
     let output = std::fs::read_to_string(console).unwrap();
@@ -74,7 +74,7 @@ fn a_guest_runs_on_in_a_new_process_behind_the_same_socket() {
     assert_eq!(left, ["tiny"]);
 }
 
-/// What one process has alone is named with the flag and the way out, and the guest runs on.
+/// Options that only one process can use are refused with the flag and a remedy, and the guest runs on.
 #[test]
 fn what_the_new_process_cannot_have_is_refused_with_the_way_out() {
     let place = tempfile::tempdir().unwrap();
@@ -95,7 +95,7 @@ fn what_the_new_process_cannot_have_is_refused_with_the_way_out() {
         said.contains("--metrics: the machine's process listens there") && said.trim_end().ends_with("-- OPTION..."),
         "{said}"
     );
-    // Its memory is its own.
+    // A machine with private memory.
     let (code, said) = refused(&["--", "--memory", "16M"]);
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("started with --share-memory on; to another process of this host, migrate it"), "{said}");

@@ -1,4 +1,4 @@
-//! The command itself, with a guest on this host's KVM.
+//! CPU models of the built command, with a guest on this host's KVM.
 
 use std::path::Path;
 use std::process::Command;
@@ -8,7 +8,7 @@ use vmstate_lab::tiny::cpuid::{Leaf, bzimage, leaves};
 
 use crate::{assert_same, choose, lasting, run};
 
-/// What the guest reads, or what minivmm said instead.
+/// Returns the leaves that the guest reads, or minivmm's refusal.
 fn shown(kernel: &Path, cpu: &str) -> Result<String, String> {
     let mut command = Command::new(env!("CARGO_BIN_EXE_minivmm"));
     command.args(["run", "--memory", "16M", "--cpus", "2", "--cpu", cpu, "--kernel"]).arg(kernel);
@@ -26,8 +26,8 @@ fn lab() -> Option<tempfile::TempDir> {
     Some(dir)
 }
 
-/// Leaves that say the same on every KVM. There are KVMs whose guests execute CPUID themselves: these read the hardware's
-/// features whatever was set, but nothing that the hardware does not have.
+/// Selects the leaves that are equal on every KVM. On some KVMs guests execute CPUID themselves: they read the hardware's
+/// features whatever was set, but nothing that the hardware lacks.
 fn certain(leaves: Vec<Leaf>) -> Vec<Leaf> {
     let leaves = lasting(leaves).into_iter().filter(|([function, _], _)| !matches!(function, 0x7 | 0xd));
     leaves
@@ -39,7 +39,7 @@ fn certain(leaves: Vec<Leaf>) -> Vec<Leaf> {
         .collect()
 }
 
-/// Where the host cannot give all of a model, it says what to leave out, and with that the machine starts.
+/// A host that lacks a feature of a model names the features to leave out, and starts without them.
 #[test]
 fn a_guest_reads_the_model_that_was_chosen() {
     let Some(dir) = lab() else { return };
@@ -59,7 +59,7 @@ fn a_guest_reads_the_model_that_was_chosen() {
     }
 }
 
-/// Only Xeon Phi ever had AVX512PF, and no processor has it with AMD's 3DNow! extensions.
+/// Only Xeon Phi ever had AVX512PF, and no processor has both it and AMD's 3DNow! extensions.
 #[test]
 fn a_host_that_cannot_give_a_feature_refuses_to_start_by_its_name() {
     let Some(dir) = lab() else { return };

@@ -1,4 +1,4 @@
-//! CPU models: held against QEMU's own, and as a guest on this host sees them.
+//! CPU models, compared with QEMU's, and as a guest on this host sees them.
 
 mod guest;
 mod qemu;
@@ -18,7 +18,7 @@ fn choose(text: &str) -> Choice {
     Choice::new(&text.parse::<Cpu>().unwrap()).unwrap()
 }
 
-/// Runs a monitor whose guest powers off; what it wrote to its standard output and error.
+/// Runs a VMM whose guest powers off; returns its standard output and error.
 fn run(command: &mut Command) -> (String, String) {
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let gather = |mut stream: Box<dyn Read + Send>| {
@@ -47,8 +47,8 @@ fn leaves(cpuid: &CpuId) -> Vec<Leaf> {
     leaves.filter(|(_, registers)| *registers != [0; 4]).collect()
 }
 
-/// Without what depends on the moment and not on the model, which is what the guest wrote into CR4, and levels of leaf 0xb that
-/// there are not.
+/// Removes what depends on the moment instead of the model: bits that the guest set in CR4, and levels of leaf 0xb that do not
+/// exist.
 fn lasting(leaves: Vec<Leaf>) -> Vec<Leaf> {
     let leaves = leaves.into_iter().filter(|([function, index], _)| *function != 0xb || *index < 3);
     let leaves = leaves.map(|(number, mut registers)| {

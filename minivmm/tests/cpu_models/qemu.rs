@@ -1,4 +1,4 @@
-//! The oracle is QEMU: what a guest of its TCG reads, and what its models are under KVM.
+//! The oracle is QEMU: the leaves that a guest of its TCG reads, and its models under KVM.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -15,11 +15,11 @@ use vmstate_lab::{host, qemu, skip};
 
 use crate::{PATIENCE, assert_same, choose, lasting, leaves, run};
 
-/// What QEMU's TCG has of a model and KVM has not, or the other way round: QEMU switches `svm` and `monitor` off and `x2apic`
-/// on where the accelerator is KVM (target/i386/kvm/kvm-cpu.c, target/i386/tcg/tcg-cpu.c).
+/// Differences of a model under TCG and under KVM: QEMU switches `svm` and `monitor` off and `x2apic` on where the accelerator
+/// is KVM (target/i386/kvm/kvm-cpu.c, target/i386/tcg/tcg-cpu.c).
 const AS_UNDER_KVM: &str = ",-svm,-monitor,+x2apic";
 
-/// What a guest reads on QEMU's `-cpu CPU`, and the features that TCG says it left out.
+/// Returns the leaves that a guest reads with QEMU's `-cpu CPU`, and the features that TCG reports as missing.
 fn on_qemu(kernel: &Path, cpu: &str, cpus: u8) -> Option<(Vec<Leaf>, Vec<String>)> {
     let qemu = qemu::at_least(qemu::NEEDED).map_err(skip::skip).ok()?;
     let mut command = Command::new(qemu);
@@ -34,8 +34,7 @@ fn on_qemu(kernel: &Path, cpu: &str, cpus: u8) -> Option<(Vec<Leaf>, Vec<String>
     Some((lasting(shown), lacking.collect()))
 }
 
-/// A host of this vendor, in EBX, ECX and EDX, that has everything. Where the parts of the XSAVE area lie is its own affair:
-/// as in QEMU's TCG.
+/// A host of this vendor, in EBX, ECX and EDX, with all features, and with the XSAVE offsets of QEMU's TCG.
 fn host(vendor: [u32; 3], qemu: &[Leaf]) -> Offer {
     let entry = |function, index, [eax, ebx, ecx, edx]: [u32; 4]| kvm_cpuid_entry2 {
         function,
@@ -71,7 +70,7 @@ fn leaves_are_those_of_qemus_models() {
     std::fs::write(&kernel, bzimage()).unwrap();
     for model in MODELS {
         for (vendor, cpus) in [("AuthenticAMD", 1), ("AuthenticAMD", 3), ("GenuineIntel", 2)] {
-            // TCG leaves it out unless it is asked for.
+            // TCG leaves the feature out unless it is requested.
             let vme = if model.features.contains("vme") { "on" } else { "off" };
             let cpu = format!("{},vendor={vendor},vme={vme}", model.qemu);
             let Some((mut qemu, lacking)) = on_qemu(&kernel, &cpu, cpus) else { return };
@@ -81,7 +80,7 @@ fn leaves_are_those_of_qemus_models() {
             let off: String = known.map(|name| format!(",-{name}")).collect();
             let choice = choose(&format!("{}{off}", model.names[0]));
             let mut ours = lasting(leaves(&cpuid::show(&offer, &choice, cpus).unwrap()));
-            // The accelerator's own.
+            // These leaves depend on the accelerator.
             for leaves in [&mut qemu, &mut ours] {
                 leaves.retain(|([function, _], _)| !(0x4000_0000..0x8000_0000).contains(function));
             }
@@ -90,7 +89,7 @@ fn leaves_are_those_of_qemus_models() {
     }
 }
 
-/// Features that QEMU's KVM models have, and who they say they are. The model is not started, so any KVM will do.
+/// Features and identity of QEMU's models under KVM. The model is not started, so any KVM will do.
 #[test]
 fn models_are_those_of_qemu_under_kvm() {
     if let Err(reason) = host::has_kvm() {

@@ -1,4 +1,4 @@
-//! The matrix's guest here: the tiny one, on this machine's `/dev/kvm`.
+//! Guest of the fault matrix: the tiny one, on this host's `/dev/kvm`.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -14,12 +14,12 @@ use vmstate_lab::vmm::{Config, Program};
 const PAGES: u64 = 64;
 const IMAGE_BYTES: usize = 64 << 10;
 
-/// True, or the skip is said aloud.
+/// Whether KVM is there; prints that the test is skipped if not.
 pub(crate) fn kvm_is_here() -> bool {
     minivmm::kvm::open().map_err(vmstate_lab::skip::skip).is_ok()
 }
 
-/// Kernel and image in `directory`.
+/// Makes kernel and image in `directory`.
 pub(crate) fn ground(directory: &Path, memory: Memory) -> Ground {
     let at = |name: &str| directory.join(name);
     fs::write(at("kernel"), tiny::bzimage()).unwrap();
@@ -48,7 +48,7 @@ pub(crate) fn ground(directory: &Path, memory: Memory) -> Ground {
     }
 }
 
-/// How often a guest was started on the image, or taken over with it.
+/// Generation in the image's record: how often a guest was started on the image, or arrived with it.
 pub(crate) fn generation(image: &Path) -> Result<u64> {
     let opened = File::open(image).map_err(|error| error.to_string())?;
     let record = Resource::image(opened, image, Access::Exclusive).record();

@@ -1,8 +1,8 @@
-//! Kills at random moments of a migration: no guest is lost, none is doubled.
+//! Kills at random moments of a migration: no guest is lost, and none runs twice.
 //!
-//! In turn, pages go on the main channel, on channels beside it, or stay where they are. `VMSTATE_KILLS` says how many, `VMSTATE_SEED`
-//! repeats a run. A guest whose process was killed has died with it. It would be
-//! *lost* if a complete copy that may run were left, and did not run after one `cont`.
+//! Page transfers alternate between the main channel, page channels, and memory that stays in place. `VMSTATE_KILLS` is the
+//! number of kills, `VMSTATE_SEED` repeats a run. A guest whose process was killed died with it. A guest is *lost* if a
+//! complete copy that may run is left and does not run after one `cont`.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime};
@@ -27,22 +27,22 @@ use vmstate_lab::random::Random;
 
 use crate::ground::{self, kvm_is_here};
 
-/// In an ordinary run of the tests.
+/// Number of kills in an ordinary run.
 const KILLS: u64 = 60;
-/// No two marks are further apart in an undisturbed migration, but for a busy host.
+/// Longest time between two marks of an undisturbed migration on an idle host.
 const GAP: Duration = Duration::from_millis(40);
-/// To hit the moment between two steps of the destination.
+/// Attempts to hit the moment between two steps of the destination.
 const ATTEMPTS: u32 = 25;
-/// Around the commit all happens in this time.
+/// Time within which everything around the commit happens.
 const COMMIT: Duration = Duration::from_millis(3);
 
-/// What the destination does in this time is little enough to come between two of its steps.
+/// Time slice short enough to interrupt the destination between two of its steps.
 const STEP: Duration = Duration::from_micros(5);
 
-/// Who is killed when.
+/// Moment of the kill.
 #[derive(Clone, Copy, Debug)]
 enum Moment {
-    /// So long after a mark.
+    /// This long after a mark.
     After(Mark, Duration),
     /// As soon as the destination holds the image's lock: before it says `SHUT`, if the kill is quick enough.
     LockTaken,
@@ -54,7 +54,7 @@ enum Victim {
     Destination,
 }
 
-/// What became of it.
+/// Result of a migration with a kill.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Outcome {
     RunsAtSource,
@@ -95,7 +95,8 @@ fn kills_at_random_moments_lose_no_guest_and_double_none() {
     assert!(failures.is_empty(), "{failed} of {kills}, VMSTATE_SEED={seed}:\n{}\n", failures.join("\n"));
 }
 
-/// The destination has the lock and has not said so when it is killed: the source tries the lock until the killed process's is gone.
+/// The destination is killed after it took the lock and before it said so: the source tries the lock until the killed process's
+/// lock is gone.
 #[test]
 fn destination_killed_between_lock_and_shut() {
     if !kvm_is_here() {
@@ -114,7 +115,7 @@ fn destination_killed_between_lock_and_shut() {
     );
 }
 
-/// A running guest, a destination, and the directory of their files.
+/// Starts a guest and a destination; also returns the directory of their files.
 fn place(hold: Option<Mark>, memory: Memory) -> (TempDir, Place) {
     let directory = tempfile::tempdir().unwrap();
     let ground = ground::ground(directory.path(), memory);
@@ -123,7 +124,7 @@ fn place(hold: Option<Mark>, memory: Memory) -> (TempDir, Place) {
     (directory, placed.unwrap_or_else(|why| panic!("the processes do not start: {why}")))
 }
 
-/// Half of the moments are around the commit.
+/// Chooses a victim and a moment, half of them around the commit.
 fn choose(random: &mut Random) -> (Victim, Moment) {
     let victim = if random.below(2) == 0 { Victim::Source } else { Victim::Destination };
     let span = |random: &mut Random, most: Duration| Duration::from_nanos(random.below(most.as_nanos() as u64));
@@ -140,7 +141,7 @@ fn choose(random: &mut Random) -> (Victim, Moment) {
     (victim, moment)
 }
 
-/// Migrates, kills, and finds out what became of the guest; and the last that the wire has seen.
+/// Migrates, kills, and finds out what became of the guest; also returns the last mark on the wire.
 fn one(place: &mut Place, victim: Victim, moment: Moment) -> Result<(Outcome, Option<Mark>)> {
     place.migrate()?;
     let deadline = Instant::now() + PATIENCE;
@@ -155,7 +156,7 @@ fn one(place: &mut Place, victim: Victim, moment: Moment) -> Result<(Outcome, Op
                 std::thread::yield_now();
             }
             let at = Instant::now() + delay;
-            // More exact than a sleep.
+            // Busy waiting is more exact than a sleep.
             while Instant::now() < at {
                 std::hint::spin_loop();
             }
@@ -177,7 +178,7 @@ fn one(place: &mut Place, victim: Victim, moment: Moment) -> Result<(Outcome, Op
                         if Instant::now() > deadline {
                             return Err("the destination does not take the lock".into());
                         }
-                        // The destination runs meanwhile, and only then.
+                        // Only now the destination runs.
                         std::thread::sleep(STEP);
                     }
                     kill(process, Signal::SIGKILL).map_err(|errno| format!("kill: {errno}"))
@@ -198,7 +199,7 @@ fn one(place: &mut Place, victim: Victim, moment: Moment) -> Result<(Outcome, Op
     })
 }
 
-/// This thread and those of `process` run on one processor, this one first: then what `process` does is seen step by step.
+/// Pins this thread and those of `process` to one processor, this one with priority: so the steps of `process` can be observed.
 fn share_one_processor(process: u32) -> Result<()> {
     let say = |errno: nix::errno::Errno| format!("a processor cannot be shared: {errno}");
     let mine = sched_getaffinity(Pid::from_raw(0)).map_err(say)?;
@@ -208,17 +209,17 @@ fn share_one_processor(process: u32) -> Result<()> {
     sched_setaffinity(Pid::from_raw(0), &one).map_err(say)?;
     let threads = std::fs::read_dir(format!("/proc/{process}/task")).map_err(|error| error.to_string())?;
     let threads = threads.flatten().filter_map(|thread| thread.file_name().to_str()?.parse().ok());
-    // A thread that has ended since needs no processor.
+    // A thread that has ended since is skipped.
     for thread in threads {
         let _ = sched_setaffinity(Pid::from_raw(thread), &one);
     }
     Ok(())
 }
 
-/// A destination that was told EOF runs the guest; another one never does.
+/// A destination that got EOF runs the guest; any other one never does.
 fn source_killed(place: &mut Place) -> Result<Outcome> {
     place.source.kill();
-    // What the source had sent is still on its way.
+    // Data that the source sent may still be on the way.
     until("the destination decides", || {
         // A process that takes over in place answers once it has the guest's memory.
         let decided = |place: &mut Place| matches!(place.destination.answers(), Ok((state, status, _)) if state != "inmigrate" || status == "setup");
@@ -232,7 +233,7 @@ fn source_killed(place: &mut Place) -> Result<Outcome> {
             Ok(Outcome::RunsAtDestination)
         }
         Some(Some(1)) if !told => Ok(Outcome::DiedWithSource),
-        // Nothing of the source has arrived.
+        // The destination got nothing from the source.
         None if place.destination.vmm.console().is_empty() => Ok(Outcome::DiedWithSource),
         code => {
             Err(format!("lost: EOF was {} sent, and the destination ended: {code:?}", if told { "" } else { "not" }))
@@ -240,8 +241,8 @@ fn source_killed(place: &mut Place) -> Result<Outcome> {
     }
 }
 
-/// A source whose destination did not take over runs the guest, or does so when it is asked. `generation` is the record's
-/// before: the destination moves it on just before the first instruction.
+/// A source whose destination did not take over runs the guest, or does so after a `cont`. `generation` is the record's value
+/// before: the destination increments it just before the first instruction.
 fn destination_killed(place: &mut Place, generation: u64) -> Result<Outcome> {
     place.destination.kill();
     until("the source decides", || {

@@ -1,4 +1,4 @@
-//! What becomes of a guest whatever breaks during a migration: the fault matrix, and kills at random moments.
+//! Faults during a migration: the fault matrix, and kills at random moments.
 //!
 //! Two real processes with the tiny guest on `/dev/kvm`, and between them a proxy that the test controls.
 
@@ -11,7 +11,7 @@ use vmstate_lab::faults::cell::{Cell, Fault, Phase, Row};
 use vmstate_lab::faults::side::Side;
 use vmstate_lab::faults::subject::Memory;
 
-/// Walks one row of a table, all its phases at once where most of the time is waited.
+/// Runs one row of a table, all its phases in parallel where most of the time is waiting.
 fn walk(row: &Row, memory: Memory) {
     if !ground::kvm_is_here() {
         return;
@@ -37,7 +37,7 @@ fn walk(row: &Row, memory: Memory) {
     assert!(failures.is_empty(), "\n{}\n", failures.join("\n"));
 }
 
-/// The row of a fault.
+/// Returns the row of a fault.
 fn row(table: &[Row], fault: Fault) -> &Row {
     table.iter().find(|row| row.fault == fault).expect("a row for each fault")
 }
@@ -59,7 +59,7 @@ macro_rules! rows {
     };
 }
 
-/// Pages go on the main channel.
+/// Pages are sent on the main channel.
 mod alone {
     use vmstate_lab::faults::cell::Fault;
     use vmstate_lab::faults::subject::Memory;
@@ -96,7 +96,7 @@ mod alone {
     }
 }
 
-/// Pages go beside it.
+/// Pages are sent on page channels.
 mod beside {
     use vmstate_lab::faults::cell::Fault;
     use vmstate_lab::faults::channels::{CHANNEL_TABLE, CHANNELS};
@@ -116,7 +116,7 @@ mod beside {
     }
 }
 
-/// None goes: a new process on the same host takes the guest over.
+/// No page is sent: a new process on the same host takes the guest over.
 mod in_place {
     use vmstate_lab::faults::cell::Fault;
     use vmstate_lab::faults::in_place::IN_PLACE_TABLE;

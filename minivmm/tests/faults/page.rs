@@ -1,4 +1,4 @@
-//! `docs/faults.md`, made from the table.
+//! Generates `docs/faults.md` from the table.
 
 use std::fmt::Write;
 use std::path::PathBuf;
@@ -53,7 +53,7 @@ no row, since the phase after them may have begun before a kill takes effect: a 
 `return-path`, and a QEMU killed in phase ready.
 ";
 
-/// The whole page.
+/// Returns the whole page.
 fn page() -> String {
     let mut page = HEAD.to_owned();
     page += "| phase | what it is |\n| --- | --- |\n";

@@ -1,4 +1,4 @@
-//! Clients of the control socket that give commands as fast as they can.
+//! Clients of the control socket that send commands as fast as they can.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -9,11 +9,11 @@ use serde_json::json;
 
 use crate::process::{AT_ONCE, Process, until};
 
-/// Migrations that begin while the test looks.
+/// Number of migrations that the test observes.
 const MIGRATIONS: u32 = 30;
 
-/// Each migration is refused by its destination, or cancelled: one is under way at a time, with its thread, and what one
-/// leaves behind is gone before the next.
+/// Each migration is refused by its destination, or cancelled: there is one at a time, with its thread, and everything of it is
+/// gone before the next.
 #[test]
 fn floods_of_migrate_and_cancel_keep_nobody_waiting_and_leave_nothing_behind() {
     let Some(mut process) = Process::start(&[], &["--serial", "none", "--append", "10 0"]) else { return };
@@ -39,7 +39,7 @@ fn floods_of_migrate_and_cancel_keep_nobody_waiting_and_leave_nothing_behind() {
             most = most.max(process.threads("migration").len());
             (answers.lock().unwrap().get("migrate: carried out") >= Some(&MIGRATIONS)).then_some(())
         });
-        // Some that have told their end may not have ended, on a busy host.
+        // On a busy host, threads of ended migrations may still be there.
         assert!(most < MIGRATIONS as usize / 2, "{most} threads of migrations");
         for command in ["stop", "query-status", "cont"] {
             let (answer, took) = user.ask(command);

@@ -1,4 +1,4 @@
-//! A guest that prints, while nobody reads its console.
+//! A guest that prints while its console is not read.
 
 use std::collections::BTreeSet;
 
@@ -40,7 +40,7 @@ fn a_console_in_a_file_keeps_to_the_size_that_the_user_gave_it() {
     });
 }
 
-/// Each reset makes a new vCPU thread, and no other output thread than the one that waits for the reader.
+/// Each reset makes a new vCPU thread, and no output thread besides the one that waits for the reader.
 #[test]
 fn resets_leave_no_thread_behind_while_nobody_reads_the_console() {
     let Some(process) = Process::start(&PRINTS_AND_RESETS, &["--serial", "stdio"]) else { return };

@@ -1,5 +1,5 @@
-//! Guests that ask for a reset or power-off as fast as they can. What the user asks for is done all the same, within the
-//! second that docs/threat-model.md promises.
+//! Guests that reset or power off as fast as they can. Users' requests are still carried out within the second that
+//! docs/threat-model.md promises.
 
 use nix::sys::signal::Signal;
 
@@ -9,12 +9,12 @@ use crate::process::{AT_ONCE, PATIENCE, Process};
 const SLEEP_CONTROL: u32 = 0xfea0_0200;
 const RESET: u32 = 0xfea0_0202;
 
-/// What a vCPU writes without end.
+/// Register that a vCPU writes without end, and the value.
 type Flood = (u32, u8);
 const RESETS: Flood = (RESET, 0x42);
 const POWER_OFFS: Flood = (SLEEP_CONTROL, 0x34);
 
-/// The same in 32-bit and in 64-bit mode.
+/// Code of the flood, the same in 32-bit and 64-bit mode.
 fn flood((register, value): Flood) -> Vec<u8> {
     let mut code = vec![0xbb]; // mov $register, %ebx
     code.extend(register.to_le_bytes());
@@ -22,7 +22,7 @@ fn flood((register, value): Flood) -> Vec<u8> {
     code
 }
 
-/// The first vCPU starts the others, gives them time to begin, and floods as they do.
+/// The first vCPU starts the others, gives them time to begin, and then floods like them.
 fn flood_from_all(first: Flood, others: Flood) -> Vec<u8> {
     let others = application_processor(others);
     let first = flood(first);
@@ -44,7 +44,7 @@ fn flood_from_all(first: Flood, others: Flood) -> Vec<u8> {
     code
 }
 
-/// From real mode at 0x8000 to 32-bit mode, and on with the flood.
+/// Code from real mode at 0x8000 to 32-bit mode and into the flood.
 fn application_processor(flood: Flood) -> Vec<u8> {
     const TABLE: [u64; 3] = [0, 0x00cf_9b00_0000_ffff, 0x00cf_9300_0000_ffff];
     let mut code = vec![
@@ -62,7 +62,7 @@ fn application_processor(flood: Flood) -> Vec<u8> {
     code
 }
 
-/// Each with a name, and with how many vCPUs it runs.
+/// Floods of resets: name, number of vCPUs, code.
 fn reset_floods() -> [(&'static str, &'static str, Vec<u8>); 2] {
     [("one vCPU", "1", flood(RESETS)), ("four vCPUs", "4", flood_from_all(RESETS, RESETS))]
 }
@@ -92,7 +92,7 @@ fn sigterm_ends_a_guest_that_resets_itself_without_end() {
     }
 }
 
-/// The reset goes along: the migration is not held up, and what arrives is a machine that is about to boot.
+/// A migration continues through resets: a machine that is about to boot arrives.
 #[test]
 fn a_guest_that_resets_itself_without_end_is_migrated() {
     for (name, cpus, code) in reset_floods() {

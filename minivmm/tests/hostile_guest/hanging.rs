@@ -1,4 +1,4 @@
-//! A host that does not answer: a disk, as a network file system whose server is gone; a processor that is busy with others.
+//! A host that does not answer: a disk like a network file system whose server is gone, or a busy processor.
 
 use std::fs;
 use std::process::Command;
@@ -12,10 +12,10 @@ use serde_json::json;
 use crate::held::Held;
 use crate::process::{Process, until};
 
-/// Less than the 10 s that a stop waits for a disk.
+/// Limit below the 10 s that a stop waits for a disk.
 const AT_ONCE: Duration = Duration::from_secs(9);
 
-/// The tiny guest rewrites a sector of its disk in each pass.
+/// The tiny guest, which rewrites a sector of its disk in each pass.
 struct Guest {
     process: Process,
     _disk: tempfile::NamedTempFile,
@@ -31,7 +31,7 @@ impl Guest {
         Some(Self { process, _disk: disk })
     }
 
-    /// Its disk's thread, in a call that is not answered.
+    /// Holds the disk's thread in a system call that does not return.
     fn hang(&self) -> Option<Held> {
         let thread = until("a thread of the disk", || self.process.threads("virtio-blk").first().copied());
         Held::at(Pid::from_raw(thread as i32), &[libc::SYS_pread64, libc::SYS_pwrite64])
@@ -63,7 +63,7 @@ fn quit_and_sigterm_end_the_process_while_its_disk_does_not_answer() {
     }
 }
 
-/// As soon as the disk answers again, the stop is what it always is.
+/// As soon as the disk answers again, a stop works as usual.
 #[test]
 fn a_stop_is_refused_while_a_disk_does_not_answer_and_the_guest_goes_on() {
     let Some(guest) = Guest::start() else { return };
@@ -79,7 +79,7 @@ fn a_stop_is_refused_while_a_disk_does_not_answer_and_the_guest_goes_on() {
     assert_eq!(user.ask("query-status").0["return"]["status"], "paused");
 }
 
-/// A machine whose guest cannot go on says that it stands only once all of it does.
+/// A machine with a failed vCPU publishes that it is stopped only once all its vCPUs are.
 #[test]
 fn a_machine_with_a_failed_vcpu_stands_once_its_other_vcpus_do() {
     const FAILS_ONCE_THE_POWER_BUTTON_IS_PRESSED: [u8; 18] = [
@@ -108,8 +108,8 @@ fn a_machine_with_a_failed_vcpu_stands_once_its_other_vcpus_do() {
     until("machine that stands", || (user.ask("query-status").0["return"]["status"] == "internal-error").then_some(()));
 }
 
-/// What a busy host does to a guest's pause is no reason to refuse its migration: what its state has that the release lacks is
-/// looked for as soon as it can be.
+/// A busy host that delays the guest's pause must not refuse its migration: state that the release lacks is looked for as soon
+/// as possible.
 #[test]
 fn a_migration_to_a_release_begins_while_the_guest_cannot_be_paused() {
     let Some(guest) = Guest::start() else { return };
@@ -120,10 +120,10 @@ fn a_migration_to_a_release_begins_while_the_guest_cannot_be_paused() {
     assert!(user.ask_with("dump-schema", &json!({"file": schema})).0.get("return").is_some());
     let destination =
         Process::awaiting(&address, &[], &["--serial", "none", "--disk", guest._disk.path().to_str().unwrap()]);
-    // It listens before it can be asked.
+    // The destination listens for a source before it serves clients.
     let mut there = destination.user();
     user.pause_without_end();
-    // The first round is not over while the vCPU stands.
+    // The first round is not over while the vCPU is held.
     user.ask_with("migrate-set-parameters", &json!({"max-bandwidth": 8192}));
     let vcpu = until("a vCPU", || guest.process.threads("vcpu0").first().copied());
     let Some(busy) = Held::anywhere(Pid::from_raw(vcpu as i32)) else { return };
@@ -136,7 +136,7 @@ fn a_migration_to_a_release_begins_while_the_guest_cannot_be_paused() {
     there.await_migration("completed");
 }
 
-/// What a device has is looked at before the first page, and nobody waits for it longer than for an answer.
+/// Device state is checked before the first page, and a cancel does not wait for it.
 #[test]
 fn a_migration_is_cancelled_at_once_while_a_disk_does_not_answer() {
     let Some(guest) = Guest::start() else { return };
@@ -151,7 +151,7 @@ fn a_migration_is_cancelled_at_once_while_a_disk_does_not_answer() {
     let Some(_hanging) = guest.hang() else { return };
     let (answer, took) = user.ask_with("migrate", &json!({"uri": address, "target-schema": schema}));
     assert!(answer.get("return").is_some() && took < AT_ONCE, "{answer} after {took:?}");
-    // Long enough to be in the middle of it.
+    // Long enough to be in the middle of the check.
     std::thread::sleep(Duration::from_secs(2));
     let asked = Instant::now();
     user.tell("migrate_cancel");
@@ -163,7 +163,7 @@ fn a_migration_is_cancelled_at_once_while_a_disk_does_not_answer() {
     });
 }
 
-/// The machine is not made yet: what it is made of may be slow to open, and the user may not want to wait.
+/// A signal ends the process while the machine is not made yet, whose files may be slow to open.
 #[test]
 fn a_signal_ends_the_process_before_there_is_a_machine() {
     const BUILDS: &[(&str, &[libc::c_long])] = &[
@@ -177,7 +177,7 @@ fn a_signal_ends_the_process_before_there_is_a_machine() {
     }
     for (what, calls) in BUILDS {
         for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
-            // Stands before its first instruction.
+            // Held before its first instruction.
             let mut shell = Command::new("sh");
             shell.args(["-c", r#"kill -STOP $$; exec "$0" run "$@""#, env!("CARGO_BIN_EXE_minivmm")]);
             let process = Process::spawn_by(shell, &[], &["--serial", "none"]);
@@ -188,7 +188,7 @@ fn a_signal_ends_the_process_before_there_is_a_machine() {
             });
             let Some(held) = Held::anywhere(main) else { return };
             kill(main, Signal::SIGCONT).unwrap();
-            // Its second thread takes signals; the first one tries the sandbox on.
+            // The second thread takes signals; the first one tries the sandbox.
             for _ in 0..2 {
                 held.go_to(&[libc::SYS_clone, libc::SYS_clone3]);
             }

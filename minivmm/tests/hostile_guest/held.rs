@@ -1,5 +1,5 @@
-//! A thread of another process that gets no further: what a call to a disk that does not answer, or a host without time for
-//! it, makes of a thread. The test is its tracer (ptrace(2)).
+//! A thread of another process that is held, as by a disk that does not answer or by a host without processor time. The test
+//! traces it (ptrace(2)).
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -11,11 +11,11 @@ use nix::unistd::Pid;
 
 use crate::process::PATIENCE;
 
-/// The thread goes on when this is dropped. All calls are for the test's thread that has made it.
+/// A held thread, which continues when this is dropped. Only the test's thread that made it may use it.
 pub(crate) struct Held(Pid);
 
 impl Held {
-    /// Stops the thread wherever it is. `None` after saying that the test is skipped.
+    /// Stops the thread wherever it is. Prints that the test is skipped and returns `None` if ptrace is not allowed.
     pub(crate) fn anywhere(thread: Pid) -> Option<Self> {
         match ptrace::seize(thread, Options::PTRACE_O_TRACESYSGOOD | Options::PTRACE_O_EXITKILL) {
             Ok(()) => {}
@@ -31,14 +31,14 @@ impl Held {
         Some(held)
     }
 
-    /// Stops the thread where it begins one of these system calls.
+    /// Stops the thread at the beginning of one of these system calls.
     pub(crate) fn at(thread: Pid, calls: &[libc::c_long]) -> Option<Self> {
         let held = Self::anywhere(thread)?;
         held.go_to(calls);
         Some(held)
     }
 
-    /// Lets it go on to where it begins one of these system calls.
+    /// Lets the thread continue to the beginning of one of these system calls.
     pub(crate) fn go_to(&self, calls: &[libc::c_long]) {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -50,7 +50,7 @@ impl Held {
         }
     }
 
-    /// Lets it go on to the next call that it begins or has done.
+    /// Lets the thread continue to the next beginning or end of a system call.
     pub(crate) fn go_on_to_a_call(&self) {
         ptrace::syscall(self.0, None).unwrap();
         self.await_stop();
@@ -58,7 +58,7 @@ impl Held {
 
     fn begins(&self, calls: &[libc::c_long]) -> bool {
         let registers = ptrace::getregs(self.0).unwrap();
-        // What a call returns is ENOSYS until it is carried out (arch/x86/entry/entry_64.S).
+        // The return value is ENOSYS until the call is carried out (arch/x86/entry/entry_64.S).
         registers.rax as i64 == -i64::from(libc::ENOSYS) && calls.contains(&(registers.orig_rax as libc::c_long))
     }
 
@@ -68,7 +68,7 @@ impl Held {
             match waitpid(self.0, Some(WaitPidFlag::__WALL | WaitPidFlag::WNOHANG)).unwrap() {
                 WaitStatus::StillAlive => sleep(Duration::from_millis(1)),
                 WaitStatus::PtraceSyscall(_) => return Stop::Call,
-                // A signal would have to be handed on; those that come here are the sender's own affair.
+                // Signals are not forwarded; those that arrive here do not matter to the test.
                 WaitStatus::Stopped(..) | WaitStatus::PtraceEvent(..) => return Stop::Other,
                 ended => panic!("the thread ended: {ended:?}"),
             }
@@ -76,7 +76,7 @@ impl Held {
         }
     }
 
-    /// Waits for its end, which its process does not have before; the code, if it ended by itself.
+    /// Waits for the thread's end, before which its process cannot end; returns the exit code, if it ended by itself.
     pub(crate) fn await_end(self) -> Option<i32> {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -99,7 +99,7 @@ enum Stop {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        // Its process may have ended.
+        // The process may have ended.
         let _ = ptrace::detach(self.0, None);
     }
 }

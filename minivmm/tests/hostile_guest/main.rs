@@ -1,5 +1,5 @@
-//! What a guest or a client that means harm may cost the process around it, with the built command and bare machine code on a real
-//! `/dev/kvm`. The bounds are those of docs/threat-model.md.
+//! Costs that a hostile guest or client can cause in its process, with the built command and bare machine code on a real
+//! `/dev/kvm`. The limits are those of docs/threat-model.md.
 
 mod commands;
 mod console;

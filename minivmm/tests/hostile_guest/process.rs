@@ -1,4 +1,4 @@
-//! `minivmm run` with a guest of a few instructions, as a process that is looked at from outside.
+//! `minivmm run` with a guest of a few instructions, observed from outside.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -14,21 +14,21 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 use vmstate_lab::tiny;
 
-/// How long the host may need for what is not promised within a time.
+/// Bound for actions without a promised time, on a busy host.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
 
-/// The promise is a second; the rest is for a host that is busy with other things. Whoever came after a guest or a client
-/// that asks without end would wait for ever.
+/// Bound for actions that are promised within a second, with time for a busy host. A request that waits for a guest or a client
+/// that acts without end would take for ever.
 pub(crate) const AT_ONCE: Duration = Duration::from_secs(30);
 
-/// A running `minivmm`, whose output nobody reads; killed when it is dropped.
+/// A running `minivmm` whose output is not read; dropping it kills the process.
 pub(crate) struct Process {
     child: Child,
     directory: tempfile::TempDir,
 }
 
 impl Process {
-    /// Runs `code` at the 64-bit entry point. `None` after saying that the test is skipped.
+    /// Runs `code` at the 64-bit entry point. Prints that the test is skipped and returns `None` without KVM.
     pub(crate) fn start(code: &[u8], flags: &[&str]) -> Option<Self> {
         match minivmm::kvm::open() {
             Ok(_) => Some(Self::spawn(code, flags)),
@@ -39,7 +39,7 @@ impl Process {
         }
     }
 
-    /// Waits for a guest, which boots `code` when it resets itself here.
+    /// Starts a machine that waits for a guest, and that boots `code` if the guest resets here.
     pub(crate) fn awaiting(address: &str, code: &[u8], flags: &[&str]) -> Self {
         Self::spawn(code, &[&["--incoming", address], flags].concat())
     }
@@ -50,7 +50,7 @@ impl Process {
         Self::spawn_by(command, code, flags)
     }
 
-    /// Starts it by `command`, which is given the arguments of `minivmm run`.
+    /// Starts the machine by `command`, which gets the arguments of `minivmm run`.
     pub(crate) fn spawn_by(mut command: Command, code: &[u8], flags: &[&str]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let kernel = directory.path().join("kernel");
@@ -65,7 +65,7 @@ impl Process {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        // The least that Linux gives a pipe: a page.
+        // The smallest pipe of Linux: a page.
         fcntl(child.stdout.as_ref().unwrap(), FcntlArg::F_SETPIPE_SZ(4096)).unwrap();
         Self { child, directory }
     }
@@ -74,7 +74,7 @@ impl Process {
         Pid::from_raw(self.child.id() as i32)
     }
 
-    /// Ids of its threads that are called `name`, in no order.
+    /// Ids of the threads called `name`, in no order.
     pub(crate) fn threads(&self, name: &str) -> Vec<u32> {
         let tasks = PathBuf::from(format!("/proc/{}/task", self.child.id()));
         let called = |task: &Path| fs::read_to_string(task.join("comm")).is_ok_and(|comm| comm.trim_end() == name);
@@ -83,7 +83,7 @@ impl Process {
         names.collect()
     }
 
-    /// Waits until so many machines have been made: each has a first vCPU with a thread of its own.
+    /// Waits until `count` machines were made: each has a first vCPU with a thread of its own.
     pub(crate) fn await_machines(&self, count: usize) {
         let mut vcpus = BTreeSet::new();
         until("machines", || {
@@ -92,12 +92,12 @@ impl Process {
         });
     }
 
-    /// An address at which nobody listens.
+    /// An address at which no process listens.
     pub(crate) fn door(&self) -> String {
         format!("unix:{}/door", self.directory.path().display())
     }
 
-    /// Connects to its control socket.
+    /// Connects to the process's control socket.
     pub(crate) fn user(&self) -> User {
         let path = self.directory.path().join("qmp");
         let stream = until("control socket", || UnixStream::connect(&path).ok());
@@ -112,7 +112,7 @@ impl Process {
         kill(self.id(), signal).unwrap();
     }
 
-    /// Its exit code; `None` if it goes on, or was killed.
+    /// Exit code; `None` if the process still runs, or was killed.
     pub(crate) fn end_within(&mut self, limit: Duration) -> Option<i32> {
         let deadline = Instant::now() + limit;
         while Instant::now() < deadline {
@@ -136,12 +136,12 @@ impl Drop for Process {
 pub(crate) struct User(BufReader<UnixStream>);
 
 impl User {
-    /// Sends a command whose answer nobody reads.
+    /// Sends a command whose answer is not read.
     pub(crate) fn tell(&mut self, command: &str) {
         self.0.get_mut().write_all(json!({"execute": command}).to_string().as_bytes()).unwrap();
     }
 
-    /// The answer to a command, and how long it took.
+    /// Returns the answer to a command, and the time that it took.
     pub(crate) fn ask(&mut self, command: &str) -> (Value, Duration) {
         self.ask_with(command, &json!({}))
     }
@@ -158,7 +158,7 @@ impl User {
         }
     }
 
-    /// A busy host ends no migration: how long the guest may stand is no matter of these tests.
+    /// Sets a downtime limit that even a busy host keeps, since these tests do not measure the downtime.
     pub(crate) fn pause_without_end(&mut self) {
         let limit = PATIENCE.as_millis() as u64;
         let limits = json!({"pause-budget": limit, "downtime-limit": limit});
@@ -182,7 +182,7 @@ impl User {
     }
 }
 
-/// Looks until there is what is looked for.
+/// Polls until `look` returns a value.
 pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {

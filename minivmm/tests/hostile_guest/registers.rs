@@ -1,4 +1,4 @@
-//! Guests that write one register as fast as they can. It costs them an exit each; nothing is queued, and nobody waits for it.
+//! Guests that write one register as fast as they can. Each write is an exit; nothing is queued, and requests are not delayed.
 
 use std::fs;
 
@@ -11,7 +11,7 @@ const STATUS: u32 = 0xfeb0_0e70;
 /// `writeback` of the disk's configuration (§5.2.4).
 const WRITEBACK: u32 = 0xfeb0_0f20;
 
-/// Writes `value` into a register in memory without end.
+/// Code that writes `value` to a memory-mapped register without end.
 fn writes(register: u32, value: u32) -> Vec<u8> {
     let mut code = vec![0xbb]; // mov $register, %ebx
     code.extend(register.to_le_bytes());
@@ -21,7 +21,7 @@ fn writes(register: u32, value: u32) -> Vec<u8> {
     code
 }
 
-/// The serial port's interrupt comes and goes: IER is 0 and 2 in turns.
+/// Raises and lowers the serial port's interrupt: IER alternates between 0 and 2.
 const RAISES: [u8; 11] = [
     0x66, 0xba, 0xf9, 0x03, 0xb0, 0x02, // mov $0x3f9, %dx; mov $2, %al
     0xee, 0x34, 0x02, 0xeb, 0xfb, // again: out %al, %dx; xor $2, %al; jmp again
@@ -62,12 +62,12 @@ fn registers_written_without_end_keep_nobody_waiting_and_hold_nothing() {
     }
 }
 
-/// What the process has.
+/// Resources of the process.
 #[derive(Debug)]
 struct Holding {
     threads: usize,
     files: usize,
-    /// Memory, guest RAM that was touched included.
+    /// Memory, including touched guest RAM.
     kib: u64,
 }
 

@@ -1,15 +1,15 @@
-//! Damage to a section: a few values in it are others, as a peer would choose them.
+//! Damages a section: changes a few values in it, as a hostile peer would.
 
 use std::ops::Range;
 
 use vmstate_lab::random::Random;
 
-/// Values at which checks and sums go wrong, by their low bytes.
+/// Values that break checks and sums; their low bytes are used.
 const EXTREMES: [u64; 8] = [0, 1, u64::MAX, u64::MAX - 1, 1 << 63, i64::MAX as u64, 0x8080_8080_8080_8080, 0x1000];
 /// Most values that are changed in one stream.
 const CHANGES_MAX: u64 = 2;
 
-/// `stream` with one to [`CHANGES_MAX`] values changed in `body`, and what was changed.
+/// Changes one to [`CHANGES_MAX`] values in `body` of `stream`; returns the new stream and the changes.
 pub(crate) fn damaged(stream: &[u8], body: Range<usize>, random: &mut Random) -> (Vec<u8>, String) {
     let mut bytes = stream.to_vec();
     let mut changed = Vec::new();

@@ -1,10 +1,10 @@
-//! A peer that makes up device state: some hundred damaged copies of a real migration's stream, each loaded by a process of
-//! the real command on `/dev/kvm`, where the guest then runs for a moment on the registers, interrupts, clocks and rings that
-//! the peer chose.
+//! A hostile peer that sends made-up device state: some hundred damaged copies of a real migration stream, each loaded by a
+//! process of the built command on `/dev/kvm`, where the guest then runs for a moment with these registers, interrupts, clocks
+//! and rings.
 //!
-//! Whatever it chose, the process refuses it with a sentence, ends in order, or answers and can be stopped and ended. The
-//! oracle is what the kernel tells of the process, and its answers. `VMSTATE_STREAMS` says how many, `VMSTATE_SEED` which
-//! damage; a failure names the one that repeats it.
+//! For each stream, the process refuses it with a message, ends in order, or answers and can be stopped and ended. The oracle
+//! is the kernel's information about the process, and its answers. `VMSTATE_STREAMS` is the number of streams, `VMSTATE_SEED`
+//! selects the damage; a failure prints the seed that repeats it.
 
 mod damage;
 mod stream;
@@ -29,28 +29,28 @@ use stream::{Recorded, config};
 
 type Result<T> = std::result::Result<T, String>;
 
-/// In an ordinary run of the tests.
+/// Number of streams in an ordinary run.
 const STREAMS: u64 = 300;
 const SEED: u64 = 0x9e1;
 
-/// A load takes some milliseconds on an idle host.
+/// Bound of a load, which takes some milliseconds on an idle host.
 const LOAD: Duration = Duration::from_secs(60);
-/// The guest runs so long: some ten of its passes. On a busy host, for as long as an undamaged one needs for as many.
+/// Time for which the guest runs, some ten of its passes; on a busy host, the time that an undamaged one needs for as many.
 const MOMENT: Duration = Duration::from_millis(40);
 const PASSES: usize = 10;
-/// For an answer or an end; many times what a busy host needs.
+/// Bound of an answer or an end; many times what a busy host needs.
 const PROMPT: Duration = Duration::from_secs(60);
-/// A process with 16 MiB of guest RAM, at its most. One that loads an undamaged stream has had 15 MiB.
+/// Largest memory of a process with 16 MiB of guest RAM. With an undamaged stream it is 15 MiB.
 const RESIDENT_MAX_MIB: u64 = 64;
 
-/// What a process did with a stream.
+/// Result of a stream in a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Outcome {
-    /// It did not load it, and ended.
+    /// The process did not load the stream, and ended.
     Refused,
-    /// It loaded it; the guest ran until it was stopped, or stands.
+    /// The process loaded the stream; the guest ran until it was stopped, or stays stopped.
     Ran,
-    /// It loaded it, and the guest made the machine end: powered off, or did what KVM cannot do.
+    /// The process loaded the stream, and the guest ended the machine: it powered off, or did something that KVM cannot do.
     EndedItself,
 }
 
@@ -98,12 +98,12 @@ fn device_state_that_a_peer_makes_up_costs_only_its_guest() {
     let count = |outcome| outcomes.iter().filter(|((_, one), _)| *one == outcome).map(|(_, count)| count).sum::<u64>();
     let (refused, ran) = (count(Outcome::Refused), count(Outcome::Ran));
     println!("{streams} streams: {refused} refused, {ran} ran, in {went_on} the guest went on counting");
-    // Else the streams prove little. A repeated single one proves itself.
+    // Otherwise the streams prove little. A single stream that is repeated proves enough.
     assert!(streams < STREAMS || (refused >= streams / 10 && ran >= streams / 4 && went_on >= streams / 10));
 }
 
-/// Has a process load `bytes` and run the guest for as long as `run` takes; what came of it, and how many passes the guest
-/// counted.
+/// Makes a process load `bytes` and run the guest for the duration of `run`; returns the result and the guest's number of
+/// passes.
 fn play(recorded: &Recorded, bytes: &[u8], run: impl FnOnce(&Vmm)) -> Result<(Outcome, usize)> {
     let directory = tempfile::tempdir().map_err(|error| error.to_string())?;
     let door = directory.path().join("door");
@@ -113,7 +113,7 @@ fn play(recorded: &Recorded, bytes: &[u8], run: impl FnOnce(&Vmm)) -> Result<(Ou
     let mut vmm = Vmm::spawn(None, &program, &config).map_err(|error| error.to_string())?;
     let sent = send(&door, bytes)?;
     let outcome = follow(&mut vmm, &sent, run);
-    // It reads until the process has closed the connection, which has ended by now or is ended.
+    // The sender reads until the process has closed the connection, which has ended by now or is killed here.
     vmm.process().kill();
     let _ = sent.join();
     vmm.wait_end(Instant::now() + PROMPT).map_err(|error| error.to_string())?;
@@ -126,7 +126,7 @@ fn play(recorded: &Recorded, bytes: &[u8], run: impl FnOnce(&Vmm)) -> Result<(Ou
     }
 }
 
-/// Plays the source, which hears every answer and believes none.
+/// Plays the source, which reads every answer and ignores it.
 fn send(door: &Path, bytes: &[u8]) -> Result<JoinHandle<()>> {
     let failed = |error: std::io::Error| format!("{}: {error}", door.display());
     let mut wire = UnixStream::connect(door).map_err(failed)?;
@@ -134,7 +134,7 @@ fn send(door: &Path, bytes: &[u8]) -> Result<JoinHandle<()>> {
     let bytes = bytes.to_vec();
     Ok(std::thread::spawn(move || {
         let hearing = std::thread::spawn(move || answers.read_to_end(&mut Vec::new()));
-        // A process that has refused the stream takes no more of it.
+        // A process that has refused the stream reads no more of it.
         let _ = wire.write_all(&bytes).and_then(|()| wire.shutdown(Shutdown::Write));
         let _ = hearing.join();
     }))
@@ -149,9 +149,9 @@ fn follow(vmm: &mut Vmm, sent: &JoinHandle<()>, run: impl FnOnce(&Vmm)) -> Resul
         let hung_up = sent.is_finished();
         match vmm.status() {
             Ok(state) if state != "inmigrate" => break state,
-            // Turned away before the first page, and another source is waited for.
+            // The source was turned away before the first page, and the process waits for another one.
             Ok(_) if hung_up => {
-                // It may have ended just now.
+                // The process may have ended just now.
                 let _ = answers(vmm, "quit");
                 let status = vmm.process().wait(Instant::now() + PROMPT).map_err(|error| error.to_string())?;
                 return in_order(status).map(|()| Outcome::Refused);
@@ -160,7 +160,7 @@ fn follow(vmm: &mut Vmm, sent: &JoinHandle<()>, run: impl FnOnce(&Vmm)) -> Resul
             _ => std::thread::sleep(Duration::from_millis(2)),
         }
     };
-    // It was stopped when it was sent. A machine that does not go on says so, and that is an answer, too.
+    // The guest was stopped when it was sent. A machine that cannot resume says so, which is an answer, too.
     let answered = (|| {
         answers(vmm, "cont")?;
         run(vmm);
@@ -174,12 +174,12 @@ fn follow(vmm: &mut Vmm, sent: &JoinHandle<()>, run: impl FnOnce(&Vmm)) -> Resul
         Some(mib) if mib > RESIDENT_MAX_MIB => {
             Err(format!("{loaded}: {mib} MiB were resident, at most {RESIDENT_MAX_MIB} are allowed"))
         }
-        // A process that has ended has no memory any more.
+        // A process that has ended has no memory.
         _ => Ok(if quit.is_ok() { Outcome::Ran } else { Outcome::EndedItself }),
     }
 }
 
-/// Any answer will do, also a refusal.
+/// Accepts any answer, also a refusal.
 fn answers(vmm: &mut Vmm, command: &str) -> Result<()> {
     match vmm.qmp.execute(command, Value::Null) {
         Err(error) if error.to_string().contains("connection is lost") => Err(format!("{command}: {error}")),
@@ -187,7 +187,7 @@ fn answers(vmm: &mut Vmm, command: &str) -> Result<()> {
     }
 }
 
-/// Not by a signal, and by an exit code of the command's own: a panic has another.
+/// Accepts an exit code of the command's own; a signal or a panic's code is an error.
 fn in_order(status: ExitStatus) -> Result<()> {
     match status.code() {
         Some(0..=2) => Ok(()),
@@ -195,7 +195,7 @@ fn in_order(status: ExitStatus) -> Result<()> {
     }
 }
 
-/// The most that the process ever had in memory (`VmHWM` of proc_pid_status(5), in KiB).
+/// Peak memory of the process (`VmHWM` of proc_pid_status(5), in KiB).
 fn resident_mib(process: u32) -> Option<u64> {
     let text = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;

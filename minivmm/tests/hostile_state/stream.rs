@@ -1,4 +1,4 @@
-//! What one minivmm really sends to another: the stream that is damaged, and where its sections are.
+//! A real stream between two minivmms, for the test to damage, and the places of its sections.
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -18,7 +18,7 @@ use crate::Result;
 /// Pages that the guest rewrites in each pass.
 const PAGES: u64 = 64;
 const PATIENCE: Duration = Duration::from_secs(60);
-/// It says whose disk it is: without it a stream is as one of QEMU's, and may be played again.
+/// Section that says whose disk it is: without it a stream is like a QEMU's, and can be loaded again.
 const OWNERSHIP: &str = "minivmm/ownership";
 /// Bytes of a section's footer.
 const FOOTER: usize = 5;
@@ -27,11 +27,11 @@ const FOOTER: usize = 5;
 #[derive(Debug)]
 pub(crate) struct Section {
     pub(crate) name: String,
-    /// Its state, without header and footer.
+    /// Its content, without header and footer.
     pub(crate) body: Range<usize>,
 }
 
-/// A guest that was stopped at work: its stream, and its disk as it was then.
+/// A guest that was stopped while it worked: its stream, and its disk at that time.
 #[derive(Debug)]
 pub(crate) struct Recorded {
     pub(crate) bytes: Vec<u8>,
@@ -40,7 +40,7 @@ pub(crate) struct Recorded {
 }
 
 impl Recorded {
-    /// Migrates a guest, and keeps what its source sent.
+    /// Migrates a guest, and records what its source sent.
     pub(crate) fn make() -> Result<Self> {
         let directory = tempfile::tempdir().map_err(text)?;
         let (sent, image) = migrate(directory.path())?;
@@ -50,7 +50,7 @@ impl Recorded {
     }
 }
 
-/// The machine with this disk; both sides have the same.
+/// Makes the configuration with this disk; both sides have the same.
 pub(crate) fn config(directory: &Path, image: &[u8]) -> Result<Config> {
     let at = |name: &str| directory.join(name);
     fs::write(at("kernel"), tiny::bzimage()).map_err(text)?;
@@ -70,7 +70,7 @@ pub(crate) fn config(directory: &Path, image: &[u8]) -> Result<Config> {
     })
 }
 
-/// All that the source sent, and the disk.
+/// Migrates a guest; returns everything that the source sent, and the disk.
 fn migrate(directory: &Path) -> Result<(Vec<u8>, Vec<u8>)> {
     let program = Program::Minivmm(env!("CARGO_BIN_EXE_minivmm").into());
     let mut config = config(directory, &[0; 64 << 10])?;
@@ -83,7 +83,7 @@ fn migrate(directory: &Path) -> Result<(Vec<u8>, Vec<u8>)> {
         std::thread::sleep(Duration::from_millis(1));
     }
     source.qmp.execute("stop", serde_json::Value::Null).map_err(text)?;
-    // A busy host is no reason to give up.
+    // A long limit, for a busy host.
     let patient = serde_json::json!({ "downtime-limit": PATIENCE.as_millis() as u64 });
     source.qmp.execute("migrate-set-parameters", patient).map_err(text)?;
     let (door, between) = (directory.join("door"), directory.join("between"));
@@ -102,7 +102,7 @@ fn migrate(directory: &Path) -> Result<(Vec<u8>, Vec<u8>)> {
     Ok((sent, image))
 }
 
-/// Connects one source at `here` with `there`; what the source sent.
+/// Connects one source at `here` with `there`; returns what the source sent.
 fn relay(here: &Path, there: PathBuf) -> Result<JoinHandle<io::Result<Vec<u8>>>> {
     let listener = UnixListener::bind(here).map_err(text)?;
     Ok(std::thread::spawn(move || {
@@ -116,14 +116,14 @@ fn relay(here: &Path, there: PathBuf) -> Result<JoinHandle<io::Result<Vec<u8>>>>
             sent.extend_from_slice(&buffer[..length]);
             destination.write_all(&buffer[..length])?;
         }
-        // Its other end may be closed already.
+        // The destination may have closed its end.
         let _ = destination.shutdown(Shutdown::Write);
         let _ = backward.join();
         Ok(sent)
     }))
 }
 
-/// The sections of devices and of the machine, and where each lies with header and footer.
+/// Finds the sections of devices and of the machine, each with the range of header, content and footer.
 fn sections(stream: &[u8]) -> Result<Vec<(Section, Range<usize>)>> {
     let dump = Dump::read(stream);
     if let Some(damage) = dump.damage {

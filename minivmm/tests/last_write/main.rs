@@ -1,8 +1,8 @@
-//! minivmm's own guest memory and dirty log: what a destination holds is each page's last write before the pause, by a vCPU of KVM's, by
-//! devices, and while the page was looked at, read or sent; on each kind of channel, with attempts that are cancelled, throttled, and
-//! with a guest that resets its machine meanwhile. The oracle is a copy of memory that only the writers know.
+//! minivmm's guest memory and dirty log: a destination holds each page's last write before the pause, by a vCPU of KVM, by
+//! devices, and while the page was compared, read or sent; on each kind of channel, with cancelled attempts, throttled, and
+//! with a guest that resets its machine meanwhile. The oracle is a copy of memory that the writers maintain.
 //!
-//! `PROPTEST_CASES=N` tries N in place of one for each kind, `PROPTEST_RNG_SEED` others.
+//! `PROPTEST_CASES=N` runs N cases instead of one for each kind, `PROPTEST_RNG_SEED` selects others.
 
 #[path = "../../../vmstate/tests/last_write/bytes.rs"]
 mod bytes;
@@ -20,7 +20,7 @@ use vmstate::migrate::multifd::Compression;
 use cases::Kind;
 use rig::{Pages, Wire};
 
-/// One kind each, for [`PACE`](memory::PACE)'s reason.
+/// One case of each kind, because of [`PACE`](memory::PACE).
 fn each(pages: Pages, kind: Kind) {
     if let Err(error) = minivmm::kvm::open() {
         return vmstate_lab::skip::skip(error);

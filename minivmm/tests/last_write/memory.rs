@@ -1,4 +1,4 @@
-//! The memory of a guest of minivmm's with a copy that only the writers know: a vCPU, which KVM's log sees, and devices, which write as
+//! Memory of a minivmm guest, with a copy that the writers maintain: a vCPU, whose writes KVM logs, and devices, which write as
 //! minivmm's do.
 
 use std::io;
@@ -21,20 +21,21 @@ use crate::bytes::{BYTES, some_bytes};
 use crate::vcpu::{CODE, Vcpu};
 
 const PAGE: usize = PAGE_SIZE as usize;
-/// What the guest writes: pages of its RAM, and of what a QEMU has as its firmware, which are RAM as well.
+/// Memory that the guest writes: pages of its RAM, and RAM in place of a QEMU's firmware.
 pub(crate) const BLOCKS: [(&str, u64); 2] = [(RAM_BLOCK, 1024), ("pc.bios", (SEGMENT.end - SEGMENT.start) / PAGE_SIZE)];
-/// Pages behind so many of a block are touched during a migration first: from here on those of another huge page.
+/// Number of a page from which on pages are first touched during a migration: they belong to another huge page.
 pub(crate) const TOUCHED: u64 = 512;
-/// Between two writes of a vCPU or a device that writes all the time: a copy takes half a millisecond where KVM emulates it.
+/// Interval between two writes of a vCPU or device that writes all the time: a copy takes half a millisecond where KVM emulates
+/// it.
 pub(crate) const PACE: Duration = Duration::from_millis(2);
 
-/// Behind the pages that are written: what the vCPU runs, and the bytes that it copies.
+/// After the written pages: the vCPU's code, and the bytes that it copies.
 const CODE_AT: u64 = BLOCKS[0].1 * PAGE_SIZE;
 const BYTES_AT: u64 = CODE_AT + PAGE_SIZE;
-/// A guest that resets its machine does so within so many writes of its vCPU after a migration began.
+/// Most writes of the vCPU after which a guest resets its machine in a migration.
 const RESET_WITHIN: u64 = 500;
 
-/// Who writes a page.
+/// Writer of a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Writer {
     Vcpu,
@@ -44,16 +45,16 @@ pub(crate) enum Writer {
 pub(crate) struct Memory {
     ram: Ram,
     firmware: Firmware,
-    /// As a migration sees it.
+    /// The memory as a migration sees it.
     machine: MachineRam,
     written: Mutex<Written>,
 }
 
-/// What the writers know, in the order of their writes.
+/// State of the writers, in the order of their writes.
 struct Written {
-    /// All bytes as they were written last.
+    /// Last written value of each byte.
     shadow: Vec<u8>,
-    /// From the first write of a vCPU on.
+    /// Machine and vCPU, from the vCPU's first write on.
     processor: Option<(Arc<KvmVm>, Vcpu)>,
     log: Option<MachineDirtyLog>,
     /// Writes of the vCPU until a reset.
@@ -62,12 +63,12 @@ struct Written {
 }
 
 impl Memory {
-    /// Nobody has touched it. Every other one shows a QEMU the firmware's segment as a block.
+    /// Makes untouched memory. Every other one shows a QEMU the firmware's segment as a block.
     pub(crate) fn new(seed: u64) -> Self {
         let ram = Ram::new(BYTES_AT + BYTES.len() as u64).unwrap();
         let firmware = Firmware::default();
         let machine = match seed {
-            // Waits for a source.
+            // A machine that waits for a source.
             0 => MachineRam::arriving(ram.clone(), firmware.clone()),
             _ => MachineRam::leaving(ram.clone(), &firmware, seed.is_multiple_of(2)),
         };
@@ -77,7 +78,7 @@ impl Memory {
         Self { ram, firmware, machine, written: Mutex::new(written) }
     }
 
-    /// Both logs, for a migration that begins.
+    /// Makes the dirty log of a migration that begins.
     pub(crate) fn log(&self) -> MachineDirtyLog {
         let written = &mut *self.written.lock().unwrap();
         let log = MachineDirtyLog::new(Arc::clone(&self.processor(written).0), self.machine.segment());
@@ -112,14 +113,14 @@ impl Memory {
         })
     }
 
-    /// A machine around the RAM.
+    /// Makes a machine that uses the RAM.
     fn made(&self) -> (Arc<KvmVm>, Vcpu) {
         let vm = KvmVm::new(kvm::open().unwrap(), &self.ram).unwrap();
         let vcpu = Vcpu::new(&vm, CODE_AT);
         (Arc::new(vm), vcpu)
     }
 
-    /// A reset puts another machine in the place of this one, whose vCPU has ended, and the dirty log follows.
+    /// Replaces the machine, whose vCPU has ended, as a reset does; the dirty log follows.
     fn count_towards_reset(&self, written: &mut Written) {
         written.until_reset -= 1;
         if written.until_reset == 0 {
@@ -130,14 +131,14 @@ impl Memory {
         }
     }
 
-    /// Fills most of it with what no guest wrote: a page that is not sent shows it.
+    /// Fills most of the memory with values that no guest wrote, so that a page that is not sent shows.
     pub(crate) fn litter(&self) {
         for page in (0..self.ram.len() / PAGE_SIZE).filter(|page| page % 5 > 0) {
             self.ram.write(page * PAGE_SIZE, &[0xad; PAGE]).unwrap();
         }
     }
 
-    /// Block and number of the first page that is not as its last write at `source` left it.
+    /// Finds block and number of the first page that differs from its last write at `source`.
     pub(crate) fn stale_page(&self, source: &Self) -> Option<(usize, u64)> {
         let written = source.written.lock().unwrap();
         let mut bytes = vec![0; self.ram.len() as usize];
@@ -147,13 +148,13 @@ impl Memory {
     }
 }
 
-/// Memory as the engine reads and fills it. What a source does besides is in [`Guest`](crate::guest::Guest).
+/// Memory for the engine. [`Guest`](crate::guest::Guest) has the rest of a source.
 impl GuestRam for Memory {
     fn blocks(&self) -> &[RamBlock] {
         self.machine.blocks()
     }
 
-    /// There is one such block: what an earlier source had is forgotten, as a waiting machine does.
+    /// There is one such block; a block of an earlier source is forgotten, as in a waiting machine.
     fn adopt(&self, name: &str, len: u64) -> Result<bool> {
         self.firmware.clear();
         self.machine.adopt(name, len)

@@ -1,4 +1,4 @@
-//! A vCPU of KVM's that copies bytes within guest memory as it is told, and nothing else.
+//! A vCPU of KVM that copies bytes within guest memory on request.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
@@ -7,13 +7,13 @@ use kvm_bindings::{kvm_regs, kvm_segment};
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use minivmm::kvm::vm::KvmVm;
 
-/// `rep movsd`, `mov ecx, edx`, `rep movsb`, and to a port that no device has: the copy is done. By four bytes, since some hosts' KVM
-/// carries out a guest's kernel code by emulation, which takes as long for one.
+/// `rep movsd`, `mov ecx, edx`, `rep movsb`, and an access to a port without a device: the copy is done. Four bytes at a time,
+/// since on some hosts KVM emulates a guest's kernel code, which takes as long for one byte.
 pub(crate) const CODE: [u8; 8] = [0xf3, 0xa5, 0x89, 0xd1, 0xf3, 0xa4, 0xe6, PORT as u8];
 const PORT: u16 = 0x80;
-/// The flag that is always set.
+/// The bit that is always set.
 const RFLAGS: u64 = 1 << 1;
-/// Protected mode, without paging: no page table that the processor would write to.
+/// Protected mode, without paging: the processor then writes to no page table.
 const PROTECTED: u64 = 1;
 
 /// Bytes at guest addresses.
@@ -23,7 +23,7 @@ struct Copy {
     len: u64,
 }
 
-/// KVM wants all runs on one thread: to change it takes milliseconds.
+/// A vCPU with its thread: KVM requires all runs on one thread, since changing it takes milliseconds.
 pub(crate) struct Vcpu {
     copies: Option<Sender<Copy>>,
     done: Receiver<()>,
@@ -60,7 +60,7 @@ impl Vcpu {
         Self { copies: Some(copies), done, thread: Some(thread) }
     }
 
-    /// Copies; the guest has done it when this returns.
+    /// Copies; returns when the guest has done it.
     pub(crate) fn copy(&self, from: u64, to: u64, len: u64) {
         self.copies.as_ref().unwrap().send(Copy { from, to, len }).unwrap();
         self.done.recv().expect("the vCPU's thread runs");

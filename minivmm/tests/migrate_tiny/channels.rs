@@ -1,4 +1,4 @@
-//! Migrations over page channels, raw and compressed, also after one that was cancelled.
+//! Migrations with page channels, uncompressed and compressed, also after a cancelled one.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ fn a_guest_goes_over_any_number_of_channels() {
     for (address, channels, compression) in
         [(door(dir.path(), "one"), 1, "none"), (free_port(), 4, "zstd"), (door(dir.path(), "many"), 9, "none")]
     {
-        // Told nothing.
+        // A destination without parameters.
         let there = Machine::start(dir.path(), Some(&address));
         choose(&here, channels, compression);
         assert_eq!(here.migrate(&address), MigrationStatus::Completed, "{:?}", here.handle.migration());

@@ -1,5 +1,5 @@
-//! A guest and its generation id: the same wherever that guest goes on, another one in each guest that begins from a file. The guest itself
-//! says what it finds in its memory and what its event device tells.
+//! The generation id of a guest: unchanged wherever one guest continues, and new in each guest that begins from a file. The
+//! guest itself prints the id in its memory and the events of its event device.
 
 use std::fs;
 use std::path::Path;
@@ -22,7 +22,7 @@ fn start(dir: &Path, incoming: Option<&Address>, shares_memory: bool) -> Machine
     })
 }
 
-/// The id that the guest finds now.
+/// Asks the guest for its id.
 fn asked(machine: &Machine) -> String {
     machine.await_state(RunState::Running);
     let before = ids(&machine.printed()).len();
@@ -30,14 +30,14 @@ fn asked(machine: &Machine) -> String {
     await_id(machine, before)
 }
 
-/// The id that the guest finds when it has printed more than `before`.
+/// Returns the id once the guest has printed more than `before` ids.
 fn await_id(machine: &Machine, before: usize) -> String {
     let printed = || ids(&machine.printed());
     until(|| printed().len() > before, || format!("{:?} {:?}", machine.handle.run_state(), machine.handle.migration()));
     printed().pop().unwrap()
 }
 
-/// The id of a guest that comes from elsewhere, which has nothing to print but a change.
+/// Returns the id of an arrived guest, which prints only a change.
 fn changed(machine: &Machine) -> String {
     let id = await_id(machine, 0);
     until(|| !events(&machine.printed()).is_empty(), || "no event was told".into());
@@ -69,7 +69,7 @@ fn each_clone_has_an_id_of_its_own_and_is_told() {
     assert_eq!(asked(&clones[0]), one);
     assert_eq!((asked(&source), events(&source.printed()).len()), (first, 0));
 
-    // From a clone's file, too.
+    // A clone's file can be cloned, too.
     let [clone, rest] = clones;
     rest.quit();
     let again = snapshot(&clone, dir.path(), "again", Terms { keeps_running: true, ..Terms::default() });
@@ -103,7 +103,7 @@ fn a_guest_that_moves_keeps_its_id() {
     }
 }
 
-/// Whoever only sends bytes may send them to others, too.
+/// A source that only sends bytes may send them to several destinations.
 #[test]
 fn a_guest_out_of_a_pipe_may_be_a_clone() {
     let Some(dir) = lab() else { return };
@@ -112,7 +112,7 @@ fn a_guest_out_of_a_pipe_may_be_a_clone() {
     let file = dir.path().join("stream");
     let release = dir.path().join("release");
     source.handle.ask(Request::DumpSchema(release.clone())).unwrap();
-    // A file in another layout: the one that goes through a pipe.
+    // A file in another layout, the one for a pipe.
     let terms = Terms { release: Some(release), ..Terms::default() };
     snapshot(&source, dir.path(), "stream", terms);
     source.quit();

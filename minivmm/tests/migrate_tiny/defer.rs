@@ -1,4 +1,4 @@
-//! A machine that waits for a guest without being told where, is told, and is told again after a guest that came in part.
+//! A machine that waits for a guest without an address, gets one, and gets another one after a guest that arrived only in part.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ fn incoming(dir: &Path, name: &str, exit_on_error: bool) -> Request {
     Request::MigrateIncoming { at: door(dir, name), exit_on_error }
 }
 
-/// The migration is cut in the middle of its pages, so the destination is not as it was; then the same guest comes whole.
+/// The migration breaks in the middle of its pages, so the destination has changed; then the same guest arrives completely.
 #[test]
 fn a_destination_that_failed_waits_again_and_takes_the_guest() {
     let Some((dir, source)) = running() else { return };

@@ -1,4 +1,4 @@
-//! Migrations whose descriptors somebody has passed: over a socket the guest goes alive, into a pipe and out of it at a stand.
+//! Migrations over passed descriptors: live over a socket, and with a stopped guest into a pipe and out of it.
 
 use std::fs::File;
 use std::net::UdpSocket;
@@ -15,7 +15,7 @@ fn passed(descriptor: impl Into<OwnedFd>) -> Address {
     Address::Descriptor { name: "move".into(), passed: Some(Descriptor::from(descriptor.into())) }
 }
 
-/// From `out` to `input`, to a machine that is asked for it; in rounds, in which the guest runs, if somebody answers.
+/// Migrates from `out` to `input`; with `in_rounds`, the guest runs meanwhile, since the destination answers.
 fn moves(out: impl Into<OwnedFd>, input: impl Into<OwnedFd>, in_rounds: bool) {
     let Some(dir) = lab() else { return };
     let source = Machine::start(dir.path(), None);
@@ -27,7 +27,7 @@ fn moves(out: impl Into<OwnedFd>, input: impl Into<OwnedFd>, in_rounds: bool) {
     assert_eq!(source.migrate(&passed(out)), MigrationStatus::Completed, "{:?}", source.handle.migration());
     there.await_passes(2);
     assert_eq!(source.handle.run_state(), RunState::PostMigrate);
-    // Told a moment after it is seen.
+    // The status is published a moment after the end is visible.
     until(|| statuses.lock().unwrap().contains(&"completed"), || format!("{statuses:?}"));
     assert_eq!(statuses.lock().unwrap().contains(&"active"), in_rounds);
     source.quit();

@@ -1,4 +1,4 @@
-//! A guest whose disk no other machine shares moves with its content, or stays where it is with all of it.
+//! A guest whose disk is not shared migrates with the disk's content, or stays with all of it.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -18,16 +18,16 @@ use crate::machine::{Machine, door, lab, until};
 use crate::ownership::generation;
 use crate::proxy::{Proxy, Word};
 
-/// Bytes of the guest's disk, which are no whole granules.
+/// Bytes of the guest's disk, no whole number of granules.
 const BYTES: u64 = (6 << 20) + 0x1200;
-/// Of a piece of data in it.
+/// Bytes of a piece of data on the disk.
 const PIECE: u64 = 0x3_4000;
 
 fn disk(path: &Path, create: Option<u64>) -> Disk {
     Disk { path: path.into(), read_only: false, create, limits: RateLimits::default() }
 }
 
-/// Where there are pieces of data that the guest does not touch. It rewrites the first sector.
+/// Offsets of the pieces of data that the guest does not touch. It rewrites the first sector.
 fn pieces() -> impl Iterator<Item = u64> {
     (0..4).map(|piece| 0x1_0000 + piece * 0x15_0000)
 }
@@ -36,7 +36,7 @@ fn content(at: u64) -> Vec<u8> {
     (0..PIECE).map(|byte| (byte.wrapping_mul(0x9e37_79b9) >> 11) as u8 ^ (at >> 16) as u8 | 1).collect()
 }
 
-/// The image of a guest that has not booted yet.
+/// Makes the image of a guest that has not booted yet.
 fn original(dir: &Path) -> PathBuf {
     let path = dir.join("original");
     let file = File::create(&path).unwrap();
@@ -45,7 +45,7 @@ fn original(dir: &Path) -> PathBuf {
     path
 }
 
-/// The pass that the guest has written to the first sector.
+/// Returns the pass that the guest has written to the first sector.
 fn pass(path: &Path) -> u64 {
     let mut found = [0; 8];
     File::open(path).unwrap().read_exact_at(&mut found, 0).unwrap();
@@ -53,12 +53,12 @@ fn pass(path: &Path) -> u64 {
     (0..1 << 20).find(|pass| tiny::expected_on_disk(*pass) == found).expect("the guest has written something else")
 }
 
-/// The image has what the guest did not touch, and no more space than data.
+/// The image has the content that the guest did not touch, and uses no more space than the data.
 fn assert_copied(path: &Path) {
     let found = std::fs::read(path).unwrap();
     let mut expected = vec![0; BYTES as usize];
     pieces().for_each(|at| expected[at as usize..(at + PIECE) as usize].copy_from_slice(&content(at)));
-    // The guest's sector.
+    // The sector that the guest writes.
     expected[..512].copy_from_slice(&found[..512]);
     assert!(found == expected, "the content differs");
     let (most, blocks) = (4 * PIECE + 0x1_0000, path.metadata().unwrap().blocks() * 512);
@@ -71,7 +71,7 @@ fn marks(path: &Path) -> Vec<Mark> {
     Mark::ALL.into_iter().filter(has).collect()
 }
 
-/// Why no machine boots from it.
+/// Returns why no machine boots from the image.
 fn refusal(path: &Path) -> String {
     minivmm::error::chain(&Image::open(path, false).unwrap_err())
 }
@@ -80,7 +80,7 @@ fn copy() -> Terms {
     Terms { copies_disks: true, ..Terms::default() }
 }
 
-/// A guest in `source` with a disk of its own, and where a destination makes another image.
+/// A guest in `source` with a disk of its own, and the path of a destination's image.
 struct Ground {
     dir: tempfile::TempDir,
     source: Machine,
@@ -114,7 +114,7 @@ impl Ground {
         self.source.await_end()
     }
 
-    /// The guest goes on at the source, and its image is no one else's.
+    /// The guest runs on at the source, and its image has no mark.
     fn assert_stayed(&self) {
         assert_eq!(self.source.handle.run_state(), RunState::Running);
         self.source.await_passes(2);
@@ -139,7 +139,7 @@ fn a_guest_goes_on_with_a_copy_of_its_disk() {
     let left = pass(&ground.original);
     assert_eq!(ground.migrate(), MigrationStatus::Completed, "{:?}", ground.source.handle.migration());
     destination.await_passes(3);
-    // While the source is there, its lock holds; then the mark.
+    // While the source exists, its lock refuses; afterwards the mark does.
     assert!(refusal(&ground.original).contains("user.minivmm.stale: its guest has gone to another host"));
     let refused = ground.source.handle.ask(Request::Cont).unwrap_err().0;
     assert!(refused.contains("nothing can prove"), "{refused}");
@@ -150,7 +150,7 @@ fn a_guest_goes_on_with_a_copy_of_its_disk() {
     assert!(left <= gone && gone + 2 <= arrived, "{left}, {gone}, {arrived}");
     assert_eq!((marks(&ground.original), marks(&ground.copy)), (vec![Mark::Stale], vec![]));
     assert_eq!(generation(&ground.copy), Some(1), "the guest's start on it was recorded");
-    // And on to a third place: the copy is an image as any other.
+    // The guest migrates on to a third place: the copy is an ordinary image.
     let again = Machine::start_writing(ground.dir.path(), None, disk(&ground.copy, None), None);
     again.await_line();
     again.quit();
@@ -183,11 +183,11 @@ fn sides_that_do_not_agree_on_what_comes_along_are_refused() {
     let file = Address::File { path: dir.join("file"), offset: 0 };
     let refused = ground.source.handle.ask(Request::Migrate(file, copy())).unwrap_err().0;
     assert!(refused.contains("disks go along to another machine only"), "{refused}");
-    // What they have left of the image is made anew.
+    // Left-over images of failed attempts are replaced.
     ground.arrives();
 }
 
-/// `PONG` to the question who is there, as a QEMU answers it: with the same number.
+/// A QEMU answers the handshake with `PONG` and the same number.
 #[test]
 fn a_qemu_is_refused() {
     let Some(ground) = Ground::new(false) else { return };
@@ -222,7 +222,7 @@ fn a_guest_whose_migration_is_cancelled_while_its_disk_goes_stays_and_goes_later
     ground.arrives();
 }
 
-/// Which side has the guest after the wire is cut at each of its words, without and with a lease that both sides see.
+/// The wire is cut at each message of the commit, without and with a shared lease: which side has the guest then.
 #[test]
 fn a_wire_that_is_cut_leaves_one_guest_or_none_and_a_person_decides() {
     let ends = BTreeMap::from([
@@ -251,7 +251,7 @@ fn a_wire_that_is_cut_leaves_one_guest_or_none_and_a_person_decides() {
             assert!(ground.source.handle.ask(Request::Cont).is_err());
         }
         if word == 2 {
-            // It had said that it takes over.
+            // The destination had confirmed that it takes over.
             destination.await_passes(3);
             assert_eq!(marks(&ground.copy), []);
             destination.quit();
@@ -260,7 +260,7 @@ fn a_wire_that_is_cut_leaves_one_guest_or_none_and_a_person_decides() {
             assert_eq!(marks(&ground.copy), [Mark::Incomplete]);
         }
         if status == MigrationStatus::Undecided {
-            // A person has looked, and there is no guest there any more.
+            // A person has checked that no guest runs there any more.
             ground.source.handle.ask(Request::ContUnproved).unwrap();
             ground.assert_stayed();
         }
@@ -298,7 +298,7 @@ fn a_full_file_system_at_the_destination_leaves_the_guest_at_the_source() {
     let Some(small) = Small::new(ground.dir.path(), 2 << 20) else { return };
     ground.copy = small.0.join("copy");
     let fill = |bytes: usize| std::fs::write(small.0.join("other"), vec![7; bytes]).unwrap();
-    // Found at the beginning.
+    // The lack of space is found at the beginning.
     fill(3 << 19);
     if let Err(error) = Image::create(&ground.copy, BYTES) {
         return skip::skip(minivmm::error::chain(&error));
@@ -308,7 +308,7 @@ fn a_full_file_system_at_the_destination_leaves_the_guest_at_the_source() {
     let error = ground.source.handle.migration().error.unwrap();
     assert!(error.contains("its file system has room for") && error.contains("make room there"), "{error}");
     ground.assert_stayed();
-    // Filled by another while the content comes.
+    // Another process fills the file system while the content arrives.
     fill(0);
     ground.source.limit(Duration::from_millis(500), 4 << 20);
     ground.begin(&ground.address);

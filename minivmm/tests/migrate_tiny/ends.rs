@@ -1,4 +1,4 @@
-//! `cont` at the source after each end of a migration: the guest runs here only if nobody else runs it or has run it.
+//! `cont` at the source after each end of a migration: the guest runs here only if no other process runs it or has run it.
 
 use std::fs::File;
 use std::path::Path;
@@ -28,7 +28,7 @@ fn after_completion_another_process_holds_the_disk() {
     destination.quit();
 }
 
-/// The last word of the destination is lost, and its lock says that it has the guest.
+/// The destination's confirmation is lost, and its lock proves that it has the guest.
 #[test]
 fn an_unacknowledged_end_has_its_own_status_and_no_override() {
     let Some(Pair { dir, source, address, destination }) = pair() else { return };
@@ -48,7 +48,7 @@ fn an_unacknowledged_end_has_its_own_status_and_no_override() {
     destination.quit();
 }
 
-/// Without a disk there is nothing that could prove whether the destination runs the guest.
+/// Without a disk nothing can prove whether the destination runs the guest.
 #[test]
 fn an_undecided_end_has_its_own_status_and_takes_the_word_of_a_user() {
     let Some(dir) = lab() else { return };
@@ -66,7 +66,7 @@ fn an_undecided_end_has_its_own_status_and_takes_the_word_of_a_user() {
     assert!(error.contains("nothing can prove") && error.contains("cont with force"), "{error}");
     let refusal = source.handle.ask(Request::Cont).unwrap_err().0;
     assert!(refusal.contains("look there"), "{refusal}");
-    // The user looks: the guest runs there. Ended, it runs nowhere, and may run here.
+    // The user finds the guest running there, ends it, and may then run it here.
     destination.await_passes(1);
     destination.quit();
     source.handle.ask(Request::ContUnproved).unwrap();
@@ -85,7 +85,7 @@ fn a_failed_migration_leaves_a_running_guest_that_stops_and_goes_on() {
     source.quit();
 }
 
-/// However little it is: each time all of the guest that was stopped goes on, vCPU and disk.
+/// However short the limit: after each attempt all of the guest continues, vCPU and disk.
 #[test]
 fn a_pause_budget_that_nothing_fits_into_leaves_a_running_guest() {
     let Some((dir, source)) = running() else { return };
@@ -102,7 +102,7 @@ fn a_pause_budget_that_nothing_fits_into_leaves_a_running_guest() {
     source.quit();
 }
 
-/// A third process takes the lock of `disk` as soon as it can; it lets go when the file is closed.
+/// A third process takes the lock of `disk` as soon as possible; closing the file releases it.
 fn take_lock(disk: &Path) -> File {
     let file = File::options().read(true).write(true).open(disk).unwrap();
     let whole = libc::flock { l_type: libc::F_WRLCK as libc::c_short, l_whence: 0, l_start: 0, l_len: 0, l_pid: 0 };
@@ -110,7 +110,7 @@ fn take_lock(disk: &Path) -> File {
     file
 }
 
-/// Source and destination with one guest that stands on both, since a third process has its disk; and the third's lock.
+/// A guest that is stopped on both sides, since a third process has locked its disk; and that lock.
 fn both_stand(dir: &Path) -> (Machine, Machine, File) {
     let source = Machine::start(dir, None);
     source.await_passes(1);
@@ -129,7 +129,7 @@ fn both_stand(dir: &Path) -> (Machine, Machine, File) {
     (source, destination, third)
 }
 
-/// Neither side gets the disk, so the guest stands on both. As soon as it is free, one of them gets the guest, and only one.
+/// Neither side gets the disk, so the guest is stopped on both. Once the disk is free, exactly one side gets the guest.
 #[test]
 fn a_guest_whose_disk_a_third_party_took_waits_on_both_sides_and_goes_on_once() {
     for at_destination in [true, false] {
@@ -151,8 +151,8 @@ fn a_guest_whose_disk_a_third_party_took_waits_on_both_sides_and_goes_on_once() 
     }
 }
 
-/// The source takes its guest back, runs it and ends. The lock of its disk is free then, and a migration would write fresh
-/// records, by which the stale guest at the destination could run elsewhere.
+/// The source takes its guest back, runs it and ends. Then the lock of its disk is free, and a migration of the stale guest at
+/// the destination would write new records, with which it could run elsewhere.
 #[test]
 fn a_guest_that_may_be_stale_is_not_migrated_on() {
     let Some(dir) = lab() else { return };
@@ -174,7 +174,7 @@ fn a_guest_that_may_be_stale_is_not_migrated_on() {
     elsewhere.quit();
 }
 
-/// A record that is gone tells neither that the guest ran elsewhere nor that it did not, so a person has to.
+/// A removed record proves nothing, so a person has to decide.
 #[test]
 fn a_guest_whose_record_was_removed_takes_the_word_of_a_user() {
     let Some(dir) = lab() else { return };

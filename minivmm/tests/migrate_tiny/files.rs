@@ -1,5 +1,5 @@
-//! A guest that goes to a file, and what keeps one from it. That it is whole is checked by the guest, which knows what its memory has
-//! to be, and by the dump that `vmstate inspect` prints, which knows no machine.
+//! Migration to a file, and its refusals. The oracles of completeness are the guest, which checks its memory, and the dump of
+//! `vmstate inspect`, which has no machine.
 
 use std::fs::{self, File};
 use std::io::{Seek, SeekFrom, Write};
@@ -25,7 +25,7 @@ fn a_guest_is_in_the_file_whole_and_may_be_taken_back() {
     let Some((dir, source)) = running() else { return };
     let statuses = source.statuses();
     assert_eq!(source.migrate(&file(dir.path(), "state", 0)), MigrationStatus::Completed);
-    // Told a moment after it is seen.
+    // The status is published a moment after the end is visible.
     until(|| statuses.lock().unwrap().len() >= 4, || format!("{statuses:?}"));
     assert_eq!(*statuses.lock().unwrap(), ["setup", "active", "device", "completed"]);
     assert_eq!(source.handle.run_state(), RunState::PostMigrate);
@@ -40,7 +40,7 @@ fn a_guest_is_in_the_file_whole_and_may_be_taken_back() {
     let figures = source.handle.migration().figures;
     let in_file: u64 = dump.ram.blocks().iter().map(|block| block.pages.normal).sum();
     assert!(in_file > 0 && figures.normal_pages >= in_file && figures.bytes >= in_file * 4096, "{figures:?}");
-    // 16 MiB, and the pages that a QEMU has for its firmware.
+    // 16 MiB, and the pages that a QEMU has as its firmware.
     assert!(figures.normal_pages + figures.zero_pages >= 4096, "{figures:?}");
 
     let disk = dir.path().join("disk");
@@ -54,7 +54,7 @@ fn a_guest_is_in_the_file_whole_and_may_be_taken_back() {
     source.quit();
 }
 
-/// The first offset at which the file system of `dir` has no place.
+/// Finds the first offset that the file system of `dir` does not support.
 fn end_of_files(dir: &Path) -> u64 {
     let mut file = File::create(dir.join("scratch")).unwrap();
     (0..63).rev().fold(0, |end, bit| file.seek(SeekFrom::Start(end | 1 << bit)).unwrap_or(end))
@@ -94,7 +94,7 @@ fn a_guest_that_does_not_get_into_the_file_runs_on() {
     assert!(!dir.path().join("state").exists());
     assert_eq!(source.handle.run_state(), RunState::Running);
 
-    // Somebody makes a file at its path while it is written.
+    // Another process makes a file at the path meanwhile.
     let wait = |on: bool| source.handle.set_pauses_before_switchover(on);
     wait(true);
     source.handle.ask(Request::Migrate(file(dir.path(), "taken", 0), Terms::default())).unwrap();
@@ -108,7 +108,7 @@ fn a_guest_that_does_not_get_into_the_file_runs_on() {
     assert!(!dir.path().join("taken.partial").exists());
     assert_eq!(source.handle.run_state(), RunState::Running);
 
-    // The file takes some bytes and no more, as on a full disk.
+    // The file system accepts some bytes and no more, like a full disk.
     let before = generation(&dir.path().join("disk")).unwrap();
     let last = file(dir.path(), "state", end_of_files(dir.path()) - 100);
     assert_eq!(source.migrate(&last), MigrationStatus::Failed);
@@ -121,7 +121,7 @@ fn a_guest_that_does_not_get_into_the_file_runs_on() {
     source.quit();
 }
 
-/// `active` as long as the guest runs, also while the host writes the file to its disk.
+/// The status is `active` as long as the guest runs, also while the host writes the file to its disk.
 #[test]
 fn the_status_tells_that_a_guest_runs_on_behind_its_snapshot() {
     let Some(dir) = lab() else { return };
@@ -141,7 +141,7 @@ fn the_status_tells_that_a_guest_runs_on_behind_its_snapshot() {
     source.quit();
 }
 
-/// Has `there` read the guest in `from`, and waits for the end of that.
+/// Makes `there` read the guest in `from`, and waits for the end.
 fn read(there: &Machine, from: &Address) -> MigrationStatus {
     there.handle.ask(Request::MigrateIncoming { at: from.clone(), exit_on_error: false }).unwrap();
     there.await_end()
@@ -161,7 +161,7 @@ fn a_guest_goes_from_file_to_file_and_runs_once() {
 
     let next = Machine::start(dir.path(), Some(&first));
     next.await_passes(1);
-    // It was not read, but mapped; and what is written next has all of it.
+    // The file was mapped instead of read; and the next file contains all memory.
     assert!(fs::read_to_string("/proc/self/maps").unwrap().contains(dir.path().join("first").to_str().unwrap()));
     let refusal = source.handle.ask(Request::Cont).unwrap_err().0;
     assert!(refusal.contains("another process holds the guest's disks"), "{refusal}");
@@ -184,7 +184,7 @@ fn a_guest_goes_from_file_to_file_and_runs_once() {
     there.quit();
 }
 
-/// The guest has touched nothing here when the file changes.
+/// The guest has touched no memory here when the file changes.
 #[test]
 fn a_guest_whose_memory_was_read_before_it_runs_needs_its_file_no_more() {
     let Some((dir, source)) = running() else { return };
@@ -196,7 +196,7 @@ fn a_guest_whose_memory_was_read_before_it_runs_needs_its_file_no_more() {
     there.await_state(RunState::Paused);
     let path = dir.path().join("state");
     assert!(!fs::read_to_string("/proc/self/maps").unwrap().contains(path.to_str().unwrap()));
-    // In its place: what is cut off a mapped file would end this process.
+    // Overwritten in place: truncating a mapped file would end this process.
     let zeros = vec![0; fs::metadata(&path).unwrap().len() as usize];
     File::options().write(true).open(&path).unwrap().write_all(&zeros).unwrap();
     there.handle.ask(Request::Cont).unwrap();
@@ -204,7 +204,7 @@ fn a_guest_whose_memory_was_read_before_it_runs_needs_its_file_no_more() {
     there.quit();
 }
 
-/// A machine without a disk, and with a card of this address in a network that says nothing.
+/// A machine without a disk, with a card of this address on a silent network.
 fn with_card(dir: &Path, incoming: Option<ListenAt>, mac: Option<[u8; 6]>) -> Machine {
     Machine::start_config(dir, &tiny::bzimage(), |config| {
         let network = Network::Stream(dir.join("network"));
@@ -213,7 +213,7 @@ fn with_card(dir: &Path, incoming: Option<ListenAt>, mac: Option<[u8; 6]>) -> Ma
     })
 }
 
-/// The address that is in the state of the guest's card, which begins with it in QEMU's format.
+/// The address in the state of the guest's card, which begins with it in QEMU's format.
 fn address_in(state: &Path) -> [u8; 6] {
     let bytes = fs::read(state).unwrap();
     let dump = Dump::read(&bytes);
@@ -235,7 +235,7 @@ fn a_clone_has_another_address_on_request_and_only_from_a_file() {
     assert_eq!(source.await_end(), MigrationStatus::Completed);
     assert_eq!(address_in(&dir.path().join("state")), theirs);
 
-    // Without a word for it the guest would be another one than the user believes.
+    // Without the option the guest has another address than the user expects.
     let forgotten = with_card(dir.path(), Some(ListenAt::Deferred), None);
     assert_eq!(read(&forgotten, &state), MigrationStatus::Failed);
     assert!(error(&forgotten).contains("has the address 52:54:77:00:00:01 at the source"), "{}", error(&forgotten));
@@ -247,7 +247,7 @@ fn a_clone_has_another_address_on_request_and_only_from_a_file() {
 
     let clone = with_card(dir.path(), Some(ListenAt::Address(state)), Some(ours));
     clone.await_passes(1);
-    // The guest has the address that it knows until it resets its card.
+    // The guest has its old address until it resets its card.
     assert_eq!(clone.migrate(&again), MigrationStatus::Completed);
     assert_eq!(address_in(&dir.path().join("again")), theirs);
     source.quit();
@@ -268,7 +268,7 @@ fn a_file_for_a_qemu_has_no_section_that_it_lacks() {
     assert!(dump.damage.is_none() && dump.described, "{:?}", dump.damage);
     let names: Vec<&str> = dump.sections().map(|section| section.header.idstr.as_ref()).collect();
     assert!(names.contains(&"cpu") && !names.iter().any(|name| name.starts_with("minivmm/")), "{names:?}");
-    // A QEMU writes no record: a free disk does not prove that nobody has run the guest.
+    // A QEMU writes no record: a free disk does not prove that no process has run the guest.
     let refusal = source.handle.ask(Request::Cont).unwrap_err().0;
     assert!(refusal.contains("nothing can prove"), "{refusal}");
     source.handle.ask(Request::ContUnproved).unwrap();

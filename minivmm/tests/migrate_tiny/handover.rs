@@ -1,5 +1,5 @@
-//! A guest goes to another machine of this host with its memory where it is. That nothing of it is lost or changed is checked by the
-//! guest, which knows what its memory has to be; that none was copied, by the count of pages.
+//! A guest is handed over to another machine of this host with its memory in place. The guest checks its memory; the number of
+//! sent pages shows that none was copied.
 
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -15,7 +15,7 @@ use crate::tls::{certificates, set};
 
 const MEMORY: u64 = 16 << 20;
 
-/// A machine that is made when a guest is handed over at `at`: nothing of it is there before, as its memory.
+/// Starts a machine that is made when a guest is handed over at `at`: no part of it, such as memory, exists before.
 fn awaiting(dir: &Path, at: &Address, memory: u64) -> JoinHandle<Machine> {
     let Address::Local(socket) = at else { panic!("{at}") };
     let (dir, at, socket) = (dir.to_owned(), at.clone(), socket.clone());
@@ -24,14 +24,14 @@ fn awaiting(dir: &Path, at: &Address, memory: u64) -> JoinHandle<Machine> {
     machine
 }
 
-/// The machine that the guest of `source` is handed over to at `at`.
+/// Hands the guest of `source` over at `at`, and returns the new machine.
 fn handed_over(source: &Machine, dir: &Path, at: &Address) -> Machine {
     let there = awaiting(dir, at, MEMORY);
     assert_eq!(source.migrate(at), MigrationStatus::Completed, "{:?}", source.handle.migration().error);
     there.join().unwrap()
 }
 
-/// Twice to a new machine, and then in a migration that copies: what the first two machines have written is found there.
+/// Two hand-overs to a new machine, then a migration that copies: it sends what the first two machines have written.
 #[test]
 fn a_guest_goes_on_in_the_same_memory() {
     let Some(dir) = lab() else { return };
@@ -53,7 +53,7 @@ fn a_guest_goes_on_in_the_same_memory() {
     assert_eq!(source.migrate(&at), MigrationStatus::Completed, "{:?}", source.handle.migration().error);
     there.await_passes(2);
     let figures = source.handle.migration().figures;
-    // The guest has written all of its part, of which nothing came through a device of the last machine.
+    // All pages that the guest writes were sent, none of which was written by a device of the last machine.
     assert!(figures.normal_pages >= crate::machine::PAGES, "{figures:?}");
     source.quit();
     there.quit();
@@ -75,13 +75,13 @@ fn a_guest_that_cannot_be_handed_over_runs_on() {
     assert_eq!(source.migrate(&at), MigrationStatus::Failed);
     assert!(source.handle.migration().error.unwrap().contains("start the destination with --incoming"));
 
-    // Another machine, which is made in vain.
+    // A machine that does not fit, which is made in vain.
     let there = awaiting(dir.path(), &at, 2 * MEMORY);
     assert_eq!(source.migrate(&at), MigrationStatus::Failed);
     assert!(there.join().is_err());
     source.await_passes(1);
 
-    // Somebody else than a source, who then is gone.
+    // A client that is no source, and leaves.
     let there = awaiting(dir.path(), &at, MEMORY);
     let Address::Local(path) = &at else { panic!() };
     drop(UnixStream::connect(path).unwrap());
@@ -93,7 +93,7 @@ fn a_guest_that_cannot_be_handed_over_runs_on() {
     there.quit();
 }
 
-/// What was set for sockets before does not hold here, as it does not for files.
+/// Encryption that was set for sockets does not apply to a hand-over, nor to files.
 #[test]
 fn a_machine_that_encrypts_its_migrations_can_hand_its_guest_over() {
     let Some(dir) = lab() else { return };

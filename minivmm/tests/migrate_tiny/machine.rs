@@ -1,4 +1,4 @@
-//! Machines with the tiny guest, as threads of this process, and what is between two of them.
+//! Machines with the tiny guest, as threads of this process, and connections between two of them.
 
 use std::io::Write;
 use std::net::{Ipv4Addr, TcpListener};
@@ -36,7 +36,7 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    /// With the disk of `dir`, which its lock gives to one machine at a time.
+    /// Starts a machine with the disk of `dir`, which only one machine can lock.
     pub(crate) fn start(dir: &Path, incoming: Option<&Address>) -> Self {
         let disk = dir.join("disk");
         if !disk.exists() {
@@ -62,7 +62,7 @@ impl Machine {
         Self::start_kernel(dir, incoming, disks, lease, &tiny::bzimage())
     }
 
-    /// A destination with the disk of `dir`, which its source has made.
+    /// Starts a destination with the disk of `dir`, which its source has made.
     pub(crate) fn start_listening(dir: &Path, incoming: ListenAt) -> Self {
         let disk = Disk { path: dir.join("disk"), read_only: false, create: None, limits: RateLimits::default() };
         Self::start_machine(dir, Some(incoming), vec![disk], None, &tiny::bzimage())
@@ -90,7 +90,7 @@ impl Machine {
         })
     }
 
-    /// Whose guest writes to its `disk`.
+    /// Starts a machine whose guest writes to its `disk`.
     pub(crate) fn start_writing(dir: &Path, incoming: Option<&Address>, disk: Disk, lease: Option<PathBuf>) -> Self {
         Self::start_config(dir, &tiny::bzimage(), |config| {
             (config.incoming, config.lease) = (incoming.cloned().map(ListenAt::Address), lease);
@@ -98,7 +98,7 @@ impl Machine {
         })
     }
 
-    /// With the disk of `dir`, and the guest that is in a file, whose memory comes as `restore` says.
+    /// Starts a machine with the disk of `dir` and the guest of a file, whose memory is read as `restore` says.
     pub(crate) fn start_restored(dir: &Path, from: &Address, restore: Restore) -> Self {
         Self::start_config(dir, &tiny::bzimage(), |config| {
             let disk = Disk { path: dir.join("disk"), read_only: false, create: None, limits: RateLimits::default() };
@@ -107,7 +107,7 @@ impl Machine {
         })
     }
 
-    /// With the disk of `dir`, and memory that it can hand over to another process.
+    /// Starts a machine with the disk of `dir`, and with memory that it can hand over to another process.
     pub(crate) fn start_shared(dir: &Path, incoming: Option<&Address>, memory: u64) -> Self {
         let disk = dir.join("disk");
         if !disk.exists() {
@@ -151,7 +151,7 @@ impl Machine {
         machine
     }
 
-    /// So that neither a busy host nor what a test holds up on purpose ends a migration.
+    /// Sets long limits, so that neither a busy host nor a wait of a test ends a migration.
     fn be_patient(&self) {
         let change = ParameterChange::default().with("downtime-limit", PATIENCE).with("pause-budget", PATIENCE);
         self.handle.ask(Request::MigrateSetParameters(change)).unwrap();
@@ -163,18 +163,18 @@ impl Machine {
         text
     }
 
-    /// Times that the guest has booted here.
+    /// Number of boots of the guest here.
     pub(crate) fn boots(&self) -> usize {
         self.printed().matches(tiny::BANNER).count()
     }
 
-    /// Passes over its memory that the guest has printed.
+    /// Number of passes over its memory that the guest has printed.
     pub(crate) fn passes(&self) -> usize {
         let text = self.printed();
         text.lines().filter(|line| line.len() == 9 && line.starts_with('p')).count()
     }
 
-    /// Until the guest has printed a line.
+    /// Waits until the guest has printed a line.
     pub(crate) fn await_line(&self) {
         until(|| self.printed().contains('\n'), || format!("{:?}", self.handle.run_state()));
     }
@@ -191,7 +191,7 @@ impl Machine {
         );
     }
 
-    /// The migration's statuses from now on, in order.
+    /// Records the migration's statuses from now on, in order.
     pub(crate) fn statuses(&self) -> Arc<Mutex<Vec<&'static str>>> {
         let seen = Arc::new(Mutex::new(Vec::new()));
         let log = Arc::clone(&seen);
@@ -232,7 +232,7 @@ impl Machine {
         self.end();
     }
 
-    /// Waits for its end.
+    /// Waits for the machine's end.
     pub(crate) fn end(mut self) -> End {
         self.thread.take().unwrap().join().unwrap()
     }
@@ -256,7 +256,7 @@ pub(crate) fn lab() -> Option<tempfile::TempDir> {
     }
 }
 
-/// A guest that runs in a machine with a disk, in a directory of its own. `None` where there is no KVM.
+/// Starts a machine with a disk, in a directory of its own, whose guest runs. `None` without KVM.
 pub(crate) fn running() -> Option<(tempfile::TempDir, Machine)> {
     let dir = lab()?;
     let machine = Machine::start(dir.path(), None);
@@ -264,7 +264,7 @@ pub(crate) fn running() -> Option<(tempfile::TempDir, Machine)> {
     Some((dir, machine))
 }
 
-/// A guest that runs in `source`, and a machine that waits for it at `address` with the same disk.
+/// A machine with a running guest, and a machine with the same disk that waits for it at `address`.
 pub(crate) struct Pair {
     pub(crate) dir: tempfile::TempDir,
     pub(crate) source: Machine,
@@ -272,7 +272,7 @@ pub(crate) struct Pair {
     pub(crate) destination: Machine,
 }
 
-/// `None` where there is no KVM.
+/// Starts the pair. `None` without KVM.
 pub(crate) fn pair() -> Option<Pair> {
     let (dir, source) = running()?;
     let address = door(dir.path(), "door");
@@ -280,7 +280,7 @@ pub(crate) fn pair() -> Option<Pair> {
     Some(Pair { dir, source, address, destination })
 }
 
-/// A TCP address at which nobody listens: of the loopback network, that of this process.
+/// A TCP address at which no process listens: in the loopback network, that of this process.
 pub(crate) fn free_port() -> Address {
     let [_, high, middle, low] = std::process::id().to_be_bytes();
     let address = Ipv4Addr::new(127, high, middle, low);

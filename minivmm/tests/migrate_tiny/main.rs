@@ -1,4 +1,4 @@
-//! The tiny guest migrates between two machines, which are threads of this process; it checks its own memory as it goes.
+//! The tiny guest migrates between two machines, which are threads of this process; it checks its own memory throughout.
 
 mod channels;
 mod clones;

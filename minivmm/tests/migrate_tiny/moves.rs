@@ -81,7 +81,7 @@ fn a_paused_guest_arrives_paused() {
     destination.quit();
 }
 
-/// With a disk and a lease. Each machine that it has left is still there when it comes next, and refuses it.
+/// With a disk and a lease. Machines that the guest has left still exist when the guest is elsewhere, and refuse to run it.
 #[test]
 fn a_guest_that_moves_on_and_on_is_nowhere_it_has_been() {
     let Some(dir) = lab() else { return };

@@ -1,4 +1,4 @@
-//! The guest goes to the release whose schema is in a file, asked for by QMP, or it runs on here and is told why not.
+//! Migration to the release whose schema is in a file, by QMP: the guest arrives there, or runs on here with a reason.
 
 use std::path::Path;
 
@@ -47,7 +47,7 @@ fn a_guest_goes_to_the_release_of_a_schema_or_runs_on_here() {
         assert_eq!(source.handle.run_state(), RunState::Running);
         source.await_passes(2);
     }
-    // A release that nobody can read begins nothing.
+    // A schema that cannot be read begins no migration.
     std::fs::write(file("torn"), "{").unwrap();
     assert!(client.execute("migrate", json!({"uri": address.to_string(), "target-schema": file("torn")})).is_err());
     assert!(!states.lock().unwrap().contains(&"device"), "the guest was paused");
@@ -57,7 +57,7 @@ fn a_guest_goes_to_the_release_of_a_schema_or_runs_on_here() {
     destination.await_passes(2);
     source.quit();
 
-    // Of the machine where it is now, and to no release in particular after a refusal.
+    // The schema of the machine where the guest is now; the refused schemas have no effect.
     let _server = Server::bind(&dir.path().join("there"), destination.handle.clone()).unwrap();
     let mut client = Client::connect(&dir.path().join("there")).unwrap();
     let address = door(dir.path(), "next");

@@ -1,5 +1,5 @@
-//! A destination that has not the source's own disks or lease open is refused while the guest runs on, and nobody writes
-//! to a read-only disk that either side has.
+//! A destination without the source's own disks or lease is refused while the guest runs on, and a read-only disk that either
+//! side has cannot be written.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -34,8 +34,8 @@ pub(crate) fn generation(path: &Path) -> Option<u64> {
     resource(path).record().unwrap().map(|record: Record| record.generation)
 }
 
-/// Migrates from `source` to `destination`, which refuses before the first page and waits for another: why. The guest goes on
-/// at the source.
+/// Migrates from `source` to `destination`, which refuses before the first page and waits for another source; returns the
+/// reason. The guest runs on at the source.
 fn refused(source: &Machine, destination: Machine, dir: &Path) -> String {
     assert_eq!(source.migrate(&door(dir, "door")), MigrationStatus::Failed, "{:?}", source.handle.migration());
     let info = source.handle.migration();
@@ -64,7 +64,7 @@ fn a_copy_of_the_disk_is_refused_and_the_disk_itself_is_not() {
 
     let why = refused(&source, start(&copy), dir);
     assert!(why.contains("copy) has no ownership record, the source's has"), "{why}");
-    // The same with the record that the image had when it was copied.
+    // A copy that also has the image's record.
     resource(&copy).write_record(&resource(&disk).record().unwrap().unwrap()).unwrap();
     let why = refused(&source, start(&copy), dir);
     assert!(why.contains("copy) is not the source's file but a copy or another one"), "{why}");
@@ -153,7 +153,7 @@ fn nobody_writes_to_a_read_only_disk_before_during_and_after_the_hand_over() {
     until(|| writer.resource().lock().is_ok(), || "the read-only disk is still locked".into());
 }
 
-/// A file of procfs cannot be synchronized (EINVAL), as a disk that fails.
+/// A file of procfs cannot be synchronized (EINVAL), like a failing disk.
 #[test]
 fn a_guest_whose_disk_cannot_be_written_back_stays() {
     let Some(dir) = lab() else { return };

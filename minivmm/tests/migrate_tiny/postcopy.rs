@@ -14,7 +14,7 @@ use minivmm::vm::{MigrationInfo, MigrationStatus, ParameterChange, Request, RunS
 use crate::machine::{Machine, PATIENCE, door, lab, until};
 use crate::tls::{certificates, set, waiting};
 
-/// A machine whose guest never fits into its downtime limit, and one that waits for it. `None` where that cannot be.
+/// Starts a machine whose guest never fits into its downtime limit, and one that waits for it. `None` without support for it.
 fn machines(dir: &Path) -> Option<(Machine, Machine, Address)> {
     if let Err(error) = minivmm::memory::Ram::new(1 << 20).unwrap().check_late() {
         vmstate_lab::skip::skip(error);
@@ -40,7 +40,7 @@ fn a_guest_runs_before_all_of_its_memory_is_there() {
     let (here, there) = (source.statuses(), destination.statuses());
     source.handle.ask(Request::Migrate(wire.address.clone(), Terms::default())).unwrap();
     source.handle.ask(Request::MigrateStartPostcopy).unwrap();
-    // Behind the order to run each page that comes is one that was asked for, or the next one: slowly.
+    // After the switch-over, each page that arrives was requested or is the next one, and slowly.
     until(|| destination.handle.run_state() == RunState::Running, || format!("{:?}", source.handle.migration()));
     wire.slow.store(false, Ordering::SeqCst);
     assert_eq!(source.await_end(), MigrationStatus::Completed, "{:?}", source.handle.migration());
@@ -56,7 +56,7 @@ fn a_guest_runs_before_all_of_its_memory_is_there() {
     assert!(Duration::ZERO < blocked.all && blocked.all <= figures.elapsed, "{blocked:?}, {figures:?}");
     assert_eq!(source.handle.migration().block_time, None);
     source.quit();
-    // It is a machine like any other.
+    // The destination is a machine like any other.
     let address = door(dir.path(), "next");
     let next = Machine::start(dir.path(), Some(&address));
     let change = ParameterChange::default().with("postcopy-ram", true);
@@ -71,7 +71,8 @@ fn await_status(machine: &Machine, status: MigrationStatus) {
     until(|| machine.handle.migration().status() == status, || format!("{:?}", machine.handle.migration()));
 }
 
-/// Ends of the wire, orders to break it, and a destination that is told to wait elsewhere: the guest finds all of its memory.
+/// The wire ends, the connection is broken on request, the destination is told to wait elsewhere: the guest finds all of its
+/// memory.
 #[test]
 fn ten_cuts_in_one_migration() {
     let Some(dir) = lab() else { return };
@@ -93,7 +94,7 @@ fn ten_cuts_in_one_migration() {
         let said = [&source, &destination].map(|machine| machine.handle.migration().error.unwrap());
         assert!(said.iter().all(|why| why.contains("the connection broke")), "{said:?}");
         assert!(source.handle.ask(Request::Cont).is_err(), "a stale guest goes on");
-        // Where it connected first, where that is named once more, or elsewhere.
+        // The source reconnects to the first address, to the same address given again, or to another one.
         let target = match cut % 3 {
             0 => address.clone(),
             1 => {
@@ -109,13 +110,13 @@ fn ten_cuts_in_one_migration() {
         let refusal = destination.handle.recover_postcopy(Address::Local("x".into())).unwrap_err().0;
         assert!(refusal.contains("has to be there when the machine is made"), "{refusal}");
         if cut == 4 {
-            // A source that begins comes first.
+            // A new source connects first.
             let Address::Unix(path) = &target else { panic!("a unix socket") };
             UnixStream::connect(path).unwrap().write_all(b"QEVM\0\0\0\x03").unwrap();
         }
         drop(wire);
         wire = Wire::new(dir.path(), &target);
-        // Nobody is there.
+        // No process listens there.
         let nobody = Address::Unix(dir.path().join("nobody"));
         source.handle.ask(Request::MigrateResume(nobody)).unwrap();
         until(
@@ -137,7 +138,7 @@ fn ten_cuts_in_one_migration() {
     destination.quit();
 }
 
-/// As the first connection was, and to whom it was.
+/// The new connection is encrypted like the first one, and to the same peer.
 #[test]
 fn a_connection_that_takes_the_place_of_an_encrypted_one_is_encrypted() {
     let Some(dir) = lab() else { return };
@@ -170,7 +171,7 @@ fn a_connection_that_takes_the_place_of_an_encrypted_one_is_encrypted() {
     destination.quit();
 }
 
-/// The guest that ran there is lost once its source is, and what is left of it at the source is not run again.
+/// The guest that ran there is lost once its source is, and its remains at the source are not run again.
 #[test]
 fn a_source_that_nobody_connects_again_says_where_its_guest_is() {
     let Some(dir) = lab() else { return };
@@ -203,7 +204,7 @@ fn a_source_that_nobody_connects_again_says_where_its_guest_is() {
     assert!(error.contains("it is lost there"), "{error}");
     assert_eq!(source.handle.run_state(), RunState::PostMigrate);
     let refusal = source.handle.ask(Request::Cont).unwrap_err().0;
-    // What was the other process is a thread of this one, and has its lock still.
+    // The destination's process is a thread of this one, and still has its lock.
     assert!(refusal.contains("the guest stays stopped here"), "{refusal}");
     source.quit();
     destination.quit();
@@ -232,12 +233,12 @@ struct Wire {
     cut: Arc<AtomicBool>,
 }
 
-/// Bytes that pass at once, and the time between two of them on a slow wire.
+/// Bytes that pass at once, and the interval between two such pieces on a slow wire.
 const PIECE: usize = 16 << 10;
 const PAUSE: Duration = Duration::from_millis(10);
 
 impl Wire {
-    /// Listens below `dir` for one source, whose bytes go to `destination`.
+    /// Listens in `dir` for one source, whose bytes are passed to `destination`.
     fn new(dir: &Path, destination: &Address) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let path = dir.join(format!("between{}", NUMBER.fetch_add(1, Ordering::SeqCst)));
@@ -262,7 +263,7 @@ impl Wire {
     }
 }
 
-/// Passes bytes on until the end, or until `goes_on` says false; then neither end can be used.
+/// Passes bytes on until the end, or until `goes_on` returns false; then both ends are shut down.
 fn pass(mut from: &UnixStream, mut to: &UnixStream, goes_on: &dyn Fn() -> bool) {
     let mut piece = vec![0; PIECE];
     while let Ok(count @ 1..) = from.read(&mut piece) {

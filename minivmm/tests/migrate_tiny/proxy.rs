@@ -1,4 +1,4 @@
-//! A wire between two machines that holds one word of theirs, and passes it or cuts it off.
+//! A wire between two machines that holds one message of the commit, and passes or drops it.
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
@@ -11,12 +11,12 @@ use std::time::Duration;
 
 use minivmm::config::Address;
 
-/// A word that matters to the commit.
+/// A message of the commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Word {
     /// The destination's `PONG 5`: everything is loaded.
     Ready,
-    /// The source's EOF: take over. It is all that comes after `PONG 5`.
+    /// The source's EOF: take over. It is everything after `PONG 5`.
     End,
     /// The destination's `SHUT 0`: it takes over.
     TakesOver,
@@ -26,7 +26,7 @@ const PASS: u8 = 0;
 const HOLD: u8 = 1;
 const CUT: u8 = 2;
 
-/// A wire. Everything passes, except one word, which is held at first.
+/// A wire that passes everything except one message, which is held at first.
 pub(crate) struct Proxy {
     pub(crate) address: Address,
     fate: Arc<AtomicU8>,
@@ -34,7 +34,7 @@ pub(crate) struct Proxy {
 }
 
 impl Proxy {
-    /// Listens below `dir` for one source, whose bytes go to `destination`; holds `word`.
+    /// Listens in `dir` for one source, whose bytes are passed to `destination`; holds `word`.
     pub(crate) fn holding(word: Word, dir: &Path, destination: &Address) -> Self {
         let path = dir.join("between");
         let listener = UnixListener::bind(&path).unwrap();
@@ -59,17 +59,17 @@ impl Proxy {
         proxy
     }
 
-    /// The word is here, and waits.
+    /// Whether the message has arrived and is held.
     pub(crate) fn holds(&self) -> bool {
         self.held.load(Ordering::SeqCst)
     }
 
-    /// Lets the word pass.
+    /// Passes the message.
     pub(crate) fn release(&self) {
         self.fate.store(PASS, Ordering::SeqCst);
     }
 
-    /// The word is lost with the connection.
+    /// Drops the message and the connection.
     pub(crate) fn cut(&self) {
         self.fate.store(CUT, Ordering::SeqCst);
     }
@@ -79,12 +79,12 @@ struct Wire {
     word: Word,
     fate: Arc<AtomicU8>,
     held: Arc<AtomicBool>,
-    /// `PONG 5` is on its way.
+    /// Whether `PONG 5` has passed.
     ready: AtomicBool,
 }
 
 impl Wire {
-    /// Holds what is here, then says whether it passes.
+    /// Holds the message, then returns whether to pass it.
     fn passes(&self) -> bool {
         self.held.store(true, Ordering::SeqCst);
         while self.fate.load(Ordering::SeqCst) == HOLD {
@@ -104,8 +104,8 @@ impl Wire {
         }
     }
 
-    /// Passes on answers: type and length as two big-endian words of 16 bits, then a word of 32 bits
-    /// (QEMU's `migrate_send_rp_message`, migration/migration.c).
+    /// Passes answers on: type and length as two big-endian numbers of 16 bits, then a number of 32 bits (QEMU's
+    /// `migrate_send_rp_message`, migration/migration.c).
     fn answers(&self, mut from: &UnixStream, mut to: &UnixStream) -> io::Result<()> {
         loop {
             let mut message = [0; 8];

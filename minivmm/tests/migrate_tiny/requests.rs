@@ -1,5 +1,5 @@
-//! What a user or the guest asks for while a migration is under way takes effect, or is refused with a sentence; it is
-//! never acknowledged and forgotten.
+//! Requests of a user or of the guest during a migration take effect, or are refused with a message; none is acknowledged and
+//! forgotten.
 
 use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -14,7 +14,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, soc
 use crate::machine::{Machine, PATIENCE, Pair, door, lab, pair, running, until};
 use crate::proxy::{Proxy, Word};
 
-/// A unix listener that accepts nobody, and the connections that fill its backlog.
+/// A unix listener that accepts no connection, and the connections that fill its backlog.
 fn full_backlog(address: &Address) -> (UnixListener, Vec<std::os::fd::OwnedFd>) {
     let Address::Unix(path) = address else { panic!("a unix socket") };
     let listener = UnixListener::bind(path).unwrap();
@@ -30,8 +30,8 @@ fn full_backlog(address: &Address) -> (UnixListener, Vec<std::os::fd::OwnedFd>) 
     }
 }
 
-/// How long an answer may take that is promised within 100 ms, on a host that is busy with other things: less than what it
-/// must not wait for, a connection (10 s) or an answer of the other side (a minute).
+/// Bound for an answer that is promised within 100 ms, for a busy host: below the waits that it must not include, for a
+/// connection (10 s) or an answer of the other side (a minute).
 const AT_ONCE: Duration = Duration::from_secs(9);
 
 #[test]
@@ -41,7 +41,7 @@ fn a_migration_that_does_not_get_through_is_cancelled_at_once() {
     let _full = full_backlog(&address);
     let statuses = source.statuses();
     source.handle.ask(Request::Migrate(address, Terms::default())).unwrap();
-    // Long enough to be in the middle of it.
+    // Long enough to be in the middle of the connect.
     std::thread::sleep(Duration::from_millis(100));
     let asked = Instant::now();
     source.handle.ask(Request::MigrateCancel).unwrap();
@@ -67,11 +67,11 @@ fn a_reset_or_quit_does_not_wait_for_a_connection() {
     assert_eq!(source.end(), End::Quit);
 }
 
-/// As with QEMU. By the guest and by the user, again and again, while pages are sent.
+/// As in QEMU, a migration continues through resets, by the guest and by the user, repeatedly, while pages are sent.
 #[test]
 fn resets_go_along_with_a_migration() {
     let Some((dir, source)) = running() else { return };
-    // A round of the guest's memory takes half a minute, and leaves more than there may be at the end.
+    // A round takes half a minute, and leaves more than fits into the pause.
     source.limit(Duration::from_millis(1), 256 << 10);
     let address = door(dir.path(), "door");
     let destination = Machine::start(dir.path(), Some(&address));
@@ -89,7 +89,7 @@ fn resets_go_along_with_a_migration() {
     source.await_passes(1);
     source.limit(PATIENCE, 0);
     assert_eq!(source.await_end(), MigrationStatus::Completed, "{:?}", source.handle.migration());
-    // It checks all of its memory in each pass, and does not know that it was moved.
+    // The guest checks all of its memory in each pass, and does not notice the migration.
     destination.await_passes(3);
     assert_eq!((source.boots(), destination.boots()), (7, 0));
     source.quit();
@@ -101,12 +101,12 @@ fn statuses_follow_the_phases_on_both_sides() {
     let Some(Pair { dir: _dir, source, address, destination }) = pair() else { return };
     let (there, here) = (destination.statuses(), source.statuses());
     assert_eq!(source.migrate(&address), MigrationStatus::Completed);
-    // They are told just after they can be asked for.
+    // Events are published just after the state can be queried.
     for seen in [&here, &there] {
         until(|| seen.lock().unwrap().last() == Some(&"completed"), || format!("{:?}", seen.lock().unwrap()));
     }
     assert_eq!(*here.lock().unwrap(), ["setup", "active", "device", "completed"]);
-    // The first one may have been there before anybody listened.
+    // The first event may have come before the subscription.
     let there = there.lock().unwrap();
     assert_eq!(there.strip_prefix(&["setup"]).unwrap_or(&there), ["active", "device", "completed"]);
     drop(there);
@@ -150,7 +150,7 @@ fn strangers_do_not_end_a_waiting_destination() {
     assert_eq!(destination.handle.run_state(), RunState::InMigrate);
     destination.handle.ask(Request::Stop).unwrap();
     destination.handle.ask(Request::Cont).unwrap();
-    // One that comes so far that the engine looks at it: the wrong version of the format.
+    // A source that the engine reads from: its stream has the wrong version.
     let mut other = UnixStream::connect(path).unwrap();
     std::io::Write::write_all(&mut other, b"QEVM\0\0\0\x02").unwrap();
     drop(other);
@@ -173,7 +173,7 @@ fn a_waiting_destination_quits_and_leaves_no_socket() {
     assert!(!dir.path().join("door").exists(), "the socket's file is left");
 }
 
-/// Source, destination, and a wire that holds `word` while the source's guest stands.
+/// Returns source, destination, and a wire that holds `word` while the source's guest is stopped.
 fn held_at(word: Word, dir: &std::path::Path) -> (Machine, Machine, Proxy) {
     let source = Machine::start(dir, None);
     source.await_passes(1);
@@ -186,7 +186,7 @@ fn held_at(word: Word, dir: &std::path::Path) -> (Machine, Machine, Proxy) {
     (source, destination, proxy)
 }
 
-/// Of all this the destination would learn nothing: the sections that would tell it are saved.
+/// These requests are refused, since the sections that would carry their effect to the destination are saved.
 fn refused_meanwhile(source: &Machine) {
     for request in [Request::PowerDown, Request::Reset, Request::Stop, Request::Cont] {
         let refusal = source.handle.ask(request).unwrap_err().0;
@@ -240,7 +240,7 @@ fn what_is_asked_during_the_commit_is_refused_and_the_guest_is_at_the_destinatio
     destination.quit();
 }
 
-/// A cancel while everything is loaded at the destination and the source does not know it yet.
+/// A cancel while everything is loaded at the destination and the source is not informed yet.
 #[test]
 fn a_cancel_during_the_switch_over_lets_the_guest_go_on_at_once() {
     let Some(dir) = lab() else { return };
@@ -256,7 +256,7 @@ fn a_cancel_during_the_switch_over_lets_the_guest_go_on_at_once() {
     source.quit();
 }
 
-/// As with QEMU's capability `pause-before-switchover`.
+/// As QEMU's capability `pause-before-switchover`.
 #[test]
 fn a_switch_over_waits_until_somebody_lets_it_begin() {
     let Some((dir, source)) = running() else { return };
@@ -283,7 +283,7 @@ fn a_switch_over_waits_until_somebody_lets_it_begin() {
     let refusal = source.handle.ask(Request::MigrateContinue).unwrap_err().0;
     assert_eq!(refusal, "no migration from here is under way");
 
-    // The guest that came in part ended the first one.
+    // The guest that arrived in part ended the first destination.
     there.end();
     let there = Machine::start(dir.path(), Some(&next));
     begin(&there, &next);
@@ -298,7 +298,7 @@ fn a_switch_over_waits_until_somebody_lets_it_begin() {
     there.quit();
 }
 
-/// getrusage(2): whoever waits for a lock goes to sleep, and is counted. The host may let it wait for a processor all the same.
+/// A thread that waits for a lock sleeps, which getrusage(2) counts. Waiting for a processor is not counted.
 #[test]
 fn a_query_waits_for_nobody_while_the_guest_moves() {
     let Some((dir, source)) = running() else { return };

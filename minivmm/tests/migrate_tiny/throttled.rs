@@ -1,4 +1,4 @@
-//! A guest that dirties all its pages in each round, whatever is sent: it goes once the policy throttles its vCPU.
+//! A guest that dirties all its pages in each round at any bandwidth migrates once the policy throttles its vCPU.
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -11,8 +11,8 @@ use crate::machine::{Machine, PATIENCE, door, lab, until};
 
 const PAGES: u64 = 512;
 
-/// Prints a line, then adds to each page in turn. Sixteen writes to a port without a device come after each page: so a host that runs
-/// instructions a thousand times as fast as another does not dirty a thousand times as much.
+/// Prints a line, then adds to each page in turn. Sixteen writes to a port without a device follow each page, so that a host
+/// that runs instructions a thousand times as fast does not dirty a thousand times as much.
 const DIRTIES_SLOWLY: [u8; 43] = [
     0xba, 0xf8, 0x03, 0x00, 0x00, // mov $0x3f8, %edx
     0xb0, 0x70, 0xee, // mov $'p', %al; out %al, (%dx)
@@ -37,8 +37,8 @@ fn a_guest_that_dirties_more_than_goes_arrives_once_it_is_throttled() {
     let address = door(dir.path(), "door");
     let destination = Machine::start_kernel(dir.path(), Some(&address), Vec::new(), None, &kernel);
     source.await_line();
-    // All pages take 0.2 s of a round, and are said to take 2 s of the pause, which may not last 1 ms: so neither is it ever short
-    // enough, nor does the source give up, since it has a deadline.
+    // All pages take 0.2 s of a round and would take 2 s of the pause, whose limit is 1 ms: so the pause is never short enough.
+    // The source does not give up, since it has a deadline.
     let limit = Cell::new(PAGES * 4096 * 5);
     let set = |change| source.handle.ask(Request::MigrateSetParameters(change)).unwrap();
     set(ParameterChange::default()
@@ -50,12 +50,12 @@ fn a_guest_that_dirties_more_than_goes_arrives_once_it_is_throttled() {
         .with("cpu-throttle-initial", 80));
     source.handle.ask(Request::Migrate(address, Terms::default())).unwrap();
     let figures = || source.handle.migration().figures;
-    // Two whole rounds more are over.
+    // Waits for two more complete rounds.
     let rounds = || {
         let wanted = figures().rounds + 3;
         until(|| figures().rounds >= wanted, || format!("{:?}", source.handle.migration()));
     };
-    // On a slow host rounds have to be longer for the guest to come to nearly all pages in each.
+    // On a slow host rounds have to be longer for the guest to reach nearly all pages in each.
     let longer_rounds = || {
         limit.set(limit.get() / 2);
         set(ParameterChange::default().with("max-bandwidth", limit.get()));
@@ -73,7 +73,7 @@ fn a_guest_that_dirties_more_than_goes_arrives_once_it_is_throttled() {
         longer_rounds();
         rounds();
     }
-    // A quarter of the pages.
+    // The rest is a quarter of the pages.
     let is_little = || figures().expected_downtime.is_some_and(|pause| pause < Duration::from_millis(500));
     until(is_little, || format!("{:?}", source.handle.migration()));
     set(ParameterChange::default().with("downtime-limit", Duration::from_secs(1)));

@@ -1,4 +1,4 @@
-//! Encrypted migrations between two machines: the guest goes over page channels, or stays where it was with the reason on both sides.
+//! Encrypted migrations between two machines: the guest arrives over page channels, or stays and both sides give the reason.
 
 use std::path::{Path, PathBuf};
 
@@ -21,7 +21,7 @@ pub(crate) fn set(machine: &Machine, parameters: &[(&'static str, &str)]) {
     machine.handle.ask(Request::MigrateSetParameters(change)).unwrap();
 }
 
-/// A destination with these parameters, which waits at `at`.
+/// Starts a destination with these parameters, which waits at `at`.
 pub(crate) fn waiting(dir: &Path, at: &minivmm::config::Address, parameters: &[(&'static str, &str)]) -> Machine {
     let there = Machine::start_listening(dir, ListenAt::Deferred);
     set(&there, parameters);
@@ -44,7 +44,7 @@ fn a_guest_moves_encrypted_over_page_channels() {
     there.quit();
 }
 
-/// Each refusal leaves the guest running, and the destination waiting: in the end it comes, by pinned certificates.
+/// Each refusal leaves the guest running and the destination waiting; in the end the guest arrives with pinned certificates.
 #[test]
 fn who_is_not_trusted_stays_where_it_was_and_both_sides_say_why() {
     let Some((dir, source)) = running() else { return };
@@ -52,7 +52,7 @@ fn who_is_not_trusted_stays_where_it_was_and_both_sides_say_why() {
     let (at_there, there_pins) = certificates(dir.path().join("there"), true);
     let (other, _) = certificates(dir.path().join("other"), false);
     let at = door(dir.path(), "door");
-    // Of each: the server's, then the client's.
+    // Pins of each side: the server's, then the client's.
     let there = waiting(dir.path(), &at, &[("tls-creds", &at_there), ("tls-pin", &here_pins[1])]);
     let refused = |parameters: &[(&'static str, &str)], here: &str, there_says: &str| {
         set(&source, &[("tls-creds", ""), ("tls-hostname", ""), ("tls-pin", "")]);

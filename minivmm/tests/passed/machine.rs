@@ -1,4 +1,4 @@
-//! A machine as the units start it: it boots, resets, is controlled, moves to another one, and ends.
+//! A machine started by the systemd units: it boots, resets, is controlled, migrates, and ends.
 
 use std::collections::BTreeMap;
 use std::fs::{self, Permissions};
@@ -24,25 +24,26 @@ use vmstate_lab::tiny;
 
 use crate::service::{self, Unit};
 
-/// The process of a service; killed with the value.
+/// Process of a service; dropping it kills the process.
 pub(crate) struct Machine {
     process: Process,
     folder: PathBuf,
 }
 
 impl Machine {
-    /// Starts `unit` with the files of `folder`, listening at `sockets` there.
+    /// Starts `unit` with the files of `folder`, and with `sockets` that listen there.
     fn start(unit: &Unit, folder: &Path, sockets: &[&UnixListener]) -> Self {
         let sockets = sockets.iter().map(|socket| socket.try_clone().unwrap().into()).collect();
         Self::of(service::command(unit, folder, sockets, &tiny::command_line_with_disk(16, 4096)), folder)
     }
 
-    /// The command has what it passes, and goes with this call.
+    /// Runs a command that has the descriptors to pass, and closes them.
     fn of(mut command: Command, folder: &Path) -> Self {
         Self { process: Process::start(&mut command).unwrap(), folder: folder.into() }
     }
 
-    /// Others have the socket as well, so one that nobody serves takes connections all the same.
+    /// Connects to the control socket. Other processes hold the socket, too, so it accepts connections even while no process
+    /// serves it.
     fn control(&mut self) -> Client {
         let path = self.folder.join("qmp.sock");
         let (connected, connection) = channel();
@@ -65,7 +66,7 @@ impl Machine {
         fs::read_to_string(self.folder.join("console")).unwrap()
     }
 
-    /// Each thread's `status` in /proc.
+    /// Returns each thread's `status` in /proc.
     fn threads(&self) -> Vec<BTreeMap<String, String>> {
         let tasks = fs::read_dir(format!("/proc/{}/task", self.process.id())).unwrap();
         let status = |task: PathBuf| -> Option<BTreeMap<String, String>> {
@@ -75,13 +76,14 @@ impl Machine {
         tasks.filter_map(|task| status(task.unwrap().path())).collect()
     }
 
-    /// How many of its descriptors are this file or socket, as /proc names it.
+    /// Counts its descriptors of this file or socket, by the name in /proc.
     fn descriptors_of(&self, target: &str) -> usize {
         let descriptors = fs::read_dir(format!("/proc/{}/fd", self.process.id())).unwrap();
         descriptors.filter(|entry| fs::read_link(entry.as_ref().unwrap().path()).is_ok_and(|to| to == *target)).count()
     }
 
-    /// Its exit code, and what it said besides that a busy host took longer than half a second to end the machine.
+    /// Returns the exit code and the messages, except one about a busy host that took longer than half a second to end the
+    /// machine.
     fn end(mut self) -> (Option<i32>, String) {
         const LATE: &str = "minivmm: ended while the machine was busy; its work in flight was not waited for\n";
         let mut said = String::new();
@@ -90,7 +92,7 @@ impl Machine {
     }
 }
 
-/// The files that the units name, which only the test's user may open.
+/// Makes the files that the units name, which only the test's user may open.
 fn folder() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     let files = [("kernel", tiny::bzimage()), ("initrd", vec![7; 100]), ("disk", vec![0; 4096])];
@@ -101,7 +103,7 @@ fn folder() -> TempDir {
     folder
 }
 
-/// The socket of a unit, listening.
+/// Makes the listening socket of a unit.
 fn listen(folder: &Path, unit: &str) -> UnixListener {
     UnixListener::bind(service::here(folder, Unit::read(unit).value("ListenStream"))).unwrap()
 }
@@ -112,7 +114,7 @@ fn a_guest_boots_resets_and_moves_with_nothing_but_what_was_passed() {
         return skip(error);
     }
     let (here, there) = (folder(), folder());
-    // One disk and one lease, opened by each service for itself.
+    // One disk and one lease, which each service opens for itself.
     for name in ["disk", "lease"] {
         fs::remove_file(there.path().join(name)).unwrap();
         fs::hard_link(here.path().join(name), there.path().join(name)).unwrap();
@@ -130,7 +132,7 @@ fn a_guest_boots_resets_and_moves_with_nothing_but_what_was_passed() {
     let (there_qmp, incoming) =
         (listen(there.path(), "minivmm-qmp.socket"), listen(there.path(), "minivmm-incoming.socket"));
     let door = there.path().join("incoming.sock");
-    // As a tunnel's end at the source is for whoever may reach it.
+    // Like the end of a tunnel at the source, open for every local user.
     fs::set_permissions(&door, Permissions::from_mode(0o666)).unwrap();
     let unit = Unit::read("minivmm.service").with("minivmm.service.d/incoming.conf");
     let mut destination = Machine::start(&unit, there.path(), &[&there_qmp, &incoming]);
@@ -141,7 +143,7 @@ fn a_guest_boots_resets_and_moves_with_nothing_but_what_was_passed() {
     client.execute("migrate", json!({"uri": format!("unix:{}", door.display())})).unwrap();
     until("pass at the destination", || passes(&destination) > 1);
     assert_eq!(other.execute("query-status", json!({})).unwrap()["status"], "running");
-    // The door is shut: who made the socket has it, and the destination has it no more.
+    // The destination has closed the incoming socket, which only its maker still holds.
     let inode = |socket: &UnixListener| format!("socket:[{}]", fstat(socket).unwrap().st_ino);
     until("shut door", || destination.descriptors_of(&inode(&incoming)) == 0);
     assert_eq!(destination.descriptors_of(&inode(&there_qmp)), 1);
@@ -150,13 +152,13 @@ fn a_guest_boots_resets_and_moves_with_nothing_but_what_was_passed() {
         client.execute("quit", json!({})).unwrap();
         assert_eq!(machine.end(), (Some(0), String::new()));
     }
-    // The sockets are whose who made them, and listen on.
+    // The sockets' files belong to their maker, and still listen.
     for socket in ["qmp.sock", "incoming.sock"] {
         UnixStream::connect(there.path().join(socket)).unwrap();
     }
 }
 
-/// In the sandbox, without any right.
+/// Checks that the machine is in the sandbox and has no privileges.
 fn is_confined(machine: &Machine) {
     let is_confined = |status: &BTreeMap<String, String>| {
         let none =
@@ -172,7 +174,7 @@ fn is_confined(machine: &Machine) {
     }
 }
 
-/// A tap needs no right once it is attached.
+/// An attached tap needs no privilege.
 #[test]
 fn a_passed_tap_is_a_network_card_also_after_a_reset() {
     let name = format!("mvp{}", std::process::id());

@@ -1,5 +1,5 @@
-//! Descriptors in the place of files, taps, sockets and `/dev/kvm`: the units of docs/systemd, started as systemd would, and
-//! each descriptor that does not fit.
+//! Passed descriptors instead of files, taps, sockets and `/dev/kvm`: the units of docs/systemd, started as systemd would, and
+//! descriptors that do not fit.
 
 mod machine;
 mod refusals;

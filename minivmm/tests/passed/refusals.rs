@@ -1,4 +1,4 @@
-//! What does not fit is refused in one sentence, by flag and descriptor.
+//! Descriptors that do not fit are refused in one sentence with flag and descriptor.
 
 use std::fs::{self, File};
 use std::net::{TcpListener, UdpSocket};
@@ -11,7 +11,8 @@ use vmstate_lab::skip::skip;
 
 use crate::service;
 
-/// Standard error of a command that had to be refused. `files` are redirections of a shell, from 3 on, or behind `passed`.
+/// Returns the standard error of a command that had to be refused. `files` are redirections of a shell, from descriptor 3 on,
+/// or after `passed`.
 #[track_caller]
 fn refused(folder: &Path, variables: &str, passed: Vec<OwnedFd>, files: &[&str], arguments: &[&str]) -> String {
     let files: Vec<String> = files.iter().map(|&file| file.to_owned()).collect();
@@ -38,7 +39,7 @@ fn numbers_and_names_under_which_nothing_was_passed() {
     let no_number = "no descriptor with this number is open";
     for (variables, reference, why) in [
         (NOTHING, "900", no_number),
-        // What minivmm itself opens first.
+        // The number of the first descriptor that minivmm itself opens.
         (NOTHING, "6", no_number),
         (NOTHING, "7", no_number),
         (NOTHING, "99999999999", "no descriptor has such a number"),
@@ -50,7 +51,7 @@ fn numbers_and_names_under_which_nothing_was_passed() {
         (listed, "0", "0, 1 and 2 are standard input, output and error; pass another one"),
         (listed, "2", "0, 1 and 2 are standard input, output and error; pass another one"),
     ] {
-        // Whoever runs the test may have more open.
+        // The test's own process may have more open.
         let files = ["<../file", "<../file", "<../file", "<&-", "<&-"];
         let said = refused(folder.path(), variables, Vec::new(), &files, &["--kernel", &format!("fd:{reference}")]);
         assert_eq!(said, format!("minivmm: --kernel fd:{reference}: {why}\n"));
@@ -141,11 +142,11 @@ fn sockets_that_do_not_listen_and_devices_that_are_others() {
     }
 }
 
-/// sd_listen_fds(3) leaves it to the program; a socket that is closed is served by nobody, which somebody should hear of.
+/// sd_listen_fds(3) leaves it to the program; the user should hear of a socket that is closed.
 #[test]
 fn what_systemd_passes_and_no_flag_names_is_closed_and_said() {
     let folder = folder();
-    // One more is said to be passed than is open.
+    // The variables list one more than is open.
     let variables = "LISTEN_PID=$$ LISTEN_FDS=4 LISTEN_FDNAMES=kernel:other:";
     let files = ["<../file", "<../file", "<../file", "<&-"];
     let said = refused(folder.path(), variables, Vec::new(), &files, &["--kernel", "fd:kernel", "--initrd", "/no"]);
@@ -156,7 +157,7 @@ fn what_systemd_passes_and_no_flag_names_is_closed_and_said() {
     assert!(lines[2].starts_with("minivmm: --initrd /no: "), "{said}");
 }
 
-/// One that this process was not started with.
+/// A descriptor that this process was not started with.
 #[test]
 fn a_migration_to_a_descriptor() {
     let output = std::process::Command::new(env!("CARGO_BIN_EXE_minivmm"))

@@ -1,4 +1,4 @@
-//! As much of systemd as starts a service: what its unit says is opened and passed to a process without rights.
+//! The parts of systemd that start a service: opens the unit's files and sockets and passes them to an unprivileged process.
 //!
 //! systemd.service(5), systemd.socket(5), sd_listen_fds(3): sockets from 3 on, then the files of OpenFile=, each with its name.
 
@@ -8,14 +8,14 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// The user `nobody`, who owns nothing.
+/// The user `nobody`, who owns no file.
 pub(crate) const NOBODY: &str = "65534";
 
-/// Assignments of a unit file and of drop-ins, in order.
+/// Assignments of a unit file and its drop-ins, in order.
 pub(crate) struct Unit(Vec<(String, String)>);
 
 impl Unit {
-    /// A file of docs/systemd.
+    /// Reads a file of docs/systemd.
     pub(crate) fn read(name: &str) -> Self {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/systemd").join(name);
         let text = fs::read_to_string(path).unwrap().replace("\\\n", " ");
@@ -29,7 +29,7 @@ impl Unit {
         self
     }
 
-    /// All values of a list, which an empty one clears.
+    /// Returns all values of a list, which an empty assignment clears.
     pub(crate) fn values(&self, key: &str) -> Vec<&str> {
         let mut values = Vec::new();
         for (_, value) in self.0.iter().filter(|(other, _)| other == key) {
@@ -41,12 +41,12 @@ impl Unit {
         values
     }
 
-    /// The last value.
+    /// Returns the last value.
     pub(crate) fn value(&self, key: &str) -> &str {
         self.0.iter().rfind(|(other, _)| other == key).unwrap_or_else(|| panic!("no {key}")).1.as_str()
     }
 
-    /// The words of ExecStart=.
+    /// Returns the words of ExecStart=.
     pub(crate) fn command(&self) -> Vec<String> {
         let [line] = self.values("ExecStart")[..] else { panic!("one command") };
         let mut words = Vec::new();
@@ -61,7 +61,7 @@ impl Unit {
     }
 }
 
-/// What a path of the units is for the test: a file of `folder`, of the same name.
+/// Maps a path of the units to a file of the same name in `folder`.
 pub(crate) fn here(folder: &Path, path: &str) -> PathBuf {
     match path {
         "/dev/kvm" => path.into(),
@@ -69,8 +69,8 @@ pub(crate) fn here(folder: &Path, path: &str) -> PathBuf {
     }
 }
 
-/// The command of `unit`: `sockets` are those of Sockets=, in their order, at most two. `append` takes the place of what the unit
-/// says for `--append`.
+/// Makes the command of `unit`: `sockets` are those of Sockets=, in order, at most two. `append` replaces the unit's value of
+/// `--append`.
 pub(crate) fn command(unit: &Unit, folder: &Path, sockets: Vec<OwnedFd>, append: &str) -> Command {
     let mut names: Vec<String> = unit.values("Sockets").iter().map(|name| socket_name(name)).collect();
     assert_eq!(names.len(), sockets.len());
@@ -98,7 +98,7 @@ pub(crate) fn command(unit: &Unit, folder: &Path, sockets: Vec<OwnedFd>, append:
     started(folder, &variables, sockets, &files, &words)
 }
 
-/// A process of minivmm that has, from descriptor 3 on, `passed` (at most two) and then what the shell opens by `files`: in an
+/// Starts minivmm with `passed` (at most two) from descriptor 3 on, and then the files that a shell opens by `files`: in an
 /// empty folder and, where the test may, as `nobody` without capabilities.
 pub(crate) fn started(
     folder: &Path,
@@ -110,8 +110,8 @@ pub(crate) fn started(
     fs::set_permissions(folder, Permissions::from_mode(0o711)).unwrap();
     let program = folder.join("minivmm");
     if !program.exists() {
-        // By a process of its own: one that another test starts meanwhile would have the file open for writing, and the kernel
-        // executes no such file (ETXTBSY, execve(2)).
+        // Copied by a process of its own: a process that another test starts meanwhile could hold the file open for writing,
+        // and the kernel does not execute such a file (ETXTBSY, execve(2)).
         let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_minivmm")).arg(&program).status().unwrap();
         assert!(copied.success());
         fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
@@ -119,8 +119,8 @@ pub(crate) fn started(
     let empty = folder.join("empty");
     fs::create_dir_all(&empty).unwrap();
 
-    // A shell passes on what is its standard input and output: so no descriptor of the test itself has to be inheritable,
-    // which other processes that are started meanwhile would get as well.
+    // A shell passes its own standard input and output on. So no descriptor of the test has to be inheritable, which other
+    // processes started meanwhile would inherit, too.
     let passed_on = ["<&0", "<&1"][..passed.len()].iter().map(|&how| how.to_owned());
     let redirections = (3..).zip(passed_on.chain(files.iter().cloned()));
     let redirections: Vec<String> = redirections.map(|(number, how)| format!("{number}{how}")).collect();

@@ -1,4 +1,4 @@
-//! The units of docs/systemd agree with one another and with the page that explains them.
+//! The units of docs/systemd agree with one another and with their manual page.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -12,7 +12,7 @@ fn docs() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs"))
 }
 
-/// What the command line names is passed, what is passed is named, and there is no other way in.
+/// Each passed descriptor is named on the command line, each name is passed, and nothing else is passed.
 #[test]
 fn each_command_names_just_what_its_unit_passes() {
     let boots = Unit::read("minivmm.service");
@@ -38,7 +38,7 @@ fn each_command_names_just_what_its_unit_passes() {
         let Parsed::Command(command) = parsed else { panic!("{command:?}") };
         let Command::Run(arguments) = *command else { panic!("{command:?}") };
         assert!(arguments.confined());
-        // The same guest at both ends.
+        // Both ends have the same guest.
         let size = |flag| unit.command().iter().skip_while(|word| *word != flag).nth(1).cloned();
         assert_eq!((size("--memory"), size("--cpus")), (Some("512M".into()), Some("2".into())));
     }

@@ -1,5 +1,5 @@
-//! The public client of QEMU's protocol, `qemu.qmp` of PyPI, drives whole migrations of the tiny guest; and its `qmp-shell` is one more
-//! client of a machine.
+//! The public client of QEMU's protocol, `qemu.qmp` of PyPI, controls whole migrations of the tiny guest; so does its
+//! `qmp-shell`.
 
 use std::fs;
 use std::io::Write;
@@ -12,14 +12,14 @@ use vmstate_lab::process::Process;
 use vmstate_lab::python::Python;
 use vmstate_lab::{skip, tiny};
 
-/// Python with the client; `None`, said aloud, where it or KVM is missing.
+/// Finds Python with the client; prints that the test is skipped and returns `None` if it or KVM is missing.
 fn python() -> Option<Python> {
     let ready = minivmm::kvm::open().map_err(|error| error.to_string());
     let ready = ready.and_then(|_| Python::with_qmp_client().map_err(|error| error.to_string()));
     ready.map_err(skip::skip).ok()
 }
 
-/// A machine with the tiny guest, or one that waits for it at `incoming`; its QMP socket is there.
+/// Starts a machine with the tiny guest, or one that waits for it at `incoming`; its QMP socket exists on return.
 fn start(folder: &TempDir, name: &str, incoming: Option<&str>) -> (Process, PathBuf) {
     let [kernel, disk] = ["kernel", "disk"].map(|file| folder.path().join(file));
     let control = folder.path().join(name);
@@ -67,7 +67,7 @@ fn its_shell_asks_and_is_answered() {
     let (mut machine, socket) = start(&folder, "source", None);
     let mut shell = python.command();
     shell.args(["-m", "qemu.qmp.qmp_shell"]).arg(&socket);
-    // It keeps its history in the home directory.
+    // `qmp-shell` keeps its history in the home directory.
     shell.env("HOME", folder.path()).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut shell = shell.spawn().unwrap();
     let lines = "query-uuid\nmigrate-set-parameters downtime-limit=77\nquery-migrate-parameters\nnope\nquit\n";

@@ -1,4 +1,4 @@
-//! Calls tried by confined threads, each in a process of its own.
+//! System calls of confined threads, each in a process of its own.
 
 use std::collections::HashMap;
 use std::ffi::CStr;
@@ -21,7 +21,7 @@ use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
 use vm_memory::mmap::MmapRegion;
 use vmstate_lab::patience::until;
 
-/// Names the case to a process that was started for it.
+/// Environment variable that names the case of a child process.
 const CASE: &str = "MINIVMM_SANDBOX_CASE";
 
 const KINDS: [(&str, Kind); 10] = [
@@ -37,13 +37,13 @@ const KINDS: [(&str, Kind); 10] = [
     ("control", Kind::Control),
 ];
 
-/// What a violation does, by the build that does it: both are tried in each.
+/// Effect of a violation in each kind of build; both are tested.
 const BUILDS: [(&str, OnViolation); 2] = [("debug", OnViolation::Report), ("release", OnViolation::Kill)];
 
-/// A call, by the name that the kernel has for it.
+/// A system call with its name.
 type Try = (&'static str, fn() -> io::Result<()>);
 
-/// What no thread may do.
+/// Calls that no thread may make.
 const FORBIDDEN: &[Try] = &[
     ("execve", || Ok(execv(c"/bin/true", &[c"true"] as &[&CStr]).map(drop)?)),
     ("ptrace", || Ok(ptrace::traceme()?)),
@@ -55,7 +55,7 @@ const FORBIDDEN: &[Try] = &[
         getppid();
         Err(io::ErrorKind::PermissionDenied.into())
     }),
-    // Of all file systems, the one that a machine's files are on.
+    // The file system on which a machine's files are.
     ("openat", || File::options().append(true).open("/dev/null").map(drop)),
     ("socket", || Ok(socket(AddressFamily::Packet, SockType::Raw, SockFlag::empty(), None).map(drop)?)),
     ("mmap", || {
@@ -68,16 +68,16 @@ const FORBIDDEN: &[Try] = &[
     ("ioctl", || Ok(rustix::termios::tcgetwinsize(io::stderr()).map(drop)?)),
 ];
 
-/// What only some may do.
+/// A call that only some threads may make.
 const READ: Try = ("openat", || File::open("/dev/null").map(drop));
 const CONNECTION: Try =
     ("socket", || Ok(socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).map(drop)?));
-// All signals are blocked meanwhile, so nothing names the call.
+// All signals are blocked meanwhile, so no handler names the call.
 const THREAD: Try =
     ("", || sandbox::spawn(Kind::Vcpu, "child", || ())?.join().map_err(|_| io::Error::other("it panicked")));
 const PROCESS: Try = ("", || Command::new("/bin/true").status().map(drop));
 
-/// Runs `test` again in a process of its own for each build, which is to try `case` in its place.
+/// Runs `test` again in a process for each build, which runs `case` instead.
 fn in_processes(test: &str, case: &str) -> [(ExitStatus, String); 2] {
     BUILDS.map(|(build, _)| in_a_process(test, &format!("{case} {build}")))
 }
@@ -86,7 +86,7 @@ fn in_a_process(test: &str, case: &str) -> (ExitStatus, String) {
     let output = Command::new(std::env::current_exe().unwrap())
         .args([test, "--exact", "--nocapture"])
         .env(CASE, case)
-        // The test harness has threads before the sandbox is armed, too late for the heap to be made so.
+        // The test harness has threads before the sandbox is armed, too late to limit the heap's arenas.
         .env("MALLOC_ARENA_MAX", "1")
         .env("RUST_BACKTRACE", "1")
         .output()
@@ -94,7 +94,7 @@ fn in_a_process(test: &str, case: &str) -> (ExitStatus, String) {
     (output.status, String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
-/// The case that this process was started for, and what comes of it on a thread of its kind.
+/// Runs the case of this process on a thread of its kind.
 fn tried(all: &[Try]) -> Option<io::Result<()>> {
     let case = std::env::var(CASE).ok()?;
     let [kind, number, how] = case.split(' ').collect::<Vec<_>>()[..] else { panic!("{case}") };
@@ -125,7 +125,7 @@ fn succeed(kind: &str, call: &str, ends: [(ExitStatus, String); 2]) {
 #[test]
 fn what_no_thread_may_do_ends_the_process() {
     if let Some(result) = tried(FORBIDDEN) {
-        // Of look-ups, each fails.
+        // Forbidden calls of a look-up thread fail.
         assert_eq!(result.unwrap_err().kind(), io::ErrorKind::PermissionDenied);
         return;
     }
@@ -147,8 +147,8 @@ fn what_one_kind_needs_another_may_not_do() {
         result.unwrap();
         return;
     }
-    // Files are opened by the driver, connections by a migration and for a card; driver, migration and control socket start threads,
-    // nobody a process.
+    // The driver opens files, migrations and cards make connections; driver, migration and control socket start threads, and no
+    // thread starts a process.
     let allowed = |kind: &str| match kind {
         "driver" => [true, true, true, false],
         "migration" => [false, true, true, false],
@@ -167,7 +167,7 @@ fn what_one_kind_needs_another_may_not_do() {
     }
 }
 
-/// A thread that a confined one starts is confined by both.
+/// A thread that a confined one starts is confined by both filters.
 #[test]
 fn a_thread_has_no_more_rights_than_the_one_that_started_it() {
     const NESTED: [Try; 1] = [("socket", || sandbox::spawn(Kind::Driver, "child", CONNECTION.1)?.join().unwrap())];
@@ -179,7 +179,7 @@ fn a_thread_has_no_more_rights_than_the_one_that_started_it() {
     succeed("migration", "socket", in_processes(test, "migration 0"));
 }
 
-/// The card's thread hears that its connection is gone, and goes on with the next one, which another thread has made.
+/// The card's thread notices that its connection is gone, and continues with the next one, which another thread made.
 #[test]
 fn a_card_goes_on_with_a_connection_that_it_may_not_make_itself() {
     if std::env::var_os(CASE).is_some() {
@@ -217,7 +217,7 @@ fn a_kernel_without_filters_is_refused_by_name() {
         let filter = SeccompFilter::new([no_more].into(), rest, refused, TargetArch::x86_64).unwrap();
         seccompiler::apply_filter(&BpfProgram::try_from(filter).unwrap()).unwrap();
         assert_eq!(sandbox::arm(OnViolation::OF_THIS_BUILD).unwrap_err().to_string(), WITHOUT);
-        // Nobody is confined, then.
+        // No thread is confined then.
         sandbox::spawn(Kind::Vcpu, "free", || File::open("/dev/null").unwrap()).unwrap().join().unwrap();
         return;
     }

@@ -1,4 +1,4 @@
-//! All threads of a machine of the real command are confined, whatever it does.
+//! All threads of a machine of the built command are confined, whatever it does.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -18,14 +18,14 @@ use vmstate_lab::patience::{PATIENCE, find, until};
 use vmstate_lab::process::Process;
 use vmstate_lab::tiny;
 
-/// A machine with the tiny guest and a disk; ended with the value.
+/// A machine with the tiny guest and a disk; dropping it ends the process.
 struct Machine {
     process: Process,
     folder: TempDir,
 }
 
 impl Machine {
-    /// `None`, said aloud, where there is no KVM.
+    /// Starts the machine; prints that the test is skipped and returns `None` without KVM.
     fn start(arguments: &[&str]) -> Option<Self> {
         if let Err(error) = minivmm::kvm::open() {
             vmstate_lab::skip::skip(error);
@@ -51,7 +51,7 @@ impl Machine {
         Some(Self { process: Process::start(&mut command).unwrap(), folder })
     }
 
-    /// Its user, once the guest runs; a busy host is no reason for a migration to give up.
+    /// Connects a client once the guest runs, and sets long limits for a busy host.
     fn control(&self) -> Client {
         let path = self.folder.path().join("qmp");
         let mut client = find("control socket", || Client::connect(&path).ok());
@@ -61,7 +61,7 @@ impl Machine {
         client
     }
 
-    /// What the kernel says of each thread, by the thread's name.
+    /// Returns the kernel's status of each thread, by the thread's name.
     fn threads(&self) -> BTreeMap<String, BTreeMap<String, String>> {
         let tasks = PathBuf::from(format!("/proc/{}/task", self.process.id()));
         let status = |task: &Path| -> Option<BTreeMap<String, String>> {
@@ -80,10 +80,10 @@ impl Machine {
     }
 }
 
-/// proc_pid_status(5): 2 is a filter. All sets of capabilities are empty; the bounding set, if there was the right to empty it.
+/// proc_pid_status(5): 2 is a filter. All sets of capabilities are empty; the bounding set, if the process could empty it.
 #[track_caller]
 fn all_are_confined(machine: &Machine, expected: &[&str]) {
-    // The main thread starts the machine and is then confined; another one names and confines itself when it first runs.
+    // The main thread starts the machine and is confined then; another thread names and confines itself when it first runs.
     let mut threads = BTreeMap::new();
     until("machine whose threads are all there and confined", || {
         threads = machine.threads();
@@ -109,7 +109,7 @@ fn all_threads_are_confined_also_those_of_a_reset_and_of_a_migration() {
     all_are_confined(&machine, &always);
     client.execute("system_reset", json!({})).unwrap();
     all_are_confined(&machine, &always);
-    // A destination that says nothing.
+    // A destination that sends nothing.
     let door = machine.folder.path().join("door");
     let _listener = UnixListener::bind(&door).unwrap();
     client.execute("migrate", json!({"uri": format!("unix:{}", door.display())})).unwrap();
@@ -127,7 +127,7 @@ fn without_the_sandbox_none_is() {
     machine.quit(&mut client);
 }
 
-/// What a confined machine may not do is done by whoever asks it to go, and by the other one before it is confined.
+/// Commands that a confined machine may not start are started by its client, and by the destination before it is confined.
 #[test]
 fn a_guest_goes_over_what_commands_carry() {
     let Some(machine) = Machine::start(&[]) else { return };
@@ -156,7 +156,7 @@ fn a_guest_goes_over_what_commands_carry() {
         let said = String::from_utf8_lossy(&moved.stderr).into_owned();
         (moved, said)
     };
-    // As QEMU's users write a guest to a file: nobody answers.
+    // As QEMU's users write a guest to a file: there is no answer.
     let (stayed, said) = migrate("exec:cat >/dev/full");
     assert!(!stayed.status.success() && said.contains("the guest runs on where it was"), "{said}");
     assert!(said.contains("fd:3 3> >(COMMAND)"), "{said}");
@@ -171,7 +171,7 @@ fn a_guest_goes_over_what_commands_carry() {
     machine.quit(&mut client);
 }
 
-/// The image is made before the destination is confined, and filled, looked at and unmarked by threads that are.
+/// The image is made before the destination is confined; confined threads fill, check and unmark it.
 #[test]
 fn a_confined_guest_goes_with_its_disk() {
     let Some(machine) = Machine::start(&[]) else { return };
@@ -193,7 +193,7 @@ fn a_confined_guest_goes_with_its_disk() {
     until("the guest there", || arrived.execute("query-status", json!({})).unwrap()["status"] == "running");
     arrived.execute("quit", json!({})).unwrap();
     assert!(there.child().wait().unwrap().success());
-    // The source's guest stands; somebody who has looked lets it go on, and the mark comes off.
+    // The source's guest is stopped; a person who has checked resumes it, and the mark is removed.
     let original = fs::File::open(machine.folder.path().join("disk")).unwrap();
     let is_stale = || rustix::fs::fgetxattr(&original, "user.minivmm.stale", &mut [0; 8][..]).is_ok();
     assert!(is_stale());
@@ -202,11 +202,11 @@ fn a_confined_guest_goes_with_its_disk() {
     machine.quit(&mut client);
 }
 
-/// Processes that `parent` has started, also those that have ended and that it has not waited for (proc_pid_stat(5)).
+/// Processes that `parent` has started, also ended ones that it has not waited for (proc_pid_stat(5)).
 fn children(parent: u32) -> Vec<PathBuf> {
     let is_child = |process: &PathBuf| {
         let stat = fs::read_to_string(process.join("stat")).unwrap_or_default();
-        // Behind the name, which may have any character: state and parent.
+        // The fields after the name, which may contain any character: state and parent.
         let of = stat.rsplit_once(") ").and_then(|(_, fields)| fields.split(' ').nth(1));
         of.and_then(|of| of.parse().ok()) == Some(parent)
     };
@@ -223,7 +223,7 @@ fn a_schema_is_written_and_read_and_a_kernel_that_is_gone_boots_again() {
     let schema = machine.folder.path().join("schema.json");
     client.execute("dump-schema", json!({"file": schema})).unwrap();
     assert!(client.execute("dump-schema", json!({"file": schema})).unwrap_err().to_string().contains("File exists"));
-    // The name is looked up by a confined thread. The port is taken, and nobody listens there.
+    // A confined thread looks the name up. The port is taken, and no process listens there.
     let taken = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
     bind(taken.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, 0)).unwrap();
     let port = getsockname::<SockaddrIn>(taken.as_raw_fd()).unwrap().port();

@@ -1,5 +1,5 @@
-//! The sandbox: what a thread of each kind may not do ends the process, what it needs goes on, and all threads of a machine
-//! are confined.
+//! The sandbox: a forbidden call of a thread ends the process, the calls that each kind needs work, and all threads of a
+//! machine are confined.
 
 mod calls;
 mod machine;

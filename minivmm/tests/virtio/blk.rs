@@ -1,4 +1,4 @@
-//! virtio-blk against a model of the disk in memory.
+//! virtio-blk, compared with a model of the disk in memory.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ const WRITE_ZEROES: u32 = 13;
 const STATUS: u64 = BUFFERS + 0x100;
 const DATA: u64 = BUFFERS + 0x1000;
 
-/// One request with data in pieces of `piece` bytes; its status.
+/// Sends one request with data in pieces of `piece` bytes; returns its status.
 fn request(driver: &mut Driver<Blk>, kind: u32, sector: u64, len: u32, piece: u32) -> u8 {
     let header = [kind.to_le_bytes(), 0u32.to_le_bytes()].concat();
     driver.memory.write_slice(&[header, sector.to_le_bytes().to_vec()].concat(), GuestAddress(BUFFERS)).unwrap();
@@ -179,7 +179,7 @@ fn indirect_tables_work() {
     assert_eq!(std::fs::read(file.path()).unwrap()[512..1024], [0x42; 512]);
 }
 
-/// Of a driver that knows how many segments there may be, a request with more is refused.
+/// A request with more segments than offered is refused, if the driver has negotiated the limit.
 #[test]
 fn more_segments_than_were_agreed_on_are_an_io_error() {
     const SEG_MAX: u64 = 1 << 2;
@@ -200,7 +200,7 @@ fn more_segments_than_were_agreed_on_are_an_io_error() {
     }
 }
 
-/// Ranges are erased in pieces of 32 MiB at most.
+/// Ranges are erased in pieces of at most 32 MiB.
 #[test]
 fn large_ranges_are_erased_to_their_ends_and_no_further() {
     use std::os::unix::fs::FileExt;
@@ -221,7 +221,7 @@ fn large_ranges_are_erased_to_their_ends_and_no_further() {
             let mut data = [9; 512];
             file.as_file().read_exact_at(&mut data, sector * 512).unwrap();
             let erased = (first..=last).contains(&sector);
-            // What is discarded reads as anything.
+            // Discarded data is undefined.
             if !(erased && kind == DISCARD) {
                 assert_eq!(data, [if erased { 0 } else { 0x55 }; 512], "sector {sector}");
             }
@@ -274,7 +274,7 @@ fn images_are_locked_against_others() {
     other_reader.resource().lock().unwrap();
     assert!(second.resource().lock().is_err());
     drop((reader, other_reader));
-    // Another test may be starting a program just now, which has all files of this process until it begins.
+    // Another test may be starting a program, which holds all files of this process until it executes.
     let end = Instant::now() + PATIENCE;
     while let Err(error) = second.resource().lock() {
         assert!(Instant::now() < end, "{error}");

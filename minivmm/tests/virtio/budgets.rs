@@ -1,4 +1,4 @@
-//! What a guest's rings may cost the host: descriptors, memory, processor time.
+//! Costs that a guest's rings can cause at the host: descriptors, memory, processor time.
 
 use std::fs;
 use std::process::Command;
@@ -17,10 +17,10 @@ use crate::mmio::disk;
 use crate::net::{CONTROL, CTRL_VQ, MRG_RXBUF, RECEIVE, TRANSMIT, frame, net};
 use crate::threads::processor_time;
 
-/// Descriptors that QEMU takes in one chain (`VIRTQUEUE_MAX_SIZE`).
+/// Most descriptors that QEMU accepts in one chain (`VIRTQUEUE_MAX_SIZE`).
 const CHAIN_MAX: usize = 1024;
 
-/// Where buffers lie that a table at [`BUFFERS`] names: behind the longest table.
+/// Address of buffers that a table at [`BUFFERS`] describes: after the longest table.
 const DATA: u64 = BUFFERS + (1 << 20);
 
 fn breaks<M: Model>(driver: &mut Driver<M>, queue: usize) {
@@ -31,7 +31,7 @@ fn breaks<M: Model>(driver: &mut Driver<M>, queue: usize) {
     assert!(fault.contains("longer than 1024 descriptors"), "{fault}");
 }
 
-/// One readable buffer of `first` bytes, then buffers of `len` bytes to `count` in all, then one that the device writes.
+/// Makes one readable buffer of `first` bytes, then buffers of `len` bytes, `count` in all, then one that the device writes.
 fn chain(first: u32, len: u32, count: usize, writes: bool) -> Vec<Buffer> {
     let mut buffers = vec![(DATA, len, writes); count];
     buffers[0] = (DATA + 0x8_0000, first, false);
@@ -77,7 +77,7 @@ fn a_card_takes_chains_of_1024_descriptors_and_no_longer_ones() {
     }
 }
 
-/// The ring of a card with 1,024 entries, each the same table of `len` bytes.
+/// Makes a card's ring of 1,024 entries, each the same table of `len` bytes.
 fn receive_ring_of_one_table(
     len: u32,
 ) -> (Driver<minivmm::devices::virtio::net::Net<crate::net::Wire>>, crate::net::Network) {
@@ -85,7 +85,7 @@ fn receive_ring_of_one_table(
     let mut driver = Driver::new(model, memory());
     driver.queues[RECEIVE].size = 1024;
     driver.start(INDIRECT | MRG_RXBUF);
-    // Each chain has room for a header, and no more.
+    // Each chain has room for a header only.
     driver.queues[RECEIVE].offer_table(BUFFERS, &{
         let mut buffers = vec![(DATA, 0, true); len as usize / 16];
         buffers[0].1 = 12;
@@ -97,7 +97,7 @@ fn receive_ring_of_one_table(
     (driver, network)
 }
 
-/// In a process of its own: the other tests have memory, too.
+/// Runs in a process of its own, since other tests use memory, too.
 #[test]
 fn a_receive_ring_of_the_longest_tables_breaks_the_card_at_once() {
     const ALONE: &str = "MINIVMM_TEST_ALONE";
@@ -113,7 +113,7 @@ fn a_receive_ring_of_the_longest_tables_breaks_the_card_at_once() {
     network.socket.send(&frame(&[7; 65_000])).unwrap();
     breaks(&mut driver, RECEIVE);
     let grown = peak_memory() - before;
-    // A GiB, if each chain's descriptors were kept.
+    // It would be a GiB if each chain's descriptors were kept.
     assert!(grown < 256 << 20, "{grown} bytes more");
 }
 
@@ -128,7 +128,7 @@ fn a_frame_that_would_take_more_than_1024_descriptors_is_dropped() {
     assert_eq!(driver.device.fault(), None);
 }
 
-/// As long as a chain of so many bytes allows: 63 times the same 64 MiB.
+/// The longest chain of such buffers: 63 times the same 64 MiB.
 #[test]
 fn a_request_or_a_command_of_4_gib_is_not_held_at_once() {
     const LEN: u32 = 64 << 20;
@@ -160,7 +160,7 @@ fn a_request_or_a_command_of_4_gib_is_not_held_at_once() {
     assert!(grown < 1 << 30, "{grown} bytes more");
 }
 
-/// A guest that is short of buffers is no reason to be busy: the thread sleeps until there are more.
+/// A guest that is short of buffers causes no busy waiting: the thread sleeps until there are more.
 #[test]
 fn a_frame_that_waits_for_buffers_takes_no_processor_time() {
     for (name, features) in [("waits-flags", MRG_RXBUF), ("waits-event", MRG_RXBUF | EVENT_IDX)] {
@@ -185,7 +185,7 @@ fn a_frame_that_waits_for_buffers_takes_no_processor_time() {
     }
 }
 
-/// Most memory that this process ever had, in bytes.
+/// Peak memory of this process, in bytes.
 fn peak_memory() -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();

@@ -23,7 +23,7 @@ pub const MEMORY: usize = 4 << 20;
 pub const BUFFERS: u64 = 2 << 20;
 pub const QUEUE_SIZE: u16 = 16;
 
-/// What a device may need on a host that is busy with other things.
+/// Bound of a wait, for a busy host.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
 pub fn memory() -> GuestMemory {
@@ -42,7 +42,7 @@ impl<M: Model> Driver<M> {
         Self::named("virtio", model, memory)
     }
 
-    /// The same; the device's thread has this name, of at most 15 bytes.
+    /// Makes a driver whose device's thread has this name, of at most 15 bytes.
     pub fn named(name: &str, model: M, memory: GuestMemory) -> Self {
         let line = Arc::new(TestLine::default());
         let device = Virtio::new(format!("virtio-mmio@test/{name}"), model, memory.clone(), line.clone()).unwrap();
@@ -67,7 +67,7 @@ impl<M: Model> Driver<M> {
         u64::from(self.read32(0x010)) << 32 | u64::from(low)
     }
 
-    /// §3.1.1 up to FEATURES_OK; what the device then says.
+    /// Does §3.1.1 up to FEATURES_OK; returns the device's status.
     pub fn negotiate(&mut self, features: u64) -> u32 {
         self.write32(0x070, 0);
         self.write32(0x070, 1);
@@ -93,7 +93,7 @@ impl<M: Model> Driver<M> {
         self.write32(0x044, 1);
     }
 
-    /// The whole of §3.1.1.
+    /// Does all of §3.1.1.
     pub fn start(&mut self, features: u64) {
         let status = self.negotiate(features | VERSION_1);
         assert_eq!(status, 11, "features accepted");
@@ -118,7 +118,7 @@ impl<M: Model> Driver<M> {
         used
     }
 
-    /// Makes a chain available, kicks, waits; bytes the device says it wrote.
+    /// Makes a chain available, kicks and waits; returns the number of bytes that the device reports as written.
     pub fn request(&mut self, queue: usize, buffers: &[Buffer]) -> u32 {
         let head = self.queues[queue].offer(buffers);
         self.notify(queue);
@@ -136,13 +136,13 @@ impl<M: Model> Driver<M> {
     }
 }
 
-/// Address, length, device writes.
+/// Address, length, and whether the device writes it.
 pub type Buffer = (u64, u32, bool);
 
 pub const AVAILABLE: u64 = 0x5000;
 pub const USED: u64 = 0x7000;
 
-/// One split ring, driver side (§2.7).
+/// The driver's side of one split ring (§2.7).
 pub struct Queue {
     pub base: u64,
     /// Descriptors, up to 1024; set before the device is started.
@@ -160,7 +160,7 @@ impl Queue {
         Self { base, size: QUEUE_SIZE, memory, available: 0, seen: 0, next: 0, event_idx: false }
     }
 
-    /// Begins anew, with nothing available or used.
+    /// Resets the ring: nothing is available or used.
     pub fn forget(&mut self) {
         (self.available, self.seen, self.next) = (0, 0, 0);
         for ring in [AVAILABLE, USED] {
@@ -168,7 +168,7 @@ impl Queue {
         }
     }
 
-    /// Registers of the low words of the addresses, with their values: descriptors, available ring, used ring.
+    /// Registers for the low words of the addresses, with their values: descriptors, available ring, used ring.
     pub fn addresses(&self) -> [(u64, u64); 3] {
         [(0x080, self.base), (0x090, self.base + AVAILABLE), (0x0a0, self.base + USED)]
     }
@@ -181,7 +181,7 @@ impl Queue {
         self.memory.write_obj(next, GuestAddress(at + 14)).unwrap();
     }
 
-    /// Writes a chain of free descriptors and makes it available; its head.
+    /// Writes a chain of free descriptors and makes it available; returns its head.
     pub fn offer(&mut self, buffers: &[Buffer]) -> u16 {
         let head = self.next;
         for (position, &(address, len, writes)) in buffers.iter().enumerate() {
@@ -195,7 +195,7 @@ impl Queue {
         head
     }
 
-    /// Makes an indirect table of these buffers at `table`, and a chain of it available; its head.
+    /// Writes an indirect table of these buffers at `table`, and makes a chain of it available; returns its head.
     pub fn offer_table(&mut self, table: u64, buffers: &[Buffer]) -> u16 {
         let descriptors = buffers.iter().zip(1..).flat_map(|(&(address, len, writes), next)| {
             let more = if next < buffers.len() { NEXT } else { 0 };
@@ -208,7 +208,7 @@ impl Queue {
         self.offer_table_again(table, descriptors.len() as u32)
     }
 
-    /// Makes one more chain of the indirect table of `len` bytes at `table` available; its head.
+    /// Makes another chain of the indirect table of `len` bytes at `table` available; returns its head.
     pub fn offer_table_again(&mut self, table: u64, len: u32) -> u16 {
         let head = self.next;
         self.descriptor(head, table, len, INDIRECT_DESCRIPTOR, 0);
@@ -242,7 +242,7 @@ impl Queue {
         self.memory.load(GuestAddress(self.base + USED + 2), std::sync::atomic::Ordering::SeqCst).unwrap()
     }
 
-    /// Next used element that was not seen yet: id and length.
+    /// Returns the next used element that was not returned yet: id and length.
     pub fn poll_used(&mut self) -> Option<(u32, u32)> {
         if self.used_index() == self.seen {
             return None;

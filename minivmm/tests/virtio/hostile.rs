@@ -1,11 +1,11 @@
-//! Drivers that break the rules: the device asks for a reset, and never panics or hangs.
+//! Drivers that violate the protocol: the device asks for a reset, and never panics or hangs.
 
 use proptest::prelude::*;
 
 use crate::driver::{BUFFERS, EVENT_IDX, INDIRECT, INDIRECT_DESCRIPTOR, MEMORY, NEXT, QUEUE_SIZE, WRITE};
 use crate::mmio::disk;
 
-/// After whatever happened, a reset must give back a device that works.
+/// Checks that the device breaks, and that a reset makes it work again.
 fn breaks(act: impl FnOnce(&mut crate::driver::Driver<minivmm::devices::virtio::blk::Blk>)) {
     let (mut driver, _file) = disk(4096);
     driver.start(INDIRECT);
@@ -96,7 +96,7 @@ fn indirect_table_of_half_a_descriptor_or_in_a_table() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Any descriptors, any heads, any register writes: the device answers, breaks, or waits; then it resets.
+    /// Any descriptors, heads and register writes: the device answers, breaks, or waits; then it can be reset.
     #[test]
     fn arbitrary_rings(
         descriptors in prop::collection::vec(

@@ -1,4 +1,4 @@
-//! Rate limits of disk and card, by a clock that only the test moves.
+//! Rate limits of disk and card, with a clock that only the test advances.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -29,7 +29,7 @@ impl Clock {
         Limiter::with_clock(limits, Box::new(move || start + Duration::from_millis(*time.lock().unwrap())))
     }
 
-    /// Goes on, and lets the device have a look.
+    /// Advances the clock, and lets the device check its limits.
     fn advance<M: Model>(&self, milliseconds: u64, driver: &mut Driver<M>, queue: usize) {
         *self.0.lock().unwrap() += milliseconds;
         driver.notify(queue);
@@ -44,30 +44,30 @@ fn blk(file: &NamedTempFile) -> Blk {
     Blk::new(Arc::new(Image::open(file.path(), false).unwrap()))
 }
 
-/// A disk of 1 MiB within `limits`.
+/// Makes a disk of 1 MiB with `limits`.
 fn disk(limits: RateLimits) -> (Driver<Blk>, NamedTempFile, Clock) {
     named_disk("virtio", limits)
 }
 
-/// The same; the device's thread has this name.
+/// Makes such a disk whose thread has this name.
 fn named_disk(name: &str, limits: RateLimits) -> (Driver<Blk>, NamedTempFile, Clock) {
     let file = NamedTempFile::new().unwrap();
     file.as_file().set_len(1 << 20).unwrap();
     let clock = Clock::default();
     let mut driver = Driver::named(name, blk(&file).within(clock.limiter(limits)), memory());
-    // With VIRTIO_BLK_F_FLUSH: a write needs no flush behind it, which would wait for a token, too.
+    // With VIRTIO_BLK_F_FLUSH no flush, which would wait for a token, too, follows a write.
     driver.start(EVENT_IDX | 1 << 9);
     (driver, file, clock)
 }
 
-/// Offers one request of this kind from sector 0 on.
+/// Offers one request of this kind at sector 0.
 fn offer(driver: &mut Driver<Blk>, kind: u8, len: u32) {
     driver.memory.write_slice(&[kind, 0, 0, 0], GuestAddress(BUFFERS)).unwrap();
     driver.queues[0].offer(&[(BUFFERS, 16, false), (DATA, len, kind == 0), (STATUS, 1, true)]);
     driver.notify(0);
 }
 
-/// So many chains were used, and no more come without the clock.
+/// Waits until `used` chains were used, and checks that no more are used while the clock stands.
 fn rests_at<M: Model>(driver: &mut Driver<M>, queue: usize, used: u16) {
     driver.until("what is allowed", |driver| driver.queues[queue].used_index() == used);
     std::thread::sleep(Duration::from_millis(30));
@@ -89,7 +89,7 @@ fn a_disk_carries_out_so_many_requests() {
     rests_at(&mut driver, 0, 5);
 }
 
-/// A large request is not carried out at once and paid for later: it goes at the rate.
+/// A large request is carried out at the rate, instead of at once and charged later.
 #[test]
 fn a_disk_moves_so_many_bytes_and_rests_inside_of_a_request() {
     let (mut driver, file, clock) = disk(RateLimits { bytes: rate(256 << 10, 256 << 10), operations: None });
@@ -106,7 +106,7 @@ fn a_disk_moves_so_many_bytes_and_rests_inside_of_a_request() {
     assert_eq!(driver.memory.read_obj::<u8>(GuestAddress(STATUS)).unwrap(), 0);
 }
 
-/// Offers a discard (11) or write-zeroes (13) request for so many sectors from the first on (virtio 1.2 §5.2.6).
+/// Offers a discard (11) or write-zeroes (13) request for `sectors` from the first one on (virtio 1.2 §5.2.6).
 fn offer_erase(driver: &mut Driver<Blk>, kind: u8, sectors: u32) {
     driver.memory.write_slice(&[kind, 0, 0, 0], GuestAddress(BUFFERS)).unwrap();
     driver.memory.write_obj(u64::from(sectors), GuestAddress(DATA + 8)).unwrap();
@@ -114,7 +114,7 @@ fn offer_erase(driver: &mut Driver<Blk>, kind: u8, sectors: u32) {
     driver.notify(0);
 }
 
-/// Nothing is moved, but the host's file system works: a request counts as its length, and as 256 KiB at most.
+/// No data is moved, but the host's file system works: a request counts with its length, and with 256 KiB at most.
 #[test]
 fn what_a_disk_gives_back_or_zeroes_counts_against_its_bytes() {
     for kind in [11, 13] {
@@ -135,15 +135,15 @@ fn what_a_disk_gives_back_or_zeroes_counts_against_its_bytes() {
     }
 }
 
-/// A pause does not wait for tokens; what rests is in the stream as if it had not been begun, with the guest's kicks asked
-/// for; the destination does it again, with buckets of its own.
+/// A pause does not wait for tokens; in the stream an interrupted request has not begun, and kicks are enabled; the destination
+/// carries it out again, with buckets of its own.
 #[test]
 fn a_disk_that_rests_is_paused_and_moved_at_once() {
     let (mut driver, file, _clock) = disk(RateLimits { bytes: rate(256 << 10, 256 << 10), operations: None });
     driver.memory.write_slice(&vec![7; 1 << 20], GuestAddress(DATA)).unwrap();
     offer(&mut driver, 1, 1 << 20);
     driver.until("a quarter", |_| std::fs::read(file.path()).unwrap()[(256 << 10) - 1] == 7);
-    // The clock stands, so there never are tokens.
+    // The clock stands, so no token is ever added.
     driver.device.pause(PATIENCE).unwrap();
     assert_eq!(save(&mut driver.device)[24 + 57 + 4 + 16..][..2], [0, 0], "next available");
     let mut driver = move_to(driver, blk(&file));
@@ -151,7 +151,7 @@ fn a_disk_that_rests_is_paused_and_moved_at_once() {
     assert_eq!(std::fs::read(file.path()).unwrap(), [7; 1 << 20]);
 }
 
-/// The clock stands: a thread that waits for tokens would never end.
+/// The clock stands: a thread that waited for tokens would never end.
 #[test]
 fn a_device_that_rests_ends() {
     let name = "rests-and-ends";
@@ -163,7 +163,7 @@ fn a_device_that_rests_ends() {
     await_end(name);
 }
 
-/// By the real clock: nobody has to kick a device that rests.
+/// With the real clock: a device that waits for tokens continues without a kick.
 #[test]
 fn a_device_that_rests_goes_on_by_itself() {
     let file = NamedTempFile::new().unwrap();
@@ -207,7 +207,7 @@ fn a_card_sends_so_many_frames_and_receives_as_before() {
 
 #[test]
 fn a_card_receives_so_many_bytes_and_sends_as_before() {
-    // Of frames of 1000 bytes, the third is on credit.
+    // With frames of 1000 bytes, the third one puts the bucket into debt.
     let (mut driver, network, clock) =
         card(RateLimits { bytes: rate(1000, 2500), operations: None }, RateLimits::default());
     for _ in 0..6 {

@@ -19,10 +19,10 @@ fn disk() -> Blk {
     Blk::new(Arc::new(Image::open(file.path(), false).unwrap()))
 }
 
-/// As a Linux guest of QEMU 10.0 has it, in guest memory with rings of these indices.
+/// Loads a device of a Linux guest in QEMU 10.0, with guest memory whose rings have these indices.
 fn linux<M: Model>(model: M, name: &str, indices: &[(u64, u16)]) -> Virtio<M> {
     let mut device = Driver::new(model, guest_of_fixture(indices)).device;
-    // A running device would look at rings that are not there.
+    // A running device would read rings that are not there.
     device.pause(PATIENCE).unwrap();
     load(&mut device, &fixture(name)).unwrap();
     device

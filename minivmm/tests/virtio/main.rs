@@ -1,4 +1,4 @@
-//! Virtio devices without KVM: a hand-written driver on the other side, with numbers from the virtio 1.2 text.
+//! Virtio devices without KVM, used by a driver with numbers from the virtio 1.2 text.
 
 #![allow(unreachable_pub)] // modules of one test program
 

@@ -1,4 +1,5 @@
-//! A device moves at each step of its driver's start (virtio 1.2 §3.1.1), and the driver goes on as if it had not.
+//! A device migrates at each step of its driver's initialization (virtio 1.2 §3.1.1), and the driver continues as if it had
+//! not.
 
 use std::sync::Arc;
 
@@ -14,7 +15,7 @@ use crate::net::{
 };
 use crate::state::{flush, move_to};
 
-/// Starts a driver of `features`, and moves its device to another one, of `model`, after each write of a register.
+/// Starts a driver with `features`, and moves its device to a new one, of `model`, after each register write.
 fn start_and_move_at_each_step<M: Model>(
     mut driver: Driver<M>,
     features: u64,
@@ -78,7 +79,7 @@ fn a_card_moves_at_each_step_of_its_start() {
     }
 }
 
-/// The driver's word counts once it is agreed on: not what it was when a queue was set up.
+/// The negotiated features apply, instead of those at the time when a queue was set up.
 #[test]
 fn a_queue_that_was_ready_before_the_features_works_as_agreed() {
     let (mut driver, _file) = disk(4096);
@@ -98,7 +99,7 @@ fn a_queue_that_was_ready_before_the_features_works_as_agreed() {
     for _ in 0..40 {
         assert_eq!(flush(&mut driver), 0);
     }
-    // §2.7.7: with the feature, it is this index and not a flag that silences the device.
+    // §2.7.7: with the feature, this index and not a flag suppresses interrupts.
     driver.queues[0].offer(&[(BUFFERS, 16, false), (BUFFERS + 64, 1, true)]);
     driver.queues[0].set_used_event(1000);
     driver.notify(0);

@@ -1,4 +1,4 @@
-//! virtio-net over a pair of sockets in place of the tap.
+//! virtio-net on a socket pair instead of a tap.
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -28,7 +28,7 @@ pub const STATUS: u64 = 1 << 16;
 pub const CTRL_VQ: u64 = 1 << 17;
 const GUEST_ANNOUNCE: u64 = 1 << 21;
 
-/// One end of a pair; the other plays the network.
+/// One end of a pair; the other one is the network.
 pub struct Wire {
     socket: UnixDatagram,
     can: Offloads,
@@ -102,7 +102,7 @@ pub fn send<B: Backend>(driver: &mut Driver<Net<B>>, bytes: &[u8], piece: usize)
     driver.request(TRANSMIT, &buffers);
 }
 
-/// Where receive buffer `index` lies.
+/// Address of receive buffer `index`.
 pub fn buffer(index: u64) -> u64 {
     BUFFERS + 0x10_0000 + index * 0x1000
 }
@@ -320,7 +320,7 @@ fn a_card_goes_on_where_another_stopped_and_announces_itself() {
     let (model, network) = net(Offloads::ALL);
     let mut driver = move_to(driver, model);
     assert_eq!(network.set.lock().unwrap().0, GUEST_CSUM, "the new backend does what was agreed on");
-    // RFC 903: to everyone, type 0x8035, operation 3, both hardware addresses the guest's.
+    // RFC 903: to all hosts, type 0x8035, operation 3, both hardware addresses the guest's.
     let announcement = network.frame();
     assert_eq!(announcement.len(), 12 + 60);
     let mac = [2, 0, 0, 0, 0, 7];
@@ -341,7 +341,7 @@ fn a_card_goes_on_where_another_stopped_and_announces_itself() {
     assert_eq!(network.frame(), frame(b"out"));
 }
 
-/// QEMU's `announce-self`: one RARP request a round (RFC 903), whether or not a driver drives the card, and then no more.
+/// QEMU's `announce-self`: one RARP request in each round (RFC 903), whether or not a driver uses the card, and no more.
 #[test]
 fn a_card_announces_itself_as_often_as_it_is_told() {
     let (model, network) = net(Offloads::ALL);
@@ -368,7 +368,7 @@ fn a_source_that_goes_on_does_not_announce() {
     assert_eq!(network.frame(), frame(b"first"));
 }
 
-/// Rings of QEMU's card, available and used of each queue, with their index.
+/// Rings of QEMU's card: address and index of the available and the used ring of each queue.
 pub fn rings([receive, transmit, control]: [u16; 3]) -> [(u64, u16); 6] {
     [
         (0x2b4_4000, receive),
@@ -416,7 +416,7 @@ fn description_is_one_field_of_qemus_name() {
     assert_eq!(&*description.fields[0].name, "virtio");
 }
 
-/// A real tap: frames leave through it, and the host's come in. Needs root.
+/// A real tap: frames of the guest leave through it, and the host's arrive. Needs root.
 #[test]
 fn a_tap_carries_frames_both_ways() {
     use minivmm::devices::virtio::net::Tap;
@@ -429,7 +429,7 @@ fn a_tap_carries_frames_both_ways() {
     };
     assert_eq!(Tap::open(&name).unwrap_err().name, name, "in use");
     assert_ne!(tap.offloads().0 & GUEST_CSUM, 0, "every kernel since 2.6.27 can leave checksums undone");
-    // VIRTIO_NET_F_GUEST_USO4, GUEST_USO6 and HOST_USO, virtio 1.2 §5.1.3; without them all else is as it was.
+    // VIRTIO_NET_F_GUEST_USO4, GUEST_USO6 and HOST_USO, virtio 1.2 §5.1.3; all other features are the same.
     let (all, less) = (tap.offloads().features(), tap.try_clone().unwrap().without_uso().offloads().features());
     assert_eq!(less, all & !(7 << 54));
     let up = Command::new("ip").args(["link", "set", &name, "up"]).output();
@@ -450,7 +450,7 @@ fn a_tap_carries_frames_both_ways() {
     let payload = [&[0xff; 6][..], &MAC, &[0x88, 0xb5], &[0; 46]].concat();
     send(&mut driver, &frame(&payload), 100);
     assert_eq!(counter(), before + 1, "the host has received it");
-    // The host sends an ARP request for whoever has an address in a network that the tap is given.
+    // The host sends an ARP request for an address in a network that is set on the tap.
     let run = |arguments: &[&str]| assert!(Command::new("ip").args(arguments).status().unwrap().success());
     run(&["address", "add", "203.0.113.1/24", "dev", &name]);
     let socket = std::net::UdpSocket::bind("203.0.113.1:0").unwrap();
@@ -462,7 +462,7 @@ fn a_tap_carries_frames_both_ways() {
         if bytes[24..26] == [0x08, 0x06] {
             break bytes;
         }
-        // The host says other things, too, when a card comes up, and they take no buffer for good.
+        // The host sends other frames, too, when a card comes up, and their buffers are offered again.
         offer(driver, u64::from(id), 2048);
         driver.notify(RECEIVE);
     };

@@ -1,4 +1,4 @@
-//! A card on the real passt: the driver asks by DHCP, and gets what passt was told to give.
+//! A card on a real passt: the driver asks by DHCP, and gets the configured answer.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -56,7 +56,7 @@ fn passt_gives_the_guest_its_address() {
     driver.start(MRG_RXBUF);
     offer_all(&mut driver);
     send(&mut driver, &unfinished(0, 0, false, 17, &discover()), 1000);
-    // passt may say other things first.
+    // passt may send other frames first.
     let offer = find("an answer by DHCP", || {
         let frame = received(&mut driver);
         (frame[12..14] == [8, 0] && frame[23] == 17 && frame[34..38] == [0, 67, 0, 68]).then_some(frame)

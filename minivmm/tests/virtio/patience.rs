@@ -1,4 +1,4 @@
-//! Nobody waits for a large request: not a vCPU that reads the configuration, not a pause, not the end of the device.
+//! A large request delays neither a vCPU that reads the configuration, nor a pause, nor the end of the device.
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -19,11 +19,11 @@ use crate::net::TRANSMIT;
 use crate::state::{move_to, save};
 use crate::threads::await_end;
 
-/// Bytes of one buffer, all at one place.
+/// Bytes of each buffer; all are at one address.
 const PIECE: u32 = 64 << 20;
 const PLACE: u64 = 48 << 20;
 const STATUS: u64 = BUFFERS + 0x100;
-/// A disk of 4 GiB without contents, whose thread has this name.
+/// Makes a sparse disk of 4 GiB, whose thread has this name.
 fn large_disk(name: &str) -> (Driver<Blk>, NamedTempFile) {
     let file = NamedTempFile::new().unwrap();
     file.as_file().set_len(4 << 30).unwrap();
@@ -35,13 +35,13 @@ fn blk(file: &NamedTempFile) -> Blk {
     Blk::new(Arc::new(Image::open(file.path(), false).unwrap()))
 }
 
-/// Buffers of nearly 4 GiB, all that a descriptor chain can hold.
+/// Number of buffers of nearly 4 GiB together, the most in a descriptor chain.
 const LARGEST: usize = 63;
-/// Buffers of some hundred MiB, where the test waits for the end; and more, for a host that reads those before the test has
-/// done its part.
+/// Numbers of buffers of some hundred MiB, where the test waits for the end; and larger ones, for a host that reads those
+/// before the test has done its part.
 const LARGE: [usize; 3] = [6, 20, LARGEST];
 
-/// A read into so many buffers has begun.
+/// Makes a disk on which a read into `buffers` buffers has begun.
 fn busy_disk(buffers: usize) -> (Driver<Blk>, NamedTempFile) {
     named_busy_disk("virtio", buffers)
 }
@@ -56,7 +56,7 @@ fn named_busy_disk(name: &str, buffers: usize) -> (Driver<Blk>, NamedTempFile) {
     (driver, file)
 }
 
-/// Asks for `count` buffers of [`PIECE`] bytes from the beginning of the disk.
+/// Requests `count` buffers of [`PIECE`] bytes from the beginning of the disk.
 fn read(driver: &mut Driver<Blk>, count: usize) {
     driver.memory.write_obj(0xffu8, GuestAddress(STATUS)).unwrap();
     let mut buffers: Vec<Buffer> = vec![(PLACE, PIECE, true); count];
@@ -66,7 +66,7 @@ fn read(driver: &mut Driver<Blk>, count: usize) {
     driver.notify(0);
 }
 
-/// What `act` gives, which may not wait for the request in hand.
+/// Runs `act`, which must not wait for the current request.
 fn soon<R>(driver: &mut Driver<Blk>, act: impl FnOnce(&mut Driver<Blk>) -> R) -> R {
     let result = act(driver);
     assert_eq!(driver.queues[0].used_index(), 0, "the request is still in hand, or this test shows nothing");
@@ -127,7 +127,7 @@ fn the_end_of_a_device_waits_for_a_piece_of_a_request() {
     assert_eq!(driver.queues[0].used_index(), 0, "the request was finished first");
 }
 
-/// A host that does not answer before the test's end, as a network file system whose server is gone.
+/// A host that does not answer before the test's end, like a network file system whose server is gone.
 struct Hanging {
     socket: std::os::unix::net::UnixDatagram,
     asked: Sender<()>,
@@ -154,7 +154,7 @@ impl Backend for Hanging {
     }
 }
 
-/// For half a second; a test cannot be more exact on a busy host.
+/// The end takes half a second at most; the test's bound is longer, for a busy host.
 #[test]
 fn the_end_of_a_device_is_not_held_up_by_a_host_that_hangs() {
     let (socket, _network) = std::os::unix::net::UnixDatagram::pair().unwrap();
@@ -171,7 +171,7 @@ fn the_end_of_a_device_is_not_held_up_by_a_host_that_hangs() {
     assert!(begun.elapsed() < Duration::from_secs(20), "it ended after {:?}", begun.elapsed());
 }
 
-/// A request in hand is not in the stream: its chain is as if it had not been taken, and the destination does all of it.
+/// The current request is not in the stream: its chain was not taken there, and the destination carries out all of it.
 #[test]
 fn a_request_in_hand_is_left_to_the_destination() {
     let paused = |buffers| {
@@ -183,7 +183,7 @@ fn a_request_in_hand_is_left_to_the_destination() {
     let (mut driver, file, buffers) =
         LARGE.into_iter().find_map(paused).expect("a request that is not over before the pause");
     let bytes = save(&mut driver.device);
-    // After the head of 24 bytes, 57 of configuration, the count of queues, the queue's size, alignment and table.
+    // After the head of 24 bytes, 57 of configuration, the number of queues, the queue's size, alignment and table.
     let next_available = 24 + 57 + 4 + 16;
     assert_eq!(bytes[next_available..next_available + 2], [0, 0], "not taken");
     let mut driver = move_to(driver, blk(&file));
@@ -191,7 +191,7 @@ fn a_request_in_hand_is_left_to_the_destination() {
     assert_eq!(driver.memory.read_obj::<u8>(GuestAddress(STATUS)).unwrap(), 0);
 }
 
-/// A queue that is set up anew has nothing to do with a request of the old one.
+/// A queue that is set up again has no request of the old one.
 #[test]
 fn a_request_ends_with_its_queue() {
     let (mut driver, _file) = busy_disk(LARGEST);

@@ -1,4 +1,4 @@
-//! A card whose frames are moved beside its thread, as vhost-net moves them. Here the mover works when it is stopped, and then only.
+//! A card with a data plane, as vhost-net is. Here the data plane does all its work when it is stopped.
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -17,7 +17,7 @@ use crate::state::move_to;
 
 struct Plane {
     running: AtomicBool,
-    /// Lengths of the frames that it moved.
+    /// Lengths of the frames that the data plane moved.
     moved: Mutex<Vec<u64>>,
     used: EventFd,
 }
@@ -103,7 +103,7 @@ fn it_has_stopped_when_the_device_has_and_another_card_goes_on_from_there() {
 
     let (there, network) = wire(Offloads::ALL);
     let mut driver = move_to(driver, Net::new(there, MAC));
-    // Its own announcement comes first.
+    // The card's own announcement comes first.
     network.frame();
     let bytes = frame(&[7; 60]);
     send(&mut driver, &bytes, 1000);

@@ -1,4 +1,4 @@
-//! Sections: real ones of QEMU 10.0.2 load and come out the same; a device goes on where another stopped; a load
+//! Sections: real ones of QEMU 10.0.2 load and save to the same bytes; a device continues where another one stopped; a load
 //! that fails changes nothing.
 
 use std::sync::Arc;
@@ -36,7 +36,7 @@ pub fn load(section: &mut dyn Section, bytes: &[u8]) -> vmstate::Result<()> {
     Ok(())
 }
 
-/// Guest memory as large as the guest's of the fixtures, with ring indices that fit its sections.
+/// Guest memory of the size of the fixtures' guests, with ring indices that fit the sections.
 pub fn guest_of_fixture(indices: &[(u64, u16)]) -> GuestMemory {
     let memory = GuestMemory::from_ranges(&[(GuestAddress(0), 128 << 20)]).unwrap();
     for &(ring, index) in indices {
@@ -51,7 +51,7 @@ fn sparse_disk(bytes: u64) -> (Arc<Image>, NamedTempFile) {
     (Arc::new(Image::open(file.path(), false).unwrap()), file)
 }
 
-/// Sections of QEMU 10.0.2: name, available and used ring with their index.
+/// Sections of QEMU 10.0.2: name, and address and index of the available and the used ring.
 pub const BLK: [(&str, [(u64, u16); 2]); 2] = [
     ("microvm-kvm-virtio-blk", [(0x2a9_4000, 13), (0x2a9_5000, 13)]),
     ("microvm-tcg-virtio-blk", [(0x2a9_c000, 13), (0x2a9_d000, 13)]),
@@ -89,7 +89,7 @@ fn a_disk_after_reset_is_sent_with_qemus_defaults() {
     fresh.start(0);
 }
 
-/// A request through `driver`: its status.
+/// Sends a flush; returns its status.
 pub fn flush(driver: &mut Driver<Blk>) -> u8 {
     driver.memory.write_slice(&[4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], GuestAddress(BUFFERS)).unwrap();
     driver.memory.write_obj(0xffu8, GuestAddress(BUFFERS + 64)).unwrap();
@@ -97,7 +97,7 @@ pub fn flush(driver: &mut Driver<Blk>) -> u8 {
     driver.memory.read_obj(GuestAddress(BUFFERS + 64)).unwrap()
 }
 
-/// The driver of `from`, its guest memory and its rings, on another device.
+/// Moves the driver of `from`, its guest memory and its rings to another device.
 pub fn move_to<A: Model, B: Model>(mut from: Driver<A>, model: B) -> Driver<B> {
     from.device.pause(PATIENCE).unwrap();
     let bytes = save(&mut from.device);
@@ -105,7 +105,7 @@ pub fn move_to<A: Model, B: Model>(mut from: Driver<A>, model: B) -> Driver<B> {
     load(&mut to.device, &bytes).unwrap();
     assert_eq!(save(&mut to.device), bytes, "loads and saves to the same");
     to.queues = from.queues;
-    // The interrupt controller is loaded after the devices, and does not know the lines' levels.
+    // The interrupt controller is loaded after the devices, and does not have the lines' levels yet.
     minivmm::irq::IrqLine::set(&*to.line, false);
     to.device.loaded();
     to.device.resume();
@@ -125,7 +125,7 @@ fn a_disk_goes_on_where_another_stopped() {
         for _ in 0..40 {
             assert_eq!(flush(&mut driver), 0);
         }
-        // A request that came too late for the source, and an interrupt that the guest has not seen.
+        // A request that came too late for the source, and an interrupt that the guest has not handled.
         driver.device.pause(PATIENCE).unwrap();
         driver.queues[0].offer(&[(BUFFERS, 16, false), (BUFFERS + 64, 1, true)]);
         driver.notify(0);
@@ -147,7 +147,7 @@ fn a_disk_goes_on_where_another_stopped() {
     }
 }
 
-/// What the last interrupt covered is not in the stream, so the first completion on a new host always interrupts.
+/// The stream does not say what the last interrupt covered, so the first completion on a new host always interrupts.
 #[test]
 fn the_first_completion_after_a_load_interrupts_unasked() {
     let offer = |driver: &mut Driver<Blk>| {
@@ -190,7 +190,7 @@ fn a_disk_of_another_size_is_refused_by_name() {
     assert_eq!(error.path(), "virtio");
 }
 
-/// QEMU fills the configuration it sends when the guest reads it.
+/// QEMU fills its copy of the configuration when the guest reads it.
 #[test]
 fn a_configuration_that_the_guest_of_qemu_never_read_says_nothing() {
     let mut section = fixture(BLK[0].0);
@@ -203,7 +203,7 @@ fn a_configuration_that_the_guest_of_qemu_never_read_says_nothing() {
     assert_eq!(byte, [1], "write-back, as after reset");
 }
 
-/// Bytes of the section are changed in turn: a load that fails has changed nothing, whatever it had read before.
+/// Bytes of the section are changed one by one: a load that fails changes nothing, however much it has read before.
 #[test]
 fn a_load_that_fails_changes_nothing() {
     let section = fixture(BLK[0].0);
@@ -249,7 +249,7 @@ fn a_truncated_section_asks_for_more() {
     assert_eq!(save(&mut driver.device), before);
 }
 
-/// Ring indices are in guest memory, so the guest writes them: it may break its device, not its migration.
+/// Ring indices are in guest memory, so the guest can write them: that may break its device, but not its migration.
 #[test]
 fn indices_that_the_guest_made_up_break_the_device_only() {
     for (ring, index) in [(0, 13 + 1025), (1, 12 - 1024)] {
@@ -268,7 +268,7 @@ fn indices_that_the_guest_made_up_break_the_device_only() {
     }
 }
 
-/// In post-copy the indices come after the section, and after another load that failed.
+/// In post-copy the indices arrive after the section, and after another load that failed.
 #[test]
 fn ring_indices_are_read_when_all_is_loaded_and_not_before() {
     let (mut driver, file) = disk(4096);
@@ -298,7 +298,7 @@ fn ring_indices_are_read_when_all_is_loaded_and_not_before() {
 #[test]
 fn requests_in_flight_are_refused_in_one_sentence() {
     let mut section = fixture(BLK[0].0);
-    // After the head of 24 bytes, 57 of configuration, the count and one queue of 18.
+    // After the head of 24 bytes, 57 of configuration, the number of queues and one queue of 18.
     let list = 24 + 57 + 4 + 18;
     assert_eq!(section[list..list + 3], [0, 5, 21], "end of list, then virtio/64bit_features");
     section[list] = 1;

@@ -1,4 +1,4 @@
-//! virtio-net on a stream socket: what the other end sees and may do, with a listener of the test's own.
+//! virtio-net on a stream socket: what the peer receives and what it may do, with a listener of the test.
 
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -15,7 +15,7 @@ use crate::driver::{BUFFERS, Driver, PATIENCE, memory};
 use crate::net::{MAC, MRG_RXBUF, RECEIVE, STATUS, TRANSMIT, buffer, frame, offer, send};
 use crate::state::move_to;
 
-/// Where the network of a card listens.
+/// The listening peer of a card.
 struct Peer {
     listener: UnixListener,
     path: PathBuf,
@@ -31,7 +31,7 @@ impl Peer {
         Self { listener, path, _folder: folder }
     }
 
-    /// The next connection.
+    /// Accepts the next connection.
     fn accept(&self) -> UnixStream {
         let end = Instant::now() + PATIENCE;
         loop {
@@ -62,12 +62,12 @@ fn started(stream: Stream) -> Driver<Net<Stream>> {
     driver
 }
 
-/// As QEMU's net/stream.c has it.
+/// Frames a payload like QEMU's net/stream.c.
 fn framed(payload: &[u8]) -> Vec<u8> {
     [&(payload.len() as u32).to_be_bytes()[..], payload].concat()
 }
 
-/// The next frame that a card sent.
+/// Reads the next frame that a card sent.
 pub fn sent(network: &mut UnixStream) -> Vec<u8> {
     let mut length = [0; 4];
     network.read_exact(&mut length).unwrap();
@@ -76,12 +76,12 @@ pub fn sent(network: &mut UnixStream) -> Vec<u8> {
     frame
 }
 
-/// Bytes of each of the guest's 16 receive buffers: the last one is larger, so that the longest frame fits into all of them.
+/// Bytes of each of the guest's 16 receive buffers: the last one is larger, so that all together hold the longest frame.
 fn room(index: u64) -> u32 {
     if index == 15 { 8192 } else { 4096 }
 }
 
-/// The next frame that came to the guest, put together from its buffers, which it offers anew.
+/// Returns the next frame for the guest, joined from its buffers, which are offered again.
 pub fn received(driver: &mut Driver<Net<Stream>>) -> Vec<u8> {
     let mut frame = Vec::new();
     let mut parts = 1;
@@ -122,7 +122,7 @@ fn frames_go_behind_their_length_both_ways_however_they_are_cut() {
         send(&mut driver, &frame(&payload), (len + 12).div_ceil(15).max(100));
         assert_eq!(sent(&mut network), payload);
     }
-    // Byte by byte, many at once, and the longest that there is: 64 KiB of IP behind Ethernet with a VLAN tag.
+    // Byte by byte, many at once, and the longest one: 64 KiB of IP after Ethernet with a VLAN tag.
     for byte in framed(&[1; 60]) {
         network.write_all(&[byte]).unwrap();
         thread::yield_now();
@@ -140,7 +140,7 @@ fn frames_go_behind_their_length_both_ways_however_they_are_cut() {
 
 const LEN: usize = 40_000;
 
-/// Gives the card frames of [`LEN`] bytes, each filled with its number, until one is not taken: how many.
+/// Sends frames of [`LEN`] bytes, each filled with its number, until the card takes no more; returns how many it took.
 fn fill(driver: &mut Driver<Net<Stream>>) -> u16 {
     let (mut given, mut waits) = (0_u16, 0);
     while waits < 20 {
@@ -158,7 +158,7 @@ fn fill(driver: &mut Driver<Net<Stream>>) -> u16 {
     given
 }
 
-/// What the other end does not take at once is not lost: the guest's frames wait in its queue, as they do in QEMU.
+/// Frames that the peer does not read at once are not lost: they wait in the guest's queue, as in QEMU.
 #[test]
 fn frames_wait_while_the_other_end_takes_none() {
     let peer = Peer::new();
@@ -170,15 +170,16 @@ fn frames_wait_while_the_other_end_takes_none() {
     driver.queues[TRANSMIT].wait_used();
 }
 
-/// A migration's pause waits for the card, but not for another end that takes nothing and never stops talking. The frame that waits in the
-/// guest's queue is sent where the guest arrives.
+/// A migration's pause waits for the card, but not for a peer that reads nothing and sends without end. The frame that waits in
+/// the guest's queue is sent at the destination.
 #[test]
 fn a_card_stops_whatever_the_other_end_does() {
     let (busy, peer) = (Peer::new(), Peer::new());
     let stream = Stream::open(&busy.path).unwrap();
     let mut network = busy.accept();
     let mut driver = Driver::new(Net::new(stream, MAC), memory());
-    // Of buffers that cannot be joined none has room for such a frame: each is dropped, so that the guest's buffers never run out.
+    // Without mergeable buffers none has room for such a frame: each frame is dropped, so that the guest's buffers never run
+    // out.
     driver.start(STATUS);
     offer_all(&mut driver);
     let talking = thread::spawn(move || {
@@ -197,7 +198,7 @@ fn a_card_stops_whatever_the_other_end_does() {
     assert!(talking.join().unwrap() > 1000, "the other end was heard");
 }
 
-/// The other end may be broken or hostile: the guest sees its link go down, runs on, and has it back from the next connection.
+/// With a broken or hostile peer the guest's link goes down, the guest runs on, and the next connection restores the link.
 #[test]
 fn what_is_no_frame_ends_the_connection_and_not_the_card() {
     let peer = Peer::new();
@@ -209,7 +210,7 @@ fn what_is_no_frame_ends_the_connection_and_not_the_card() {
         driver.write32(0x064, 3);
         match what {
             Some(length) => network.write_all(&[&length.to_be_bytes()[..], &[0; 20]].concat()).unwrap(),
-            // It dies in the middle of a frame.
+            // The peer closes in the middle of a frame.
             None => network.write_all(&framed(&[0; 100])[..50]).unwrap(),
         }
         if what.is_none() {
@@ -217,7 +218,7 @@ fn what_is_no_frame_ends_the_connection_and_not_the_card() {
         }
         driver.until("link down", |driver| link(driver) == 0);
         driver.until("a configuration interrupt", |driver| driver.read32(0x060) & 2 != 0);
-        // Nobody is there to take it.
+        // The frame is dropped, since there is no connection.
         send(&mut driver, &frame(&[9; 60]), 100);
         network = peer.accept();
         driver.until("link up", |driver| link(driver) == 1);
@@ -228,7 +229,7 @@ fn what_is_no_frame_ends_the_connection_and_not_the_card() {
     }
 }
 
-/// A reset makes a new card, which goes on with the same connection, also in the middle of a frame.
+/// A reset makes a new card, which continues with the same connection, also in the middle of a frame.
 #[test]
 fn a_new_card_goes_on_with_the_connection() {
     let peer = Peer::new();
@@ -245,8 +246,8 @@ fn a_new_card_goes_on_with_the_connection() {
     assert_eq!(received(&mut driver), [2; 60]);
 }
 
-/// The guest comes from a card with a tap's features whose own network is gone. Here it has one, and is announced there (RFC 903) before it
-/// says a word.
+/// The guest comes from a card with a tap's features whose network is gone. Here it has one, and is announced there (RFC 903)
+/// before it sends anything.
 #[test]
 fn a_guest_that_arrives_has_the_link_that_is_here() {
     let (lost, peer) = (Peer::new(), Peer::new());
@@ -264,7 +265,8 @@ fn a_guest_that_arrives_has_the_link_that_is_here() {
     assert_eq!(received(&mut driver), [7; 60]);
 }
 
-/// So that a guest can come from a tap, and go to one: what a tap of a new kernel has (`a_tap_carries_frames_both_ways`).
+/// The features are those of a tap of a new kernel (`a_tap_carries_frames_both_ways`), so that a guest can migrate from and to
+/// a tap.
 #[test]
 fn the_guest_is_offered_what_a_tap_offers() {
     let peer = Peer::new();
@@ -292,7 +294,7 @@ fn sum(bytes: &[u8]) -> u16 {
     sum as u16
 }
 
-/// The sum over everything, the checksum with it, is all ones if the checksum is right.
+/// The sum over everything, with a correct checksum, is all ones.
 fn adds_up(parts: &[&[u8]]) -> bool {
     sum(&parts.concat()) == 0xffff
 }
@@ -301,7 +303,7 @@ fn be16(bytes: &[u8], at: usize) -> usize {
     usize::from(bytes[at]) * 256 + usize::from(bytes[at + 1])
 }
 
-/// Ethernet, then IPv4 or IPv6 with lengths for `transport`, which follows.
+/// Ethernet header, then IPv4 or IPv6 with lengths for `transport`, which follows.
 fn packet(v6: bool, protocol: u8, transport: &[u8]) -> Vec<u8> {
     let length = transport.len() as u16;
     let ethernet = |kind: [u8; 2]| [&[2; 6][..], &MAC, &kind].concat();
@@ -318,7 +320,7 @@ fn packet(v6: bool, protocol: u8, transport: &[u8]) -> Vec<u8> {
     [ethernet(if v6 { [0x86, 0xdd] } else { [8, 0] }), ip, transport.to_vec()].concat()
 }
 
-/// The virtio header of an unfinished frame, and the frame with the pseudo header's sum where its checksum is to be.
+/// Makes the virtio header of a frame with offloads, and the frame with the pseudo header's sum in its checksum field.
 pub fn unfinished(kind: u8, segment: u16, v6: bool, protocol: u8, transport: &[u8]) -> Vec<u8> {
     let mut packet = packet(v6, protocol, transport);
     let start = packet.len() - transport.len();
@@ -332,7 +334,7 @@ pub fn unfinished(kind: u8, segment: u16, v6: bool, protocol: u8, transport: &[u
     [&[1, kind, 0, 0][..], &segment, &start, &offset, &[0, 0], &packet].concat()
 }
 
-/// Its transport, once lengths and checksums of both layers have been found right.
+/// Returns the transport part, after checking lengths and checksums of both layers.
 fn checked(frame: &[u8], v6: bool, protocol: u8) -> Vec<u8> {
     let (addresses, start) = if v6 { (22..54, 54) } else { (26..34, 34) };
     if v6 {
@@ -361,7 +363,7 @@ fn payload(len: usize) -> Vec<u8> {
     (0..len).map(|at| (at * 31 % 251) as u8).collect()
 }
 
-/// virtio 1.2 §5.1.6.2: the guest leaves the checksum to the device, and the cutting of a long packet.
+/// virtio 1.2 §5.1.6.2: the guest leaves the checksum and the segmentation of a long packet to the device.
 #[test]
 fn what_the_guest_leaves_undone_is_done() {
     let peer = Peer::new();
@@ -427,7 +429,7 @@ fn fragments(driver: &mut Driver<Net<Stream>>, network: &mut UnixStream, v6: boo
     assert_eq!(whole[8..], payload(4000));
 }
 
-/// What makes no sense is dropped, and the next frame goes: cut short at every place, and with every number as large as can be.
+/// Malformed frames are dropped, and the next frame is sent: truncated at every byte, and with every number at its maximum.
 #[test]
 fn unfinished_frames_that_make_no_sense_are_dropped() {
     let peer = Peer::new();

@@ -1,4 +1,4 @@
-//! The threads of devices as the kernel sees them, by the names that tests give them.
+//! Threads of devices as the kernel reports them, by the names that tests give them.
 
 use std::fs;
 use std::path::PathBuf;
@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 
 use crate::driver::PATIENCE;
 
-/// The thread of this name, of at most 15 bytes, if there is one.
+/// Finds the thread with this name, of at most 15 bytes.
 fn find(name: &str) -> Option<PathBuf> {
     let tasks = fs::read_dir("/proc/self/task").unwrap().map(|task| task.unwrap().path());
     let mut named = tasks.filter(|task| fs::read_to_string(task.join("comm")).is_ok_and(|comm| comm.trim() == name));
     named.next()
 }
 
-/// What the thread of this name has had of the processor. A thread names itself when it first runs, so it is waited for.
+/// Processor time of the thread with this name. A thread sets its name when it first runs, so this waits for it.
 pub fn processor_time(name: &str) -> Duration {
     let end = Instant::now() + PATIENCE;
     let task = loop {
@@ -28,7 +28,7 @@ pub fn processor_time(name: &str) -> Duration {
     Duration::from_nanos(stat.split(' ').next().unwrap().parse().unwrap())
 }
 
-/// Waits for the end of the thread of this name, which has run.
+/// Waits for the end of the thread with this name, which has run.
 pub fn await_end(name: &str) {
     let end = Instant::now() + PATIENCE;
     while find(name).is_some() {

@@ -1,4 +1,4 @@
-//! No queue of a network card keeps the others waiting, however much it has: each in its turn, 256 chains at a time
+//! No queue of a network card delays the others, however much work it has: each gets 256 chains at a time
 //! (docs/threat-model.md, Budgets).
 
 use std::io;
@@ -16,22 +16,22 @@ use crate::driver::{BUFFERS, Driver, INDIRECT, PATIENCE, USED, memory};
 use crate::net::{CONTROL, CTRL_VQ, RECEIVE, TRANSMIT, frame};
 
 const TURN: usize = 256;
-/// As many as a queue can have.
+/// Most chains that a queue can have.
 const ALL: u16 = 1024;
 
-/// What the card did, in its order.
+/// Actions of the card, in order.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Done {
     Sent,
     Received,
 }
 
-/// A network that always has a frame, up to a number, and takes each.
+/// A network that always has a frame, up to a number, and takes every frame.
 struct Busy {
     socket: UnixDatagram,
     frames: Arc<AtomicU16>,
     memory: GuestMemory,
-    /// With the commands that had been answered before.
+    /// Actions, each with the number of commands answered before it.
     done: Arc<Mutex<Vec<(Done, u16)>>>,
 }
 
@@ -68,7 +68,7 @@ impl Backend for Busy {
     }
 }
 
-/// What a card does that finds so many chains in its queues, and as many frames as it has buffers.
+/// Actions of a card with this many chains in its queues, and as many frames as it has buffers.
 fn done(receive: u16, transmit: u16, control: u16) -> Vec<(Done, u16)> {
     let memory = memory();
     let done = Arc::<Mutex<_>>::default();
@@ -106,7 +106,7 @@ fn frames_of_the_guest_and_for_the_guest_take_turns() {
     let done = done(ALL, ALL, 0);
     assert_eq!(done.len(), 2 * usize::from(ALL));
     let turns: Vec<usize> = done.chunk_by(|(one, _), (next, _)| one == next).map(<[_]>::len).collect();
-    // Both have enough to do until the last turn of each.
+    // Both queues have enough work until the last turn of each.
     assert!(turns.iter().all(|turn| *turn <= TURN), "{turns:?}");
 }
 
@@ -122,7 +122,7 @@ fn commands_do_not_keep_frames_waiting() {
 #[test]
 fn frames_do_not_keep_commands_waiting() {
     for (receive, transmit) in [(ALL, 0), (0, ALL)] {
-        // The first turn is the commands'.
+        // Commands have the first turn.
         let done = done(receive, transmit, 2 * TURN as u16);
         let waited = done.iter().filter(|(_, answered)| *answered == TURN as u16).count();
         assert!((1..=TURN).contains(&waited), "{waited} frames went between one turn of the commands and the next");
