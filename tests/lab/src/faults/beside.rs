@@ -1,4 +1,4 @@
-//! The page channels of a wire: the connections that a source makes after its main channel.
+//! The page channels of a relay: the connections that a source makes after its main channel.
 
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -10,25 +10,25 @@ use nix::poll::PollFd;
 use super::PATIENCE;
 use super::wire::{Lane, Part, Wire, lanes};
 
-/// Of a page channel's opening, a byte of the uuid, which follows magic and version.
+/// Offset of a byte of the uuid in a page channel's opening, after magic and version.
 const UUID: usize = 8;
 
-/// What is odd about the page channels.
+/// Deviations of the page channels.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Habits {
-    /// The one of this number reaches the destination only once the test has given its first order.
+    /// Number of the page channel that reaches the destination only after the test's first order.
     pub late: Option<usize>,
-    /// In place of the one of this number a channel of another migration comes.
+    /// Number of the page channel that is replaced by one of another migration.
     pub stray: Option<usize>,
 }
 
-/// The page channels, in the order in which they came.
+/// The page channels, in the order in which they connected.
 #[derive(Debug)]
 pub(super) struct Beside {
     listener: UnixListener,
     there: PathBuf,
     habits: Habits,
-    /// Number of the one that comes late, and the source's end of it.
+    /// Number of the late page channel, and the source's end of it.
     waiting: Option<(usize, UnixStream)>,
     channels: Vec<Channel>,
 }
@@ -46,13 +46,13 @@ impl Beside {
         Self { listener, there, habits, waiting: None, channels: Vec::new() }
     }
 
-    /// Adds what is to be waited for.
+    /// Adds the descriptors to wait for.
     pub(super) fn await_too<'a>(&'a self, polled: &mut Vec<PollFd<'a>>) {
         let open = self.channels.iter().filter(|channel| channel.wire == Wire::Flows);
         polled.extend(open.flat_map(|channel| &channel.lanes).map(|lane| PollFd::new(lane.from.as_fd(), lane.wants())));
     }
 
-    /// Takes in who has come, and passes on what has.
+    /// Accepts new connections, and relays data on the accepted ones.
     pub(super) fn pass(&mut self, most: usize) {
         while let Ok((source, _)) = self.listener.accept() {
             let number = self.channels.len() + usize::from(self.waiting.is_some());
@@ -67,7 +67,7 @@ impl Beside {
         }
     }
 
-    /// From now on a part of the wire behaves so.
+    /// Sets the behaviour of a part of the relay.
     pub(super) fn obey(&mut self, part: Part, wire: Wire) {
         self.habits.late = None;
         if let Some((number, source)) = self.waiting.take() {
@@ -86,7 +86,7 @@ impl Beside {
         }
     }
 
-    /// True once both directions of each are over.
+    /// Whether both directions of each connection have ended.
     pub(super) fn is_over(&self) -> bool {
         self.channels.iter().flat_map(|channel| &channel.lanes).all(|lane| lane.closed)
     }
@@ -111,7 +111,7 @@ impl Channel {
             *byte ^= 0xff;
             self.is_stray = false;
         }
-        // An opening goes whole, so that it is known whose it is.
+        // Relay an opening completely, so that its owner is known.
         let most = if self.is_stray { 0 } else { most };
         for lane in &mut self.lanes {
             lane.write(most);
@@ -121,7 +121,7 @@ impl Channel {
         }
     }
 
-    /// Passes on what was sent until now: it was on no way that is cut.
+    /// Relays data that was sent until now: it was not on a connection that is cut.
     fn drain(&mut self) {
         let [forward, _] = &mut self.lanes;
         let deadline = Instant::now() + PATIENCE;

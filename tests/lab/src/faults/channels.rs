@@ -1,5 +1,5 @@
-//! The fault matrix with pages on channels beside the main one, as data: the faults that concern connections, and those that there are
-//! only then. `minivmm/tests/faults` walks it with [`CHANNELS`]; `docs/faults.md` is made from it.
+//! The fault matrix with page channels, as data: the faults that concern connections, and those that only exist with
+//! page channels. `minivmm/tests/faults` runs it with [`CHANNELS`]; `docs/faults.md` is generated from it.
 
 use super::cell::{Cell, Fault, Guest, Row};
 use super::table::{
@@ -7,7 +7,7 @@ use super::table::{
     turned_away,
 };
 
-/// How many page channels there are.
+/// Number of page channels.
 pub const CHANNELS: u8 = 4;
 
 const HERE: Cell = Cell::No("all channels are here before the first page");

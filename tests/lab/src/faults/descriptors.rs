@@ -1,4 +1,4 @@
-//! The message that hands a guest over in place, on its way: its descriptors pass from one process to the other, or do not.
+//! The message of a hand-over in place, and the faults of it: its descriptors reach the destination or not.
 
 use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
 use std::os::fd::{AsRawFd, RawFd};
@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 
-/// What becomes of the message.
+/// How the relay treats the message.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Message {
     /// It arrives.
@@ -18,13 +18,13 @@ pub enum Message {
     Torn,
 }
 
-/// Bytes of a message that is torn: all of its length, and a part of its text.
+/// Bytes relayed of a torn message: its whole length field, and a part of its text.
 const TORN: usize = 9;
-/// More than one message has.
+/// More descriptors than a message has.
 const DESCRIPTORS_MAX: usize = 16;
 const TEXT_MAX: usize = 4096;
 
-/// Takes the message from the source, and gives it to the destination; false if the connection is cut then. Both sockets block.
+/// Relays the message from source to destination; false if the connection is cut then. Both sockets are blocking.
 pub(super) fn pass(source: &UnixStream, destination: &UnixStream, message: Message) -> io::Result<bool> {
     let mut bytes = vec![0; size_of::<u32>()];
     let mut descriptors = Vec::new();

@@ -1,5 +1,5 @@
-//! The fault matrix of a guest that goes to a new process on its host with its memory where it is, as data: `minivmm/tests/faults` walks
-//! it; `docs/faults.md` is made from it.
+//! The fault matrix of a guest that is handed over to a new process on its host without a copy of its memory, as data:
+//! `minivmm/tests/faults` runs it; `docs/faults.md` is generated from it.
 
 use super::cell::{Answer, Cell, Fault, Guest, Row, Says};
 use super::table::{
@@ -7,7 +7,7 @@ use super::table::{
     LOAD_REFUSED, LOCK_TAKEN, NEVER_RAN, UNACKNOWLEDGED, UNKNOWN_SECTION, asked, back, ends,
 };
 
-/// The new process has no machine before it has the guest's memory.
+/// The new process has no machine before it has received the guest's memory.
 const fn no_machine(why: &'static str) -> Says {
     Says::Ended(2, why)
 }

@@ -1,21 +1,22 @@
-//! The fault matrix with a QEMU at one end, as data. The commit is weaker there: a QEMU writes no ownership record and runs the guest
-//! before it says so, and the image's lock alone decides. `tests/e2e/qemu/faults.rs` walks it; `docs/faults.md` is made from it.
+//! The fault matrix with a QEMU at one end, as data. The commit is weaker there: a QEMU writes no ownership record and
+//! runs the guest before it reports that, and only the image's lock decides. `tests/e2e/qemu/faults.rs` runs it;
+//! `docs/faults.md` is generated from it.
 
 use super::cell::{Answer, Cell, Fault, Guest, Phase, Says};
 
-/// Who sends the guest to whom.
+/// The direction of a migration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
-    /// A QEMU with its capability `return-path` to a minivmm.
+    /// From a QEMU with the capability `return-path` to a minivmm.
     FromQemu,
-    /// A QEMU without it to a minivmm.
+    /// From a QEMU without `return-path` to a minivmm.
     FromDeafQemu,
-    /// A minivmm to a QEMU.
+    /// From a minivmm to a QEMU.
     ToQemu,
 }
 
 impl Way {
-    /// In a sentence without its full stop.
+    /// The direction in words, without a full stop.
     pub fn meaning(self) -> &'static str {
         match self {
             Self::FromQemu => "from a QEMU with `return-path` to minivmm",
@@ -25,14 +26,14 @@ impl Way {
     }
 }
 
-/// One fault on one way.
+/// The outcomes of one fault in one direction.
 #[derive(Clone, Copy, Debug)]
 pub struct QemuRow {
-    /// Who sends.
+    /// The direction.
     pub way: Way,
     /// The fault.
     pub fault: Fault,
-    /// The phases that there are, and how it ends in each.
+    /// The phases in which the fault can occur, each with its outcome.
     pub cells: &'static [(Phase, Cell)],
 }
 

@@ -1,4 +1,4 @@
-//! Source or destination: a process with the files and sockets that are its own.
+//! Source or destination: a process with its files and sockets.
 
 use std::ffi::OsString;
 use std::fs;
@@ -14,17 +14,17 @@ use super::{PATIENCE, Result, until};
 use crate::qmp::Qmp;
 use crate::vmm::{Config, Program, Started, Vmm};
 
-/// The guest has made so many passes when it counts as started.
+/// Number of passes after which the guest counts as started.
 const FIRST_PASSES: usize = 3;
 
-/// File of the socket at which it waits for a migration.
+/// File name of the socket at which the process waits for a migration.
 const DOOR: &str = "door";
 
-/// The byte of an image that a QEMU which writes to it has locked: `RAW_PL_PERM_BASE` and the number of `BLK_PERM_WRITE`
-/// (block/file-posix.c, include/block/block-common.h).
+/// The byte of an image that a QEMU which writes to the image has locked: `RAW_PL_PERM_BASE` and the number of
+/// `BLK_PERM_WRITE` (block/file-posix.c, include/block/block-common.h).
 const WRITES: u64 = 101;
 
-/// One process; ended with the value.
+/// One process; ended when dropped.
 #[derive(Debug)]
 pub struct Side {
     /// The monitor.
@@ -33,7 +33,7 @@ pub struct Side {
     pub process: u32,
     subject: Subject,
     directory: tempfile::TempDir,
-    /// Exit code, once it has ended; `None` in it if a signal ended it.
+    /// The exit code, once the process has ended; the inner `None` is an end by a signal.
     ended: Option<Option<i32>>,
 }
 
@@ -41,18 +41,18 @@ impl Side {
     /// Boots the guest.
     ///
     /// # Errors
-    /// When it does not come up.
+    /// When the guest does not start.
     pub fn boot(ground: &Ground) -> Result<Self> {
         let side = Self::start(ground, &ground.program, |_| ())?;
-        until("the guest comes up", || Ok((ground.subject.passes)(&side.vmm.console()).len() >= FIRST_PASSES))
+        until("the guest boots", || Ok((ground.subject.passes)(&side.vmm.console()).len() >= FIRST_PASSES))
             .map_err(|why| format!("{why}: {:?} {}", side.vmm.console(), side.vmm.errors()))?;
         Ok(side)
     }
 
-    /// Starts a process that waits for a migration; `change` makes its machine another one.
+    /// Starts a process that waits for a migration; `change` modifies its configuration.
     ///
     /// # Errors
-    /// What it says when it does not start.
+    /// The output of a process that does not start.
     pub fn incoming(ground: &Ground, change: impl FnOnce(&mut Config)) -> Result<Self> {
         Self::start(ground, &ground.peer, |config| {
             let door = config.control.with_file_name(DOOR);
@@ -69,7 +69,7 @@ impl Side {
         change(&mut config);
         let started = Started::spawn(ground.launcher.as_deref(), program, &config);
         let vmm = match (&config.incoming, ground.memory) {
-            // Its control socket is made once it has the guest's memory.
+            // The control socket appears once the process has the guest's memory.
             (Some(_), Memory::InPlace) => {
                 started.and_then(|started| started.await_socket(&directory.path().join(DOOR))).map(Started::unconnected)
             }
@@ -80,18 +80,18 @@ impl Side {
         Ok(Self { vmm, process, subject: ground.subject, directory, ended: None })
     }
 
-    /// Where it waits for a migration.
+    /// The socket at which the process waits for a migration.
     pub fn door(&self) -> PathBuf {
         self.directory.path().join(DOOR)
     }
 
-    /// Ends the process as a crash would.
+    /// Kills the process, as a crash would.
     pub fn kill(&mut self) {
         self.vmm.process().kill();
         self.ended = Some(None);
     }
 
-    /// Its exit code, once it has ended by itself and all is read that it wrote.
+    /// The exit code, once the process has ended by itself and all of its output is read.
     pub fn exit_code(&mut self) -> Option<Option<i32>> {
         if self.ended.is_none() && self.vmm.process().ended().is_some() {
             self.ended = self.vmm.wait_end(Instant::now() + PATIENCE).ok().map(|status| status.code());
@@ -99,10 +99,10 @@ impl Side {
         self.ended
     }
 
-    /// Run state, status of the migration, and its error.
+    /// The run state, the status of the migration, and its error.
     ///
     /// # Errors
-    /// When it does not answer.
+    /// When the process does not answer.
     pub fn answers(&mut self) -> Result<(String, String, String)> {
         let run_state = self.vmm.status().map_err(|error| error.to_string())?;
         let migration = self.execute("query-migrate", Value::Null)?;
@@ -110,7 +110,7 @@ impl Side {
         Ok((run_state, text("status"), text("error-desc")))
     }
 
-    /// Gives a command and waits for the answer.
+    /// Executes a command and waits for the answer.
     ///
     /// # Errors
     /// The refusal, or that no answer came.
@@ -118,7 +118,7 @@ impl Side {
         self.vmm.qmp.execute(command, arguments).map_err(|error| error.to_string())
     }
 
-    /// Gives a command over a connection of its own, for its answer may be long in coming.
+    /// Executes a command over a connection of its own, because the answer may take long.
     pub fn ask(&self, command: &'static str, arguments: Value) -> JoinHandle<Result<()>> {
         let control = self.directory.path().join("control");
         std::thread::spawn(move || {
@@ -127,22 +127,22 @@ impl Side {
         })
     }
 
-    /// Number of the last pass on the console since the guest was started last; 0 before the first.
+    /// Number of the last pass on the console since the guest's last boot; 0 before the first pass.
     pub fn last_pass(&self) -> u64 {
         let console = self.vmm.console();
         let since = console.rsplit(self.subject.banner).next().unwrap_or_default();
         (self.subject.passes)(since).last().copied().unwrap_or(0)
     }
 
-    /// The thread of the guest's first vCPU, which a reset makes anew; `None` while there is none.
+    /// The thread of the guest's first vCPU, which a reset starts again; `None` while there is none.
     pub fn first_vcpu(&self) -> Option<OsString> {
         let threads = fs::read_dir(format!("/proc/{}/task", self.process)).ok()?.flatten();
         let name = |thread: &fs::DirEntry| fs::read_to_string(thread.path().join("comm")).unwrap_or_default();
         threads.into_iter().find(|thread| name(thread).trim_end() == "vcpu0").map(|thread| thread.file_name())
     }
 
-    /// True if this process holds a lock for writing on `image`, as the kernel tells of its open files. QEMU's is one for reading on a
-    /// byte that says so.
+    /// Whether this process holds a write lock on `image`, by the kernel's list of its open files. QEMU has a read lock
+    /// on a byte that stands for writing.
     pub fn holds(&self, image: &Path) -> bool {
         let Ok(inode) = fs::metadata(image).map(|metadata| metadata.ino()) else { return false };
         let Ok(files) = fs::read_dir(format!("/proc/{}/fdinfo", self.process)) else { return false };

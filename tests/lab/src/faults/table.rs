@@ -1,5 +1,5 @@
-//! The fault matrix as data: for each phase and fault, how a migration ends. The tests walk it with every guest;
-//! `docs/faults.md` is made from it.
+//! The fault matrix as data: the outcome of a migration for each phase and fault. The tests run it with every guest;
+//! `docs/faults.md` is generated from it.
 
 use super::cell::{Answer, Cell, Fault, Guest, Row, Says};
 
@@ -22,26 +22,26 @@ const fn failed(why: &'static str) -> Says {
 pub(super) const HANDED_OVER: Says = Says::Answers("postmigrate", "completed", "");
 pub(super) const ARRIVED: Says = Says::Answers("running", "completed", "");
 pub(super) const WAITS: Says = Says::Answers("inmigrate", "setup", "");
-/// Nothing of the machine was changed yet: the source sent its header and its first PING.
+/// The source has sent only its header and its first PING, so nothing of the destination's machine has changed.
 pub(super) const fn turned_away(why: &'static str) -> Says {
     Says::Answers("inmigrate", "setup", why)
 }
 
 pub(super) const NEVER_RAN: Says = Says::Ended(1, "the guest did not run here");
 pub(super) const UNACKNOWLEDGED: Says = Says::Answers("postmigrate", "unacknowledged", "did not confirm");
-/// Its copy is whole, and it could not take the lock: `cont` tries again.
+/// The destination's copy is complete, but it could not take the lock: `cont` tries again.
 pub(super) const STRANDED: Says = Says::Answers("paused", "failed", "it stays stopped here; cont tries again");
 pub(super) const CANCELLED: Says = Says::Answers("running", "cancelled", "");
 
 pub(super) const DELIVERED: Cell = ends(Guest::AtDestination, HANDED_OVER, ARRIVED);
 const DONE_AND_DELIVERED: Cell = asked(Answer::Done, Guest::AtDestination, HANDED_OVER, ARRIVED);
 const UNDER_WAY: Cell = asked(Answer::Refused("under way"), Guest::AtDestination, HANDED_OVER, ARRIVED);
-pub(super) const EARLIER: Cell = Cell::No("found out in an earlier phase");
-pub(super) const LATER: Cell = Cell::No("comes in a later phase");
-pub(super) const HELD: Cell = Cell::No("the side that owns the guest holds the lock, so nobody else gets it");
+pub(super) const EARLIER: Cell = Cell::No("detected in an earlier phase");
+pub(super) const LATER: Cell = Cell::No("occurs in a later phase");
+pub(super) const HELD: Cell = Cell::No("the side that owns the guest holds the lock, so no other process gets it");
 const PAUSED: Cell = Cell::No("the guest does not run in this phase");
 
-/// The same with page channels as without.
+/// A row that is the same with page channels and without.
 pub(super) const SOURCE_KILLED: Row = Row {
     fault: Fault::SourceKilled,
     cells: [

@@ -1,4 +1,4 @@
-//! A process that is neither source nor destination, and has the image open.
+//! A process that is neither source nor destination, and opens the image.
 
 use std::fs::File;
 use std::path::Path;
@@ -8,7 +8,7 @@ use nix::libc;
 
 use super::Result;
 
-/// The third party; what it holds is let go with the value.
+/// The third party, which releases the lock when dropped.
 #[derive(Debug)]
 pub struct ThirdParty {
     image: File,
@@ -27,15 +27,15 @@ impl ThirdParty {
     /// Takes the lock that minivmm takes.
     ///
     /// # Errors
-    /// When someone has it.
+    /// When another process has the lock.
     pub fn take(image: &Path) -> Result<Self> {
         let party = Self::new(image)?;
         let taken = fcntl(&party.image, FcntlArg::F_OFD_SETLK(&whole_file()));
-        taken.map_err(|errno| format!("the image is held: {errno}"))?;
+        taken.map_err(|errno| format!("the image is locked: {errno}"))?;
         Ok(party)
     }
 
-    /// True while someone else has it: as quick as a question to the kernel can be.
+    /// Whether another process has the lock, by a single query of the kernel.
     pub fn finds_it_locked(&self) -> bool {
         let mut lock = whole_file();
         fcntl(&self.image, FcntlArg::F_OFD_GETLK(&mut lock)).is_ok() && lock.l_type != libc::F_UNLCK as i16
