@@ -19,6 +19,12 @@ pub(crate) fn kvm_is_here() -> bool {
     minivmm::kvm::open().map_err(vmstate_lab::skip::skip).is_ok()
 }
 
+/// Returns whether this host lets a process wait for pages of its memory; if not, reports the skip.
+pub(crate) fn pages_may_come_late() -> bool {
+    let ram = minivmm::memory::Ram::new(1 << 20).unwrap();
+    ram.check_late().map_err(vmstate_lab::skip::skip).is_ok()
+}
+
 /// Makes kernel and image in `directory`.
 pub(crate) fn ground(directory: &Path, memory: Memory) -> Ground {
     let at = |name: &str| directory.join(name);

@@ -8,6 +8,7 @@ mod page;
 
 use vmstate_lab::faults::case;
 use vmstate_lab::faults::cell::{Cell, Fault, Phase, Row};
+use vmstate_lab::faults::postcopy::{self, Moment, PostcopyRow};
 use vmstate_lab::faults::side::Side;
 use vmstate_lab::faults::subject::Memory;
 
@@ -34,6 +35,27 @@ fn walk(row: &Row, memory: Memory) {
     } else {
         cells().filter_map(|(phase, cell)| one(phase, cell)).collect()
     };
+    assert!(failures.is_empty(), "\n{}\n", failures.join("\n"));
+}
+
+/// Walks one row of the table of post-copy, all its moments in parallel, because most of the time is spent waiting.
+fn walk_postcopy(row: &PostcopyRow) {
+    if !ground::kvm_is_here() || !ground::pages_may_come_late() {
+        return;
+    }
+    let one = |moment: Moment, cell: &Cell| {
+        let begun = std::time::Instant::now();
+        let directory = tempfile::tempdir().unwrap();
+        let ground = ground::ground(directory.path(), Memory::Late);
+        let walked = Side::boot(&ground).and_then(|source| postcopy::walk(&ground, source, row.fault, moment, cell));
+        println!("{:?}, {moment:?}: {:?}", row.fault, begun.elapsed());
+        walked.err().map(|why| format!("{:?}, {moment:?}: {why}", row.fault))
+    };
+    let cells = Moment::ALL.into_iter().zip(&row.cells).filter(|(_, cell)| !matches!(cell, Cell::No(_)));
+    let failures: Vec<String> = std::thread::scope(|scope| {
+        let walks: Vec<_> = cells.map(|(moment, cell)| scope.spawn(move || one(moment, cell))).collect();
+        walks.into_iter().filter_map(|walk| walk.join().unwrap()).collect()
+    });
     assert!(failures.is_empty(), "\n{}\n", failures.join("\n"));
 }
 
@@ -140,5 +162,41 @@ mod in_place {
         other_memory: OtherMemory,
         other_cpu: OtherCpu,
         unknown_section: UnknownSection,
+    }
+}
+
+/// Pages come once the guest runs at the destination (post-copy).
+mod late {
+    use vmstate_lab::faults::cell::Fault;
+    use vmstate_lab::faults::postcopy::POSTCOPY_TABLE;
+
+    /// One test for each row, so that each can be run by its name.
+    macro_rules! rows {
+        ($($name:ident: $fault:ident,)*) => {
+            $(
+                #[test]
+                fn $name() {
+                    let row = POSTCOPY_TABLE.iter().find(|row| row.fault == Fault::$fault);
+                    super::walk_postcopy(row.expect("a row for each fault"));
+                }
+            )*
+
+            #[test]
+            fn each_row_of_the_table_is_walked() {
+                let walked = [$(Fault::$fault),*];
+                assert_eq!(walked.as_slice(), POSTCOPY_TABLE.iter().map(|row| row.fault).collect::<Vec<_>>());
+            }
+        };
+    }
+
+    rows! {
+        source_killed: SourceKilled,
+        destination_killed: DestinationKilled,
+        wire_cut: WireCut,
+        wire_stalls: WireStalls,
+        damaged: Damaged,
+        load_refused: LoadRefused,
+        cancel: Cancel,
+        quit_there: QuitThere,
     }
 }

@@ -3,9 +3,10 @@
 use std::fmt::Write;
 use std::path::PathBuf;
 
-use vmstate_lab::faults::cell::{Answer, Cell, Phase, Row, Says};
+use vmstate_lab::faults::cell::{Answer, Cell, Fault, Phase, Row, Says};
 use vmstate_lab::faults::channels::CHANNEL_TABLE;
 use vmstate_lab::faults::in_place::IN_PLACE_TABLE;
+use vmstate_lab::faults::postcopy::{Moment, POSTCOPY_TABLE};
 use vmstate_lab::faults::qemu::QEMU_TABLE;
 use vmstate_lab::faults::table::TABLE;
 
@@ -39,6 +40,18 @@ start, or does not wait for a guest, is told by `migrate --local` before it asks
 ([control.md](control.md#to-a-new-process-on-this-host)).
 ";
 
+const POSTCOPY_HEAD: &str = "
+## In post-copy
+
+The guest runs at the destination before all of its memory is there (`minivmm migrate --postcopy`); the rows are in
+`tests/lab/src/faults/postcopy.rs`. Until the destination has answered the order to run, the lock and the record decide who has the guest, as above.
+From then on the destination has it, and its newest memory is in two processes until the last page has come: if one of them ends before that, the guest is lost. A connection
+that breaks loses nothing: both sides wait for another one in `postcopy-paused`, the source refuses `cont`, with `force` as well, and `migrate` with `resume`
+completes the migration. A source whose destination is gone, or has completed, waits until `migrate_cancel`: it then is `postmigrate` / `failed`, and its older guest
+stays stopped. A destination whose source is gone keeps a guest that stands at the first page that it lacks: `quit` is all that is left.
+
+";
+
 const QEMU_HEAD: &str = "
 ## With a QEMU at one end
 
@@ -63,15 +76,24 @@ fn page() -> String {
     page += "\n`state / status` is what `query-status` and `query-migrate` answer, with words of the error. A failure always has an error; where none \
 is quoted here, it is what the system says of the broken connection.\n";
     for row in TABLE {
-        describe("##", row, &mut page);
+        describe("##", row.fault, &phases(row), &mut page);
     }
     page += CHANNEL_HEAD;
     for row in CHANNEL_TABLE {
-        describe("###", row, &mut page);
+        describe("###", row.fault, &phases(row), &mut page);
     }
     page += IN_PLACE_HEAD;
     for row in IN_PLACE_TABLE {
-        describe("###", row, &mut page);
+        describe("###", row.fault, &phases(row), &mut page);
+    }
+    page += POSTCOPY_HEAD;
+    page += "| phase | what it is |\n| --- | --- |\n";
+    for moment in Moment::ALL {
+        let _ = writeln!(page, "| {} | {} |", moment.name(), moment.meaning());
+    }
+    for row in POSTCOPY_TABLE {
+        let cells: Vec<_> = Moment::ALL.into_iter().map(Moment::name).zip(&row.cells).collect();
+        describe("###", row.fault, &cells, &mut page);
     }
     page += QEMU_HEAD;
     for row in QEMU_TABLE {
@@ -89,19 +111,20 @@ is quoted here, it is what the system says of the broken connection.\n";
     page
 }
 
-fn describe(heading: &str, row: &Row, page: &mut String) {
-    let cells = || Phase::ALL.into_iter().zip(&row.cells);
-    let commanded = cells().any(|(_, cell)| matches!(cell, Cell::Ends { answer, .. } if *answer != Answer::None));
-    let _ = write!(
-        page,
-        "\n{heading} {}\n\n| phase | the guest | the source | the destination |",
-        upper(row.fault.meaning())
-    );
+/// The cells of a row, each with the name of its phase.
+fn phases(row: &Row) -> Vec<(&'static str, &Cell)> {
+    Phase::ALL.into_iter().map(Phase::name).zip(&row.cells).collect()
+}
+
+fn describe(heading: &str, fault: Fault, cells: &[(&str, &Cell)], page: &mut String) {
+    let commanded = cells.iter().any(|(_, cell)| matches!(cell, Cell::Ends { answer, .. } if *answer != Answer::None));
+    let _ =
+        write!(page, "\n{heading} {}\n\n| phase | the guest | the source | the destination |", upper(fault.meaning()));
     *page +=
         if commanded { " the command |\n| --- | --- | --- | --- | --- |\n" } else { "\n| --- | --- | --- | --- |\n" };
-    for (phase, cell) in cells() {
+    for (phase, cell) in cells {
         let Cell::Ends { guest, source, destination, answer } = cell else { continue };
-        let _ = write!(page, "| {} | {} |", phase.name(), guest.meaning());
+        let _ = write!(page, "| {phase} | {} |", guest.meaning());
         let _ = write!(page, " {} | {} |", side(*source), side(*destination));
         match answer {
             Answer::None if commanded => *page += " |",
@@ -113,11 +136,11 @@ fn describe(heading: &str, row: &Row, page: &mut String) {
         *page += "\n";
     }
     let mut reasons: Vec<(&str, Vec<&str>)> = Vec::new();
-    for (phase, cell) in cells() {
+    for (phase, cell) in cells {
         let Cell::No(reason) = cell else { continue };
         match reasons.iter_mut().find(|(known, _)| known == reason) {
-            Some((_, phases)) => phases.push(phase.name()),
-            None => reasons.push((reason, vec![phase.name()])),
+            Some((_, phases)) => phases.push(*phase),
+            None => reasons.push((reason, vec![*phase])),
         }
     }
     for (reason, phases) in reasons {

@@ -66,7 +66,7 @@ pub fn walk(ground: &Ground, source: Side, fault: Fault, phase: Phase, cell: &Ce
     Ok(if runs(&mut place.destination)? { Some(place.destination) } else { None })
 }
 
-fn oddities(fault: Fault, mark: Mark) -> Oddities {
+pub(super) fn oddities(fault: Fault, mark: Mark) -> Oddities {
     let change = |find, at, put| Some(Alteration { find, at, put });
     // Name, instance 0, version 3 of QEMU's serial port; behind it divider (2 bytes), receive buffer, IER.
     const SERIAL: &[u8] = b"serial\0\0\0\0\0\0\0\x03";
@@ -92,6 +92,7 @@ fn oddities(fault: Fault, mark: Mark) -> Oddities {
             Fault::DescriptorsTorn => Message::Torn,
             _ => Message::Arrives,
         },
+        resumes: false,
         image_copied: fault == Fault::ImageCopied,
         memory_doubled: fault == Fault::OtherMemory,
         console_full: fault == Fault::DiskFull,
@@ -181,6 +182,8 @@ fn inject(fault: Fault, phase: Phase, place: &mut Place) -> Result<Told> {
             let again = json!({ "uri": place.wire.uri() });
             return released(place, "migrate", again);
         }
+        // Only in post-copy.
+        Fault::Damaged | Fault::QuitThere => return Err(format!("{fault:?} belongs to another table")),
         Fault::ImageCopied
         | Fault::DiskFull
         | Fault::LoadRefused
@@ -223,7 +226,7 @@ fn strays(place: &mut Place) -> Result<()> {
 }
 
 /// Gives the source a command, and lets the wire flow once it is answered.
-fn released(place: &mut Place, name: &'static str, arguments: Value) -> Result<Told> {
+pub(super) fn released(place: &mut Place, name: &'static str, arguments: Value) -> Result<Told> {
     let (answer, asked) = (place.source.ask(name, arguments), Instant::now());
     until("a command is answered", || Ok(answer.is_finished()))?;
     let took = asked.elapsed();
@@ -255,7 +258,7 @@ fn ends_at_source(place: &mut Place) -> Result<()> {
     })
 }
 
-fn describe(place: &mut Place) -> String {
+pub(super) fn describe(place: &mut Place) -> String {
     let marks: Vec<Mark> = place.wire.seen().into_iter().map(|(mark, _)| mark).collect();
     let side = |name, side: &mut Side| {
         let state = match side.exit_code() {

@@ -64,6 +64,7 @@ pub enum Fault {
     WireCut,
     WireStalls,
     WireTrickles,
+    Damaged,
     MainCut,
     PagesCut,
     PagesStall,
@@ -79,6 +80,7 @@ pub enum Fault {
     EofLateAfterQuit,
     Cancel,
     Quit,
+    QuitThere,
     Stop,
     Reset,
     PowerButton,
@@ -104,6 +106,7 @@ impl Fault {
             Self::WireCut => "wire cut; what was on its way is lost",
             Self::WireStalls => "wire stalls until the source has given up",
             Self::WireTrickles => "wire lets 512 bytes pass every 100 ms",
+            Self::Damaged => "a message arrives damaged",
             Self::MainCut => "main channel cut; what was on its way there is lost",
             Self::PagesCut => "one page channel cut, behind what was sent on it",
             Self::PagesStall => "one page channel stalls without end",
@@ -119,6 +122,7 @@ impl Fault {
             Self::EofLateAfterQuit => "EOF comes after the source has taken the guest back, run it on, and quit",
             Self::Cancel => "`migrate_cancel`",
             Self::Quit => "`quit` at the source",
+            Self::QuitThere => "`quit` at the destination",
             Self::Stop => "`stop` at the source",
             Self::Reset => "`system_reset` at the source",
             Self::PowerButton => "`system_powerdown` at the source",
@@ -155,6 +159,10 @@ pub enum Guest {
     StaleAtSource,
     /// It is paused at the destination; `cont` there runs it, and nobody else does.
     PausedAtDestination,
+    /// In post-copy: it is the destination's, and lacks pages that the source has; `migrate` with `resume` brings them.
+    LacksPages,
+    /// In post-copy: it is the destination's, and lacks pages that nobody has any more.
+    Lost,
     /// It powered off.
     PoweredOff,
     /// The process that it ran in was ended.
@@ -172,6 +180,10 @@ impl Guest {
             Self::UndecidedAtSource => "paused at the source, `cont` with `force` runs it there",
             Self::StaleAtSource => "ended with the process that ran it; do not `cont` the old one in QEMU",
             Self::PausedAtDestination => "paused at the destination, `cont` runs it there",
+            Self::LacksPages => {
+                "at the destination, waits for pages; `migrate` with `resume` at the source completes it"
+            }
+            Self::Lost => "lost: at the destination, without pages that were only at the source",
             Self::PoweredOff => "powered off",
             Self::DiedWithItsProcess => "ended with the process that ran it",
         }

@@ -95,10 +95,19 @@ impl Ending<'_> {
                 cont.map_err(|error| format!("the guest is safe to run at the destination: {error}"))?;
                 self.runs_at_destination()?;
             }
-            Guest::PoweredOff | Guest::DiedWithItsProcess => {
+            Guest::LacksPages => {
+                self.no_cont_at_source()?;
+                self.no_forced_cont_at_source()?;
+                self.place.resume(None)?;
+                self.completes()?;
+            }
+            Guest::PoweredOff | Guest::DiedWithItsProcess | Guest::Lost => {
                 self.nobody_runs()?;
                 self.no_cont_at_source()?;
             }
+        }
+        if matches!(self.source, Says::Answers(_, "postcopy-paused", _)) {
+            self.source_is_let_go(guest)?;
         }
         check_consoles(self.place, guest, self.source == Says::Killed)?;
         // A new process takes over in place what another one could not.
@@ -210,20 +219,29 @@ impl Ending<'_> {
     fn migrates_after_all(&mut self) -> Result<()> {
         self.place.new_wire()?;
         self.place.migrate()?;
-        says(
-            "the source of the second migration",
-            &mut self.place.source,
-            Says::Answers("postmigrate", "completed", ""),
-        )?;
-        says(
-            "the destination of the second migration",
-            &mut self.place.destination,
-            Says::Answers("running", "completed", ""),
-        )?;
+        self.completes()?;
+        check_consoles(self.place, Guest::AtDestination, false)
+    }
+
+    /// Another attempt brings all of the guest to the destination.
+    fn completes(&mut self) -> Result<()> {
         self.source = Says::Answers("postmigrate", "completed", "");
         self.destination = Says::Answers("running", "completed", "");
-        self.runs_at_destination()?;
-        check_consoles(self.place, Guest::AtDestination, false)
+        says("the source of the second attempt", &mut self.place.source, self.source)?;
+        says("the destination of the second attempt", &mut self.place.destination, self.destination)?;
+        self.runs_at_destination()
+    }
+
+    /// A source that waits for a destination which needs nothing any more, or is gone, waits until `migrate_cancel`; what it has of the
+    /// guest does not run after that either.
+    fn source_is_let_go(&mut self, guest: Guest) -> Result<()> {
+        let told = self.place.source.execute("migrate_cancel", Value::Null);
+        told.map_err(|why| format!("the source is not let go: {why}"))?;
+        self.source =
+            Says::Answers("postmigrate", "failed", "unless the destination says that the migration completed");
+        says("the source that was let go", &mut self.place.source, self.source)?;
+        self.no_cont_at_source()?;
+        if guest == Guest::AtDestination { self.no_forced_cont_at_source() } else { Ok(()) }
     }
 }
 
@@ -237,11 +255,8 @@ pub fn check_consoles(place: &Place, guest: Guest, source_killed: bool) -> Resul
     if let Some(complaint) = (place.subject.complaint)(&whole) {
         return Err(complaint);
     }
-    if !matches!(guest, Guest::AtDestination | Guest::AnewAtDestination | Guest::PausedAtDestination)
-        && guest != Guest::StaleAtSource
-        && !matches!(guest, Guest::PoweredOff | Guest::DiedWithItsProcess)
-        && !destination.is_empty()
-    {
+    let never_ran = matches!(guest, Guest::AtSource | Guest::PausedAtSource | Guest::UndecidedAtSource);
+    if never_ran && !destination.is_empty() {
         return Err(format!("the guest ran at the destination, too: {destination:?}"));
     }
     for boot in whole.split(place.subject.banner) {

@@ -14,13 +14,23 @@ pub enum Mark {
     Round,
     /// The guest is paused: `SWITCHOVER_START`, or the last part of RAM where nobody would understand that.
     SwitchOver,
+    /// `PACKAGED`, in post-copy: the devices come, and some pages do not.
+    Package,
     /// `PING 5`: the source has sent everything.
     Everything,
     /// `PONG 5`: the destination has loaded everything.
     Ready,
-    /// EOF: the source has let go.
+    /// `POSTCOPY_RUN`: the source has let go, and orders the destination to run the guest.
+    Run,
+    /// `PONG "runs"`, in post-copy: the destination has taken over.
+    Runs,
+    /// The first part of RAM behind `POSTCOPY_RUN`, or over another connection.
+    LatePages,
+    /// `RECV_BITMAP`: the source goes on over another connection.
+    Resume,
+    /// EOF: the source has let go; in post-copy, it has sent all pages.
     Eof,
-    /// `SHUT 0`: the destination has taken over.
+    /// `SHUT 0`: the destination has taken over; in post-copy, it has all pages.
     Shut,
     /// `SHUT` with another number: it has not.
     Refusal,
@@ -37,14 +47,21 @@ const PING: &[u8] = &[8, 0, 2, 0, 4, 0, 0, 0];
 const PING_ROUND: u8 = 6;
 const PING_EVERYTHING: u8 = 5;
 const SWITCHOVER_START: &[u8] = &[8, 0, 11, 0, 0];
+const POSTCOPY_RUN: &[u8] = &[8, 0, 5, 0, 0];
+/// All of it but the length of the package, 32 bits.
+const PACKAGED: &[u8] = &[8, 0, 7, 0, 4];
+/// All of it but the name of a block.
+const RECV_BITMAP: &[u8] = &[8, 0, 10];
 /// EOF and the type of what follows it; then a length of 32 bits; then the text of the self-description, which begins so.
 const EOF_AND_TYPE: &[u8] = &[0, 6];
 const DESCRIPTION: &[u8] = b"{\"configuration\"";
 /// Begin or end of a section that is under way: a byte, and its number.
 const SECTION_LEN: usize = 5;
 const PAGE_LEN: usize = 4096;
-/// Bytes of a whole answer of the destination.
-const ANSWER_LEN: usize = 8;
+/// Type and length of an answer of the destination.
+const ANSWER_HEAD: usize = 4;
+/// The type of an answer behind which a bitmap follows: its length of 64 bits, the bitmap, and 64 bits that end it.
+const BITMAP: u16 = 5;
 /// What is looked for, and what a test changes in it, is not longer.
 const LOOK_BACK: usize = 64;
 
@@ -60,6 +77,8 @@ enum StreamPart {
     },
     /// Between two sections of RAM.
     Sections,
+    /// So many bytes of devices, in post-copy.
+    Package(usize),
     /// Up to the ping behind them.
     Devices,
     Eof,
@@ -74,18 +93,26 @@ pub(super) struct Forward {
     pages: bool,
     /// `SWITCHOVER_START` has come.
     paused: bool,
+    /// The order to run has come, in post-copy.
+    late: bool,
     /// The list of RAM blocks says where each is, as with QEMU's capability `x-ignore-shared`.
     in_place: bool,
 }
 
 impl Forward {
     pub(super) fn new(in_place: bool) -> Self {
-        Self { part: StreamPart::Header, pages: false, paused: false, in_place }
+        Self { part: StreamPart::Header, pages: false, paused: false, late: false, in_place }
+    }
+
+    /// Of a source that goes on in post-copy over another connection.
+    pub(super) fn resumed() -> Self {
+        Self { part: StreamPart::Sections, late: true, ..Self::new(false) }
     }
 
     /// Whether something is looked for here: else the bytes are pages, or of no interest.
     pub(super) fn is_searched(&self) -> bool {
-        matches!(self.part, StreamPart::Header | StreamPart::Introduction | StreamPart::Devices)
+        use StreamPart::{Devices, Header, Introduction, Package};
+        matches!(self.part, Header | Introduction | Package(_) | Devices)
     }
 
     /// Length of the next piece of `bytes`, and the mark that it is; `None` until more has come.
@@ -112,11 +139,21 @@ impl Forward {
                 let (len, ends) = record(bytes, self.in_place)?;
                 bytes.get(..len)?;
                 if ends {
-                    self.part = if last { StreamPart::Devices } else { StreamPart::Sections };
+                    self.part = match last {
+                        false => StreamPart::Sections,
+                        true if self.late => StreamPart::Eof,
+                        true => StreamPart::Devices,
+                    };
                 }
                 Some((len, None))
             }
             StreamPart::Sections => self.between_sections(bytes),
+            StreamPart::Package(len) => {
+                // What is changed in it is looked for in all of it.
+                bytes.get(..len)?;
+                self.part = StreamPart::Sections;
+                Some((len, None))
+            }
             StreamPart::Devices => {
                 let ping = [PING, &[PING_EVERYTHING]].concat();
                 match (find(bytes, &ping), find_eof(bytes)) {
@@ -150,6 +187,7 @@ impl Forward {
                 let last = bytes[0] == 3;
                 self.part = StreamPart::Records { last };
                 let mark = match (last, self.pages, self.paused) {
+                    _ if self.late => Some(Mark::LatePages),
                     (false, false, _) => Some(Mark::Pages),
                     (true, _, false) => Some(Mark::SwitchOver),
                     _ => None,
@@ -160,11 +198,21 @@ impl Forward {
             8 => {
                 let len = SECTION_LEN + usize::from(u16::from_be_bytes([bytes[3], bytes[4]]));
                 let command = bytes.get(..len)?;
-                let mark = match command.strip_prefix(PING) {
-                    Some(&[PING_ROUND]) => Some(Mark::Round),
-                    _ => (command == SWITCHOVER_START).then_some(Mark::SwitchOver),
+                let mark = match (command.strip_prefix(PING), command.strip_prefix(PACKAGED)) {
+                    (Some(&[PING_ROUND]), _) => Some(Mark::Round),
+                    (Some(&[PING_EVERYTHING]), _) => Some(Mark::Everything),
+                    (_, Some(&[a, b, c, d])) => {
+                        let len = usize::try_from(u32::from_be_bytes([a, b, c, d])).unwrap_or(usize::MAX);
+                        self.part = StreamPart::Package(len);
+                        Some(Mark::Package)
+                    }
+                    _ if command == SWITCHOVER_START => Some(Mark::SwitchOver),
+                    _ if command == POSTCOPY_RUN => Some(Mark::Run),
+                    _ if command.starts_with(RECV_BITMAP) => Some(Mark::Resume),
+                    _ => None,
                 };
                 self.paused |= mark == Some(Mark::SwitchOver);
+                self.late |= mark == Some(Mark::Run);
                 Some((len, mark))
             }
             // Not what the documents say comes here: nothing is known of the rest.
@@ -221,15 +269,24 @@ fn all_but_the_end(bytes: &[u8]) -> Option<(usize, Option<Mark>)> {
     (bytes.len() > LOOK_BACK).then(|| (bytes.len() - LOOK_BACK, None))
 }
 
-/// As [`Forward::step`] for the destination's answers: type and length, 16 bits each, and 32 bits of data in those that come here.
+/// As [`Forward::step`] for the destination's answers: type and length, 16 bits each, and so many bytes of data.
 pub(super) fn answer(bytes: &[u8]) -> Option<(usize, Option<Mark>)> {
-    let mark = match bytes.get(..ANSWER_LEN)? {
+    let &[kind, kind_low, len, len_low] = bytes.first_chunk::<ANSWER_HEAD>()?;
+    let mut len = ANSWER_HEAD + usize::from(u16::from_be_bytes([len, len_low]));
+    let whole = bytes.get(..len)?;
+    if u16::from_be_bytes([kind, kind_low]) == BITMAP {
+        let bitmap = u64::from_be_bytes(bytes.get(len..)?.first_chunk().copied()?);
+        len += 8 + usize::try_from(bitmap).ok()? + 8;
+        bytes.get(..len)?;
+    }
+    let mark = match whole {
         [0, 2, 0, 4, 0, 0, 0, PING_EVERYTHING] => Some(Mark::Ready),
+        [0, 2, 0, 4, b'r', b'u', b'n', b's'] => Some(Mark::Runs),
         [0, 1, 0, 4, 0, 0, 0, 0] => Some(Mark::Shut),
         [0, 1, 0, 4, ..] => Some(Mark::Refusal),
         _ => None,
     };
-    Some((ANSWER_LEN, mark))
+    Some((len, mark))
 }
 
 #[cfg(test)]
@@ -327,6 +384,65 @@ mod tests {
             assert_eq!(found, wanted, "in chunks of {chunk}, with pings: {with_pings}");
             assert_eq!(at, bytes.len());
         }
+    }
+
+    /// Post-copy, and over another connection: the package and the pages are full of what could be taken for marks.
+    #[test]
+    fn marks_of_post_copy_are_found_where_they_are() {
+        let part = |kind: u8| {
+            let page: Vec<u8> = [POSTCOPY_RUN, PACKAGED].concat().into_iter().cycle().take(4096).collect();
+            let footer = b"\0\0\0\0\0\0\0\x10\x7e\0\0\0\x01";
+            [&[kind, 0, 0, 0, 1], &b"\0\0\0\0\0\0\0\x08\x03low"[..], &page, footer].concat()
+        };
+        let (first, marks) = stream(true);
+        let begins = marks.iter().find(|(_, mark)| *mark == Mark::SwitchOver).unwrap().0;
+        let package = [PACKAGED, &[0, 0, 0, 10], POSTCOPY_RUN, POSTCOPY_RUN].concat();
+        let ping = [PING, &[PING_EVERYTHING]].concat();
+        let mut pieces: Vec<(Vec<u8>, Option<Mark>)> = vec![
+            (SWITCHOVER_START.to_vec(), Some(Mark::SwitchOver)),
+            (b"\x08\0\x06\0\x16\0\x03low\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x10\0".to_vec(), None),
+            (package, Some(Mark::Package)),
+            (ping, Some(Mark::Everything)),
+            (part(2), None),
+            (POSTCOPY_RUN.to_vec(), Some(Mark::Run)),
+            (part(2), Some(Mark::LatePages)),
+            (part(3), Some(Mark::LatePages)),
+            (vec![0], Some(Mark::Eof)),
+        ];
+        pieces.insert(0, (first[..begins].to_vec(), Some(Mark::Header)));
+        let again: Vec<(Vec<u8>, Option<Mark>)> = vec![
+            (b"\x08\0\x0a\0\x04\x03low".to_vec(), Some(Mark::Resume)),
+            (b"\x08\0\x09\0\0".to_vec(), None),
+            (part(2), Some(Mark::LatePages)),
+            (part(3), Some(Mark::LatePages)),
+            (vec![0], Some(Mark::Eof)),
+        ];
+        for (mut forward, pieces) in [(Forward::new(false), pieces), (Forward::resumed(), again)] {
+            let bytes: Vec<u8> = pieces.iter().flat_map(|(bytes, _)| bytes).copied().collect();
+            let ends = pieces.iter().scan(0, |at, (bytes, _)| Some(std::mem::replace(at, *at + bytes.len())));
+            let wanted: Vec<_> = ends.zip(&pieces).filter_map(|(at, (_, mark))| Some((at, (*mark)?))).collect();
+            let (mut at, mut found) = (0, Vec::new());
+            while let Some((len, mark)) = forward.step(&bytes[at..]) {
+                found.extend(mark.filter(|mark| !matches!(mark, Mark::Pages | Mark::Round)).map(|mark| (at, mark)));
+                at += len;
+            }
+            assert_eq!((found, at), (wanted, bytes.len()));
+        }
+    }
+
+    /// A request for a page, and a bitmap that holds what could be taken for an answer.
+    #[test]
+    fn answers_end_where_their_lengths_say() {
+        let request = b"\0\x03\0\x10\0\0\0\0\0\0\x10\0\0\0\x10\0\x03low";
+        let bitmap = b"\0\x05\0\x04\x03low\0\0\0\0\0\0\0\x08\0\x01\0\x04\0\0\0\0endshere";
+        let runs = b"\0\x02\0\x04runs";
+        let mut bytes = [&request[..], bitmap, runs, b"\0\x06\0\x04\0\0\0\x01\0\x01\0\x04\0\0\0\0"].concat();
+        let mut found = Vec::new();
+        while let Some((len, mark)) = answer(&bytes) {
+            found.push((len, mark));
+            bytes.drain(..len);
+        }
+        assert_eq!(found, [(20, None), (32, None), (8, Some(Mark::Runs)), (8, None), (8, Some(Mark::Shut))]);
     }
 
     #[test]

@@ -10,6 +10,8 @@ pub mod ending;
 pub mod in_place;
 pub mod marks;
 pub mod place;
+pub mod postcopy;
+mod postcopy_case;
 pub mod qemu;
 pub mod side;
 pub mod subject;

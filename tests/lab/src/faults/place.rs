@@ -30,6 +30,8 @@ pub struct Oddities {
     pub habits: Habits,
     /// What becomes of the message that hands the guest over in place.
     pub message: Message,
+    /// The source goes on in post-copy, over another wire than before.
+    pub resumes: bool,
     /// The destination has a copy of the image at another path.
     pub image_copied: bool,
     /// The destination has twice the memory.
@@ -57,6 +59,8 @@ pub struct Place {
     before: usize,
     ground: Ground,
     directory: tempfile::TempDir,
+    /// Wires that have been made.
+    wires: u32,
 }
 
 impl Place {
@@ -67,7 +71,12 @@ impl Place {
     pub fn new(ground: &Ground, mut source: Side, oddities: &Oddities) -> Result<Self> {
         let directory = tempfile::tempdir().map_err(|error| format!("no temporary directory: {error}"))?;
         let image = ground.config.disk.clone().ok_or("the matrix needs a guest with a disk")?;
-        let limits = json!({ "downtime-limit": DOWNTIME_LIMIT.as_millis() as u64, "max-bandwidth": 0 });
+        // In post-copy no guest goes over with all of its memory, however idle it is.
+        let limit = if ground.memory == Memory::Late { Duration::ZERO } else { DOWNTIME_LIMIT };
+        let mut limits = json!({ "downtime-limit": limit.as_millis() as u64, "max-bandwidth": 0 });
+        if ground.memory == Memory::Late {
+            limits["pause-budget"] = json!(4 * DOWNTIME_LIMIT.as_millis() as u64);
+        }
         source.execute("migrate-set-parameters", limits)?;
         if let Memory::Beside(channels) = ground.memory {
             source.vmm.set_channels(channels, "none").map_err(|error| error.to_string())?;
@@ -89,7 +98,18 @@ impl Place {
         let before = source.vmm.console().rfind('\n').map_or(0, |end| end + 1);
         let wire = wire(&directory.path().join("wire"), ground, &destination, oddities)?;
         let (subject, ground) = (ground.subject, ground.clone());
-        Ok(Self { subject, source, destination, wire, image, strangers: Vec::new(), before, ground, directory })
+        Ok(Self {
+            subject,
+            source,
+            destination,
+            wire,
+            image,
+            strangers: Vec::new(),
+            before,
+            ground,
+            directory,
+            wires: 1,
+        })
     }
 
     /// True if the guest goes to a new process on its host, and its memory stays where it is.
@@ -105,8 +125,23 @@ impl Place {
         if self.is_in_place() {
             self.destination = Side::incoming(&self.ground, |_| ())?;
         }
-        let here = self.directory.path().join("second wire");
-        self.wire = wire(&here, &self.ground, &self.destination, &Oddities::default())?;
+        self.replace_wire(&Oddities::default())
+    }
+
+    /// In post-copy, where both sides wait for another connection: makes one, which stops before `hold`.
+    ///
+    /// # Errors
+    /// When its socket cannot be made, and the refusal of the source.
+    pub fn resume(&mut self, hold: Option<Mark>) -> Result<()> {
+        self.replace_wire(&Oddities { hold, resumes: true, ..Oddities::default() })?;
+        let again = json!({ "uri": self.wire.uri(), "resume": true });
+        self.source.execute("migrate", again).map(drop)
+    }
+
+    fn replace_wire(&mut self, oddities: &Oddities) -> Result<()> {
+        self.wires += 1;
+        let here = self.directory.path().join(format!("wire {}", self.wires));
+        self.wire = wire(&here, &self.ground, &self.destination, oddities)?;
         Ok(())
     }
 
@@ -124,7 +159,12 @@ impl Place {
     /// # Errors
     /// The refusal.
     pub fn migrate(&mut self) -> Result<()> {
-        self.source.vmm.start_migration(&self.wire.uri()).map_err(|error| error.to_string())
+        let uri = self.wire.uri();
+        let begun = match self.ground.memory {
+            Memory::Late => self.source.vmm.start_postcopy(&uri),
+            _ => self.source.vmm.start_migration(&uri),
+        };
+        begun.map_err(|error| error.to_string())
     }
 
     /// What the guest wrote since, at the source and at the destination.
@@ -134,8 +174,8 @@ impl Place {
 }
 
 fn wire(here: &Path, ground: &Ground, destination: &Side, oddities: &Oddities) -> Result<Proxy> {
-    let Oddities { hold, alteration, habits, message, .. } = *oddities;
+    let Oddities { hold, alteration, habits, message, resumes, .. } = *oddities;
     let message = (ground.memory == Memory::InPlace).then_some(message);
-    let started = Proxy::start(here, &destination.door(), hold, alteration, habits, message);
+    let started = Proxy::start(here, &destination.door(), hold, alteration, habits, message, resumes);
     started.map_err(|error| format!("{}: {error}", here.display()))
 }

@@ -49,6 +49,8 @@ pub enum Memory {
     Main,
     /// On so many page channels that a minivmm as the source has.
     Beside(u8),
+    /// In post-copy: once the guest runs at the destination.
+    Late,
     /// Not at all: source and destination are minivmms on one host, and have it mapped.
     InPlace,
 }

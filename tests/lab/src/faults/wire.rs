@@ -24,6 +24,8 @@ use super::marks::{Forward, Mark, answer};
 pub enum Wire {
     /// Everything passes.
     Flows,
+    /// Everything passes, and the first byte that was held back arrives as another one.
+    Damaged,
     /// Nothing passes, in neither direction, not even the end of the connection.
     Stalls,
     /// This many bytes pass in each direction every 100 ms.
@@ -56,6 +58,8 @@ pub struct Alteration {
 
 /// Most bytes that the wire itself holds in one direction.
 const HELD_MAX: usize = 64 << 10;
+/// What is changed of a byte: no command, section or answer has a number like that.
+const DAMAGE: u8 = 0x40;
 const TRICKLE: Duration = Duration::from_millis(100);
 
 /// The wire; taken down with the value.
@@ -70,7 +74,7 @@ pub struct Proxy {
 
 impl Proxy {
     /// Waits at `here` for the source and connects it with `there`. The direction in which `hold` comes stops just before it. A guest
-    /// that goes in place is handed over by a `message` before the stream.
+    /// that goes in place is handed over by a `message` before the stream. A source that `resumes` goes on in post-copy.
     ///
     /// # Errors
     /// When its socket cannot be made.
@@ -81,6 +85,7 @@ impl Proxy {
         alteration: Option<Alteration>,
         habits: Habits,
         message: Option<Message>,
+        resumes: bool,
     ) -> io::Result<Self> {
         let listener = UnixListener::bind(here)?;
         listener.set_nonblocking(true)?;
@@ -99,7 +104,7 @@ impl Proxy {
                 hold,
                 alteration,
                 marks,
-                reader: Forward::new(in_place),
+                reader: if resumes { Forward::resumed() } else { Forward::new(in_place) },
                 beside,
             };
             relay.run(&receiver);
@@ -271,6 +276,14 @@ impl Lane {
         (self.ended, self.closed) = (true, true);
     }
 
+    /// Changes the first byte of those that do not pass.
+    fn damage(&mut self) {
+        let at = self.stop.checked_sub(self.passed).and_then(|at| usize::try_from(at).ok());
+        if let Some(byte) = at.and_then(|at| self.held.get_mut(at)) {
+            *byte ^= DAMAGE;
+        }
+    }
+
     /// What is held and not known yet.
     fn unknown(&mut self) -> &mut [u8] {
         let from = usize::try_from(self.known.saturating_sub(self.passed)).unwrap_or(usize::MAX);
@@ -308,7 +321,7 @@ impl Relay {
                 }
             }
             let most = match self.wire {
-                Wire::Flows => usize::MAX,
+                Wire::Flows | Wire::Damaged => usize::MAX,
                 Wire::Trickles(bytes) if trickled.elapsed() >= TRICKLE => {
                     trickled = Instant::now();
                     bytes
@@ -335,6 +348,9 @@ impl Relay {
 
     fn obey(&mut self, part: Part, wire: Wire) {
         self.hold = None;
+        if wire == Wire::Damaged {
+            [&mut self.forward, &mut self.backward].into_iter().for_each(Lane::damage);
+        }
         (self.forward.stop, self.backward.stop) = (u64::MAX, u64::MAX);
         if let Part::All | Part::Main = part {
             self.wire = wire;
