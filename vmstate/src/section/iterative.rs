@@ -34,7 +34,7 @@ use crate::schema::Description;
 /// the data is sent again:
 ///
 /// 1. A writer writes first and then marks the place as written; `iterate` clears the mark first and then reads. (Or both hold
-///   the same lock.) In this order, a write is in the bytes that are sent, or its mark is there for the next round.
+///    the same lock.) In this order, a write is in the bytes that are sent, or its mark is there for the next round.
 /// 2. A mark that is set after `sync` waits for the next `sync`. So a round ends although the device continues to write.
 /// 3. After [`Machine::pause`](crate::migrate::Machine::pause), nothing is written.
 /// 4. The last of several copies counts: `load_part` overwrites.
