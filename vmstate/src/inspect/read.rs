@@ -53,13 +53,13 @@ impl Fields {
             Presence::Since(_) => {}
             Presence::If(predicate) => {
                 let predicate = if predicate.is_empty() { "a predicate" } else { predicate };
-                return unknown(input, format!("{predicate} decides whether it is there")).map_err(named);
+                return unknown(input, format!("{predicate} decides whether the field is present")).map_err(named);
             }
             Presence::Tag(number) => match tag {
                 Some(tag) if tag == *number => {}
                 Some(_) => return Ok(()),
                 None => {
-                    return unknown(input, "a tag that is not there decides whether it is there".to_owned())
+                    return unknown(input, "a missing tag decides whether the field is present".to_owned())
                         .map_err(named);
                 }
             },
@@ -145,8 +145,8 @@ fn read_item(input: &mut Reader<'_>, item: &Item<'_>) -> Result<Value> {
         return unknown(
             input,
             match item.meaning {
-                Meaning::Codec(codec) => format!("only its codec {codec} knows its bytes"),
-                Meaning::Opaque(_) => "the schema has no size of it".to_owned(),
+                Meaning::Codec(codec) => format!("only its codec {codec} can decode its bytes"),
+                Meaning::Opaque(_) => "the schema does not state its size".to_owned(),
                 _ => NO_COUNT.to_owned(),
             },
         );
@@ -199,7 +199,7 @@ fn read_elements(input: &mut Reader<'_>, count: Framing, element: &Encoding<'_>,
             read_marked(input, element, into)?;
             match into.len() {
                 came if came == count as usize => Ok(()),
-                came => malformed(offset, format!("{count} entries are said to come, {came} do")),
+                came => malformed(offset, format!("{count} entries are announced, {came} follow")),
             }
         }
     }

@@ -368,7 +368,7 @@ impl Destination<'_, '_> {
             }
             // A source that keeps sending never lets a wait for its next byte expire.
             if matches!(timeout, Timeout::Until(moment) if self.clock.now() >= moment) {
-                return Err(timed_out("the source does not come to the end of its introduction"));
+                return Err(timed_out("the source does not complete its introduction"));
             }
             let offset = self.loader.wire.offset();
             let step = self.loader.step();
@@ -382,7 +382,7 @@ impl Destination<'_, '_> {
                 }
                 // QEMU does the same (`loadvm_process_command`, migration/savevm.c).
                 Loaded::Command(Command::Ping(value)) if !self.answers => {
-                    let message = format!("ping {value} came before the way for its answer was opened");
+                    let message = format!("ping {value} came before the return path was opened");
                     return Err(Error::new(ErrorKind::Malformed, message).at(offset));
                 }
                 Loaded::Command(Command::Ping(number)) => {
@@ -479,6 +479,6 @@ fn lost(claim: Claim) -> Option<&'static str> {
     match claim {
         Claim::Won | Claim::Undecidable => None,
         Claim::Held => Some("another process, the source most likely, holds the guest's exclusive resources"),
-        Claim::Moved => Some("someone has run a guest on its exclusive resources since the source let them go"),
+        Claim::Moved => Some("someone has run a guest on its exclusive resources since the source released them"),
     }
 }

@@ -94,7 +94,9 @@ impl<'a> LateRam<'a> {
         let malformed = |message: String| Error::new(ErrorKind::Malformed, message);
         let mut lacking = self.lacking();
         let Some(lacking) = lacking.as_mut().filter(|lacking| !lacking.listens) else {
-            return Err(malformed("a discard outside of the announcement of post-copy and its beginning".to_owned()));
+            return Err(malformed(
+                "a discard is allowed only between the announcement of post-copy and its beginning".to_owned(),
+            ));
         };
         let adopted = self.adopted();
         let mut blocks = self.ram.blocks().iter().chain(&*adopted).enumerate();
@@ -203,7 +205,7 @@ impl<'a> LateRam<'a> {
         let malformed = |message: String| Err(Error::new(ErrorKind::Malformed, message));
         let lacking = self.lacking();
         let Some(lacking) = lacking.as_ref() else {
-            return malformed("received pages are asked for outside of post-copy".to_owned());
+            return malformed("received pages are requested outside of post-copy".to_owned());
         };
         let adopted = self.adopted();
         let found = self.ram.blocks().iter().chain(&*adopted).position(|block| block.name == name);
@@ -228,7 +230,7 @@ impl<'a> LateRam<'a> {
         let Some(lacking) = lacking.as_ref().filter(|lacking| lacking.listens) else { return Ok(()) };
         let pages: u64 = lacking.pages.iter().map(PageSet::count).sum();
         if pages > 0 {
-            return Err(Error::new(ErrorKind::Malformed, format!("{pages} pages of the guest did not come")));
+            return Err(Error::new(ErrorKind::Malformed, format!("{pages} pages of the guest did not arrive")));
         }
         self.ram.late().map_or(Ok(()), LateMemory::whole)
     }
@@ -240,7 +242,7 @@ impl<'a> LateRam<'a> {
             && let Err(error) = late.whole()
         {
             // The reason for giving the pages up was already reported.
-            tracing::warn!("missing pages are still waited for: {error}");
+            tracing::warn!("accesses still wait for missing pages: {error}");
         }
     }
 
@@ -321,10 +323,7 @@ impl GuestRam for LateRam<'_> {
         // Only XBZRLE reads a page in order to change it. The reading thread would wait for a page that only this thread can
         // store.
         if self.listens() {
-            return Err(Error::new(
-                ErrorKind::Malformed,
-                "what changed of a page, in post-copy, where each comes once",
-            ));
+            return Err(Error::new(ErrorKind::Malformed, "an XBZRLE page in post-copy, where each page is sent once"));
         }
         self.ram.read(block, offset, into)
     }

@@ -123,7 +123,7 @@ impl<'a, 's> Loader<'a, 's> {
                 return Ok(Loaded::Command(command));
             }
             Element::Start(_) | Element::Full(_) if self.pages_only => {
-                let message = "a section behind the package, where only pages may come";
+                let message = "a section after the package, where only pages are allowed";
                 return Err(Error::new(ErrorKind::Malformed, message).at(offset));
             }
             // QEMU loads START and FULL alike (qemu_loadvm_state_main, migration/savevm.c).

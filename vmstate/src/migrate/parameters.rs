@@ -202,14 +202,14 @@ pub const PARAMETERS: &[Parameter] = &[
     Parameter {
         name: "max-bandwidth",
         unit: ParameterUnit::BytesPerSecond,
-        meaning: "what is sent a second at most while the guest runs; 0 is no limit",
+        meaning: "most bytes sent a second while the guest runs; 0 is no limit",
         get: |parameters| ParameterValue::Number(parameters.max_bandwidth.map_or(0, NonZeroU64::get)),
         set: |parameters, value| value.number().map(|limit| parameters.max_bandwidth = NonZeroU64::new(limit)),
     },
     Parameter {
         name: "avail-switchover-bandwidth",
         unit: ParameterUnit::BytesPerSecond,
-        meaning: "what the pause will have of the wire, for its forecast; 0 is what is measured",
+        meaning: "bytes a second that the forecast of the pause assumes; 0 means the measured speed",
         get: |parameters| ParameterValue::Number(parameters.avail_switchover_bandwidth.map_or(0, NonZeroU64::get)),
         set: |parameters, value| {
             value.number().map(|speed| parameters.avail_switchover_bandwidth = NonZeroU64::new(speed))
@@ -232,7 +232,7 @@ pub const PARAMETERS: &[Parameter] = &[
     Parameter {
         name: "throttle-trigger-threshold",
         unit: ParameterUnit::Percent(100),
-        meaning: "share of what is sent, above which what is dirtied throttles the vCPUs",
+        meaning: "share of dirtied in sent bytes above which the vCPUs are throttled",
         get: |parameters| ParameterValue::small(parameters.throttle_trigger_threshold),
         set: |parameters, value| value.as_small().map(|share| parameters.throttle_trigger_threshold = share),
     },
@@ -294,28 +294,28 @@ pub const PARAMETERS: &[Parameter] = &[
     Parameter {
         name: "postcopy-ram",
         unit: ParameterUnit::Flag,
-        meaning: "let the guest go over before all of its memory has, where it would not go over otherwise, from the next migration on",
+        meaning: "switch to post-copy where the migration would not complete otherwise, from the next migration on",
         get: |parameters| ParameterValue::Flag(parameters.postcopy_ram),
         set: |parameters, value| value.flag().map(|on| parameters.postcopy_ram = on),
     },
     Parameter {
         name: "multifd",
         unit: ParameterUnit::Flag,
-        meaning: "send pages on channels of their own, from the next migration on",
+        meaning: "send pages on page channels, from the next migration on",
         get: |parameters| ParameterValue::Flag(parameters.multifd),
         set: |parameters, value| value.flag().map(|on| parameters.multifd = on),
     },
     Parameter {
         name: "multifd-channels",
         unit: ParameterUnit::Between(1, u8::MAX),
-        meaning: "how many page channels; a QEMU at the other end must have the same number",
+        meaning: "number of page channels; a QEMU at the other end must have the same number",
         get: |parameters| ParameterValue::small(parameters.multifd_channels),
         set: |parameters, value| value.as_small().map(|channels| parameters.multifd_channels = channels),
     },
     Parameter {
         name: "multifd-compression",
         unit: ParameterUnit::Word(&["none", "zstd"]),
-        meaning: "how pages on page channels are compressed; a QEMU at the other end must have the same",
+        meaning: "compression of pages on page channels; a QEMU at the other end must have the same",
         get: |parameters| ParameterValue::word(if parameters.multifd_compresses { "zstd" } else { "none" }),
         set: |parameters, value| {
             parameters.multifd_compresses = match value.as_word()? {
@@ -329,21 +329,21 @@ pub const PARAMETERS: &[Parameter] = &[
     Parameter {
         name: "multifd-zstd-level",
         unit: ParameterUnit::Between(1, 20),
-        meaning: "how strongly zstd compresses",
+        meaning: "compression level of zstd",
         get: |parameters| ParameterValue::small(parameters.multifd_zstd_level),
         set: |parameters, value| value.as_small().map(|level| parameters.multifd_zstd_level = level),
     },
     Parameter {
         name: "xbzrle",
         unit: ParameterUnit::Flag,
-        meaning: "send of a page that was sent before what changed of it; not with page channels",
+        meaning: "send only the changed bytes of a page that was sent before (XBZRLE); not with page channels",
         get: |parameters| ParameterValue::Flag(parameters.xbzrle),
         set: |parameters, value| value.flag().map(|on| parameters.xbzrle = on),
     },
     Parameter {
         name: "xbzrle-cache-size",
         unit: ParameterUnit::CacheBytes,
-        meaning: "pages kept for that, in bytes",
+        meaning: "size of XBZRLE's cache of pages, in bytes",
         get: |parameters| ParameterValue::Number(parameters.xbzrle_cache_size),
         set: |parameters, value| value.number().map(|bytes| parameters.xbzrle_cache_size = bytes),
     },

@@ -172,7 +172,7 @@ impl<'a, 's> Saver<'a, 's> {
             let before = out.len();
             begun.is_over = section.iterate(out, left)?;
             if !begun.is_over && out.len() == before {
-                let message = "more is left to be sent, it says, and appends nothing";
+                let message = "reports that more is left to be sent, but appends nothing";
                 return Err(Error::new(ErrorKind::Misuse, message));
             }
             put_footer(out.bytes_mut(), begun.id);

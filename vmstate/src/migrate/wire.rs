@@ -185,7 +185,7 @@ impl<'a> Link<'a> {
                         deadline = self.deadline(timeout);
                     } else if self.left(deadline).is_zero() {
                         // Also if everything was sent: a source that is slow to produce data finds each part accepted at once.
-                        return Err(timed_out("the stream goes too slowly"));
+                        return Err(timed_out("the stream is too slow"));
                     }
                 }
             }
@@ -243,7 +243,7 @@ impl<'a> Link<'a> {
                 Ok(count > 0)
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(false),
-            Err(error) if is_wait(&error) && left.is_zero() => Err(timed_out("the peer takes nothing")),
+            Err(error) if is_wait(&error) && left.is_zero() => Err(timed_out("the peer accepts no data")),
             Err(error) if is_wait(&error) => Ok(false),
             // An error of guest memory is the inner error.
             Err(error) => Err(error.downcast().unwrap_or_else(Error::from)),
@@ -269,7 +269,7 @@ impl<'a> Link<'a> {
             *wait = Wait { bytes, deadline: self.deadline(timeout) };
         }
         if self.left(wait.deadline).is_zero() {
-            return Err(timed_out("the page channels do not come to where the main channel is"));
+            return Err(timed_out("the page channels do not reach the flush of the main channel"));
         }
         Ok(())
     }
@@ -397,7 +397,7 @@ impl<'a> Link<'a> {
             match self.receive(Timeout::Until(until)) {
                 Err(error) if is_closed(&error) => return Ok(()),
                 Ok(()) if self.left(Some(until)).is_zero() => {
-                    return Err(timed_out("the peer does not come to an end"));
+                    return Err(timed_out("the peer does not close the connection"));
                 }
                 result => result?,
             }

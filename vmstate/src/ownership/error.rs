@@ -56,7 +56,7 @@ pub enum OwnershipError {
         source: io::Error,
     },
     /// The system provides no random bytes.
-    #[error("the system gives no random token for an ownership record")]
+    #[error("the system provides no random token for an ownership record")]
     Token(#[source] io::Error),
 }
 

@@ -33,7 +33,7 @@ pub enum RecordError {
     #[error("it has {0} bytes, an ownership record has {RECORD_LEN}")]
     Length(usize),
     /// The bytes do not begin with the magic number.
-    #[error("it does not begin as an ownership record does")]
+    #[error("it does not begin with the magic number of an ownership record")]
     Magic,
     /// The version is that of a later release.
     #[error("version {0} of its format is not known here, only {VERSION} is")]

@@ -258,7 +258,7 @@ impl IterativeSection for RamSection<'_> {
         let place = input.offset();
         let record = self.receiver.read_records(input)?;
         if self.in_file.is_some() && record != RamRecord::End {
-            let message = "a page in the stream, of a file where each page has its place (capability mapped-ram)";
+            let message = "a page record in a file whose pages have fixed places (capability mapped-ram)";
             return Err(Error::new(ErrorKind::Malformed, message).at(place));
         }
         self.figures.set_moved(self.receiver.received());

@@ -103,7 +103,7 @@ impl<D: SaveRestore + Send> Section for ByState<D> {
         match self.0.restore_state(before) {
             Ok(()) => Err(refused),
             Err(again) => {
-                let message = format!("{refused}; and the device does not take back its own state: {again}");
+                let message = format!("{refused}; and the device does not accept its own state back: {again}");
                 Err(Error::new(ErrorKind::Rejected, message))
             }
         }

@@ -186,9 +186,9 @@ impl Load<'_> {
                 Err(Stop::refused(format!("{value} is not known there, only {}", values.join(", "))))
             }
             (false, Some(Limit::Within(first, last))) => {
-                Err(Stop::refused(format!("{value} is not taken there, only {first} to {last}")))
+                Err(Stop::refused(format!("{value} is not accepted there, only {first} to {last}")))
             }
-            (false, _) => Err(Stop::refused(format!("{value} is not taken there"))),
+            (false, _) => Err(Stop::refused(format!("{value} is not accepted there"))),
         }
     }
 
@@ -203,7 +203,7 @@ impl Load<'_> {
 fn at_most(count: usize, most: usize) -> Result<(), Stop> {
     match count <= most {
         true => Ok(()),
-        false => Err(Stop::refused(format!("it has {count} elements, there at most {most} are taken"))),
+        false => Err(Stop::refused(format!("it has {count} elements, there at most {most} are accepted"))),
     }
 }
 

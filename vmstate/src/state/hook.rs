@@ -21,7 +21,7 @@ pub fn load_hook<E: Into<HookError>>(verdict: Result<(), E>, name: &'static str,
 
 /// The result of a `must_exist` predicate, for [`hook`].
 pub fn must_exist(holds: bool, predicate: &'static str) -> Result<(), String> {
-    if holds { Ok(()) } else { Err(format!("{predicate} says no")) }
+    if holds { Ok(()) } else { Err(format!("{predicate} is false")) }
 }
 
 /// The error for a refusal by the hook or the conversion called `name`.

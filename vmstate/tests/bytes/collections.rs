@@ -223,7 +223,7 @@ fn a_map_has_as_many_entries_as_it_says() {
     let error = refused(Iommu::default(), b"\0\0\0\x02\x01\0\0\0\0\0\0\0\x06\x08\0");
     assert_eq!(error.to_string(), "domains at 0xf: ends after 1 of 2 entries");
     let error = refused(Iommu::default(), b"\0\0\0\0\x01\0\0\0\0\0\0\0\x06\x08\0");
-    assert_eq!(error.to_string(), "domains at 0x5: more than the 0 entries that it said");
+    assert_eq!(error.to_string(), "domains at 0x5: more than the 0 announced entries");
     let error = refused(Iommu::default(), b"\0\0\0\x03");
     assert_eq!(error.to_string(), "domains at 0x0: it has 3 entries, from 0 to 2 are allowed");
     assert_eq!(error.kind(), ErrorKind::Malformed);

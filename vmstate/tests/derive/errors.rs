@@ -188,8 +188,8 @@ fn lists_maps_and_pointers() {
         let message = "the keys are not in order";
         let bytes = [&[0, 0, 0, 2][..], &entry(4), &entry(3)].concat();
         load(Dev::default(), &bytes, 3, ("`the keys are not in order`", Malformed, "map[1] › key", Some(15), message));
-        let message = "more than the 0 entries that it said";
-        let case = ("`more than the N entries that it said`", Malformed, "map", Some(5), message);
+        let message = "more than the 0 announced entries";
+        let case = ("`more than the N announced entries`", Malformed, "map", Some(5), message);
         load(Dev::default(), &[0, 0, 0, 0, 1], 3, case);
     }
     {
@@ -301,8 +301,8 @@ impl Hooked {
 fn hooks_and_subsections() {
     let hooked = |fails| Hooked { fails, ..Hooked::default() };
     load(hooked("pre"), &[1], 1, ("`pre_load: …`", Rejected, "", Some(0), "pre_load: no"));
-    let message = "must_exist: Self::is_there says no";
-    load(hooked("there"), &[1], 1, ("`must_exist: P says no`", Rejected, "a", Some(0), message));
+    let message = "must_exist: Self::is_there is false";
+    load(hooked("there"), &[1], 1, ("`must_exist: P is false`", Rejected, "a", Some(0), message));
     load(hooked("one"), &[1], 1, ("`validate: …`", Rejected, "a", Some(1), "validate: no"));
     load(hooked("all"), &[1], 1, ("`validate: …`", Rejected, "", Some(1), "validate: no"));
     load(hooked("post"), &[1], 1, ("`post_load: …`", Rejected, "", Some(1), "post_load: no"));

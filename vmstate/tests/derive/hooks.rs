@@ -176,7 +176,7 @@ fn a_hooks_error_has_its_place_and_whole_text() {
     for (fail, text) in [
         ("pre_load", "at 0x0: pre_load: bad weather: it rains"),
         ("validate_a", "a at 0x1: validate: bad weather: it rains"),
-        ("b_must", "b at 0x2: must_exist: Self::b_must says no"),
+        ("b_must", "b at 0x2: must_exist: Self::b_must is false"),
         ("x_pre_load", "dev/x at 0xe: pre_load: bad weather: it rains"),
         ("x_validate", "dev/x at 0xf: validate: bad weather: it rains"),
         ("x_post_load", "dev/x at 0xf: post_load: bad weather: it rains"),

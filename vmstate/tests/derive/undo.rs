@@ -42,11 +42,11 @@ mod text {
 
 /// One field of every kind, and hooks that change fields which the stream does not carry.
 #[derive(VmState, Default, Clone, Debug, PartialEq)]
-#[vmstate(name = "zoo", version = 3, minimum_version = 1)]
+#[vmstate(name = "all", version = 3, minimum_version = 1)]
 #[vmstate(pre_load = Self::reset, post_load = Self::thaw, validate = Self::check)]
-#[vmstate(subsection(name = "zoo/a", needed = Self::has_a, post_load = Self::thaw_a))]
-#[vmstate(subsection(name = "zoo/b", needed = Self::has_b))]
-struct Zoo {
+#[vmstate(subsection(name = "all/a", needed = Self::has_a, post_load = Self::thaw_a))]
+#[vmstate(subsection(name = "all/b", needed = Self::has_b))]
+struct EveryKind {
     verdict: u8,
     flag: bool,
     leaf: Leaf,
@@ -77,13 +77,13 @@ struct Zoo {
     bits: Vec<u64>,
     pointers: [Option<Box<Leaf>>; 2],
     timer: Timer,
-    #[vmstate(subsection = "zoo/a")]
+    #[vmstate(subsection = "all/a")]
     a: u32,
-    #[vmstate(subsection = "zoo/b")]
+    #[vmstate(subsection = "all/b")]
     b: Leaf,
 }
 
-impl Zoo {
+impl EveryKind {
     fn reset(&mut self) -> Result<(), &'static str> {
         self.new = 0xaaaa;
         self.a = 0xbbbb;
@@ -165,121 +165,136 @@ impl Zoo {
 
 /// Loads `bytes` into devices of different shapes: each must refuse, and stay unchanged.
 fn refuses(bytes: &[u8], version: u32, limits: Limits, kind: ErrorKind, text: &str) {
-    let other = Zoo {
+    let other = EveryKind {
         count: 4,
         list: vec![Leaf::default(); 4],
         bytes: vec![1; 4],
         queue: vec![Leaf::default(); 4].into(),
         map: BTreeMap::from([(1, Leaf::default()), (22, Leaf::default())]),
         pointers: [Some(Box::default()), Some(Box::default())],
-        ..Zoo::default()
+        ..EveryKind::default()
     };
-    for before in [Zoo::default(), Zoo::full(), other] {
-        let mut zoo = before.clone();
+    for before in [EveryKind::default(), EveryKind::full(), other] {
+        let mut every_kind = before.clone();
         let mut input = Reader::new(bytes, 0, Strictness::Strict, limits).complete();
-        let error = zoo.load_or_keep(&mut input, version).unwrap_err();
-        assert_eq!(zoo, before, "after {error}");
+        let error = every_kind.load_or_keep(&mut input, version).unwrap_err();
+        assert_eq!(every_kind, before, "after {error}");
         assert_eq!(error.kind(), kind, "{error}");
         assert!(error.to_string().ends_with(text), "{error} should end with {text}");
     }
 }
 
-fn refuses_by_default(zoo: Zoo, kind: ErrorKind, text: &str) {
-    refuses(&unchecked(zoo), 3, Limits::default(), kind, text);
+fn refuses_by_default(every_kind: EveryKind, kind: ErrorKind, text: &str) {
+    refuses(&unchecked(every_kind), 3, Limits::default(), kind, text);
 }
 
 /// The bytes of a device that would not pass its own checks.
-fn unchecked(zoo: Zoo) -> Vec<u8> {
-    let verdict = zoo.verdict;
-    let mut bytes = Zoo { verdict: 0, ..zoo }.bytes();
+fn unchecked(every_kind: EveryKind) -> Vec<u8> {
+    let verdict = every_kind.verdict;
+    let mut bytes = EveryKind { verdict: 0, ..every_kind }.bytes();
     bytes[0] = verdict;
     bytes
 }
 
 #[test]
 fn the_whole_loads() {
-    let mut zoo = Zoo::default();
-    zoo.load_or_keep(&mut Reader::strict(&Zoo::full().bytes()), 3).unwrap();
-    assert_eq!((zoo.leaves[1].value, zoo.list[1].value, &*zoo.text, zoo.b.value), (3, 6, "text!", 16));
+    let mut every_kind = EveryKind::default();
+    every_kind.load_or_keep(&mut Reader::strict(&EveryKind::full().bytes()), 3).unwrap();
+    assert_eq!(
+        (every_kind.leaves[1].value, every_kind.list[1].value, &*every_kind.text, every_kind.b.value),
+        (3, 6, "text!", 16)
+    );
 }
 
 #[test]
 fn cut_short() {
-    let bytes = Zoo::full().bytes();
+    let bytes = EveryKind::full().bytes();
     for cut in 0..bytes.len() {
-        let before = Zoo::full();
-        let mut zoo = before.clone();
+        let before = EveryKind::full();
+        let mut every_kind = before.clone();
         let mut input = Reader::new(&bytes[..cut], 0, Strictness::Strict, Limits::default());
-        let error = zoo.load_or_keep(&mut input, 3).unwrap_err();
+        let error = every_kind.load_or_keep(&mut input, 3).unwrap_err();
         assert!(error.is_incomplete(), "cut at {cut}: {error}");
-        assert_eq!(zoo, before, "cut at {cut}");
+        assert_eq!(every_kind, before, "cut at {cut}");
     }
 }
 
 #[test]
 fn refused_by_a_version() {
-    refuses(&Zoo::full().bytes(), 4, Limits::default(), ErrorKind::Incompatible, "version 4 is newer than 3");
+    refuses(&EveryKind::full().bytes(), 4, Limits::default(), ErrorKind::Incompatible, "version 4 is newer than 3");
     refuses(&[], 0, Limits::default(), ErrorKind::Incompatible, "version 0 is older than 1, the oldest that loads");
 }
 
 #[test]
 fn refused_by_a_nested_struct() {
-    let mut zoo = Zoo::full();
-    zoo.leaves[1].value = 0xffff;
-    refuses_by_default(zoo, ErrorKind::Rejected, "leaves[1] at 0xe: post_load: leaf says no");
-    let mut zoo = Zoo::full();
-    zoo.list[0].value = 0xffff;
-    refuses_by_default(zoo, ErrorKind::Rejected, "list[0] at 0x1b: post_load: leaf says no");
+    let mut every_kind = EveryKind::full();
+    every_kind.leaves[1].value = 0xffff;
+    refuses_by_default(every_kind, ErrorKind::Rejected, "leaves[1] at 0xe: post_load: leaf says no");
+    let mut every_kind = EveryKind::full();
+    every_kind.list[0].value = 0xffff;
+    refuses_by_default(every_kind, ErrorKind::Rejected, "list[0] at 0x1b: post_load: leaf says no");
 }
 
 #[test]
 fn refused_by_a_subsection() {
-    refuses_by_default(Zoo { a: 1, ..Zoo::full() }, ErrorKind::Rejected, "post_load: the subsection says no");
+    refuses_by_default(
+        EveryKind { a: 1, ..EveryKind::full() },
+        ErrorKind::Rejected,
+        "post_load: the subsection says no",
+    );
     let b = Leaf { value: 0xffff, derived: 0 };
-    refuses_by_default(Zoo { b, ..Zoo::full() }, ErrorKind::Rejected, "post_load: leaf says no");
-    let mut bytes = Zoo::full().bytes();
-    bytes.extend(b"\x05\x05zoo/c\0\0\0\x01");
-    refuses(&bytes, 3, Limits::default(), ErrorKind::Incompatible, "subsection \"zoo/c\" is not known to \"zoo\"");
+    refuses_by_default(EveryKind { b, ..EveryKind::full() }, ErrorKind::Rejected, "post_load: leaf says no");
+    let mut bytes = EveryKind::full().bytes();
+    bytes.extend(b"\x05\x05all/c\0\0\0\x01");
+    refuses(&bytes, 3, Limits::default(), ErrorKind::Incompatible, "subsection \"all/c\" is not known to \"all\"");
 }
 
 #[test]
 fn refused_by_the_device() {
-    refuses_by_default(Zoo { verdict: 1, ..Zoo::full() }, ErrorKind::Rejected, "post_load: post_load says no");
-    refuses_by_default(Zoo { verdict: 2, ..Zoo::full() }, ErrorKind::Rejected, "validate: validate says no");
-    let before = Zoo { gone: 0xdead, ..Zoo::full() };
-    let mut zoo = before.clone();
-    let error = zoo.load_or_keep(&mut Reader::strict(&Zoo::full().bytes()), 3).unwrap_err();
-    assert_eq!((zoo, error.message()), (before, "pre_load: pre_load says no"));
+    refuses_by_default(
+        EveryKind { verdict: 1, ..EveryKind::full() },
+        ErrorKind::Rejected,
+        "post_load: post_load says no",
+    );
+    refuses_by_default(
+        EveryKind { verdict: 2, ..EveryKind::full() },
+        ErrorKind::Rejected,
+        "validate: validate says no",
+    );
+    let before = EveryKind { gone: 0xdead, ..EveryKind::full() };
+    let mut every_kind = before.clone();
+    let error = every_kind.load_or_keep(&mut Reader::strict(&EveryKind::full().bytes()), 3).unwrap_err();
+    assert_eq!((every_kind, error.message()), (before, "pre_load: pre_load says no"));
 }
 
 #[test]
 fn refused_by_a_value() {
-    let mut bytes = Zoo::full().bytes();
+    let mut bytes = EveryKind::full().bytes();
     bytes[1] = 2;
     refuses(&bytes, 3, Limits::default(), ErrorKind::Malformed, "flag at 0x1: a bool is 0 or 1, got 2");
-    let mut bytes = Zoo::full().bytes();
+    let mut bytes = EveryKind::full().bytes();
     bytes[0x16] = 5;
     let text = "list at 0x17: count is 5, from 0 to 4 elements are allowed";
     refuses(&bytes, 3, Limits::default(), ErrorKind::Malformed, text);
     let limits = Limits::new(9);
     let text = "bytes at 0x1f: needs 2 bytes of memory, 1 are left of this section's limit";
-    refuses(&Zoo::full().bytes(), 3, limits, ErrorKind::Malformed, text);
+    refuses(&EveryKind::full().bytes(), 3, limits, ErrorKind::Malformed, text);
 }
 
 proptest! {
     /// Whatever the bytes, a load succeeds or changes nothing.
     #[test]
     fn any_bytes(at in 0_usize..160, change in 1_u8.., cut in 0_usize..300, version in 0_u32..5) {
-        let mut bytes = Zoo::full().bytes();
+        let mut bytes = EveryKind::full().bytes();
         let length = bytes.len();
         bytes[at % length] ^= change;
         bytes.truncate(cut);
         for strictness in [Strictness::Strict, Strictness::QemuCompatible] {
-            let before = Zoo::full();
-            let mut zoo = before.clone();
+            let before = EveryKind::full();
+            let mut every_kind = before.clone();
             let mut input = Reader::new(&bytes, 0, strictness, Limits::default());
-            if zoo.load_or_keep(&mut input, version).is_err() {
-                prop_assert_eq!(zoo, before);
+            if every_kind.load_or_keep(&mut input, version).is_err() {
+                prop_assert_eq!(every_kind, before);
             }
         }
     }

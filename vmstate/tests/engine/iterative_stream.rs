@@ -303,7 +303,7 @@ fn an_authors_mistake_is_an_error_and_no_hang() {
     let (mut good, _) = of(Wrong::RefusesEnd);
     let bytes = saved(&mut good).unwrap();
     for (wrong, saves, text) in [
-        (Wrong::NeverEnds, true, "odd/0: more is left to be sent, it says, and appends nothing"),
+        (Wrong::NeverEnds, true, "odd/0: reports that more is left to be sent, but appends nothing"),
         (Wrong::RefusesSetup, true, "odd/0: not now"),
         (Wrong::ReadsNothing, false, "odd/0 at 0x63: a record without bytes was read"),
         (Wrong::RefusesEnd, false, "odd/0 at 0x7f: half of it is missing"),

@@ -376,13 +376,13 @@ fn hostile_sources_are_refused() {
     let runs = b"\x02\0\0\0\x01\0\0\0\0\0\0\0\x40\x08main.ram\x01\0\x03\0\x01\x09";
     use DestinationPhase::{Failed, Interrupted};
     let cases = [
-        (put(advise, 21, b""), Failed, "a discard outside of the announcement of post-copy"),
-        (put(package, 9, b""), Failed, "a command of post-copy that has no place here"),
+        (put(advise, 21, b""), Failed, "a discard is allowed only between the announcement of post-copy"),
+        (put(package, 9, b""), Failed, "a post-copy command that is not allowed here"),
         (put(package, 0, dropped), Failed, "discard of 0x1000 bytes at 0x3000 of RAM block main.ram: no pages of it"),
-        (packaged(length - 1), Failed, "an element goes on behind the end of its package"),
+        (packaged(length - 1), Failed, "an element exceeds the end of its package"),
         (packaged(u32::MAX), Failed, "a package of 4294967295 bytes"),
-        (put(run, 0, device), Interrupted, "a section behind the package, where only pages may come"),
-        (put(run, 0, runs), Interrupted, "what changed of a page, in post-copy"),
+        (put(run, 0, device), Interrupted, "a section after the package, where only pages are allowed"),
+        (put(run, 0, runs), Interrupted, "an XBZRLE page in post-copy"),
         (stream[..run].to_vec(), Interrupted, "the peer closed the connection"),
     ];
     for (stream, phase, expected) in cases {

@@ -152,12 +152,12 @@ fn strangers_over_another_connection() {
     let asks = |name: &[u8]| [&[8, 0, 10, 0, name.len() as u8 + 1, name.len() as u8], name].concat();
     let strangers = [
         (b"QEVM\0\0\0\x03".to_vec(), "section type 0x51 does not exist"),
-        (b"\0".to_vec(), "with something else than a question for received pages"),
-        (b"\x08\0\x05\0\0".to_vec(), "with something else than a question for received pages"),
+        (b"\0".to_vec(), "with something else than a request for received pages"),
+        (b"\x08\0\x05\0\0".to_vec(), "with something else than a request for received pages"),
         (asks(b"none"), "the received pages of RAM block none, which does not exist here"),
         (Vec::new(), "the peer is silent"),
         // Without end.
-        (asks(b"rom").repeat(3000), "the stream goes too slowly"),
+        (asks(b"rom").repeat(3000), "the stream is too slow"),
     ];
     let whys = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
     let arrival = crate::postcopy::met_by(strangers.iter().map(|(said, _)| said.clone()).collect(), &whys);

@@ -314,7 +314,7 @@ impl World {
                         world.given = true;
                     }),
                     // The bitmap is requested on a connection of its own.
-                    Some(Message::Resume) => unreachable!("a question for received pages outside of a recovery"),
+                    Some(Message::Resume) => unreachable!("a request for received pages outside of a recovery"),
                     None if self.forward.cut => step("D finds the wire broken", Broken, NOW, &nothing),
                     None => {}
                 }
@@ -327,7 +327,7 @@ impl World {
                         world.forward.queue.remove(0);
                         say(RESUME_ACK)(world);
                     }),
-                    Some(other) => unreachable!("{other:?} in place of a question for received pages"),
+                    Some(other) => unreachable!("{other:?} in place of a request for received pages"),
                     None if self.forward.cut => step("D finds the wire broken", Broken, NOW, &nothing),
                     None => {}
                 }

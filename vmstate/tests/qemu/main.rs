@@ -381,7 +381,7 @@ fn a_ping_needs_a_way_for_its_answer() {
     let mut source = std::os::unix::net::UnixStream::connect(&socket).unwrap();
     source.write_all(stream).unwrap();
     let error = arrive(&listener, &mut Vm::default(), &mut Sections::new(), &Ram::new()).unwrap_err();
-    assert_eq!(error.to_string(), "at 0x14: ping 1 came before the way for its answer was opened");
+    assert_eq!(error.to_string(), "at 0x14: ping 1 came before the return path was opened");
 }
 
 fn depart(

@@ -186,8 +186,8 @@ fn a_schema_stops_where_the_bytes_do_not_determine_what_follows() {
         (Kind::CountedArray(byte().into()), "the schema does not say which field has its length"),
         (Kind::CountedBuffer, "the schema does not say which field has its length"),
         (Kind::CountedBitmap, "the schema does not say which field has its length"),
-        (Kind::Custom("fifo".into()), "only its codec fifo knows its bytes"),
-        (Kind::Custom("size 0".into()), "the schema has no size of it"),
+        (Kind::Custom("fifo".into()), "only its codec fifo can decode its bytes"),
+        (Kind::Custom("size 0".into()), "the schema does not state its size"),
         (Kind::Nullable(byte().into()), "0x30 is a null pointer, or the first byte of the value"),
     ] {
         let fields = vec![since("a", byte(), 0), since("x", kind, 0), since("b", byte(), 0)];
@@ -199,7 +199,7 @@ fn a_schema_stops_where_the_bytes_do_not_determine_what_follows() {
     let says = |bytes: &[u8], version, dev: &Description| by_schema(bytes, version, dev).1.unwrap_err().to_string();
     let perhaps = schema::Field::new("a".into(), byte(), Presence::If("has_a".into()));
     let dev = described("dev", 3, vec![perhaps], vec![]);
-    assert_eq!(says(&[1], 3, &dev), "a at 0x0: has_a decides whether it is there");
+    assert_eq!(says(&[1], 3, &dev), "a at 0x0: has_a decides whether the field is present");
     assert_eq!(says(&[1], 4, &dev), "at 0x0: version 4, the schema has 1 to 3");
     let dev = described("dev", 1, vec![since("a", byte(), 0)], vec![]);
     let says = says(b"\x01\x05\x05dev/x\0\0\0\x01", 1, &dev);
@@ -227,7 +227,7 @@ fn a_tag_says_which_variant_is_there() {
     assert_eq!(read(&[0, 3, 7, 8], 2, &signed), (json!({"tag": 3, "3": 7, "last": 8}), Ok(())));
     assert_eq!(read(&[0, 4, 8], 2, &signed), (json!({"tag": 4, "last": 8}), Ok(())));
     // A value that is not a number, or is missing, decides nothing.
-    let unclear = Err("-1 at 0x0: a tag that is not there decides whether it is there".to_owned());
+    let unclear = Err("-1 at 0x0: a missing tag decides whether the field is present".to_owned());
     assert_eq!(read(&[7, 8], 1, &mode(since("tag", byte(), 2))), (json!({}), unclear));
     let buffer = mode(since("tag", Kind::Buffer(1), 0));
     assert!(read(&[3, 7, 8], 2, &buffer).1.is_err());
@@ -239,7 +239,7 @@ fn bytes_that_do_not_fit_a_schema_are_malformed() {
     for (kind, bytes, says) in [
         (Kind::Bool, &[2][..], "x at 0x0: a bool is 0 or 1, got 2"),
         (Kind::List(byte().into()), &[1, 5, 7], "x at 0x2: 1 before an element or 0 at the end expected, got 7"),
-        (Kind::Map(byte().into(), byte().into()), &[0, 0, 0, 2, 0], "x at 0x0: 2 entries are said to come, 0 do"),
+        (Kind::Map(byte().into(), byte().into()), &[0, 0, 0, 2, 0], "x at 0x0: 2 entries are announced, 0 follow"),
         (
             Kind::Map(byte().into(), Kind::Bool.into()),
             &[0, 0, 0, 1, 1, 9, 9],

@@ -212,5 +212,5 @@ fn a_pipe_has_no_places() {
         reader: Peer::Vmstate,
     };
     let error = snapshot::save_in_place(saving, &Control::default(), &mut || Ok(())).unwrap_err();
-    assert!(error.to_string().contains("only in a file each page has its place"), "{error}");
+    assert!(error.to_string().contains("pages have fixed places only in a file"), "{error}");
 }

@@ -424,12 +424,12 @@ fn a_value_that_the_release_does_not_take_is_refused() {
     let draining = Lane { phase: Phase::Draining, ..busy() };
     let discarding = Lane { request: Request::Discard { sector: 1, count: 2 }, ..busy() };
     let refused = [
-        (Disk { level: -1, ..Disk::default() }, "level: -1 is not taken there, only 0 to 7"),
+        (Disk { level: -1, ..Disk::default() }, "level: -1 is not accepted there, only 0 to 7"),
         (lanes(vec![busy(), draining]), "lanes[1] › phase: 4 is not known there, only 0, 1"),
         (lanes(vec![discarding]), "lanes[0] › request › tag: 3 is not known there, only 0, 1"),
-        (lanes((0..5).map(|_| busy()).collect()), "lanes: it has 5 elements, there at most 4 are taken"),
-        (Disk { errors: vec![1, 2, 3], ..Disk::default() }, "errors: it has 3 elements, there at most 2 are taken"),
-        (Disk { on: 2, ..Disk::default() }, "on: 2 is not taken there"),
+        (lanes((0..5).map(|_| busy()).collect()), "lanes: it has 5 elements, there at most 4 are accepted"),
+        (Disk { errors: vec![1, 2, 3], ..Disk::default() }, "errors: it has 3 elements, there at most 2 are accepted"),
+        (Disk { on: 2, ..Disk::default() }, "on: 2 is not accepted there"),
         (
             Disk { speed: Some(Phase::Draining), ..Disk::default() },
             "disk/speed › speed: 4 is not known there, only 0, 1",

@@ -47,7 +47,7 @@ impl Destination<'_, '_> {
         put_times(&times, word.bytes_mut());
         let deadline = self.clock.now().saturating_add(LAST_WORD);
         if let Err(error) = self.loader.wire.send(&mut word, Timeout::Until(deadline)) {
-            tracing::debug!("the source was not told how long the sections took: {error}");
+            tracing::debug!("the loading times of the sections were not sent to the source: {error}");
         }
     }
 }

@@ -32,7 +32,7 @@ impl Destination<'_, '_> {
                 self.check_package()?;
                 return Ok(Some(DestinationEvent::Run));
             }
-            _ if command.is_postcopy() => return Err(malformed("a command of post-copy that has no place here")),
+            _ if command.is_postcopy() => return Err(malformed("a post-copy command that is not allowed here")),
             _ => return Err(command.unsupported()),
         }
         Ok(None)
@@ -43,7 +43,7 @@ impl Destination<'_, '_> {
         let Package::UpTo(end) = self.package else { return Ok(()) };
         let offset = self.loader.wire.offset();
         if offset > end {
-            return Err(malformed("an element goes on behind the end of its package").at(end));
+            return Err(malformed("an element exceeds the end of its package").at(end));
         }
         if offset == end {
             self.package = Package::Loaded;

@@ -108,7 +108,7 @@ impl Recovery<'_, '_, '_> {
                     return self.loader.wire.ask_again();
                 }
                 _ => {
-                    let message = "post-copy goes on over another connection with something else than a question for received pages";
+                    let message = "post-copy over another connection begins with something else than a request for received pages";
                     return Err(Error::new(ErrorKind::Malformed, message).at(offset));
                 }
             }

@@ -120,7 +120,7 @@ fn pages_of_a_block_that_is_adopted_come_late_too() {
     );
     assert!(received("none").unwrap_err().to_string().contains("RAM block none, which does not exist here"));
     let lacks = late.end().unwrap_err().to_string();
-    assert!(lacks.contains("3 pages of the guest did not come"), "{lacks}");
+    assert!(lacks.contains("3 pages of the guest did not arrive"), "{lacks}");
     late.write(1, 0x1000, &page).unwrap();
     late.write(1, 0x1000, &page).unwrap();
     late.zero_run(0, 0, 2).unwrap();

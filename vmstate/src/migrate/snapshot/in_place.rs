@@ -52,7 +52,8 @@ pub fn save_in_place(saving: Saving<'_, '_>, control: &Control, pause: &mut dyn 
     let Saving { channel, machine_type, sections, ram, log, reader } = saving;
     sections.check_migratable()?;
     check_release(sections)?;
-    let no_file = || Error::new(ErrorKind::Misuse, "only in a file each page has its place, and this is none");
+    let no_file =
+        || Error::new(ErrorKind::Misuse, "pages have fixed places only in a file, and this channel is not one");
     let section = RamSection::outgoing(ram, log).in_place(channel.file().ok_or_else(no_file)?.try_clone()?);
     let progress = Progress { pages: section.figures(), control, begun: Instant::now(), ram };
     let mut wire = Link::new(channel, ram, &Still, control, Strictness::Strict, Limits::default(), 0);

@@ -120,7 +120,7 @@ fn load_all(loader: &mut Loader<'_, '_>, machine_type: &str, shares_memory: bool
             Loaded::Section | Loaded::Command(Command::SwitchoverStart) => {}
             Loaded::Command(command) if command.is_postcopy() => return Err(command.unsupported().at(offset)),
             Loaded::Command(command) => {
-                let message = format!("command {command:?} wants an answer, which a file cannot give");
+                let message = format!("command {command:?} needs an answer, which a file cannot give");
                 return Err(Error::new(ErrorKind::Incompatible, message).at(offset));
             }
             Loaded::Eof => return loader.check_complete(),

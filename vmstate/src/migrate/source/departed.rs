@@ -44,8 +44,8 @@ impl Source<'_, '_> {
                 let takeover = Takeover { machine: *machine, resume: *resume };
                 self.control.publish(|progress| progress.takeover = Some(takeover));
             }
-            Ok(times) => tracing::debug!("the destination tells {} times for {} sections", times.len(), sections.len()),
-            Err(error) => tracing::debug!("the destination does not tell how long the sections took: {error}"),
+            Ok(times) => tracing::debug!("the destination sent {} times for {} sections", times.len(), sections.len()),
+            Err(error) => tracing::debug!("the destination did not send how long loading the sections took: {error}"),
         }
     }
 }

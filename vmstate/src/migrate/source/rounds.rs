@@ -76,7 +76,7 @@ impl Source<'_, '_> {
             RoundDecision::ThrottleMore(percent) | RoundDecision::ThrottleLess(percent) => self.throttle(percent),
             RoundDecision::SwitchOver => return Ok(true),
             RoundDecision::Postcopy(reason) if self.announced_postcopy => {
-                tracing::info!(%reason, "the guest goes over in post-copy");
+                tracing::info!(%reason, "switching to post-copy");
                 self.control.start_postcopy();
                 return Ok(true);
             }

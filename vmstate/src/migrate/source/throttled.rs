@@ -31,7 +31,7 @@ impl<'a> Throttled<'a> {
             self.highest = self.highest.max(percent);
         } else {
             self.percent = None;
-            tracing::warn!("the machine cannot throttle its vCPUs: a guest that dirties too much may never go");
+            tracing::warn!("the machine cannot throttle its vCPUs: a guest that dirties too much may never converge");
         }
     }
 

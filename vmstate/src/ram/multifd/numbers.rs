@@ -36,10 +36,12 @@ impl Numbers {
         }
         let malformed = |message: String| Err(Error::new(ErrorKind::Malformed, message));
         if self.beyond.len() == BEYOND_MAX {
-            return malformed(format!("packet {number} came, and packet {} did not", self.next));
+            return malformed(format!("packet {number} arrived, and packet {} did not", self.next));
         }
         if number < self.next || !self.beyond.insert(number) {
-            return malformed(format!("packet {number} came twice: a channel of another migration, or a wrong count"));
+            return malformed(format!(
+                "packet {number} arrived twice: a channel of another migration, or a wrong count"
+            ));
         }
         Ok(())
     }

@@ -234,7 +234,7 @@ fn coding(flags: u32) -> Result<Coding> {
 fn block(bytes: &[u8], blocks: &[RamBlock]) -> Result<(usize, u64)> {
     let field = bytes.get(BLOCK..OFFSETS).unwrap_or_default();
     let Some(end) = field.iter().position(|&byte| byte == 0) else {
-        return Err(malformed("the name of the RAM block has no end".into()));
+        return Err(malformed("the name of the RAM block has no terminating NUL".into()));
     };
     let name = field.get(..end).unwrap_or_default();
     let found = blocks.iter().position(|block| block.name.as_bytes() == name);

@@ -254,7 +254,7 @@ fn load_entries<K: Ord, V>(
         load_entry(held, loaded, input, &mut load_key, &mut load_value).map_err(|error| error.in_element(index))?;
     }
     if more(input)? {
-        return Err(input.malformed(format!("more than the {announced} entries that it said")));
+        return Err(input.malformed(format!("more than the {announced} announced entries")));
     }
     Ok(())
 }

@@ -47,8 +47,9 @@ impl Wire for Queue {
             );
             return Err(Error::new(ErrorKind::Incompatible, message).at(offset));
         }
-        *self = Self::try_from(state)
-            .map_err(|refused| Error::new(ErrorKind::Rejected, format!("no queue can be so: {refused}")).at(offset))?;
+        *self = Self::try_from(state).map_err(|refused| {
+            Error::new(ErrorKind::Rejected, format!("not a valid queue state: {refused}")).at(offset)
+        })?;
         Ok(())
     }
 

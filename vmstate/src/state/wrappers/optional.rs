@@ -78,7 +78,7 @@ impl<T: Wire + Default> Wire for Option<T> {
     fn save_whole(&mut self, out: &mut Writer) -> Result<()> {
         match self {
             Some(value) => value.save(out),
-            None => Err(Error::new(ErrorKind::Rejected, "the subsection's pre_save took the value away")),
+            None => Err(Error::new(ErrorKind::Rejected, "the subsection's pre_save removed the value")),
         }
     }
 
