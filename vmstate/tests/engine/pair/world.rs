@@ -273,7 +273,7 @@ impl World {
         state.end(side.other()).inbox_closed = true;
         state.end(side.other()).broken = true;
         state.pass_turn(side);
-        self.0.1.notify_all();
+        self.hand_over(state);
     }
 
     pub fn is_dead(&self, side: Side) -> bool {
@@ -353,11 +353,17 @@ impl World {
         state.pass_turn(side);
         // Waking the other side for nothing costs more than everything else here.
         if state.turn != side {
-            self.0.1.notify_all();
-            state = self.wait(state, side);
+            self.hand_over(state);
+            state = self.wait(self.lock(), side);
         }
         state.end(side).waiting = None;
         self.sound_alarms(state)
+    }
+
+    /// Wakes the side whose turn it is, which would else wake up to a lock that is held.
+    fn hand_over(&self, state: MutexGuard<'_, State>) {
+        drop(state);
+        self.0.1.notify_all();
     }
 
     fn wait<'a>(&'a self, mut state: MutexGuard<'a, State>, side: Side) -> MutexGuard<'a, State> {
