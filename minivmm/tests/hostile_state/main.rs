@@ -33,6 +33,8 @@ type Result<T> = std::result::Result<T, String>;
 const STREAMS: u64 = 300;
 const SEED: u64 = 0x9e1;
 
+/// Processes that run at a time: each waits about as long as it computes.
+const AT_A_TIME: u64 = 2;
 /// Bound of a load, which takes some milliseconds on an idle host.
 const LOAD: Duration = Duration::from_secs(60);
 /// Time for which the guest runs, some ten of its passes; on a busy host, the time that an undamaged one needs for as many.
@@ -73,22 +75,29 @@ fn device_state_that_a_peer_makes_up_costs_only_its_guest() {
     .unwrap();
     assert!(outcome == Outcome::Ran && passes >= PASSES, "undamaged: {outcome:?}, {passes} passes");
 
-    let mut outcomes = BTreeMap::<_, u64>::new();
-    let (mut failures, mut went_on) = (Vec::new(), 0);
-    for index in 0..streams {
+    let one = |index: u64| {
         let mut random = Random::new(seed.wrapping_add(index));
         let section = &recorded.sections[random.below(recorded.sections.len() as u64) as usize];
         let (bytes, what) = damaged(&recorded.bytes, section.body.clone(), &mut random);
-        match play(&recorded, &bytes, |_| std::thread::sleep(moment)) {
+        let played = play(&recorded, &bytes, |_| std::thread::sleep(moment));
+        let repeat = || format!("VMSTATE_STREAMS=1 VMSTATE_SEED={}, {}: {what}", seed + index, section.name);
+        (&section.name, played.map_err(|why| format!("{}: {why}", repeat())))
+    };
+    let played: Vec<_> = std::thread::scope(|scope| {
+        let parts: Vec<_> = (0..AT_A_TIME)
+            .map(|part| scope.spawn(move || (part..streams).step_by(AT_A_TIME as usize).map(one).collect::<Vec<_>>()))
+            .collect();
+        parts.into_iter().flat_map(|part| part.join().expect("no panic")).collect()
+    });
+    let mut outcomes = BTreeMap::<_, u64>::new();
+    let (mut failures, mut went_on) = (Vec::new(), 0);
+    for (section, played) in played {
+        match played {
             Ok((outcome, passes)) => {
-                *outcomes.entry((&section.name, outcome)).or_default() += 1;
+                *outcomes.entry((section, outcome)).or_default() += 1;
                 went_on += u64::from(passes >= 2);
             }
-            Err(why) => failures.push(format!(
-                "VMSTATE_STREAMS=1 VMSTATE_SEED={}, {}: {what}: {why}",
-                seed + index,
-                section.name
-            )),
+            Err(why) => failures.push(why),
         }
     }
     for ((section, outcome), count) in &outcomes {
