@@ -1,12 +1,13 @@
-//! In which bytes two copies of a page differ, for XBZRLE.
+//! Finds the bytes in which two copies of a page differ, for XBZRLE.
 
 use std::arch::x86_64::{__m128i, _mm_cmpeq_epi8, _mm_loadu_si128, _mm_movemask_epi8};
 
-/// Bytes that one word of the answer stands for, and those compared by one instruction, which each x86-64 has (SSE2).
+/// Bytes for one word of the result, and bytes compared by one instruction, which each x86-64 has (SSE2).
 const WORD: usize = u64::BITS as usize;
 const VECTOR: usize = size_of::<__m128i>();
 
-/// Bit `n % 64` of word `n / 64` is set if byte `n` differs. Three times as fast as portable code where one byte in a hundred does.
+/// Sets bit `n % 64` of word `n / 64` if byte `n` differs. Three times as fast as portable code if one byte in a hundred
+/// differs.
 pub fn changed_bytes(old: &[u8; 4096], new: &[u8; 4096]) -> [u64; 64] {
     let mut changed = [0; _];
     let words = old.as_chunks::<WORD>().0.iter().zip(new.as_chunks::<WORD>().0);

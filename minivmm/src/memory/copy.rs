@@ -1,7 +1,7 @@
-//! Whole pages into guest RAM, past the caches.
+//! Copies whole pages into guest RAM with streaming stores, which bypass the caches.
 //!
-//! An arriving page lies in the second cache level, and the guest does not use it before all others have come. A plain copy reads what it
-//! writes over from memory first, and drives the next pages to be copied out of the cache: past the caches the destination takes a
+//! An arriving page is in the second-level cache, and the guest does not use it before all others have come. A plain copy first
+//! reads the memory that it overwrites, and evicts the next pages to be copied. With streaming stores the destination uses a
 //! third less of a processor for each page, over TCP half.
 
 use std::arch::x86_64::{__m128i, _mm_loadu_si128, _mm_sfence, _mm_stream_si128};
@@ -16,18 +16,19 @@ const PAGE: usize = PAGE_SIZE as usize;
 const VECTOR: usize = size_of::<__m128i>();
 
 impl Ram {
-    /// Copies in pages, of each where it begins in the block and its bytes, and marks them as written by a device. Of two for the same
-    /// place the later one stays.
+    /// Copies pages, each given by its offset in the block and its bytes, and marks them as written by a device. Of two for the
+    /// same place the later one stays.
     ///
     /// # Errors
-    /// [`Error::OutsideRam`], also if no page begins there or it is not one page; those before it were copied then.
+    /// [`Error::OutsideRam`], also for an offset or a length that is not a page's; the pages before it are copied then.
     pub fn write_pages(&self, pages: &[(u64, &[u8])]) -> Result<()> {
         let copied = pages.iter().take_while(|(offset, bytes)| self.copy_page(*offset, bytes).is_some()).count();
-        // Whoever learns that the pages are there must find them: streaming stores are in no order with others (Intel's manual, volume 1,
-        // 10.4.6.2).
+        // Streaming stores are not ordered with others (Intel's manual, volume 1, 10.4.6.2), and a thread that learns of the
+        // pages must find them.
         // SAFETY: each x86-64 has SSE.
         unsafe { _mm_sfence() };
-        // Behind the copies, and neighbours at once: each mark is a locked instruction, which waits for the stores before it.
+        // After the copies, and for runs of neighbours: each mark is a locked instruction, which waits for the stores before
+        // it.
         let done = pages.get(..copied).unwrap_or(pages);
         for run in done.chunk_by(|(before, _), (offset, _)| before + PAGE_SIZE == *offset) {
             let first = run.first().map_or(0, |(offset, _)| *offset);
@@ -39,7 +40,7 @@ impl Ram {
         }
     }
 
-    /// `None` if no page is there, or `bytes` are not one.
+    /// Copies a page; `None` if there is no page at `offset`, or `bytes` are not a page.
     fn copy_page(&self, offset: u64, bytes: &[u8]) -> Option<()> {
         let bytes: &[u8; PAGE] = bytes.try_into().ok()?;
         let place = self.host(offset, PAGE_SIZE).filter(|_| offset.is_multiple_of(PAGE_SIZE))?;

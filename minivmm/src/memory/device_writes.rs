@@ -1,5 +1,5 @@
-//! Which pages of guest RAM devices have written: a bit for each page, and one for each word of these bits, so that taking
-//! what was written costs no more than there is of it.
+//! Dirty bitmap of device writes: a bit for each page of guest RAM, and one for each word of these bits, so that reading it
+//! costs no more than there are writes.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -7,30 +7,30 @@ use vm_memory::bitmap::{Bitmap, NewBitmap, RefSlice, WithBitmapSlice};
 
 use super::PAGE_SIZE;
 
-/// The bitmap of a stretch of guest memory. Bit 0 of word 0 is its first page.
+/// Dirty bitmap of a stretch of guest memory. Bit 0 of word 0 is its first page.
 #[derive(Debug, Default)]
 pub struct DeviceWrites {
     pages: Vec<AtomicU64>,
-    /// The words of `pages` that may have bits.
+    /// Bitmap of the words of `pages` that may have bits.
     words: Vec<AtomicU64>,
 }
 
-/// What [`DeviceWrites::written`] says.
+/// Result of [`DeviceWrites::written`].
 pub(super) struct Written {
     /// Bit 0 is the first page.
     pub(super) bits: u64,
-    /// Number of pages that the record covers.
+    /// Number of pages that the result covers.
     pub(super) pages: u64,
 }
 
 impl DeviceWrites {
-    /// Calls `take` with each word that has bits, and its number, and clears it.
+    /// Clears each word that has bits, and calls `take` with its number and its bits.
     pub(super) fn take(&self, mut take: impl FnMut(usize, u64)) {
         for (group, word) in self.words.iter().enumerate() {
             if word.load(Ordering::SeqCst) == 0 {
                 continue;
             }
-            // Cleared first: whoever sets a bit of a page from here on marks the word behind it again.
+            // Cleared first: a later writer of a bit marks its word again.
             let mut left = word.swap(0, Ordering::SeqCst);
             while left != 0 {
                 let index = group * 64 + left.trailing_zeros() as usize;
@@ -40,19 +40,20 @@ impl DeviceWrites {
         }
     }
 
-    /// Sets the bits of `words`, as far as there are such pages.
+    /// Sets the bits of `words` for which there are pages.
     pub(super) fn add(&self, words: &[u64]) {
         words.iter().enumerate().filter(|(_, word)| **word != 0).for_each(|(index, word)| self.set(index, *word));
     }
 
-    /// Which pages from `first` on were written: at most `most`, and those of one word.
+    /// Returns the written pages from `first` on: at most `most`, and those of one word.
     pub(super) fn written(&self, first: u64, most: u64) -> Written {
         let pages = most.clamp(1, 64 - first % 64);
         let word = self.pages.get((first / 64) as usize).map_or(0, |word| word.load(Ordering::SeqCst));
         Written { bits: word >> (first % 64) & (u64::MAX >> (64 - pages)), pages }
     }
 
-    /// Calls `see` with each word that has bits, and its number, and leaves it as it is; until `see` says false, which is returned.
+    /// Calls `see` with each word that has bits, and with its number, without clearing it; stops when `see` returns false, and
+    /// returns that.
     pub(super) fn see(&self, mut see: impl FnMut(usize, u64) -> bool) -> bool {
         for (group, word) in self.words.iter().enumerate() {
             let mut left = word.load(Ordering::SeqCst);
@@ -67,7 +68,7 @@ impl DeviceWrites {
         true
     }
 
-    /// Forgets what was written.
+    /// Clears the bitmap.
     pub fn reset(&self) {
         self.take(|_, _| {});
     }
@@ -75,7 +76,7 @@ impl DeviceWrites {
     fn set(&self, index: usize, bits: u64) {
         if let Some(word) = self.pages.get(index) {
             word.fetch_or(bits, Ordering::SeqCst);
-            // Behind the bits: a word that is taken in between is marked for nothing, and none is left unmarked.
+            // Set after the bit: a word that is taken in between is marked for nothing, and no word stays unmarked.
             self.words[index / 64].fetch_or(1 << (index % 64), Ordering::SeqCst);
         }
     }
@@ -144,7 +145,7 @@ mod tests {
     fn taken(bitmap: &DeviceWrites) -> BTreeSet<usize> {
         let (seen, mut taken) = (seen(bitmap), BTreeSet::new());
         bitmap.take(|index, word| taken.extend(pages(index, word)));
-        // A writer may have come in between.
+        // A writer may have set bits in between.
         assert!(seen.is_subset(&taken));
         taken
     }
@@ -184,13 +185,13 @@ mod tests {
     fn pages_that_are_added_are_taken_with_those_that_were_written() {
         let bitmap = DeviceWrites::with_len(130 * 4096);
         bitmap.mark_dirty(3 * 4096, 1);
-        // Longer than the bitmap, as the words of all of RAM are for the first stretch.
+        // Longer than the bitmap, as the words for all of RAM are for the first stretch.
         bitmap.add(&[1 << 63, 0, 0b11, u64::MAX]);
         assert_eq!(taken(&bitmap), BTreeSet::from([3, 63, 128, 129]));
         assert!(taken(&bitmap).is_empty());
     }
 
-    /// A writer marks each page once while a reader takes: each is taken, and once.
+    /// A writer marks each page once while a reader takes the marks: each is taken exactly once.
     #[test]
     fn no_page_is_lost_between_a_writer_and_who_takes() {
         let bitmap = DeviceWrites::with_len(PAGES * 4096);

@@ -1,5 +1,5 @@
-//! Guest RAM in which a guest runs before all of its pages are there: whoever touches one that is missing waits (userfaultfd(2)).
-//! The process's own threads, KVM and vhost-net wait alike.
+//! Guest RAM in which a guest runs before all of its pages have arrived: a thread that touches a missing page waits
+//! (userfaultfd(2)). The process's own threads, KVM and vhost-net all wait like this.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};
@@ -19,34 +19,35 @@ use vmm_sys_util::ioctl::{ioctl_with_mut_ref, ioctl_with_ref};
 use super::{PAGE_SIZE, Ram};
 use crate::error::{Error, Result};
 
-/// Bytes of a message (`uffd_msg`), where its kind is, and where the address and the thread of a fault are (linux/userfaultfd.h).
+/// Bytes of a message (`uffd_msg`), and the offsets of its kind and of a fault's address and thread (linux/userfaultfd.h).
 const MESSAGE: usize = 32;
 const EVENT: usize = 0;
 const ADDRESS: std::ops::Range<usize> = 16..24;
 const THREAD: std::ops::Range<usize> = 24..28;
 
-/// Messages taken at once.
+/// Most messages read at once.
 const MESSAGES: usize = 64;
 
-/// Who waits for a page that is missing.
+/// A fault at a missing page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fault {
-    /// Of the page, from the start of the block.
+    /// Offset of the page from the start of the block.
     pub offset: u64,
-    /// The thread, as gettid(2) numbers it; one of the kernel's may wait on another's behalf. 0 where the kernel does not tell.
+    /// Waiting thread, with its id of gettid(2); a kernel thread may wait on another's behalf. 0 if the kernel does not report
+    /// it.
     pub thread: u32,
 }
 
-/// A descriptor that tells of faults.
+/// Userfaultfd, which reports faults.
 #[derive(Debug)]
 pub(super) struct Faults {
     descriptor: File,
-    /// The kernel says which thread waits.
+    /// Whether the kernel reports which thread waits.
     names_threads: bool,
 }
 
-/// A descriptor that tells of faults. The kernel gives one that serves KVM's own accesses, too, only to who may trace processes, or where
-/// `vm.unprivileged_userfaultfd` says so: it is made while the process is not confined yet.
+/// Opens a userfaultfd. One that also serves KVM's accesses is granted only to privileged processes (CAP_SYS_PTRACE), or if
+/// `vm.unprivileged_userfaultfd` allows it: so it is opened before the process is confined.
 pub(super) fn open() -> io::Result<Faults> {
     // SAFETY: a descriptor that nothing is registered with changes nothing.
     let descriptor = unsafe { userfaultfd(UserfaultfdFlags::CLOEXEC | UserfaultfdFlags::NONBLOCK) }?;
@@ -55,7 +56,7 @@ pub(super) fn open() -> io::Result<Faults> {
         // SAFETY: the kernel reads and writes an `uffdio_api`, which is there.
         done(unsafe { ioctl_with_mut_ref(&descriptor, c_ulong::from(UFFDIO_API), &mut api) })
     };
-    // A kernel that lacks a feature refuses it, and can be asked again.
+    // A kernel refuses a feature that it lacks, and can be asked again.
     let names_threads = agree(UFFD_FEATURE_THREAD_ID).is_ok();
     if !names_threads {
         agree(0)?;
@@ -64,18 +65,18 @@ pub(super) fn open() -> io::Result<Faults> {
 }
 
 impl Ram {
-    /// Whether a guest can run here before all of its pages are there.
+    /// Checks that a guest can run here before all of its pages have arrived.
     ///
     /// # Errors
-    /// [`Error::Memory`]: why not, and what to do.
+    /// [`Error::Memory`] with the reason and a remedy.
     pub fn check_late(&self) -> Result<()> {
         self.faults().map(|_| ())
     }
 
-    /// Whether it is told which thread waits for a page.
+    /// Checks that the kernel reports which thread waits for a page.
     ///
     /// # Errors
-    /// [`Error::Memory`]: why not, and what to do.
+    /// [`Error::Memory`] with the reason and a remedy.
     pub fn check_threads(&self) -> Result<()> {
         self.check_late()?;
         match self.faults.as_ref() {
@@ -86,7 +87,8 @@ impl Ram {
         }
     }
 
-    /// Makes `len` bytes at `offset` missing: they are zero until [`await_pages`](Self::await_pages), and are waited for then.
+    /// Drops `len` bytes at `offset`: they read as zero until [`await_pages`](Self::await_pages), after which accesses wait for
+    /// them.
     ///
     /// # Errors
     /// [`Error::OutsideRam`], [`Error::Memory`].
@@ -102,7 +104,7 @@ impl Ram {
         Ok(())
     }
 
-    /// From now on who touches a page that is missing waits until it is [put](Self::put) there.
+    /// Makes each access to a missing page wait from now on, until the page is [put](Self::put) into place.
     ///
     /// # Errors
     /// [`Error::Memory`].
@@ -119,7 +121,7 @@ impl Ram {
         Ok(())
     }
 
-    /// Ends all waits: a page that is missing reads as zero from now on.
+    /// Ends all waits: a missing page reads as zero from now on.
     ///
     /// # Errors
     /// [`Error::Memory`].
@@ -134,7 +136,7 @@ impl Ram {
         Ok(())
     }
 
-    /// Appends who began to wait for a page since the last call, without waiting. The kernel may tell of one more than once.
+    /// Appends the faults since the last call, without waiting. The kernel may report a fault more than once.
     ///
     /// # Errors
     /// [`Error::Memory`].
@@ -146,7 +148,7 @@ impl Ram {
                 Ok(count) => count,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                Err(error) => return Err(refused("missing pages cannot be told", error)),
+                Err(error) => return Err(refused("faults at missing pages cannot be read", error)),
             };
             let (whole, _) = messages[..count].as_chunks::<MESSAGE>();
             let faults = whole.iter().filter(|message| u32::from(message[EVENT]) == UFFD_EVENT_PAGEFAULT);
@@ -161,7 +163,7 @@ impl Ram {
         }
     }
 
-    /// Puts a page there, `None` for one of zeros, and wakes who waits for it. A page that is there already stays as it is.
+    /// Puts a page into place, `None` for a zero page, and wakes its waiters. A page that is already there stays unchanged.
     ///
     /// # Errors
     /// [`Error::OutsideRam`], [`Error::Memory`].
@@ -188,15 +190,15 @@ impl Ram {
             };
             return match done(put) {
                 Ok(()) => Ok(()),
-                // Somebody changes the process's mappings just now.
+                // The process's mappings are just being changed.
                 Err(error) if is(&error, Errno::AGAIN) || error.kind() == ErrorKind::Interrupted => continue,
-                // It is there, and who waited for it may not have been woken.
+                // The page is there already, but its waiters may not have been woken.
                 Err(error) if is(&error, Errno::EXIST) => {
                     // SAFETY: the kernel reads an `uffdio_range`, which is there.
                     let woken = unsafe { ioctl_with_ref(faults, c_ulong::from(UFFDIO_WAKE), &range) };
-                    done(woken).map_err(|error| refused("who waits for a page cannot be woken", error))
+                    done(woken).map_err(|error| refused("the waiters for a page cannot be woken", error))
                 }
-                Err(error) => Err(refused("a page cannot be put there", error)),
+                Err(error) => Err(refused("a page cannot be put into place", error)),
             };
         }
     }
@@ -215,7 +217,7 @@ impl Ram {
         })
     }
 
-    /// Which page of the block lies at this address of the process.
+    /// Offset in the block of this address of the process.
     fn offset_at(&self, address: u64) -> Option<u64> {
         self.stretches().find_map(|stretch| {
             let at = address.checked_sub(stretch.host_address).filter(|&at| at < stretch.len)?;
@@ -246,10 +248,10 @@ mod tests {
     use crate::memory::LOW_RAM_MAX;
 
     const PAGE: usize = PAGE_SIZE as usize;
-    /// In no huge page with those that are written.
+    /// In another huge page than the written pages.
     const FAR: u64 = 64 << 20;
 
-    /// Memory that reaches across the hole, whose missing pages are waited for; `None` where the host allows that to nobody.
+    /// Memory across the hole whose missing pages are waited for; `None` if the host does not allow that.
     fn late() -> Option<Ram> {
         let ram = Ram::new(LOW_RAM_MAX + (1 << 20)).unwrap();
         match ram.check_late() {
@@ -298,7 +300,7 @@ mod tests {
             ram.put(high, Some(&[9; PAGE])).unwrap();
             assert_eq!(reader.join().unwrap(), 9);
             assert_eq!((&waits[..], over), (&[Fault { offset: high, thread: told.recv().unwrap() }][..], false));
-            // `readv` of a socket's bytes, which the kernel puts there.
+            // The kernel writes there, for a `readv` of a socket's bytes.
             let receiver = scope.spawn(|| ram.receive(here.as_fd(), [(FAR, 4)]).unwrap());
             assert_eq!(waited_for(ram).iter().map(|wait| wait.offset).collect::<Vec<_>>(), [FAR]);
             ram.put(FAR, None).unwrap();

@@ -1,8 +1,8 @@
-//! Pages of a file as guest memory: the file is mapped privately where they belong, so that a guest runs before its pages were read. What
-//! the guest writes stays in this process.
+//! Maps pages of a file as guest memory, privately, so that a guest runs before its pages are read. Writes of the guest stay in
+//! this process.
 //!
-//! Whoever can cut the file ends this process when a page behind its new end is touched (SIGBUS), and whoever can write it changes pages
-//! that the guest has not written yet (mmap(2)): it has to stay as it is as long as the guest runs.
+//! If the file is truncated, touching a page behind its new end ends this process (SIGBUS), and a write to the file changes
+//! pages that the guest has not written yet (mmap(2)): the file must not change while the guest runs.
 
 use std::io;
 use std::ops::Range;
@@ -11,18 +11,18 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use super::{PAGE_SIZE, Ram};
 use crate::error::{Error, Result};
 
-/// Pages without contents between two runs that have some are mapped with them, if they are no more than these: each mapping costs the
-/// host as much as a few faults.
+/// Longest run of pages without contents that is mapped together with its neighbours: each mapping costs the host as much as a
+/// few faults.
 const GAP: u64 = 16;
-/// Mappings at most; a process may have some 65000 (`vm.max_map_count`).
+/// Most mappings; a process may have some 65000 (`vm.max_map_count`).
 const MOST: usize = 1024;
 
 impl Ram {
-    /// Maps `pages` of `file` where they belong: page `n` of the block is at `at + n *` [`PAGE_SIZE`] in the file if bit `n % 64` of word
-    /// `n / 64` is set, and zero else. Nobody uses these pages yet.
+    /// Maps `pages` of `file` to their places: page `n` of the block is at `at + n *` [`PAGE_SIZE`] in the file if bit `n % 64`
+    /// of word `n / 64` is set, and zero otherwise. These pages are not used yet.
     ///
     /// # Errors
-    /// [`Error::Memory`] if the host refuses; the pages are of no use then.
+    /// [`Error::Memory`] if the host refuses; the pages are undefined then.
     pub fn map_pages(&self, pages: Range<u64>, file: BorrowedFd<'_>, at: u64, words: &[u64]) -> Result<()> {
         let refused = |error: io::Error| Error::Memory { what: format!("the host does not map the file: {error}") };
         let runs = runs(&pages, words);
@@ -39,7 +39,7 @@ impl Ram {
         mapped.extend(runs.iter().cloned());
         mapped.sort_by_key(|run| run.start);
         drop(mapped);
-        // What is in the gaps is zero, whatever the file has there.
+        // Pages in the gaps become zero, whatever the file has there.
         for run in runs {
             for word in run.start / 64..run.end.div_ceil(64) {
                 let first = word * 64;
@@ -52,7 +52,8 @@ impl Ram {
         Ok(())
     }
 
-    /// Tells `see` of each run of `pages` that is mapped to a file: such a page may have contents that nobody has touched.
+    /// Calls `see` with each run of `pages` that is mapped to a file: such a page may have contents although it was never
+    /// touched.
     pub(super) fn see_mapped(&self, pages: Range<u64>, mut see: impl FnMut(Range<u64>)) {
         let mapped = self.mapped();
         let first = mapped.partition_point(|run| run.end <= pages.start);
@@ -62,14 +63,14 @@ impl Ram {
     }
 }
 
-/// The runs of `pages` that are mapped: those with contents, and small gaps.
+/// Returns the runs of `pages` that are mapped: those with contents, and small gaps between them.
 fn runs(pages: &Range<u64>, words: &[u64]) -> Vec<Range<u64>> {
     let mut gap = GAP;
     loop {
         let mut runs: Vec<Range<u64>> = Vec::new();
         let mut page = pages.start;
         while page < pages.end {
-            // Whole words are looked at together.
+            // Whole words are checked together.
             match words.get((page / 64) as usize).copied().unwrap_or(0) >> (page % 64) {
                 0 => page = (page / 64 + 1) * 64,
                 word => {
@@ -121,7 +122,7 @@ mod tests {
         words.get((page / 64) as usize).is_some_and(|word| word >> (page % 64) & 1 == 1)
     }
 
-    /// Against runs that are counted page by page.
+    /// Runs are compared with a page-by-page count.
     #[test]
     fn runs_with_small_gaps_are_mapped_together() {
         let words = |pages: &[u64]| {
@@ -132,7 +133,7 @@ mod tests {
         assert_eq!(runs(&(0..1024), &words(&[])), []);
         assert_eq!(runs(&(0..1024), &words(&[0, 1, 63, 64, 65, 82, 100, 1023])), [0..2, 63..83, 100..101, 1023..1024]);
         assert_eq!(runs(&(64..100), &words(&[63, 64, 99, 100])), [64..65, 99..100]);
-        // Every 20th page: more runs than there may be.
+        // Every 20th page: more runs than the limit.
         let many: Vec<u64> = (0..4096).map(|word| if word % 2 == 0 { 1 } else { 0 }).collect();
         let all = runs(&(0..4096 * 64), &many);
         assert_eq!((all.len(), all[0].clone()), (1, 0..4094 * 64 + 1));
@@ -147,7 +148,7 @@ mod tests {
         file.set_len((1 << 20) + len).unwrap();
         let at = |page: u64| (1 << 20) + page * PAGE_SIZE;
         let mut words = vec![0_u64; (len / PAGE_SIZE / 64) as usize];
-        // The last one has contents in the file that are no longer its own.
+        // The last page has contents in the file that were replaced since.
         for page in [first, first + 1, first + 7, first + 8, first + 200, first + 9] {
             file.write_all_at(&[page as u8 | 1; PAGE_SIZE as usize], at(page)).unwrap();
             words[(page / 64) as usize] |= u64::from(page != first + 9) << (page % 64);
@@ -163,7 +164,7 @@ mod tests {
             let expected = if has(&words, page) { page as u8 | 1 } else { 0 };
             assert_eq!(byte(page), expected, "{}", page as i64 - first as i64);
         }
-        // A page that nobody has touched here is no zero page.
+        // An untouched page of a file is not a zero page.
         let again = Ram::new(len).unwrap();
         again.map_pages(0..len / PAGE_SIZE, file.as_fd(), 1 << 20, &words).unwrap();
         let mut untouched = [0; 8];
@@ -172,7 +173,7 @@ mod tests {
             let bit = untouched[((page + 8 - first) / 64) as usize] >> ((page + 8 - first) % 64) & 1;
             assert!(!has(&words, page) || bit == 0, "{}", page as i64 - first as i64);
         }
-        // What is written stays here, and a page that comes as zero is made so.
+        // Writes stay in this process, and a page that arrives as zero is cleared.
         ram.write(first * PAGE_SIZE, &[3; PAGE_SIZE as usize]).unwrap();
         let mut there = [0];
         file.read_exact_at(&mut there, at(first)).unwrap();

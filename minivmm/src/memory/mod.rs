@@ -1,6 +1,7 @@
-//! Guest memory: the only mmap. One RAM block `microvm.ram`, below 3 GiB and from 4 GiB, as QEMU's `microvm` lays it out.
+//! Guest memory, with all mmap calls of the crate. One RAM block `microvm.ram`, below 3 GiB and from 4 GiB, as in QEMU's
+//! `microvm`.
 //!
-//! Offsets are in bytes from the start of the block, as migration counts; guest addresses are what the guest sees.
+//! Offsets are in bytes from the start of the block, as in a migration; guest addresses are those of the guest.
 
 mod changed;
 mod copy;
@@ -30,7 +31,7 @@ pub use late::Fault;
 pub use other_writers::OtherWriter;
 pub use transfer::Part;
 
-/// Guest memory whose device writes are recorded page by page.
+/// Guest memory with a dirty bitmap of device writes.
 pub type GuestMemory = vm_memory::GuestMemoryMmap<DeviceWrites>;
 
 /// Bytes of a page.
@@ -42,7 +43,7 @@ pub const RAM_BLOCK: &str = "microvm.ram";
 /// RAM below 4 GiB ends here at the latest: above are MMIO windows, APICs and firmware.
 pub const LOW_RAM_MAX: u64 = 0xc000_0000;
 
-/// RAM that does not fit below [`LOW_RAM_MAX`] goes on here.
+/// Start of the RAM that does not fit below [`LOW_RAM_MAX`].
 pub const HIGH_RAM_START: u64 = 0x1_0000_0000;
 
 /// Largest RAM in bytes.
@@ -53,11 +54,11 @@ pub const RAM_MAX: u64 = 64 << 30;
 pub struct Ram {
     guest: GuestMemory,
     len: u64,
-    /// Which pages the host has given, as far as it says so.
+    /// Page map of this process, which tells populated pages, if the host has it.
     pagemap: Option<Arc<File>>,
-    /// Writers of the RAM outside of this process.
+    /// Writers of the RAM outside this process.
     others: Arc<Mutex<OtherWriters>>,
-    /// Who waits for a page that is missing, or why nobody can.
+    /// Descriptor for faults at missing pages, or why there is none.
     faults: Arc<io::Result<late::Faults>>,
     /// Runs of pages that are mapped to a file, in order.
     mapped: Arc<Mutex<Vec<Range<u64>>>>,
@@ -68,24 +69,24 @@ pub struct Ram {
 pub struct Stretch {
     /// Bytes from the start of the block.
     pub offset: u64,
-    /// Where the guest sees it.
+    /// Address in the guest.
     pub guest_address: u64,
-    /// Bytes.
+    /// Length in bytes.
     pub len: u64,
-    /// Where this process sees it; valid as long as the [`Ram`] lives.
+    /// Address in this process; valid as long as the [`Ram`] lives.
     pub host_address: u64,
 }
 
 impl Ram {
-    /// Reserves `len` bytes; the host gives pages as they are first touched. They are left out of core dumps.
+    /// Reserves `len` bytes, which the host populates as they are touched. They are excluded from core dumps.
     ///
     /// # Errors
-    /// [`Error::Memory`] if `len` is zero, not of whole pages, over [`RAM_MAX`], or the host has no address space.
+    /// [`Error::Memory`] if `len` is zero, no multiple of a page, or over [`RAM_MAX`], or if the host has no address space.
     pub fn new(len: u64) -> Result<Self> {
         Self::map(len, None)
     }
 
-    /// Maps `len` bytes: of `file`, which is as long, or private ones.
+    /// Maps `len` bytes of `file`, which has the same length, or private ones.
     fn map(len: u64, file: Option<Arc<File>>) -> Result<Self> {
         if len == 0 || len > RAM_MAX || !len.is_multiple_of(PAGE_SIZE) {
             return Err(Error::Memory {
@@ -123,23 +124,23 @@ impl Ram {
         Ok(ram)
     }
 
-    /// The memory as devices see it.
+    /// The memory for devices.
     pub fn guest(&self) -> &GuestMemory {
         &self.guest
     }
 
-    /// Bytes of the block.
+    /// Length of the block in bytes.
     #[expect(clippy::len_without_is_empty, reason = "never empty")]
     pub fn len(&self) -> u64 {
         self.len
     }
 
-    /// Last byte below 4 GiB, plus one.
+    /// End of the RAM below 4 GiB.
     pub fn low_end(&self) -> u64 {
         self.len.min(LOW_RAM_MAX)
     }
 
-    /// The contiguous stretches, in order of offset.
+    /// The contiguous stretches, ordered by offset.
     pub fn stretches(&self) -> impl Iterator<Item = Stretch> + '_ {
         self.guest.iter().map(|region| Stretch {
             offset: offset_of(region.start_addr().0),
@@ -149,12 +150,12 @@ impl Ram {
         })
     }
 
-    /// Where the guest sees the byte at `offset`; `None` outside the block.
+    /// Guest address of the byte at `offset`; `None` outside the block.
     pub fn guest_address(&self, offset: u64) -> Option<u64> {
         (offset < self.len).then(|| if offset < LOW_RAM_MAX { offset } else { offset - LOW_RAM_MAX + HIGH_RAM_START })
     }
 
-    /// Copies out. vCPUs may write meanwhile: the dirty log then says so.
+    /// Copies out of RAM. vCPUs may write meanwhile: the dirty log reports such writes.
     ///
     /// # Errors
     /// [`Error::OutsideRam`]; nothing was copied then.
@@ -165,7 +166,7 @@ impl Ram {
         self.guest.read_slice(first, low).and_then(|()| self.guest.read_slice(second, high)).map_err(|_| outside)
     }
 
-    /// Copies in, and marks the pages as written by a device.
+    /// Copies into RAM, and marks the pages as written by a device.
     ///
     /// # Errors
     /// [`Error::OutsideRam`]; nothing was copied then.
@@ -176,9 +177,9 @@ impl Ram {
         self.guest.write_slice(first, low).and_then(|()| self.guest.write_slice(second, high)).map_err(|_| outside)
     }
 
-    /// Makes `pages` pages from `offset` on zero, in memory that no vCPU has written and whose record of device writes was never
-    /// taken, as at a destination: a page that is not in that record, and not mapped to a file, is as the host gave it, zero. It is not
-    /// looked at, which would fault it in.
+    /// Makes `pages` pages from `offset` on zero. Precondition, true at a destination: no vCPU has written, and the bitmap of
+    /// device writes was never cleared. A page that is neither in the bitmap nor mapped to a file was never written, so it is
+    /// zero, and is skipped without faulting it in.
     ///
     /// # Errors
     /// [`Error::OutsideRam`].
@@ -204,7 +205,7 @@ impl Ram {
         Ok(())
     }
 
-    /// Writes zeros over those pages of `bits` that have others; bit 0 is the page at `offset`.
+    /// Clears those pages of `bits` that are not zero; bit 0 is the page at `offset`.
     fn clear_pages(&self, offset: u64, mut bits: u64) -> Result<()> {
         while bits != 0 {
             let (first, count) = (bits.trailing_zeros(), (bits >> bits.trailing_zeros()).trailing_ones());
@@ -220,15 +221,16 @@ impl Ram {
         Ok(())
     }
 
-    /// From now on what `writer` writes is in the record of device writes while [others are recorded](Self::record_others).
+    /// Adds a writer outside this process, whose writes are in the bitmap of device writes while [others are
+    /// recorded](Self::record_others).
     pub fn add_writer(&self, writer: Arc<dyn OtherWriter>) {
         self.others().add(writer);
     }
 
-    /// Begins or ends the records of those who write without this process. Where they cannot begin, none records.
+    /// Starts or stops the dirty logs of the writers outside this process. If one cannot start, none is recorded.
     ///
     /// # Errors
-    /// What the host said.
+    /// The host's.
     pub fn record_others(&self, on: bool) -> io::Result<()> {
         self.others().record(on)
     }
@@ -241,7 +243,7 @@ impl Ram {
         lock(&self.others)
     }
 
-    /// Moves the record of device writes into `words`: ORs it in and clears it. Bit 0 of word 0 is the block's first page.
+    /// Moves the bitmap of device writes into `words`: ORs it in and clears it. Bit 0 of word 0 is the block's first page.
     ///
     /// # Panics
     /// If `words` is shorter than one bit a page.
@@ -254,7 +256,7 @@ impl Ram {
         self.others().take(words);
     }
 
-    /// ORs `words` into the record of device writes, whose bits are those of [`take_device_writes`](Self::take_device_writes).
+    /// ORs `words` into the bitmap of device writes, with the bits of [`take_device_writes`](Self::take_device_writes).
     pub fn add_device_writes(&self, words: &[u64]) {
         for region in self.guest.iter() {
             let first = (offset_of(region.start_addr().0) / PAGE_SIZE / 64) as usize;
@@ -262,8 +264,8 @@ impl Ram {
         }
     }
 
-    /// Calls `see` with each word of the record of device writes that has bits, and with the number of its first page, and leaves the
-    /// record as it is; until `see` says false, which is returned.
+    /// Calls `see` with each word of the bitmap of device writes that has bits, and with the number of its first page, without
+    /// clearing it; stops when `see` returns false, and returns that.
     pub fn see_device_writes(&self, mut see: impl FnMut(u64, u64) -> bool) -> bool {
         self.guest.iter().all(|region| {
             let first = offset_of(region.start_addr().0) / PAGE_SIZE;
@@ -271,8 +273,8 @@ impl Ram {
         })
     }
 
-    /// How many of `len` bytes at `offset` lie below the hole, where they begin, and where the rest begins. Where one
-    /// part is empty its address is inside RAM all the same, as vm-memory wants it.
+    /// Returns how many of `len` bytes at `offset` are below the hole, their guest address, and the address of the rest. The
+    /// address of an empty part is inside RAM, too, as vm-memory requires.
     fn place(&self, offset: u64, len: usize) -> Option<(usize, GuestAddress, GuestAddress)> {
         let end = offset.checked_add(len as u64).filter(|&end| end <= self.len)?;
         let low_len = LOW_RAM_MAX.min(end).saturating_sub(offset);
@@ -384,7 +386,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
 
-        /// Against the pages' first bytes: runs of any length, over words of the record and over the hole.
+        /// Compares the pages' first bytes: runs of any length, across words of the bitmap and across the hole.
         #[test]
         fn a_run_of_zeroed_pages_is_zero_and_no_other_page_is_changed(
             written in prop::collection::btree_set(0..300_u64, 0..200),

@@ -1,4 +1,4 @@
-//! Who writes guest RAM without this process: parts of the host's kernel, as vhost-net, which keep records of their own.
+//! Writers of guest RAM outside this process: parts of the host's kernel, as vhost-net, which have dirty logs of their own.
 
 use std::fmt;
 use std::io;
@@ -6,25 +6,25 @@ use std::sync::Arc;
 
 use super::{HIGH_RAM_START, LOW_RAM_MAX, PAGE_SIZE};
 
-/// One of them. A write is in its record as soon as it is in memory: who takes the record and then reads a page has read it, or finds
-/// it in the next record.
+/// A writer outside this process. A write is in its log as soon as it is in memory: so a reader that takes the log and then
+/// reads a page sees the write, or finds it in the next log.
 pub trait OtherWriter: fmt::Debug + Send + Sync {
-    /// Begins or ends its record.
+    /// Starts or stops the log.
     ///
     /// # Errors
-    /// What the host said; it does not record.
+    /// The host's; nothing is logged.
     fn record(&self, on: bool) -> io::Result<()>;
 
-    /// Calls `take` with each word of its record that has bits, and its number, and clears it. Bit 0 of word 0 is the page at the guest's
-    /// address 0.
+    /// Clears each word of the log that has bits, and calls `take` with its number and its bits. Bit 0 of word 0 is the page at
+    /// guest address 0.
     fn take(&self, take: &mut dyn FnMut(usize, u64));
 }
 
-/// All other writers of one guest's memory.
+/// All writers of one guest's memory outside this process.
 #[derive(Debug, Default)]
 pub(super) struct OtherWriters(Vec<Arc<dyn OtherWriter>>);
 
-/// Words of 64 pages: the first one that has no RAM, and the first one behind it that has.
+/// Words of 64 pages: the first one without RAM, and the first one after it with RAM.
 const HOLE: [usize; 2] = [(LOW_RAM_MAX / PAGE_SIZE / 64) as usize, (HIGH_RAM_START / PAGE_SIZE / 64) as usize];
 
 impl OtherWriters {
@@ -35,13 +35,13 @@ impl OtherWriters {
     pub(super) fn record(&self, on: bool) -> io::Result<()> {
         let done = self.0.iter().try_for_each(|writer| writer.record(on));
         if on && done.is_err() {
-            // The error that is told is the first one.
+            // The first error is reported.
             self.0.iter().for_each(|writer| drop(writer.record(false)));
         }
         done
     }
 
-    /// ORs their records into `words`, whose bit 0 is the first page of the RAM block, and clears them.
+    /// ORs the logs into `words`, whose bit 0 is the first page of the RAM block, and clears them.
     pub(super) fn take(&self, words: &mut [u64]) {
         for writer in &self.0 {
             writer.take(&mut |index, word| {
@@ -49,7 +49,7 @@ impl OtherWriters {
                     low if low < HOLE[0] => Some(low),
                     index => index.checked_sub(HOLE[1]).map(|above| HOLE[0] + above),
                 };
-                // Where no RAM is nobody can have written.
+                // Without RAM nothing can have been written.
                 if let Some(pages) = index.and_then(|index| words.get_mut(index)) {
                     *pages |= word;
                 }
@@ -83,7 +83,7 @@ mod tests {
         }
     }
 
-    /// The guest sees the second stretch from 4 GiB on, and the block has it right behind the first.
+    /// The second stretch begins at 4 GiB in the guest, and right after the first one in the block.
     #[test]
     fn pages_by_guest_address_are_pages_of_the_block() {
         let ram = Ram::new(LOW_RAM_MAX + (1 << 20)).unwrap();
@@ -96,7 +96,7 @@ mod tests {
         ram.take_device_writes(&mut words);
         let set: Vec<_> =
             words.iter().enumerate().filter(|(_, word)| **word != 0).map(|(at, word)| (at, *word)).collect();
-        // Dropped: the one past the RAM's end, and the one in the hole.
+        // Ignored: bits past the RAM's end and in the hole.
         assert_eq!(set, [(0, 0b11), ((LOW_RAM_MAX / PAGE_SIZE) as usize / 64, 0b110)]);
     }
 

@@ -1,5 +1,5 @@
-//! Guest RAM in a file of memory (memfd_create(2)), which another process of this host can map as well: a guest goes to it without
-//! its memory being copied.
+//! Guest RAM in a memfd (memfd_create(2)), which another process of this host can map as well: a guest is handed over to it
+//! without copying its memory.
 
 use std::fs::File;
 use std::io;
@@ -15,11 +15,11 @@ use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 use super::{PAGE_SIZE, Ram};
 use crate::error::{Error, Result};
 
-/// The file's length is for ever: a page that it has lost would end this process when it is touched (SIGBUS).
+/// The length of the file is sealed: touching a page behind a new end would end this process (SIGBUS).
 const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::SEAL);
 
 impl Ram {
-    /// As [`new`](Self::new), in memory that another process can map.
+    /// Like [`new`](Self::new), in memory that another process can map.
     ///
     /// # Errors
     /// [`Error::Memory`].
@@ -35,10 +35,10 @@ impl Ram {
         Self::map(len, Some(Arc::new(made().map_err(refused)?)))
     }
 
-    /// The RAM of another process, which has passed its [`descriptor`](Self::descriptor).
+    /// Maps the RAM of another process, which has passed its [`descriptor`](Self::descriptor).
     ///
     /// # Errors
-    /// [`Error::Memory`] if it is no file of memory of this length, or its length may change.
+    /// [`Error::Memory`] if the descriptor is no memfd of this length, or if its length may change.
     pub fn passed(len: u64, descriptor: OwnedFd) -> Result<Self> {
         let refused = |what: String| Error::Memory { what };
         let system = |errno: Errno| refused(format!("what was passed is no guest RAM: {errno}"));
@@ -55,7 +55,7 @@ impl Ram {
         Self::map(len, Some(Arc::new(descriptor.into())))
     }
 
-    /// What another process can map, if this RAM is made so.
+    /// Descriptor for another process, if this RAM can be shared.
     pub fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         self.file().map(AsFd::as_fd)
     }
@@ -65,15 +65,15 @@ impl Ram {
     }
 }
 
-/// Tells `touched` of each run of pages that `file` has, in its `pages` pages from `offset` on: an empty place in the file is zero, and
-/// nobody has written it (lseek(2), `SEEK_DATA`).
+/// Calls `touched` for each run of pages with contents among the `pages` pages of `file` from `offset` on: a hole in the file
+/// is zero, and was never written (lseek(2), `SEEK_DATA`).
 pub(super) fn data(file: &File, offset: u64, pages: usize, mut touched: impl FnMut(usize, usize)) -> io::Result<()> {
     let end = offset + pages as u64 * PAGE_SIZE;
     let mut at = offset;
     while at < end {
         let begin = match seek(file, SeekFrom::Data(at)) {
             Ok(begin) => begin.min(end),
-            // Nothing but a hole up to the end of the file.
+            // There is only a hole up to the end of the file.
             Err(Errno::NXIO) => end,
             Err(errno) => return Err(errno.into()),
         };
@@ -97,7 +97,7 @@ mod tests {
     use super::*;
     use crate::memory::LOW_RAM_MAX;
 
-    /// Two mappings of one memory, also across the hole, each with its own record of device writes.
+    /// Two mappings of one memory, also across the hole, each with a bitmap of device writes of its own.
     #[test]
     fn both_see_what_either_writes() {
         let len = LOW_RAM_MAX + (1 << 20);
@@ -130,7 +130,7 @@ mod tests {
         ram().set_len(1 << 19).unwrap_err();
     }
 
-    /// Against the pages that were written, whoever has mapped them.
+    /// The result is compared with the pages that were written in either mapping.
     #[test]
     fn a_page_that_only_the_other_process_has_touched_is_not_untouched() {
         let len = LOW_RAM_MAX + (4 << 20);
@@ -144,7 +144,7 @@ mod tests {
             ram.untouched(LOW_RAM_MAX - (2 << 20), &mut words).unwrap();
             for page in 0..1024 {
                 let touched = [0, 3, 64, 65, 700].contains(&page);
-                // Huge pages are given whole.
+                // Huge pages are populated as a whole.
                 assert!(!touched || words[page / 64] >> (page % 64) & 1 == 0, "{page}");
             }
             assert!(words[15] >> 63 & 1 == 1, "nobody has touched the last one");

@@ -1,4 +1,4 @@
-//! Guest RAM from and to descriptors by one gathering or scattering system call, without a copy in this process.
+//! Sends guest RAM to descriptors and receives it, by one gathering or scattering system call, without a copy in this process.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -10,31 +10,31 @@ use vm_memory::{GuestMemoryBackend, GuestMemoryRegion, VolatileSlice};
 use super::{DeviceWrites, Ram, offset_of};
 use crate::error::{Error, Result};
 
-/// Parts of one call at most (`UIO_MAXIOV`, readv(2)).
+/// Most parts of one call (`UIO_MAXIOV`, readv(2)).
 const PARTS: usize = 1024;
 
-/// What goes out next.
+/// Part of the data to send.
 #[derive(Clone, Copy, Debug)]
 pub enum Part<'a> {
     /// Bytes of this process.
     Bytes(&'a [u8]),
     /// Bytes of the RAM block.
     Ram {
-        /// Where they begin in the block.
+        /// Offset in the block.
         offset: u64,
-        /// How many.
+        /// Length in bytes.
         len: u64,
     },
 }
 
-/// A stretch of guest memory that the host has in one piece.
+/// A stretch of guest memory that is contiguous in host memory.
 pub(super) type Slice<'a> = VolatileSlice<'a, BS<'a, DeviceWrites>>;
 
 impl Ram {
-    /// Writes the first bytes of `parts` to `to`, the RAM as it is now, and returns how many.
+    /// Writes the first bytes of `parts` to `to`, with RAM's present content, and returns how many.
     ///
     /// # Errors
-    /// Those of writev(2); [`Error::OutsideRam`] within.
+    /// The errors of writev(2); [`Error::OutsideRam`] as the inner error.
     pub fn send<'a>(&self, to: BorrowedFd<'_>, parts: impl IntoIterator<Item = Part<'a>>) -> io::Result<usize> {
         let mut vectors = Vec::with_capacity(PARTS);
         for part in parts.into_iter().take(PARTS) {
@@ -55,11 +55,12 @@ impl Ram {
         result(unsafe { libc::writev(to.as_raw_fd(), vectors.as_ptr(), count) })
     }
 
-    /// Reads from `from` into the first bytes of `runs`, which are offsets in the block and lengths, and returns how many; 0 at the end.
-    /// What has come is marked as written by a device, as [`write`](Self::write) does: [`zero_run`](Self::zero_run) relies on it.
+    /// Reads from `from` into the first bytes of `runs`, offsets in the block and lengths, and returns how many; 0 at the end.
+    /// The received pages are marked as written by a device, as [`write`](Self::write) does: [`zero_run`](Self::zero_run)
+    /// relies on it.
     ///
     /// # Errors
-    /// Those of readv(2); [`Error::OutsideRam`] within.
+    /// The errors of readv(2); [`Error::OutsideRam`] as the inner error.
     pub fn receive(&self, from: BorrowedFd<'_>, runs: impl IntoIterator<Item = (u64, u64)>) -> io::Result<usize> {
         let mut slices: Vec<Slice<'_>> = Vec::new();
         for (offset, len) in runs.into_iter().take(PARTS) {
@@ -79,7 +80,7 @@ impl Ram {
         Ok(received)
     }
 
-    /// Where `len` bytes at `offset` are in this process, if they are in one piece.
+    /// Address in this process of `len` bytes at `offset`, if they are contiguous.
     pub(super) fn host(&self, offset: u64, len: u64) -> Option<*mut u8> {
         let end = offset.checked_add(len)?;
         self.guest.iter().find_map(|region| {
@@ -89,7 +90,7 @@ impl Ram {
         })
     }
 
-    /// `len` bytes at `offset`, which are at most two pieces of host memory.
+    /// `len` bytes at `offset`, in at most two pieces of host memory.
     pub(super) fn slices(&self, offset: u64, len: u64) -> Result<impl Iterator<Item = Slice<'_>>> {
         let outside = Error::OutsideRam { at: offset, len };
         let Some((low_len, low, high)) = self.place(offset, len as usize) else { return Err(outside) };
@@ -155,7 +156,7 @@ mod tests {
         }
     }
 
-    /// What came counts as written by a device, and what did not come does not.
+    /// Received pages are marked as written by a device, and no others.
     #[test]
     fn exactly_what_came_is_marked() {
         let ram = Ram::new(1 << 20).unwrap();

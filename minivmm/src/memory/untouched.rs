@@ -1,8 +1,8 @@
-//! Pages that the host has never given: they are zero, and are not read to find that out.
+//! Finds pages that the host has never populated: they are zero, which is known without reading them.
 //!
-//! Guest RAM is a private anonymous mapping, or one of a file of memory, which tells itself (`shared.rs`). A page of the first that is neither present nor swapped out has no contents but zeros
-//! (Documentation/admin-guide/mm/pagemap.rst); one that is being moved or is broken counts as swapped out. Where the kernel does
-//! not say, no page is known to be untouched.
+//! Guest RAM is a private anonymous mapping, or one of a memfd (`shared.rs`), whose holes are known. A page of an anonymous
+//! mapping that is neither present nor swapped out is zero (Documentation/admin-guide/mm/pagemap.rst); one that is being moved
+//! or is broken counts as swapped out. Without information from the kernel no page is known to be untouched.
 
 use std::fs::File;
 use std::io;
@@ -17,9 +17,9 @@ use crate::error::Result;
 const TOUCHED: u64 = 1 << 3 | 1 << 4;
 /// The bits of a touched page in an entry of the page map.
 const TOUCHED_ENTRY: u64 = 1 << 63 | 1 << 62;
-/// Regions of one call.
+/// Most regions in the answer of one call.
 const REGIONS: usize = 256;
-/// Entries of one read.
+/// Most entries in one read.
 const ENTRIES: usize = 512;
 
 /// `struct pm_scan_arg`.
@@ -52,14 +52,14 @@ struct Region {
 /// `PAGEMAP_SCAN`, `_IOWR('f', 16, struct pm_scan_arg)` (linux/fs.h); Linux 6.7 and later.
 const PAGEMAP_SCAN: u32 = 3 << 30 | (size_of::<ScanArgument>() as u32) << 16 | (b'f' as u32) << 8 | 16;
 
-/// This process's page map. It is opened before the process confines itself, and stands for this process's memory only.
+/// Opens this process's page map, before the process is confined. It shows this process's memory only.
 pub(super) fn open() -> Option<File> {
     File::open("/proc/self/pagemap").ok()
 }
 
 impl Ram {
-    /// Sets a bit for each page from `offset` on, at most as many as `words` has bits, that has no contents but zeros because nobody
-    /// has ever touched it. A page that a vCPU or a device touches meanwhile is in their logs.
+    /// Sets a bit for each page from `offset` on, at most as many as `words` has bits, that is zero because it was never
+    /// touched. A page that a vCPU or a device touches meanwhile is in their dirty logs.
     ///
     /// # Errors
     /// [`Error::OutsideRam`](crate::error::Error::OutsideRam) if `offset` is not in the block.
@@ -69,7 +69,7 @@ impl Ram {
         if let Some(file) = self.file() {
             let pages = (len / PAGE_SIZE) as usize;
             set(words, 0, pages, true);
-            // The page map has only what this process has touched, and another one may have mapped the file.
+            // The page map has only pages that this process has touched, and another one may have mapped the file.
             if data(file, offset, pages, |page, count| set(words, page, count, false)).is_err() {
                 set(words, 0, pages, false);
             }
@@ -82,7 +82,7 @@ impl Ram {
             set(words, first, pages, true);
             let scanned = scan(pagemap, start, pages, |page, count| set(words, first + page, count, false));
             let known = scanned.or_else(|error| match error.raw_os_error() {
-                // A kernel that does not know the request.
+                // The kernel does not have the request.
                 Some(libc::ENOTTY | libc::EINVAL) => {
                     read(pagemap, start, pages, |page, count| set(words, first + page, count, false))
                 }
@@ -93,7 +93,7 @@ impl Ram {
             }
             first += pages;
         }
-        // The page map does not say that a page has contents in a file.
+        // The page map does not show that a page has contents in a file.
         let begin = offset / PAGE_SIZE;
         self.see_mapped(begin..begin + len / PAGE_SIZE, |run| {
             set(words, (run.start - begin) as usize, (run.end - run.start) as usize, false);
@@ -117,7 +117,7 @@ fn set(words: &mut [u64], first: usize, count: usize, value: bool) {
     }
 }
 
-/// Tells `touched` of each run of pages that are present or swapped out, from the address `start` on.
+/// Calls `touched` for each run of pages that are present or swapped out, from the address `start` on.
 fn scan(pagemap: &File, start: u64, pages: usize, mut touched: impl FnMut(usize, usize)) -> io::Result<()> {
     let mut regions = [Region::default(); REGIONS];
     let end = start + pages as u64 * PAGE_SIZE;
@@ -171,7 +171,7 @@ mod tests {
     use super::*;
     use crate::memory::LOW_RAM_MAX;
 
-    /// What mincore(2) says of each page: of anonymous memory that nothing has swapped out, which are there.
+    /// Residency by mincore(2): for anonymous memory that was not swapped out, the pages that are present.
     fn resident(ram: &Ram, offset: u64, pages: usize) -> Vec<bool> {
         let mut all = Vec::new();
         for part in ram.slices(offset, pages as u64 * PAGE_SIZE).unwrap() {
@@ -188,7 +188,7 @@ mod tests {
         (0..pages).map(|page| words[page / 64] >> (page % 64) & 1 == 1).collect()
     }
 
-    /// Pages of all kinds: huge ones, lone ones, every second one, both stretches, a place between two words.
+    /// Pages of all kinds: huge ones, single ones, every second one, both stretches, across a border of two words.
     #[test]
     fn a_page_is_untouched_if_it_is_not_there() {
         const PAGES: usize = 8192 + 70;
@@ -216,7 +216,7 @@ mod tests {
             assert!(written.iter().all(|page| !expected[*page as usize]));
             assert!(huge || expected.iter().filter(|untouched| !**untouched).count() == written.len());
 
-            // The way of older kernels.
+            // The page map, as on older kernels.
             let pagemap = open().unwrap();
             let (mut first, mut by_reading) = (0, vec![true; PAGES]);
             for part in ram.slices(begin, PAGES as u64 * PAGE_SIZE).unwrap() {

@@ -1,23 +1,24 @@
-//! Which pages of guest RAM are zero, found where they are.
+//! Finds zero pages of guest RAM, in place.
 
 use std::arch::x86_64::{__m128i, _mm_cmpeq_epi8, _mm_movemask_epi8, _mm_or_si128, _mm_setzero_si128};
 
 use super::{PAGE_SIZE, Ram};
 use crate::error::{Error, Result};
 
-/// Bytes looked at by one instruction, which each x86-64 has (SSE2): half as fast again as words of 8 bytes, and as fast as memory is.
+/// Bytes compared by one instruction, which each x86-64 has (SSE2): 1.5 times as fast as words of 8 bytes, and as fast as
+/// memory.
 const VECTOR: usize = size_of::<__m128i>();
 /// Vectors of a page.
 const VECTORS: usize = PAGE_SIZE as usize / VECTOR;
-/// Vectors looked at before the next decision: a page that is not zero mostly shows it at once.
+/// Vectors that are compared before the next decision: a page that is not zero mostly shows in the first ones.
 const STEP: usize = 16;
 
 impl Ram {
-    /// Which of `pages` pages, at most 64, from `offset` on are zero; bit 0 is the first. A page that a vCPU writes meanwhile may be
-    /// found to be either: the write is in the dirty log.
+    /// Returns which of `pages` pages, at most 64, from `offset` on are zero; bit 0 is the first. A page that a vCPU writes
+    /// meanwhile may count as either: the write is in the dirty log.
     ///
     /// # Errors
-    /// [`Error::OutsideRam`], also for more pages or if no page begins at `offset`.
+    /// [`Error::OutsideRam`], also for more pages or an `offset` that is not a page's.
     pub fn zero_pages(&self, offset: u64, pages: u32) -> Result<u64> {
         if !offset.is_multiple_of(PAGE_SIZE) || pages > u64::BITS {
             return Err(Error::OutsideRam { at: offset, len: u64::from(pages) * PAGE_SIZE });
@@ -37,7 +38,7 @@ impl Ram {
     }
 }
 
-/// True if all of a page is zero.
+/// Whether all of a page is zero.
 ///
 /// # Safety
 /// A page of a live mapping begins at `page`.

@@ -6,16 +6,16 @@ use std::time::{Duration, Instant};
 
 use crate::sync::lock;
 
-/// How long vCPUs have waited for pages that have come.
+/// Time for which vCPUs waited for pages that have arrived.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BlockTime {
-    /// All vCPUs waited at once for so long.
+    /// Time for which all vCPUs waited at once.
     pub all: Duration,
-    /// Each vCPU, by APIC id.
+    /// Time of each vCPU, by APIC id.
     pub each: Vec<Duration>,
 }
 
-/// Measures the block time of one migration. Clones measure the same.
+/// Measurement of the block time of one migration. Clones share it.
 #[derive(Clone, Debug)]
 pub struct BlockClock {
     begun: Instant,
@@ -23,34 +23,34 @@ pub struct BlockClock {
 }
 
 impl BlockClock {
-    /// For the vCPUs that run on these threads of the host.
+    /// Measures the vCPUs that run on these threads of the host.
     pub fn new(threads: Vec<u32>) -> Self {
         Self { begun: Instant::now(), waits: Arc::new(Mutex::new(Waits::new(threads))) }
     }
 
-    /// The block time so far.
+    /// Block time so far.
     pub fn time(&self) -> BlockTime {
         lock(&self.waits).time.clone()
     }
 
-    /// A thread, which may be no vCPU's, has been found to wait for the page at `offset`.
+    /// Records that a thread, maybe of no vCPU, waits for the page at `offset`.
     pub(super) fn begin(&self, thread: u32, offset: u64) {
         lock(&self.waits).begin(thread, offset, self.begun.elapsed());
     }
 
-    /// The page at `offset` has come; `None`: each page has.
+    /// Records that the page at `offset` has arrived; `None`: all pages have.
     pub(super) fn end(&self, offset: Option<u64>) {
         lock(&self.waits).end(offset, self.begun.elapsed());
     }
 }
 
-/// Who waits for which page, and the waits that are over. Moments are those of one clock.
+/// Current waits, and the time of those that are over. All times are of one clock.
 #[derive(Debug)]
 struct Waits {
     threads: Vec<u32>,
-    /// The page that each vCPU waits for, and since when.
+    /// Page that each vCPU waits for, and the begin of the wait.
     waiting: Vec<Option<(u64, Duration)>>,
-    /// Since when all of them wait.
+    /// Time since which all vCPUs wait.
     all_since: Option<Duration>,
     time: BlockTime,
 }
@@ -64,11 +64,11 @@ impl Waits {
 
     fn begin(&mut self, thread: u32, page: u64, now: Duration) {
         let Some(vcpu) = self.threads.iter().position(|known| *known == thread) else { return };
-        // The kernel may tell of a wait more than once.
+        // The kernel may report a wait more than once.
         if self.waiting[vcpu].is_some_and(|(known, _)| known == page) {
             return;
         }
-        // Who waits for another page does not wait for the one before any more.
+        // A thread that waits for another page has been woken for the one before.
         self.wake(vcpu, now);
         self.waiting[vcpu] = Some((page, now));
         if self.waiting.iter().all(Option::is_some) {
@@ -101,7 +101,7 @@ mod tests {
 
     const FIRST_THREAD: u32 = 100;
 
-    /// What happens in one millisecond.
+    /// Events of one millisecond.
     #[derive(Clone, Copy, Debug)]
     enum Step {
         Begins { thread: u32, page: u64 },
@@ -120,10 +120,10 @@ mod tests {
         prop::collection::vec(step, 0..60)
     }
 
-    /// The naive model: in each millisecond each vCPU that waits is counted, and all are where nobody runs.
+    /// Model: counts in each millisecond the waiting vCPUs, and whether all of them wait.
     fn counted(vcpus: usize, steps: &[Step]) -> BlockTime {
         let mut waits_for = vec![None; vcpus];
-        // Of waits that are not over nothing is told.
+        // Waits that are not over do not count.
         let (mut open, mut told) = (vec![Vec::new(); vcpus], vec![Vec::new(); vcpus]);
         for (now, step) in steps.iter().enumerate() {
             for vcpu in 0..vcpus {
@@ -145,7 +145,7 @@ mod tests {
             }
         }
         let milliseconds = |count: usize| Duration::from_millis(count as u64);
-        // What all waited is told once the first of them goes on.
+        // The time for which all waited counts once the first of them is woken.
         let whole: Vec<Vec<usize>> = told.iter().zip(&open).map(|(told, open)| [&told[..], open].concat()).collect();
         let nobody_goes_on = |now: usize| open.iter().all(|open| open.contains(&now));
         let all = (0..steps.len()).filter(|now| whole.iter().all(|times| times.contains(now)) && !nobody_goes_on(*now));
@@ -170,7 +170,7 @@ mod tests {
         }
     }
 
-    /// A machine of two vCPUs, by hand: 0 waits from 10 to 40 ms, 1 from 20 to 30 ms and from 35 to 60 ms.
+    /// A machine of two vCPUs, by hand: vCPU 0 waits from 10 to 40 ms, vCPU 1 from 20 to 30 ms and from 35 to 60 ms.
     #[test]
     fn all_vcpus_are_blocked_only_while_each_of_them_waits() {
         let mut waits = Waits::new(vec![7, 9]);

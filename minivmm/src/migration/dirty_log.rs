@@ -1,4 +1,4 @@
-//! Who wrote which pages of guest RAM, vCPUs and devices together, as the engine asks.
+//! Dirty log of guest RAM for the engine: writes of vCPUs and of devices together.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -11,8 +11,9 @@ use crate::kvm::vm::KvmVm;
 use crate::memory::PAGE_SIZE;
 use crate::sync::lock;
 
-/// Pages written by vCPUs (KVM's log), by devices (the bitmap of guest memory) or by other parts of the kernel (vhost-net's log): the
-/// union, so that none is lost between them. Clones share it: the engine reads it, and the driver lets it follow the guest through resets.
+/// Pages written by vCPUs (KVM's log), by devices (the bitmap of guest memory) or by other parts of the kernel (vhost-net's
+/// log): their union, so that no write is lost. Clones share the log: the engine reads it, and the driver makes it follow the
+/// guest through resets.
 #[derive(Clone, Debug)]
 pub struct MachineDirtyLog(Arc<Mutex<Recording>>);
 
@@ -23,36 +24,37 @@ struct Recording {
     segment: Option<Segment>,
 }
 
-/// The block that lies over the guest's RAM: its pages are in the same log, and are reported as its own.
+/// The block that overlays the guest's RAM: its pages are in the same log, and are reported for this block.
 #[derive(Debug)]
 struct Segment {
     block: usize,
-    /// Written, and not yet reported; bit 0 is the first page of [`SEGMENT`].
+    /// Written pages that are not reported yet; bit 0 is the first page of [`SEGMENT`].
     written: u64,
 }
 
-/// Where the bits of [`SEGMENT`]'s pages are: in the upper half of this word.
+/// Word that has the bits of [`SEGMENT`]'s pages in its upper half.
 const SEGMENT_WORD: usize = (SEGMENT.start / PAGE_SIZE / 64) as usize;
 const SEGMENT_SHIFT: u64 = SEGMENT.start / PAGE_SIZE % 64;
 const _: () = assert!(SEGMENT_SHIFT + (SEGMENT.end - SEGMENT.start) / PAGE_SIZE == 64, "one half of a word");
 
 impl MachineDirtyLog {
-    /// Not yet recording. `segment` is the block of [`MachineRam::segment`](super::ram::MachineRam::segment).
+    /// Makes a log that is not recording yet. `segment` is the block of
+    /// [`MachineRam::segment`](super::ram::MachineRam::segment).
     pub fn new(vm: Arc<KvmVm>, segment: Option<usize>) -> Self {
         let segment = segment.map(|block| Segment { block, written: 0 });
         Self(Arc::new(Mutex::new(Recording { vm, vcpu_writes: None, segment })))
     }
 
-    /// Goes on with `vm`, whose vCPUs have not run, in place of the machine so far, whose vCPUs have ended.
+    /// Continues with `vm`, whose vCPUs have not run, instead of the machine before, whose vCPUs have ended.
     ///
     /// # Errors
-    /// [`Error::Kvm`]; it does not record any more, and says so at the next look into it.
+    /// [`Error::Kvm`]; the log does not record any more then, and the next read of it fails.
     pub fn follow(&self, vm: &Arc<KvmVm>) -> Result<(), Error> {
         self.lock().follow(vm)
     }
 
-    /// The guest has gone: KVM goes on to record what nobody writes. To end that takes as long as to look through all page tables, on a
-    /// host where the guest may just begin to run, and the machine ends soon in any case.
+    /// Leaves KVM's log on, since the guest has gone and nothing is written. To stop it takes as long as to walk all page
+    /// tables, on a host where the guest may just begin to run, and the machine ends soon anyway.
     pub fn abandon(&self) {
         self.lock().vcpu_writes = None;
     }
@@ -62,7 +64,7 @@ impl MachineDirtyLog {
     }
 }
 
-/// A log that its user stops, and not the engine at the end of its work: the guest may go on before.
+/// A log that its user stops instead of the engine: the guest may resume before the engine ends.
 #[derive(Debug)]
 pub struct StoppedLater<'a>(pub &'a mut MachineDirtyLog);
 
@@ -82,7 +84,7 @@ impl vmstate::ram::DirtyLog for StoppedLater<'_> {
     fn stop(&mut self) {}
 }
 
-/// In the place of a log where no memory is sent that a guest writes.
+/// A log for migrations that send no memory that a guest writes.
 #[derive(Clone, Copy, Debug)]
 pub struct NothingToSend;
 
@@ -107,12 +109,14 @@ impl Recording {
         let before = std::mem::replace(&mut self.vm, Arc::clone(vm));
         let Some(mut recorded) = self.vcpu_writes.take() else { return Ok(()) };
         let words = (vm.ram().len() / PAGE_SIZE).div_ceil(64) as usize;
-        // What the machine so far has recorded and nobody has taken goes where devices' writes are until the next look.
+        // Writes that the machine before has recorded and that were not read yet are kept with the devices' writes until the
+        // next read.
         let mut pages = vec![0; words];
         recorded.sync(&before, &mut pages)?;
         vm.ram().add_device_writes(&pages);
         let mut begun = dirty::DirtyLog::start(vm)?;
-        // KVM may begin with all pages marked. The engine knows what it has still to send: none of them was written here.
+        // KVM may begin with all pages marked. These marks are dropped: nothing was written here, and the engine knows which
+        // pages it has still to send.
         begun.sync(vm, &mut pages)?;
         begun.clear(vm, 0, vm.ram().len() / PAGE_SIZE)?;
         self.vcpu_writes = Some(begun);
@@ -130,7 +134,7 @@ impl vmstate::ram::DirtyLog for MachineDirtyLog {
         Ok(())
     }
 
-    /// The first block's turn comes first, and takes in all that was written.
+    /// The first block is synced first, and collects all writes.
     fn sync(&mut self, block: usize, words: &mut [u64]) -> vmstate::Result<()> {
         let recording = &mut *self.lock();
         let Some(vcpu_writes) = &mut recording.vcpu_writes else {
@@ -154,8 +158,8 @@ impl vmstate::ram::DirtyLog for MachineDirtyLog {
         Ok(())
     }
 
-    /// The segment's block comes behind the RAM. By its turn all is sent of the RAM that was reported with it, so that clearing more
-    /// of that than the segment loses nothing.
+    /// The segment's block comes after the RAM. When it is cleared, all pages of the RAM that were reported with it are sent,
+    /// so that clearing more than the segment loses nothing.
     fn clear(&mut self, block: usize, first: u64, count: u64) -> vmstate::Result<()> {
         let recording = &mut *self.lock();
         let first = match &recording.segment {
@@ -173,15 +177,15 @@ impl vmstate::ram::DirtyLog for MachineDirtyLog {
         let recording = &mut *self.lock();
         if let Some(vcpu_writes) = recording.vcpu_writes.take() {
             vcpu_writes.stop(&recording.vm);
-            // One that goes on costs time and nothing else.
+            // A log that stays on costs time and nothing else.
             let _ = recording.vm.ram().record_others(false);
         }
     }
 }
 
 impl Segment {
-    /// Clears the segment's pages in a word of the RAM's pending pages, and returns those that were set: what is written is counted
-    /// apart from them.
+    /// Clears and returns the pending bits of the segment's pages in a word of the RAM, so that new writes can be distinguished
+    /// from them.
     fn hide(word: &mut u64) -> u64 {
         let others = (1 << SEGMENT_SHIFT) - 1;
         let pending = *word & !others;
@@ -189,7 +193,7 @@ impl Segment {
         pending
     }
 
-    /// Takes over what was written since [`hide`](Self::hide), and sets what was `pending`.
+    /// Collects writes since [`hide`](Self::hide), and sets the `pending` bits again.
     fn take(&mut self, word: &mut u64, pending: u64) {
         self.written |= Self::hide(word) >> SEGMENT_SHIFT;
         *word |= pending;
@@ -209,11 +213,11 @@ fn hypervisor(error: Error) -> vmstate::Error {
 mod tests {
     use super::*;
 
-    /// Against a set of page numbers for each of the two blocks.
+    /// Both blocks are compared with sets of page numbers.
     #[test]
     fn a_page_of_the_segment_is_reported_once_and_as_the_segments() {
         let mut segment = Segment { block: 1, written: 0 };
-        // Pending before, written since; as a bit of the word that has the segment in its upper half.
+        // Bits pending before and written since, in the word that has the segment in its upper half.
         for (pending, written) in [(0, 1 << 32), (u64::MAX, 0), (1 << 40 | 1, 1 << 40 | 1 << 63 | 2), (0, u64::MAX)] {
             let mut word: u64 = pending;
             let hidden = Segment::hide(&mut word);

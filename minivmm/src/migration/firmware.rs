@@ -1,10 +1,11 @@
-//! Memory of QEMU's firmware in a migration: RAM blocks that a QEMU sends beside the guest's RAM, kept for the next QEMU.
+//! Memory of QEMU's firmware in a migration: RAM blocks that a QEMU sends besides the guest's RAM, kept for the next QEMU.
 //!
-//! `pc.bios` is what a guest in QEMU sees at [`SEGMENT`] in place of its RAM there, and may write (`x86_bios_rom_init`,
-//! hw/i386/x86-common.c; `microvm` makes it RAM). Here the guest has its RAM there, so that stretch of its RAM is the block. The
-//! `/rom@…` blocks are files that firmware reads through fw_cfg (`rom_add_blob`, hw/core/loader.c): no guest has them in its memory.
+//! `pc.bios` is what a guest in QEMU sees at [`SEGMENT`] instead of its RAM there, and may write (`x86_bios_rom_init`,
+//! hw/i386/x86-common.c; `microvm` makes it RAM). In minivmm the guest has RAM there, so that part of its RAM is the block. The
+//! `/rom@…` blocks are files that firmware reads through fw_cfg (`rom_add_blob`, hw/core/loader.c): no guest has them in its
+//! memory.
 //!
-//! Names and lengths come from a peer; what is kept is bounded by the list here.
+//! Names and lengths come from a peer; the limits here bound what is kept.
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -17,9 +18,9 @@ use crate::sync::lock;
 /// Guest addresses, and offsets in the guest's RAM, at which the guest sees `pc.bios`.
 pub const SEGMENT: Range<u64> = 0xe_0000..0x10_0000;
 
-/// QEMU's name of the block that lies there.
+/// QEMU's name of the block at this address.
 const BIOS: &str = "pc.bios";
-/// How the blocks of files begin, and the folder that QEMU's own files are in.
+/// Prefix of the blocks' names, with the folder of QEMU's own files.
 const FILES: &str = "/rom@etc/";
 /// Longest name of a file in fw_cfg (`FW_CFG_MAX_FILE_PATH`, include/standard-headers/linux/qemu_fw_cfg.h).
 const FILE_NAME_MAX: usize = 56;
@@ -28,7 +29,7 @@ const FILE_MAX: u64 = 2 << 20;
 /// Most files. QEMU's `microvm` has three.
 const FILES_MAX: usize = 8;
 
-/// Blocks of one machine, in the order in which they came. Clones share them.
+/// Firmware blocks of one machine, in the order of their arrival. Clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct Firmware(Arc<Mutex<Vec<Block>>>);
 
@@ -42,16 +43,16 @@ enum Block {
     },
 }
 
-/// Where the bytes of a kept block are.
+/// Storage of a kept block.
 pub(super) enum Place {
     /// In the guest's RAM, from this offset on.
     Ram(u64),
-    /// Here.
+    /// In this list.
     Kept,
 }
 
 impl Firmware {
-    /// Another machine's blocks are forgotten.
+    /// Forgets all blocks, before another machine arrives.
     pub fn clear(&self) {
         self.lock().clear();
     }
@@ -61,7 +62,7 @@ impl Firmware {
         Self(Arc::new(Mutex::new(self.lock().clone())))
     }
 
-    /// From now on the guest's RAM at [`SEGMENT`] is a block.
+    /// Declares the guest's RAM at [`SEGMENT`] to be a block.
     pub(super) fn add_segment(&self) {
         let mut blocks = self.lock();
         if !blocks.contains(&Block::Segment) {
@@ -69,12 +70,12 @@ impl Firmware {
         }
     }
 
-    /// Which block is the segment, if one is.
+    /// Index of the segment's block, if there is one.
     pub(super) fn segment(&self) -> Option<usize> {
         self.lock().iter().position(|block| *block == Block::Segment)
     }
 
-    /// Names and lengths.
+    /// Names and lengths of the blocks.
     pub(super) fn blocks(&self) -> Vec<RamBlock> {
         let block = |block: &Block| match block {
             Block::Segment => RamBlock { name: BIOS.into(), len: SEGMENT.end - SEGMENT.start },
@@ -83,7 +84,7 @@ impl Firmware {
         self.lock().iter().map(block).collect()
     }
 
-    /// Makes room for a source's block, if it is one of QEMU's firmware.
+    /// Adds a source's block, if it is one of QEMU's firmware.
     ///
     /// # Errors
     /// The block is longer than such a block can be, or there are too many blocks.
@@ -115,7 +116,7 @@ impl Firmware {
         Ok(true)
     }
 
-    /// Where the bytes of block `index` are.
+    /// Storage of block `index`.
     ///
     /// # Errors
     /// No block has this index.
@@ -127,7 +128,7 @@ impl Firmware {
         }
     }
 
-    /// Copies out of a file.
+    /// Copies out of a file's block.
     ///
     /// # Errors
     /// The range is outside of the block.
@@ -135,7 +136,7 @@ impl Firmware {
         self.with(index, offset, into.len(), |bytes| into.copy_from_slice(bytes))
     }
 
-    /// Copies into a file.
+    /// Copies into a file's block.
     ///
     /// # Errors
     /// The range is outside of the block.
@@ -156,7 +157,7 @@ impl Firmware {
     }
 }
 
-/// True for the block of a file that QEMU itself makes: `/rom@etc/` and a path of plain characters.
+/// Whether the name is that of a file that QEMU itself makes: `/rom@etc/` and a path of plain characters.
 fn is_file(name: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-".contains(&byte);
     let Some(path) = name.strip_prefix(FILES) else { return false };

@@ -1,13 +1,13 @@
-//! Sections `timer` and `globalstate`: what belongs to the machine as a whole.
+//! Sections `timer` and `globalstate`, of the machine as a whole.
 
 use vmstate::VmState;
 use vmstate::state::Unused;
 
-/// QMP's name of the state of a machine that goes on at once.
+/// QMP's name of the state of a machine that resumes at once.
 const RUNNING: &str = "running";
 
-/// Section `timer`, version 2: QEMU's virtual clock, by which timers in sections are counted, and its tick counter. The
-/// guest's clocks come from KVM here; where QEMU emulates, its time stamp counter is that tick counter.
+/// Section `timer`, version 2: QEMU's virtual clock, to which timers in sections refer, and its tick counter. In minivmm the
+/// guest's clocks come from KVM; where QEMU emulates, the guest's time stamp counter is that tick counter.
 #[derive(Clone, Debug, Default, PartialEq, VmState)]
 #[vmstate(name = "timer", version = 2, minimum_version = 1)]
 pub struct Timer {
@@ -21,13 +21,13 @@ pub struct Timer {
 }
 
 impl Timer {
-    /// For a machine whose clock shows `clock` ns and whose first vCPU's time stamp counter shows `tsc`.
+    /// State of a machine whose clock is at `clock` ns and whose first vCPU's time stamp counter at `tsc`.
     pub fn at(clock: u64, tsc: u64) -> Self {
         Self { cpu_clock_offset: clock as i64, cpu_ticks_offset: tsc as i64, ..Self::default() }
     }
 }
 
-/// Section `globalstate`, version 1: the run state in which the machine goes on.
+/// Section `globalstate`, version 1: the run state in which the machine resumes.
 #[derive(Clone, Debug, PartialEq, VmState)]
 #[vmstate(name = "globalstate", version = 1)]
 pub struct GlobalState {
@@ -38,13 +38,13 @@ pub struct GlobalState {
     runstate: [u8; 32],
     has_vm_was_suspended: u8,
     vm_was_suspended: u8,
-    /// What is left of the 100 bytes the name once had.
+    /// Rest of the 100 bytes that the name once had.
     #[vmstate(buffer)]
     unused: [u8; 66],
 }
 
 impl GlobalState {
-    /// For a machine in the run state that QMP calls `name`; a name over 31 bytes is cut.
+    /// State of a machine whose run state has QMP's name `name`; a name over 31 bytes is truncated.
     pub fn new(name: &str) -> Self {
         let name = &name.as_bytes()[..name.len().min(31)];
         let mut runstate = [0; 32];
@@ -52,7 +52,7 @@ impl GlobalState {
         Self { size: name.len() as u32 + 1, runstate, has_vm_was_suspended: 1, vm_was_suspended: 0, unused: [0; 66] }
     }
 
-    /// True if the machine ran when it was saved, and so goes on at once.
+    /// Whether the machine ran when it was saved, so that it resumes at once.
     pub fn was_running(&self) -> bool {
         let name = self.runstate.split(|&byte| byte == 0).next().unwrap_or_default();
         name == RUNNING.as_bytes()

@@ -1,4 +1,4 @@
-//! Guest RAM as the engine sees it in post-copy: a page that somebody waits for is one of the block that the guest sees there.
+//! Guest RAM for the engine in post-copy: a fault belongs to the block that the guest sees at the address.
 
 use vmstate::ErrorKind;
 use vmstate::ram::LateMemory;
@@ -9,7 +9,8 @@ use crate::error::Error;
 use crate::memory::PAGE_SIZE;
 
 impl MachineRam {
-    /// Where a page of a block lies in the guest's RAM; `None` if no guest sees it: beneath QEMU's firmware, or in a file of QEMU's.
+    /// Offset of a block's page in the guest's RAM; `None` if no guest sees it: beneath QEMU's firmware, or in a file of
+    /// QEMU's.
     fn seen_at(&self, block: usize, offset: u64) -> vmstate::Result<Option<u64>> {
         let Some(index) = block.checked_sub(1) else {
             let hidden = !self.hidden(offset, PAGE_SIZE as usize).is_empty();
@@ -36,7 +37,7 @@ impl LateMemory for MachineRam {
     }
 
     fn discard(&self, block: usize, offset: u64, len: u64) -> vmstate::Result<()> {
-        // In as few calls as there are stretches: the guest stands meanwhile.
+        // In as few calls as there are stretches, since the guest is stopped meanwhile.
         let discard = |at: u64, len: u64| if len == 0 { Ok(()) } else { self.ram.discard(at, len).map_err(misuse) };
         let Some(index) = block.checked_sub(1) else {
             let hidden = self.hidden(offset, usize::try_from(len).unwrap_or(usize::MAX));
@@ -123,7 +124,7 @@ mod tests {
         let at = SEGMENT.start + 3 * PAGE_SIZE;
         late.write(2, 3 * PAGE_SIZE, &[6; 4096]).unwrap();
         late.write(2, 4 * PAGE_SIZE, &[5; 4096]).unwrap();
-        // What is beneath the firmware is nobody's; what is around it goes.
+        // Pages beneath the firmware are not used by anybody; pages around the segment are dropped.
         for around in [0, PAGE_SIZE] {
             let (before, behind) = (SEGMENT.start - PAGE_SIZE, SEGMENT.end);
             [before, behind].into_iter().for_each(|place| ram.write(place, &[7; 4096]).unwrap());

@@ -1,5 +1,5 @@
-//! Migration: the seams between the machine and `vmstate`: guest RAM and its dirty log, the table of sections, and the
-//! comparison of both machines.
+//! Migration: interfaces of the machine for `vmstate`: guest RAM and its dirty log, the table of sections, and the comparison
+//! of both machines.
 
 pub mod block_time;
 pub mod dirty_log;

@@ -1,16 +1,16 @@
-//! Section `minivmm/ownership`: what the source tells of the guest's exclusive resources, before the first page.
+//! Section `minivmm/ownership`: the guest's exclusive resources at the source, sent before the first page.
 
 use std::sync::{Arc, Mutex};
 
 use vmstate::VmState;
 use vmstate::ownership::{Record, Role, Ticket};
 
-/// Disks that a machine has room for.
+/// Most disks of a machine.
 const DISKS_MAX: u8 = 8;
-/// One for each disk, and the lease.
+/// Most tickets: one for each disk, and the lease's.
 const TICKETS_MAX: usize = DISKS_MAX as usize + 1;
 
-/// The section, as it is shared between its registry and the thread that fills or reads it.
+/// The section, shared between its registry and the thread that fills or reads it.
 pub type SharedTickets = Arc<Mutex<Tickets>>;
 
 /// Section `minivmm/ownership`, version 1.
@@ -20,27 +20,27 @@ pub struct Tickets {
     count: u32,
     #[vmstate(len = count, max = TICKETS_MAX)]
     entries: Vec<Entry>,
-    /// Set by a source before it sends, and by a load. Else the section is not sent, and other sources have none.
+    /// Set by a source before it sends, and by a load. Without it the section is not sent; other sources have none.
     #[vmstate(skip)]
     told: bool,
 }
 
-/// A [`Ticket`] on the wire.
+/// A [`Ticket`] in the stream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, VmState)]
 #[vmstate(name = "minivmm/ownership/ticket", version = 1, validate = Self::check)]
 struct Entry {
     kind: Kind,
-    /// Place of a disk in the order of all disks; 0 for the lease.
+    /// Index of a disk in the order of all disks; 0 for the lease.
     index: u8,
     bytes: u64,
     has_record: bool,
-    /// Zero without a record, as the generation.
+    /// Zero without a record, like the generation.
     #[vmstate(buffer)]
     token: [u8; 16],
     generation: u64,
 }
 
-/// What a [`Role`] is on the wire.
+/// A [`Role`] in the stream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, VmState)]
 #[repr(u8)]
 enum Kind {
@@ -50,13 +50,13 @@ enum Kind {
 }
 
 impl Tickets {
-    /// What the source tells.
+    /// Makes the section of a source.
     pub fn new(tickets: &[Ticket]) -> Self {
         let entries: Vec<Entry> = tickets.iter().map(Entry::of).collect();
         Self { count: entries.len() as u32, entries, told: true }
     }
 
-    /// What the source told; `None` if it told nothing, as QEMU.
+    /// Tickets that the source sent; `None` if it sent no section, as a QEMU.
     pub fn told(&self) -> Option<Vec<Ticket>> {
         self.told.then(|| self.entries.iter().map(Entry::ticket).collect())
     }
@@ -129,7 +129,7 @@ mod tests {
         Section::load(&mut tickets, &mut Reader::strict(bytes), 1).map(|()| tickets)
     }
 
-    /// Bytes written out: the format is documented in docs/minivmm-devices.md.
+    /// The bytes are written by hand: docs/minivmm-devices.md documents the format.
     #[test]
     fn two_disks_and_a_lease() {
         let record = Record { token: *b"abcdefghijklmnop", generation: 5 };

@@ -1,15 +1,15 @@
-//! Sections of QEMU's `microvm` for devices that this machine lacks and its guests do without: kept as they came, and sent on. A guest
-//! that began here has none.
+//! Sections of QEMU's `microvm` for devices that this machine lacks and its guests do not need: kept unchanged, and sent on. A
+//! guest that began here has none.
 //!
-//! `fw_cfg` is where QEMU's firmware reads kernel and tables; Linux has no driver for it in this machine, whose ACPI tables do not
-//! tell of it. `kvm-tpr-opt` (hw/i386/vapic.c) patches 32-bit Windows guests.
+//! QEMU's firmware reads kernel and tables from `fw_cfg`; Linux has no driver for it in this machine, whose ACPI tables do not
+//! list it. `kvm-tpr-opt` (hw/i386/vapic.c) patches 32-bit Windows guests.
 
 use std::convert::Infallible;
 
 use vmstate::VmState;
 use vmstate::state::Unused;
 
-/// The sections that are kept.
+/// Sections that are kept.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct KeptSections {
     /// Section `fw_cfg`.
@@ -62,7 +62,7 @@ pub struct KvmTprOpt {
     come: bool,
 }
 
-/// What the option ROM of `kvm-tpr-opt` says of itself.
+/// State of the option ROM of `kvm-tpr-opt`.
 #[derive(Clone, Debug, Default, PartialEq, VmState)]
 #[vmstate(name = "kvmvapic-guest-rom", version = 1)]
 struct GuestRom {

@@ -1,4 +1,4 @@
-//! Guest RAM as the engine sees it: one block of pages, and those of QEMU's firmware.
+//! Guest RAM for the engine: one block of pages, and the blocks of QEMU's firmware.
 
 use std::io;
 use std::ops::Range;
@@ -14,29 +14,29 @@ use crate::config::Restore;
 use crate::error::Error;
 use crate::memory::{PAGE_SIZE, Part, RAM_BLOCK, Ram, changed_bytes};
 
-/// The machine's RAM, and the blocks that QEMU has for its firmware. Clones share the same memory.
+/// RAM of the machine, and the blocks of QEMU's firmware. Clones share the same memory.
 #[derive(Clone, Debug)]
 pub struct MachineRam {
     pub(super) ram: Ram,
     pub(super) firmware: Firmware,
     blocks: Vec<RamBlock>,
-    /// Both sides have mapped the guest's RAM.
+    /// Whether both sides have mapped the guest's RAM.
     is_shared: bool,
-    /// When the pages of a file come into it.
+    /// When the pages of a file are read.
     restore: Restore,
-    /// Measures how long vCPUs wait for pages in post-copy, if that is wanted.
+    /// Measurement of the vCPUs' waits for pages in post-copy, if it is enabled.
     pub(super) block_clock: Option<BlockClock>,
 }
 
 impl MachineRam {
-    /// All of `ram` of a machine that waits for a guest; `firmware` gets what a source has of QEMU's.
+    /// Makes the RAM of a machine that waits for a guest; a source's firmware blocks are added to `firmware`.
     pub fn arriving(ram: Ram, firmware: Firmware) -> Self {
         let blocks = vec![RamBlock { name: RAM_BLOCK.into(), len: ram.len() }];
         Self { ram, firmware, blocks, is_shared: false, restore: Restore::default(), block_clock: None }
     }
 
-    /// All of `ram` of a guest that goes away, and the blocks of `firmware` that came with it. `shows_segment`: a QEMU there shows
-    /// the guest the same bytes at [`SEGMENT`] as this machine does, whatever QEMU's own firmware has there.
+    /// Makes the RAM of a guest that leaves, with the blocks of `firmware` that it arrived with. `shows_segment`: a QEMU as the
+    /// destination will show the guest the same bytes at [`SEGMENT`] as this machine, whatever QEMU's own firmware has there.
     pub fn leaving(ram: Ram, firmware: &Firmware, shows_segment: bool) -> Self {
         let mut leaving = Self::arriving(ram, firmware.to_own());
         if shows_segment && leaving.ram.len() >= SEGMENT.end {
@@ -52,24 +52,24 @@ impl MachineRam {
         Self { is_shared: true, ..self }
     }
 
-    /// Restores the pages of a file as `restore` says.
+    /// Sets when the pages of a file are read.
     #[must_use]
     pub fn restored(self, restore: Restore) -> Self {
         Self { restore, ..self }
     }
 
-    /// From now on `clock` measures how long vCPUs wait for pages in post-copy.
+    /// Sets the measurement of the vCPUs' waits for pages in post-copy.
     pub fn measure_block_time(&mut self, clock: Option<BlockClock>) {
         self.block_clock = clock;
     }
 
-    /// Index of the block that lies over the guest's RAM, if there is one.
+    /// Index of the block that overlays the guest's RAM, if there is one.
     pub fn segment(&self) -> Option<usize> {
         self.firmware.segment().map(|index| index + 1)
     }
 
-    /// Of `len` bytes of the guest's RAM at `offset`, those that a QEMU has beneath its firmware, where no guest sees them: there they
-    /// are zero, and here they are none.
+    /// Returns which of `len` bytes of the guest's RAM at `offset` a QEMU has beneath its firmware, where no guest sees them:
+    /// they are sent as zero, and ignored when they arrive.
     pub(super) fn hidden(&self, offset: u64, len: usize) -> Range<usize> {
         let end = offset.saturating_add(len as u64);
         if offset >= SEGMENT.end || end <= SEGMENT.start || self.firmware.segment().is_none() {
@@ -78,7 +78,7 @@ impl MachineRam {
         (SEGMENT.start.saturating_sub(offset) as usize)..(end.min(SEGMENT.end) - offset) as usize
     }
 
-    /// Where a run of pages begins in the guest's RAM, if all of it is there.
+    /// Offset of a run of pages in the guest's RAM, if all of it is there.
     fn in_ram(&self, run: &PageRun) -> Option<u64> {
         let Some(index) = run.block.checked_sub(1) else {
             return self.hidden(run.offset, run.len as usize).is_empty().then_some(run.offset);
@@ -95,7 +95,7 @@ impl GuestRam for MachineRam {
         &self.blocks
     }
 
-    /// The block over the guest's RAM is shared as that is; what is kept beside it is not.
+    /// Only blocks in the guest's RAM are shared; blocks kept beside it are not.
     fn shared_at(&self, block: usize) -> Option<u64> {
         if !self.is_shared {
             return None;
@@ -112,7 +112,7 @@ impl GuestRam for MachineRam {
     }
 
     fn adopt(&self, name: &str, len: u64) -> vmstate::Result<bool> {
-        // Without RAM there the guest could not see it.
+        // The guest can see the block only if it has RAM there.
         if self.ram.len() < SEGMENT.end {
             return Ok(false);
         }
@@ -155,11 +155,11 @@ impl GuestRam for MachineRam {
     }
 
     fn untouched(&self, block: usize, offset: u64, words: &mut [u64]) -> vmstate::Result<()> {
-        // QEMU's firmware is small, and its pages are not where a block of the guest's RAM begins.
+        // QEMU's firmware is small, and its pages are not at the offsets of the RAM's block.
         if block > 0 { Ok(()) } else { self.ram.untouched(offset, words).map_err(misuse) }
     }
 
-    /// Without a copy as far as the pages are in the guest's RAM.
+    /// Sends without a copy the pages that are in the guest's RAM.
     fn send(&self, to: BorrowedFd<'_>, outbox: &Outbox) -> io::Result<usize> {
         let part = |piece| match piece {
             Piece::Bytes(bytes) => Some(Part::Bytes(bytes)),
@@ -171,7 +171,7 @@ impl GuestRam for MachineRam {
         self.ram.send(to, outbox.pieces().map_while(part))
     }
 
-    /// As [`send`](Self::send).
+    /// Receives without a copy, like [`send`](Self::send).
     fn receive(&self, from: BorrowedFd<'_>, runs: &[PageRun]) -> io::Result<usize> {
         if runs.first().is_some_and(|first| self.in_ram(first).is_none()) {
             return copied_in(self, runs, |into| Ok(nix::unistd::read(from, into)?));
@@ -179,8 +179,8 @@ impl GuestRam for MachineRam {
         self.ram.receive(from, runs.iter().map_while(|run| self.in_ram(run).map(|offset| (offset, run.len))))
     }
 
-    /// The guest's RAM, but for what lies beneath QEMU's firmware. Other blocks are small, memory that is in a file of its own stays there, and
-    /// what is asked for before the guest runs is read.
+    /// Maps the guest's RAM except what is beneath QEMU's firmware. Other blocks are small, memory in a file of its own stays
+    /// there, and memory that is to be read before the guest runs is not mapped.
     fn map(&self, block: usize, file: BorrowedFd<'_>, offset: u64, words: &[u64]) -> vmstate::Result<bool> {
         if block > 0 || self.restore == Restore::Eager || self.ram.descriptor().is_some() {
             return Ok(false);
@@ -260,7 +260,7 @@ mod tests {
         bytes[0]
     }
 
-    /// Each page of the RAM holds its number.
+    /// Makes RAM in which each page holds its number.
     fn numbered() -> Ram {
         let ram = Ram::new(PAGES * PAGE_SIZE).unwrap();
         for page in 0..PAGES {
@@ -298,7 +298,7 @@ mod tests {
         assert!(!small.adopt("pc.bios", 0x2_0000).unwrap());
     }
 
-    /// QEMU sends its RAM before its firmware and again in each round, and the guest must see the firmware all the same.
+    /// QEMU sends its RAM before its firmware and again in each round; the guest must see the firmware nevertheless.
     #[test]
     fn the_firmware_of_a_qemu_lies_over_its_ram_in_any_order() {
         for firmware_first in [false, true] {
@@ -337,7 +337,7 @@ mod tests {
                 })
                 .collect();
             assert_eq!(seen, expected);
-            // What came goes on to the next one, in the same order.
+            // The blocks are sent on to the next machine, in the same order.
             let leaving = MachineRam::leaving(ram, &kept, true);
             let names: Vec<_> = leaving.blocks().iter().map(|block| block.name.as_str()).collect();
             assert_eq!(names, ["microvm.ram", "/rom@etc/table-loader", "pc.bios"]);
@@ -345,7 +345,8 @@ mod tests {
         }
     }
 
-    /// Pages of each kind and across each border: in the guest's RAM, beneath the firmware, in the firmware, in a file of QEMU's.
+    /// Pages of each kind and across each border: in the guest's RAM, beneath the firmware, in the firmware, in a file of
+    /// QEMU's.
     fn runs() -> Vec<PageRun> {
         let run = |block, first: u64, pages: u64| PageRun { block, offset: first * PAGE_SIZE, len: pages * PAGE_SIZE };
         vec![run(0, 3, 2), run(1, 0, 1), run(0, FIRST - 3, 5), run(2, 7, 20), run(2, 27, 5), run(0, FIRST + 30, 4)]

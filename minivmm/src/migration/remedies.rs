@@ -1,4 +1,4 @@
-//! What to do when a QEMU sends a section or a subsection that this machine lacks, or lacks one that this machine has: each names the
+//! Remedies for sections and subsections that a QEMU sends and this machine lacks, or the other way round: each names the
 //! option of QEMU's command line.
 
 const NESTED: &str =

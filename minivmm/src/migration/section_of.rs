@@ -1,4 +1,4 @@
-//! A section that is a part of something shared: a device behind its lock, or one struct of the hypervisor's state.
+//! A section that is a part of something shared: a locked device, or one struct of the hypervisor's state.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
@@ -12,11 +12,11 @@ use vmstate::{ErrorKind, Section, VmState};
 
 use crate::sync::lock;
 
-/// How long a device that vCPUs use is waited for. At a pause none does.
+/// How long to wait for a device that vCPUs use. At a pause no vCPU uses one.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// A device's section, as it is shared between vCPUs, the device's threads and a migration. A vCPU has the device's lock for as
-/// long as the host's disk wants: what the section is can be said without it, and nobody waits for it without end.
+/// Section of a device, shared between vCPUs, the device's threads and a migration. A vCPU may hold the device's lock as long
+/// as the host's disk takes, so the section's description is available without the lock, and every wait for it is bounded.
 #[derive(Clone)]
 pub struct SharedSection {
     description: &'static Description,
@@ -25,7 +25,7 @@ pub struct SharedSection {
 }
 
 impl SharedSection {
-    /// The section of `device`.
+    /// Makes the section of `device`.
     pub fn new<T: VmState + Section + Send + 'static>(device: &Arc<Mutex<T>>) -> Self {
         Self { description: T::DESCRIPTION, rules: T::SECTION, device: Arc::<Mutex<T>>::clone(device) }
     }
@@ -65,7 +65,7 @@ impl Section for SharedSection {
     }
 
     fn is_needed(&self) -> bool {
-        // What cannot be asked is sent, and says then why it cannot be.
+        // A device that cannot be locked is saved, and its save reports why it fails.
         self.lock().map_or(true, |device| device.is_needed())
     }
 
@@ -82,7 +82,7 @@ impl Section for SharedSection {
     }
 }
 
-/// `part` of what `whole` holds, locked for each save and load.
+/// A part of the state in `whole`, which is locked for each save and load.
 pub(super) struct SectionOf<S: ?Sized, F> {
     whole: Arc<Mutex<S>>,
     part: F,
@@ -103,7 +103,7 @@ impl<S: ?Sized, F> fmt::Debug for SectionOf<S, F> {
     }
 }
 
-/// The part's type, from the function that finds it.
+/// Type of a part, from the function that returns it.
 pub(super) trait Projection<S: ?Sized> {
     type Target: VmState + Section;
     fn of<'a>(&self, whole: &'a mut S) -> &'a mut Self::Target;

@@ -1,4 +1,4 @@
-//! Which sections a machine has: QEMU `microvm`'s, by its names and instance numbers, and what minivmm adds.
+//! The sections of a machine: those of QEMU's `microvm`, with its names and instance numbers, and minivmm's own.
 
 use std::fmt;
 use std::sync::{Arc, Mutex};
@@ -20,7 +20,7 @@ use crate::kvm::state::HypervisorState;
 /// Section of the generation id.
 const GENERATION: &str = "minivmm/generation";
 
-/// State that no device model owns, between the kernel and the stream: read before a save, written after a load.
+/// State without a device model, between KVM and the stream: read before a save, written after a load.
 #[derive(Clone, Debug)]
 pub struct MachineState {
     /// vCPUs, interrupt chips, timer, clocks.
@@ -31,12 +31,12 @@ pub struct MachineState {
     pub global: GlobalState,
     /// Section `minivmm/preflight`.
     pub preflight: Preflight,
-    /// What a QEMU sent for devices that are not here.
+    /// Sections of a QEMU for devices that minivmm lacks.
     pub kept: KeptSections,
 }
 
 impl MachineState {
-    /// Room for the state of a machine with so many vCPUs.
+    /// Makes an empty state for a machine with `vcpus` vCPUs.
     pub fn new(vcpus: usize) -> Self {
         Self {
             hypervisor: HypervisorState::new(vcpus),
@@ -48,20 +48,20 @@ impl MachineState {
     }
 }
 
-/// Everything that has a section.
+/// All parts of a machine that have sections.
 #[derive(Clone)]
 pub struct Parts {
-    /// The kernel's side.
+    /// State in KVM.
     pub state: Arc<Mutex<MachineState>>,
-    /// How many vCPUs there are.
+    /// Number of vCPUs.
     pub vcpus: usize,
-    /// What is told of the guest's exclusive resources.
+    /// The guest's exclusive resources.
     pub tickets: SharedTickets,
     /// Device models, with their sections' names.
     pub devices: Vec<(String, SharedSection)>,
     /// The guest's generation id.
     pub generation: Arc<Mutex<Generation>>,
-    /// Disks whose content goes along, with their sections' instances.
+    /// Disks whose content is sent, with their sections' instances.
     pub disks: Vec<(u32, SharedDisk)>,
 }
 
@@ -72,7 +72,8 @@ impl fmt::Debug for Parts {
 }
 
 impl Parts {
-    /// What goes to `release`, where that is an older one: without the generation id if it knows none. The guest keeps its id there.
+    /// Adapts the parts for the destination's `release`: an older one that has no section for the generation id gets none, and
+    /// the guest keeps its id there.
     #[must_use]
     pub fn going_to(self, release: Option<&Schema>) -> Self {
         match release {
@@ -81,7 +82,7 @@ impl Parts {
         }
     }
 
-    /// Registers all of them, in the order that QEMU sends them.
+    /// Registers all sections, in QEMU's order.
     ///
     /// # Errors
     /// Two devices have the same name.

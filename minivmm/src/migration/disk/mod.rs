@@ -1,8 +1,9 @@
-//! Section `minivmm/disk`: the content of a writable disk, for a destination that does not share the source's storage. One instance for each
-//! disk, in parts, while the guest runs.
+//! Section `minivmm/disk`: the content of a writable disk, for a destination that does not share the source's storage. One
+//! instance for each disk, sent in parts while the guest runs.
 //!
-//! All integers are big-endian. The body of START is the disk's size and the bytes of data in it now (`u64` each). The body of each PART is
-//! records up to an end (`record.rs`), and so is that of END, behind which comes the number of all records that changed the image (`u64`).
+//! All integers are big-endian. The body of START is the disk's size and its present number of data bytes (`u64` each). The
+//! body of each PART is records up to an end record (`record.rs`), and so is that of END, followed by the number of all records
+//! that changed the image (`u64`).
 
 mod record;
 mod source;
@@ -22,53 +23,53 @@ use self::record::DiskRecord;
 use self::source::Copier;
 use crate::devices::virtio::blk::{Image, Mark};
 
-/// The section's name; its instance is the disk's place in the order of all disks.
+/// Name of the section; its instance is the disk's index in the order of all disks.
 pub const NAME: &str = "minivmm/disk";
 
-/// A disk's section, as it is shared between its registry and the machine that asks how far it has come.
+/// Section of a disk, shared between its registry and the machine, which asks for its progress.
 pub type SharedDisk = Arc<Mutex<DiskSection>>;
 
-/// Bytes of zeros that are written at once where no hole can be made.
+/// Zeros that are written at a time where no hole can be made.
 const ZEROS: &[u8; 64 << 10] = &[0; 64 << 10];
 
 /// The section of one disk, on either side.
 #[derive(Debug)]
 pub struct DiskSection {
     image: Arc<Image>,
-    /// At a source, while it sends.
+    /// Sender of the content, at a source while it sends.
     copier: Option<Copier>,
-    /// At a destination: what has come of the content.
+    /// Progress of the content, at a destination.
     arrival: Arrival,
 }
 
-/// How far the content of a disk has come to a destination.
+/// Progress of a disk's content at a destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arrival {
-    /// No source has begun to send it.
+    /// No source has begun to send the content.
     None,
-    /// The image is not the source's yet; so many records have changed it.
+    /// The image is incomplete; this many records have changed it.
     Part(u64),
-    /// The image is the source's, and on the disk.
+    /// The image is complete, and on the disk.
     Whole,
 }
 
 impl DiskSection {
-    /// The section of the disk on `image`.
+    /// Makes the section of the disk on `image`.
     pub fn new(image: &Arc<Image>) -> Self {
         Self { image: Arc::clone(image), copier: None, arrival: Arrival::None }
     }
 
-    /// How far the content has come, at a destination.
+    /// Progress of the content, at a destination.
     pub fn arrival(&self) -> Arrival {
         self.arrival
     }
 
-    /// Forgets what has come, for the next source.
+    /// Forgets the progress, for the next source.
     pub fn await_source(&mut self) {
         self.arrival = Arrival::None;
     }
 
-    /// An error of the image, which the other side is told in words.
+    /// Makes an error of the image with a message for the other side.
     fn failed(&self, what: &str, error: impl Display) -> Error {
         let message = format!("the image {} {what}: {error}", self.image.resource().path().display());
         Error::new(ErrorKind::Rejected, message)
@@ -81,7 +82,7 @@ impl DiskSection {
         }
     }
 
-    /// Makes a range read as zeros; without space in the image, where the file system can.
+    /// Makes a range read as zeros, and releases its space if the file system can.
     fn erase(&self, mut offset: u64, len: u64) -> io::Result<()> {
         match self.image.punch(offset, len) {
             Err(error) if error.kind() == io::ErrorKind::Unsupported => {}
@@ -100,7 +101,7 @@ impl DiskSection {
         self.image.flush().map_err(|error| self.failed("could not be written back", error))
     }
 
-    /// Reads a record, and takes it on.
+    /// Reads a record, and carries it out.
     fn take_record(&mut self, input: &mut Reader<'_>) -> Result<Record> {
         let Arrival::Part(records) = &mut self.arrival else {
             return Err(Error::new(ErrorKind::Misuse, "the disk was not set up to be loaded"));
@@ -158,12 +159,12 @@ impl IterativeSection for DiskSection {
         Ok(())
     }
 
-    /// Refused of an image that was there before. What another source has sent is dropped.
+    /// Refused for an image that existed before. Content of another source is dropped.
     fn load_start(&mut self, input: &mut Reader<'_>, _version: u32) -> Result<Record> {
         let (bytes, data) = (input.u64()?, input.u64()?);
         if self.image.marked() != Some(Mark::Incomplete) {
             let message = format!(
-                "the content of this disk comes along, and {} was here before: start this machine with --disk FILE,create={bytes} and a \
+                "the source sends the content of this disk, but {} was here before: start this machine with --disk FILE,create={bytes} and a \
                  new FILE, or migrate without --copy-disk",
                 self.image.resource().path().display()
             );

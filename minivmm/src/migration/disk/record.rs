@@ -5,10 +5,10 @@
 //! | 0 | the body ends | |
 //! | 1 | data | offset (`u64`), length (`u64`), CRC-32 (`u32`), data |
 //! | 2 | zeros, which become a hole | offset (`u64`), length (`u64`), CRC-32 (`u32`) |
-//! | 3 | what came until now is to be written back | |
+//! | 3 | all earlier records are to be written back | |
 //!
-//! Offsets and lengths are whole sectors, and data is within one granule. The CRC-32 is IEEE's, of all other bytes of the record, so that
-//! data whose offset is damaged on the way is not written to another place.
+//! Offsets and lengths are whole sectors, and data is within one granule. The CRC-32 is IEEE's, of all other bytes of the
+//! record, so that data with a damaged offset is not written to another place.
 
 use crc32fast::Hasher;
 use vmstate::codec::{Outbox, Reader};
@@ -21,7 +21,7 @@ const DATA: u8 = 1;
 const ZEROS: u8 = 2;
 const WRITE_BACK: u8 = 3;
 
-/// Bytes of a record of data beside the data.
+/// Bytes of a data record besides the data.
 pub(super) const HEAD: u64 = 21;
 
 /// A record.
@@ -34,7 +34,7 @@ pub(super) enum DiskRecord<'a> {
 }
 
 impl DiskRecord<'_> {
-    /// Appends it.
+    /// Appends the record.
     pub(super) fn put(self, out: &mut Outbox) {
         match self {
             Self::End => out.put(&[END]),
@@ -53,10 +53,10 @@ fn put_change(out: &mut Outbox, kind: u8, (offset, len): (u64, u64), bytes: &[u8
     out.put(bytes);
 }
 
-/// Reads a record about a disk of `disk` bytes.
+/// Reads a record for a disk of `disk` bytes.
 ///
 /// # Errors
-/// `Malformed` for what no source sends, `Incomplete`.
+/// `Malformed` for a record that no source sends; `Incomplete`.
 pub(super) fn read<'a>(input: &mut Reader<'a>, disk: u64) -> Result<DiskRecord<'a>> {
     let start = input.offset();
     let refuse = |what: String| Err(Error::new(ErrorKind::Malformed, what).at(start));

@@ -1,4 +1,4 @@
-//! The source's side: which granules of a disk are still to be sent, and their records.
+//! Sender of a disk's content: the granules that are still to be sent, and their records.
 
 use std::io;
 use std::ops::Range;
@@ -10,21 +10,21 @@ use crate::devices::virtio::blk::{GRANULE, Image};
 
 /// Granules of one word.
 const WORD: u64 = u64::BITS as u64;
-/// Zeros are looked for in units of so many bytes, a block of most file systems: a destination's file system makes no smaller holes.
+/// Unit in which zeros are detected, a block of most file systems: a destination's file system makes no smaller holes.
 const BLOCK: usize = 4096;
-/// After so many bytes of data the destination is to write back: the most that a later write-back finds to do.
+/// Bytes of data after which the destination is to write back: an upper limit for the work of a later write-back.
 const UNWRITTEN: u64 = 64 << 20;
 
-/// What is still to be sent of a disk, and what was sent.
+/// State of sending a disk's content.
 #[derive(Debug)]
 pub(super) struct Copier {
-    /// Granules to be sent, a bit each.
+    /// Bitmap of the granules to be sent.
     pending: Vec<u64>,
-    /// How many there are.
+    /// Number of set bits.
     count: u64,
-    /// The round has come to this one.
+    /// Next granule of the round.
     next: u64,
-    /// Sent, of those that change the image.
+    /// Number of sent records that change the image.
     records: u64,
     /// Bytes of data sent since the destination was last asked to write back.
     unwritten: u64,
@@ -32,13 +32,13 @@ pub(super) struct Copier {
 }
 
 impl Copier {
-    /// Begins: all granules with data are pending. Also returns the bytes of data.
+    /// Begins with all granules with data pending. Also returns the bytes of data.
     ///
     /// # Errors
     /// The image cannot be read.
     pub(super) fn start(image: &Image) -> io::Result<(Self, u64)> {
         let mut pending = vec![0; image.changes().words()];
-        // What was changed before is found as data or as a hole; what is changed from now on is marked.
+        // Earlier changes are found as data or holes; later ones are marked.
         image.changes().take(&mut pending);
         pending.fill(0);
         let mut copier = Self { pending, count: 0, next: 0, records: 0, unwritten: 0, buffer: Vec::new() };
@@ -60,25 +60,25 @@ impl Copier {
         }
     }
 
-    /// Bytes that are still to be sent, if nothing of them is zeros.
+    /// Bytes that are still to be sent, if none of them is zero.
     pub(super) fn pending(&self, image: &Image) -> u64 {
         let granules = self.count.saturating_add(image.changes().count());
         granules.min(image.bytes().div_ceil(GRANULE)).saturating_mul(GRANULE + HEAD)
     }
 
-    /// A round begins: takes the marks of what was changed until now. What is changed after this has a mark for the next round, and what is
-    /// read after this has all that was changed before.
+    /// Begins a round: takes the marks of all changes until now. A later change is marked for the next round, and a later read
+    /// sees all earlier changes.
     pub(super) fn sync(&mut self, image: &Image) {
         self.count += image.changes().take(&mut self.pending);
         self.next = 0;
     }
 
-    /// Records that changed the image.
+    /// Number of records that changed the image.
     pub(super) fn records(&self) -> u64 {
         self.records
     }
 
-    /// Appends the body of a part of about `budget` bytes. True if nothing is pending any more.
+    /// Appends the body of a part of about `budget` bytes. Returns true if nothing is pending any more.
     ///
     /// # Errors
     /// The image cannot be read.
@@ -91,7 +91,8 @@ impl Copier {
             }
         }
         let over = self.count == 0;
-        // At its end, so that a round takes as long as the destination's disk does, and the pause waits for nothing of earlier rounds.
+        // Also at the end of a round, so that a round includes the write-back, and the pause waits for no data of earlier
+        // rounds.
         if self.unwritten >= UNWRITTEN || over && self.unwritten > 0 {
             DiskRecord::WriteBack.put(out);
             self.unwritten = 0;
@@ -104,7 +105,7 @@ impl Copier {
         self.pending.get((granule / WORD) as usize).is_some_and(|word| word >> (granule % WORD) & 1 == 1)
     }
 
-    /// The first one from `next` on.
+    /// Returns the first pending granule from `next` on.
     fn next_pending(&self) -> Option<u64> {
         let (first, bit) = (self.next / WORD, self.next % WORD);
         let words = (first..).zip(self.pending.get(first as usize..)?);
@@ -125,7 +126,7 @@ impl Copier {
         }
     }
 
-    /// Puts the records of a granule that is pending, and of those behind it that are pending and in the same hole.
+    /// Appends the records of a pending granule, and of the pending ones after it in the same hole.
     fn put_granule(&mut self, image: &Image, out: &mut Outbox, granule: u64) -> io::Result<()> {
         let start = granule * GRANULE;
         let data = image.data(start)?.map_or(image.bytes(), |data| data.start);

@@ -1,4 +1,4 @@
-//! Section `minivmm/disk` against bytes written out by hand, and against a disk that is a vector of bytes.
+//! Section `minivmm/disk`, compared with bytes written by hand, and with a model of a disk in memory.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -9,7 +9,7 @@ use vmstate::codec::{Limits, Piece, Strictness};
 use super::*;
 use crate::devices::virtio::blk::{GRANULE, SECTOR};
 
-/// A disk of three granules and a piece.
+/// A disk of three granules and a part of one.
 const BYTES: u64 = 3 * GRANULE + 0x5000;
 
 fn image(bytes: u64) -> (tempfile::NamedTempFile, Arc<Image>) {
@@ -30,14 +30,14 @@ fn put(does: impl FnOnce(&mut Outbox)) -> Vec<u8> {
     bytes(&out)
 }
 
-/// CRC-32 bit by bit, as its definition has it (IEEE 802.3, reflected).
+/// CRC-32 bit by bit, by its definition (IEEE 802.3, reflected).
 fn crc(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(!0, |sum, byte| {
         (0..8).fold(sum ^ u32::from(*byte), |sum, _| sum >> 1 ^ if sum & 1 == 1 { 0xedb8_8320 } else { 0 })
     })
 }
 
-/// A record of a kind, with its checksum.
+/// Makes a record with its checksum.
 fn change(kind: u8, offset: u64, len: u64, data: &[u8]) -> Vec<u8> {
     let head = [&[kind][..], &offset.to_be_bytes(), &len.to_be_bytes()].concat();
     [&head, &crc(&[&head, data].concat()).to_be_bytes()[..], data].concat()
@@ -137,7 +137,7 @@ fn what_no_source_sends_is_refused_and_changes_nothing() {
         assert!(error.to_string().contains(what), "{error}");
         assert_eq!((section.arrival(), allocated(file.path())), (Arrival::Part(0), 0), "{error}");
     }
-    // Half a record waits for the other half.
+    // Half a record waits for the rest.
     let record = change(1, 0, 512, &sector);
     for cut in 0..record.len() {
         assert_eq!(load(&mut section, &record[..cut], false).unwrap_err().kind(), ErrorKind::Incomplete);
@@ -152,7 +152,7 @@ fn what_no_source_sends_is_refused_and_changes_nothing() {
     }
 }
 
-/// A source and a destination, and what the disk is.
+/// A source, a destination, and the model of the disk.
 struct Pair {
     files: [tempfile::NamedTempFile; 2],
     source: DiskSection,
@@ -172,17 +172,17 @@ impl Pair {
         load_start(&mut self.destination, &body).unwrap();
     }
 
-    /// Sends a part. How many bytes of data it has, and whether the round is at its end.
+    /// Sends a part. Returns its bytes of data, and whether the round is over.
     fn part(&mut self, budget: u64) -> (u64, bool) {
         let mut over = false;
         let body = put(|out| over = self.source.iterate(out, budget).unwrap());
         load(&mut self.destination, &body, false).unwrap();
-        // A granule of 16 blocks has at most 16 records, of which one is in the estimate; and the part's own end.
+        // A granule of 16 blocks has at most 16 records, one of which is in the estimate; and the part has its own end.
         let heads = (body.len() as u64).div_ceil(GRANULE + 21) * 15 * 21 + 2;
         ((body.len() as u64).saturating_sub(heads), over)
     }
 
-    /// The guest stands.
+    /// Finishes the copy while the guest is stopped.
     fn finish(&mut self) {
         self.source.sync().unwrap();
         while !self.part(GRANULE).1 {}
@@ -224,7 +224,7 @@ impl Pair {
     }
 }
 
-/// Sectors, from one on.
+/// Writes of the guest, in sectors, at least one.
 #[derive(Clone, Copy, Debug)]
 enum Guest {
     Writes(u64, u64, u8),
@@ -241,7 +241,7 @@ enum Step {
 
 fn guest() -> impl Strategy<Value = Guest> {
     let sector = || 0..BYTES / SECTOR;
-    // Also zeros that are written.
+    // Zeros are written, too.
     prop_oneof![
         4 => (sector(), 1..64_u64, 0..4_u8).prop_map(|(sector, sectors, byte)| Guest::Writes(sector, sectors, byte)),
         1 => (sector(), 1..400_u64).prop_map(|(sector, sectors)| Guest::Discards(sector, sectors)),
@@ -260,7 +260,7 @@ fn step() -> impl Strategy<Value = Step> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
-    /// Whatever the guest does to its disk, and whenever, the copy is what the guest has made of it, in no more space than its data.
+    /// Whatever the guest writes, and whenever, the copy is equal to the disk, and uses no more space than its data.
     #[test]
     fn the_copy_is_what_the_guest_has_written(
         before in prop::collection::vec(guest(), 0..8),
@@ -286,7 +286,7 @@ proptest! {
         pair.finish();
         prop_assert!(pair.destination() == pair.model, "the copy differs");
         let data = pair.model.chunks(4096).filter(|block| block.iter().any(|byte| *byte != 0)).count() as u64 * 4096;
-        // The file system may need a block to say where the others are.
+        // The file system may need a block for its own metadata.
         prop_assert!(allocated(pair.files[1].path()) <= data + 4096, "{} bytes for {data}", allocated(pair.files[1].path()));
     }
 }
@@ -298,7 +298,7 @@ fn what_another_source_has_sent_is_dropped() {
     load(&mut pair.destination, &[change(1, 512, 512, &[9; 512]), vec![0]].concat(), false).unwrap();
     assert_eq!((pair.destination()[512], pair.destination.arrival()), (9, Arrival::Part(1)));
     pair.guest(Guest::Writes(200, 1, 5));
-    // The source's first attempt fails, and the next one sends all of it.
+    // The source's first attempt fails, and the next one sends everything.
     for _ in 0..2 {
         pair.begin();
         assert_eq!((allocated(pair.files[1].path()), pair.destination.arrival()), (0, Arrival::Part(0)));

@@ -1,16 +1,16 @@
-//! What of a machine would differ for a guest that goes on in another: all of it, each with what to do.
+//! Compares two machines: lists everything that would differ for a guest, each with a remedy.
 
 use std::fmt;
 
 use super::facts::{Card, Disk, Facts};
 use super::processor;
 
-/// One thing that differs.
+/// A difference of two machines.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Difference {
     /// What the source has and what this machine has.
     pub what: String,
-    /// What to do.
+    /// Remedy.
     pub mend: String,
 }
 
@@ -20,8 +20,8 @@ impl fmt::Display for Difference {
     }
 }
 
-/// All that would differ for `guest`'s guest on the machine `here`, whose guest has not run. `tsc_scales`: this host's KVM
-/// can let a TSC run at another rate.
+/// Lists all differences for a guest with the machine `guest` on the machine `here`, whose own guest has not run. `tsc_scales`:
+/// this host's KVM can scale a TSC.
 pub fn compare(guest: &Facts, here: &Facts, tsc_scales: bool) -> Vec<Difference> {
     let mut differences = Vec::new();
     let mut differ = |what, mend| differences.push(Difference { what, mend });
@@ -38,7 +38,7 @@ pub fn compare(guest: &Facts, here: &Facts, tsc_scales: bool) -> Vec<Difference>
     }
     devices(("disk", "--disk"), &guest.disks, &here.disks, disk, &mut differ);
     devices(("network card", "--net"), &guest.cards, &here.cards, card, &mut differ);
-    // Windows are given in the order of all devices: with more or fewer of them they differ for no other reason.
+    // Windows follow from the order of all devices: with another number of devices they differ for this reason only.
     if guest.disks.len() == here.disks.len() && guest.cards.len() == here.cards.len() {
         let disks = guest.disks.iter().zip(&here.disks).map(|(guest, here)| [guest.window, here.window]);
         let cards = guest.cards.iter().zip(&here.cards).map(|(guest, here)| [guest.window, here.window]);
@@ -49,7 +49,7 @@ pub fn compare(guest: &Facts, here: &Facts, tsc_scales: bool) -> Vec<Difference>
     differences
 }
 
-/// Compares the devices of a kind, which are called `name` and made by `flag`, one by one.
+/// Compares the devices of a kind, with the label `name` and the option `flag`, one by one.
 fn devices<T>(
     (name, flag): (&str, &str),
     guest: &[T],
@@ -87,7 +87,7 @@ fn card(guest: &Card, here: &Card, differ: &mut dyn FnMut(&str, String)) {
     }
 }
 
-/// Compares where the devices of a kind are, at the source and here.
+/// Compares the windows of the devices of a kind at the source and here.
 fn windows((name, flag): (&str, &str), both: impl Iterator<Item = [u8; 2]>, differ: &mut dyn FnMut(String, String)) {
     for (number, [guest, here]) in (1..).zip(both).filter(|(_, [guest, here])| guest != here) {
         let what = format!("{name} {number} is in virtio window {guest} at the source, in {here} here");
@@ -99,7 +99,7 @@ fn count(number: u32, name: &str) -> String {
     if number == 1 { format!("1 {name}") } else { format!("{number} {name}s") }
 }
 
-/// As `--memory` takes it.
+/// Formats a size for `--memory`.
 fn size(bytes: u64) -> String {
     if bytes.is_multiple_of(1 << 20) { format!("{}M", bytes >> 20) } else { bytes.to_string() }
 }

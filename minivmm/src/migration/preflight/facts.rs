@@ -1,4 +1,4 @@
-//! Section `minivmm/preflight`: what a machine is to its guest, sent before the guest's memory.
+//! Section `minivmm/preflight`: the machine as the guest sees it, sent before the guest's memory.
 
 use std::convert::Infallible;
 
@@ -7,7 +7,7 @@ use vmstate::VmState;
 
 use crate::kvm::state::{Introduced, Processor, clock};
 
-/// virtio devices at most, of either kind: a machine has so many windows.
+/// Most virtio devices of either kind: the number of windows.
 pub const DEVICES_MAX: usize = 8;
 
 /// A disk.
@@ -18,7 +18,7 @@ pub struct Disk {
     pub window: u8,
     /// Size in sectors of 512 bytes.
     pub sectors: u64,
-    /// The guest may not write.
+    /// Whether the guest may not write.
     pub read_only: bool,
 }
 
@@ -33,7 +33,7 @@ pub struct Card {
     pub mac: [u8; 6],
 }
 
-/// What a machine is to its guest.
+/// A machine as its guest sees it.
 #[derive(Clone, Debug, Default, PartialEq, VmState)]
 #[vmstate(name = "minivmm/preflight/facts", version = 1)]
 #[vmstate(pre_save = Self::count)]
@@ -42,7 +42,7 @@ pub struct Facts {
     pub vcpus: u32,
     /// RAM in bytes.
     pub ram_bytes: u64,
-    /// What each vCPU shows.
+    /// Processor of each vCPU.
     pub processor: Processor,
     disk_count: u32,
     /// Disks, in the order of the command line.
@@ -55,13 +55,13 @@ pub struct Facts {
 }
 
 impl Facts {
-    /// The facts of a machine with these parts.
+    /// Facts of a machine with these parts.
     pub fn new(vcpus: u32, ram_bytes: u64, processor: Processor, disks: Vec<Disk>, cards: Vec<Card>) -> Self {
         let (disk_count, card_count) = (disks.len() as u32, cards.len() as u32);
         Self { vcpus, ram_bytes, processor, disk_count, disks, card_count, cards }
     }
 
-    /// The counts, which go first, follow whatever the lists have become.
+    /// Sets the counts, which come before the lists in the stream.
     fn count(&mut self) -> Result<(), Infallible> {
         (self.disk_count, self.card_count) = (self.disks.len() as u32, self.cards.len() as u32);
         Ok(())
@@ -73,35 +73,36 @@ impl Facts {
 #[vmstate(name = "minivmm/preflight", version = 2, minimum_version = 1, early_setup)]
 #[vmstate(pre_load = Self::forget, post_load = Self::receive)]
 pub struct Preflight {
-    /// Source's CLOCK_MONOTONIC in ns when it was about to send this.
+    /// CLOCK_MONOTONIC of the source in ns when it was about to send the section.
     sent: u64,
-    /// This host's when it had read it.
+    /// CLOCK_MONOTONIC of this host when it had read the section.
     #[vmstate(skip)]
     received: Option<u64>,
     /// The source's machine.
     pub facts: Facts,
-    /// Features that the guest has agreed on with each network card, in the order of the command line; none where there is no card.
+    /// Features that the guest has negotiated for each network card, in the order of the command line; 0 without a card.
     #[vmstate(since = 2)]
     pub agreed: [u64; DEVICES_MAX],
 }
 
 impl Preflight {
-    /// To be sent.
+    /// Makes the section of a source.
     pub fn new(facts: Facts, agreed: [u64; DEVICES_MAX]) -> Self {
         Self { facts, agreed, ..Self::default() }
     }
 
-    /// The source is connected, and sends this next.
+    /// Sets the time of sending; called just before the section is sent.
     pub fn stamp(&mut self) {
         self.sent = clock::read(ClockId::CLOCK_MONOTONIC);
     }
 
-    /// The source's machine, and when both sides were there; `None` if the source sent no such section.
+    /// Machine of the source, and the times at which the section was sent and read; `None` if the source sent no such section.
     pub fn arrived(&self) -> Option<(&Facts, Introduced)> {
         Some((&self.facts, Introduced { source: self.sent, here: self.received? }))
     }
 
-    /// A source of version 1 does not say what its guest has agreed on: the load of the card refuses such a guest, if anything does.
+    /// Clears what a source of version 1 does not send, the negotiated features: then only the card's own load can refuse the
+    /// guest.
     fn forget(&mut self) -> Result<(), Infallible> {
         self.agreed = Default::default();
         Ok(())

@@ -1,10 +1,10 @@
-//! What a guest has agreed on with its network cards, and what of it the networks here do not have.
+//! Compares the features that a guest has negotiated for its network cards with those that the networks here have.
 
 use virtio_bindings::virtio_net::*;
 
 use super::Difference;
 
-/// Features that not every network has, as QEMU's properties of the card call them.
+/// Features that not every network has, with the names of QEMU's card properties.
 const NAMES: [(u32, &str); 13] = [
     (VIRTIO_NET_F_CSUM, "csum"),
     (VIRTIO_NET_F_GUEST_CSUM, "guest_csum"),
@@ -21,8 +21,8 @@ const NAMES: [(u32, &str); 13] = [
     (VIRTIO_NET_F_HOST_USO, "host_uso"),
 ];
 
-/// One difference for each card of which the guest has `agreed` on features that are not `offered` here: a driver gives no feature back
-/// before it resets the card (virtio 1.2 §2.2). Features that only this machine offers are no difference.
+/// Returns a difference for each card for which the guest has `agreed` on features that are not `offered` here: a driver keeps
+/// its features until it resets the card (virtio 1.2 §2.2). Features that only this machine offers are no difference.
 pub fn lacking(agreed: &[u64], offered: &[u64]) -> Vec<Difference> {
     let cards = (1..).zip(agreed.iter().zip(offered)).map(|(number, (agreed, offered))| (number, agreed & !offered));
     let lacking = cards.filter(|(_, missing)| *missing != 0).map(|(number, missing)| Difference {
@@ -71,7 +71,7 @@ mod tests {
                 ),
             ]
         );
-        // Features that the guest has not agreed on may lack here, and others may be offered in addition.
+        // Features that the guest has not negotiated may be missing here, and others may be offered in addition.
         assert_eq!(list(&[without_uso, 0], &[without_uso, all]), [""; 0]);
         assert_eq!(list(&[without_uso], &[all]), [""; 0]);
     }

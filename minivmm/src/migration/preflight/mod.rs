@@ -1,4 +1,4 @@
-//! Preflight: before the first page of memory both machines are compared, and all that differs is refused at once.
+//! Preflight: compares both machines before the first page, and refuses with all differences at once.
 
 pub mod compare;
 pub mod facts;

@@ -1,5 +1,5 @@
-//! What a guest was shown of its processor and this host does not have. What only this host has does not matter: the guest
-//! goes on with its own CPUID.
+//! Compares the processor that a guest sees with this host's. Features that only this host has do not matter: the guest keeps
+//! its own CPUID.
 
 use std::ops::RangeInclusive;
 
@@ -12,8 +12,8 @@ use crate::kvm::state::{Processor, clock};
 const PERF_CAPABILITIES: Place = Place::Msr { index: 0x345 };
 const OTHER_HOST: &str = "migrate to a host of the same kind, or start the guest anew here";
 
-/// Appends what differs between the guest's processor and the one that this host offers. `tsc_scales`: this host's KVM
-/// can let a TSC run at another rate.
+/// Appends the differences between the guest's processor and the one that this host offers. `tsc_scales`: this host's KVM can
+/// scale a TSC.
 pub(super) fn compare(guest: &Processor, here: &Processor, tsc_scales: bool, differences: &mut Vec<Difference>) {
     let mut differ = |what, mend: &str| differences.push(Difference { what, mend: mend.into() });
     let (vendor, ours) = (vendor(guest), vendor(here));
@@ -30,7 +30,7 @@ pub(super) fn compare(guest: &Processor, here: &Processor, tsc_scales: bool, dif
         differ(what, OTHER_HOST);
     }
     for component in moved(guest, here) {
-        differ(format!("XSAVE component {component} lies at another place, or is of another size"), OTHER_HOST);
+        differ(format!("XSAVE component {component} has another offset or another size"), OTHER_HOST);
     }
     for (what, place, shift, bits) in AT_LEAST {
         let [guest, here] = [guest, here].map(|processor| value(processor, *place) >> shift & ((1 << bits) - 1));
@@ -51,8 +51,8 @@ pub(super) fn compare(guest: &Processor, here: &Processor, tsc_scales: bool, dif
     }
 }
 
-/// Numbers of which a host needs at least as much as the guest was shown: what, where, first bit, bits (Intel SDM
-/// volume 2, CPUID leaves 0xa and 0x8000_0008).
+/// Numbers of which a host needs at least as much as the guest sees: label, place, first bit, number of bits (Intel SDM volume
+/// 2, CPUID leaves 0xa and 0x8000_0008).
 const AT_LEAST: &[(&str, Place, u32, u32)] = &[
     ("physical address bits:", Place::Cpuid { function: 0x8000_0008, index: 0, register: Register::Eax }, 0, 8),
     ("linear address bits:", Place::Cpuid { function: 0x8000_0008, index: 0, register: Register::Eax }, 8, 8),
@@ -62,8 +62,8 @@ const AT_LEAST: &[(&str, Place, u32, u32)] = &[
     ("fixed performance counters:", Place::Cpuid { function: 0xa, index: 0, register: Register::Edx }, 0, 5),
 ];
 
-/// Leaves that are compared bit by bit or number by number, or that only inform: vendor, caches, power states, topology,
-/// frequencies, names. All others describe a feature in detail, and have to be the same.
+/// Leaves that are compared bit by bit or number by number, or that are only informative: vendor, caches, power states,
+/// topology, frequencies, names. All others describe a feature in detail, and have to be equal.
 const KNOWN: &[RangeInclusive<u32>] = &[
     0x0..=0x7,
     0xa..=0xb,
@@ -87,7 +87,7 @@ fn tells_something_else(leaf: &Leaf, here: &Processor) -> bool {
     registers(leaf) != [0; 4] && !same && !KNOWN.iter().any(|known| known.contains(&leaf.function))
 }
 
-/// What `place` says; 0 if it is not there, as CPUID answers.
+/// Reads the value at `place`; 0 if it does not exist, as CPUID answers.
 fn value(processor: &Processor, place: Place) -> u64 {
     match place {
         Place::Msr { index } => processor.msrs.iter().find(|msr| msr.index == index).map_or(0, |msr| msr.value),
@@ -113,13 +113,13 @@ fn missing(guest: &Processor, here: &Processor) -> Vec<String> {
     missing
 }
 
-/// Components of the XSAVE area that both have, but not alike: the area goes from one to the other as it is.
+/// XSAVE components that both have with different offsets or sizes: the area is migrated unchanged.
 fn moved(guest: &Processor, here: &Processor) -> impl Iterator<Item = u32> {
     let leaf = |processor: &Processor, component, register| {
         value(processor, Place::Cpuid { function: 0xd, index: component, register })
     };
     let has = |processor: &Processor, component| leaf(processor, 0, Register::Eax) >> component & 1 == 1;
-    // 0 and 1 are x87 and SSE, which have their fixed places.
+    // Components 0 and 1, x87 and SSE, have fixed offsets.
     let both: Vec<u32> = (2..32).filter(|&component| has(guest, component) && has(here, component)).collect();
     let place = move |processor: &Processor, component| {
         (leaf(processor, component, Register::Eax), leaf(processor, component, Register::Ebx))
@@ -127,7 +127,7 @@ fn moved(guest: &Processor, here: &Processor) -> impl Iterator<Item = u32> {
     both.into_iter().filter(move |&component| place(guest, component) != place(here, component))
 }
 
-/// The twelve letters of leaf 0, in their order: EBX, EDX, ECX.
+/// The twelve letters of leaf 0, in the order EBX, EDX, ECX.
 fn vendor(processor: &Processor) -> String {
     let letters = [Register::Ebx, Register::Edx, Register::Ecx];
     let words = letters.map(|register| value(processor, Place::Cpuid { function: 0, index: 0, register }) as u32);

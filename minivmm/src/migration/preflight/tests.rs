@@ -1,4 +1,4 @@
-//! Pairs of machines and the list of what differs, written out.
+//! Pairs of machines, and the expected differences.
 
 use super::compare::{Difference, compare};
 use super::facts::{Card, Disk, Facts};
@@ -39,7 +39,7 @@ fn list(guest: &Facts, here: &Facts) -> Vec<String> {
     compare(guest, here, false).iter().map(Difference::to_string).collect()
 }
 
-/// The one difference, after `change` at the source.
+/// Returns the one difference after `change` at the source.
 fn at_the_source(change: impl FnOnce(&mut Facts)) -> String {
     let mut guest = machine();
     change(&mut guest);
@@ -54,7 +54,7 @@ fn like_machines_do_not_differ() {
     assert_eq!(list(&Facts::default(), &Facts::default()), [""; 0]);
 }
 
-/// What this host has more, the guest does not get to see, so it does not matter.
+/// The guest does not see features that only this host has, so they do not matter.
 #[test]
 fn a_better_host_takes_the_guest() {
     let mut here = machine();
@@ -64,7 +64,7 @@ fn a_better_host_takes_the_guest() {
     here.processor.leaves.push(leaf(0xd, 9, 8, 0xa80, 0, 0));
     here.processor.msrs[1].value = u64::MAX;
     here.processor.msrs.push(Msr { index: 0x345, value: 0x2a });
-    // Caches, family and model, microcode: the guest keeps its own.
+    // Caches, family, model and microcode are not compared: the guest keeps its own.
     here.processor.leaves.push(leaf(0x4, 0, 1, 2, 3, 4));
     set(&mut here, 0x1, 0, |leaf| leaf.eax = 0x606a6);
     here.processor.msrs[0].value = 7;
@@ -85,7 +85,7 @@ fn features_are_named_in_one_list() {
     assert_eq!(list(&guest, &here), [expected]);
 }
 
-/// A guest that was shown VMX or SVM may have switched it on, and no host takes such a guest.
+/// A guest that sees VMX or SVM may have switched it on, and no host accepts such a guest.
 #[test]
 fn nested_virtualization_is_a_feature_that_no_host_has() {
     let text = at_the_source(|guest| {
@@ -95,7 +95,7 @@ fn nested_virtualization_is_a_feature_that_no_host_has() {
     assert!(text.contains("lacks: vmx (leaf 0x1 ECX bit 5), svm (leaf 0x80000001 ECX bit 2) ("), "{text}");
 }
 
-/// Bits that follow CR4, the number of vCPUs, and weaknesses are no features.
+/// Bits that follow from CR4 or the number of vCPUs, and bits that report weaknesses, are no features.
 #[test]
 fn what_is_no_feature_is_not_compared() {
     let mut guest = machine();
@@ -123,7 +123,7 @@ fn processors_of_another_make_are_told_apart() {
 fn sizes_and_numbers_of_the_processor_are_compared() {
     let end = " (migrate to a host of the same kind, or start the guest anew here)";
     for (function, index, eax, expected) in [
-        (0xd, 5, 0x80, "XSAVE component 5 lies at another place, or is of another size"),
+        (0xd, 5, 0x80, "XSAVE component 5 has another offset or another size"),
         (0x8000_0008, 0, 0x3034, "the guest was shown physical address bits: 52, this host has 46"),
         (0x8000_0008, 0, 0x392e, "the guest was shown linear address bits: 57, this host has 48"),
         (0xa, 0, 0x0730_0802, "the guest was shown performance counters: 8, this host has 4"),
@@ -138,7 +138,7 @@ fn sizes_and_numbers_of_the_processor_are_compared() {
     assert_eq!(text, format!("LBR and PEBS records have formats 0x7 at the source, 0x0 here (MSR 0x345){end}"));
 }
 
-/// AVX10's version (leaf 0x24), and what SVM can do (leaf 0x8000_000a).
+/// The version of AVX10 (leaf 0x24), and the capabilities of SVM (leaf 0x8000_000a).
 #[test]
 fn leaves_that_describe_a_feature_have_to_be_the_same() {
     let end = " of CPUID says something else at the source (migrate to a host of the same kind, or start the guest anew here)";
@@ -146,7 +146,7 @@ fn leaves_that_describe_a_feature_have_to_be_the_same() {
         let text = at_the_source(|guest| guest.processor.leaves.push(leaf(function, 0, 0, 0x1_0001, 0, 0)));
         assert_eq!(text, format!("leaf {function:#x}.0{end}"));
     }
-    // A number that only informs, a leaf of zeros, and one that is the same on both sides.
+    // An informative number, a leaf of zeros, and a leaf that is equal on both sides.
     let mut guest = machine();
     guest.processor.leaves.extend([
         leaf(0x16, 0, 3000, 4000, 100, 0),
@@ -222,7 +222,7 @@ fn the_machine_is_told_what_to_change() {
     );
 }
 
-/// Which window a device is in follows from how many there are: nothing is to be done about it but to give as many.
+/// The window of a device follows from the number of devices: the only remedy is the same number of devices.
 #[test]
 fn a_device_too_few_moves_no_other() {
     let mut here = machine();
