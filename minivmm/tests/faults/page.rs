@@ -10,33 +10,33 @@ use vmstate_lab::faults::postcopy::{Moment, POSTCOPY_TABLE};
 use vmstate_lab::faults::qemu::QEMU_TABLE;
 use vmstate_lab::faults::table::TABLE;
 
-const HEAD: &str = "# What becomes of the guest, whatever breaks
+const HEAD: &str = "# The guest after a fault
 
-Made from the table in `tests/lab/src/faults/table.rs`, which `cargo test -p minivmm --test faults` walks with two real
-processes and a tiny guest, and `tests/e2e/matrix.rs` with Linux; `BLESS=1` renews this page. Why it is so:
+This page is generated from the table in `tests/lab/src/faults/table.rs`, which `cargo test -p minivmm --test faults` runs with two real
+processes and a tiny guest, and `tests/e2e/matrix.rs` with Linux; `BLESS=1` renews this page. The reasons are in
 [live-migration.md](live-migration.md).
 
-In each case exactly one guest runs, or none where the table says so. It has checked its memory and its disk, each of
-its passes was made once, and the process that runs it holds the image's lock. A source that does not have the guest any more
-refuses `cont`. A destination that waits is reached by the next migration.
+In each case exactly one guest runs, or none where the table says so. The guest has verified its memory and its disk, each of
+its passes was made once, and the process that runs the guest holds the image's lock. A source that no longer has the guest
+refuses `cont`. A waiting destination accepts the next migration.
 
 ";
 
 const CHANNEL_HEAD: &str = "
 ## With page channels
 
-The same with pages on four channels beside the main one, from `tests/lab/src/faults/channels.rs`: what concerns connections. All channels are
-there in phase setup, and none has a page before phase rounds. In phase switch-over the last pages have come. A channel that says
-nothing is found out by the main one, which waits for its pages, and ends with the migration.
+The faults of connections with four page channels beside the main channel, from `tests/lab/src/faults/channels.rs`. All channels have
+connected in phase setup, and none carries a page before phase rounds. In phase switch-over the last pages have arrived. A silent
+channel is detected by the main channel, which waits for the silent channel's pages, and ends with the migration.
 ";
 
 const IN_PLACE_HEAD: &str = "
 ## In place, to a new process on the same host
 
-`minivmm migrate local:PATH`, and with it `minivmm migrate --local`, passes the guest's memory as a descriptor in a first message; what follows is
-a migration in which no page is sent. The rows are in `tests/lab/src/faults/in_place.rs`. In phase setup the message has arrived. Until the new process
-has taken over, every failure that the old process outlives leaves the guest there, and the test then hands it over to another new process. A program that does not
-start, or does not wait for a guest, is told by `migrate --local` before it asks the machine for anything
+`minivmm migrate local:PATH`, and with it `minivmm migrate --local`, passes the guest's memory as a descriptor in a first message, which is
+followed by a migration without pages. The rows are in `tests/lab/src/faults/in_place.rs`. In phase setup the message has arrived. Until the new process
+has taken over, every failure that the old process survives leaves the guest there, and the test then hands it over to another new process. If the program does not
+start, or does not wait for a guest, `migrate --local` reports that before it sends a command to the machine
 ([control.md](control.md#to-a-new-process-on-this-host)).
 ";
 
@@ -44,37 +44,37 @@ const POSTCOPY_HEAD: &str = "
 ## In post-copy
 
 The guest runs at the destination before all of its memory is there (`minivmm migrate --postcopy`); the rows are in
-`tests/lab/src/faults/postcopy.rs`. Until the destination has answered the order to run, the lock and the record decide who has the guest, as above.
-From then on the destination has it, and its newest memory is in two processes until the last page has come: if one of them ends before that, the guest is lost. A connection
-that breaks loses nothing: both sides wait for another one in `postcopy-paused`, the source refuses `cont`, with `force` as well, and `migrate` with `resume`
+`tests/lab/src/faults/postcopy.rs`. Until the destination has answered the command to run, the lock and the record decide which side has the guest, as above.
+From then on the destination has it, and its newest memory is in two processes until the last page has arrived: if one of them ends before that, the guest is lost. A broken
+connection loses nothing: both sides wait for another one in `postcopy-paused`, the source refuses `cont`, with `force` as well, and `migrate` with `resume`
 completes the migration. A source whose destination is gone, or has completed, waits until `migrate_cancel`: it then is `postmigrate` / `failed`, and its older guest
-stays stopped. A destination whose source is gone keeps a guest that stands at the first page that it lacks: `quit` is all that is left.
+stays stopped. A destination whose source is gone keeps a guest that is blocked at its first missing page: only `quit` is left.
 
 ";
 
 const QEMU_HEAD: &str = "
 ## With a QEMU at one end
 
-A QEMU writes no ownership record, asks nothing before EOF and runs the guest before it says `SHUT 0`: the image's lock alone decides who
+A QEMU writes no ownership record, waits for no answer before EOF and runs the guest before it sends `SHUT 0`: the image's lock alone decides which side
 may write to the disk. A QEMU that waits for `SHUT 0` in vain takes the lock back if it is free, and runs its guest in any case: so a
-minivmm tells it that the guest is here, waits until it closes the connection, and only then takes the lock. After a cut it waits for a
-second longer, finds the lock taken, and keeps its copy paused; `after SHUT` means here that `SHUT 0` is on its way, and that the
-guest does not run yet. A minivmm that gave its guest to a QEMU takes it back only by `cont` with `force`, whatever the record says. `tests/e2e/qemu/faults.rs` walks these
-rows with QEMU 10 and the tiny guest, from `tests/lab/src/faults/qemu.rs`. A QEMU that sends says `PING 6` and `PING 5` not at all: its
-phase rounds begins with the first page, and there is no phase ready. A QEMU that receives is told nothing of the pause. Two moments have
-no row, since the phase after them may have begun before a kill takes effect: a destination killed in the switch-over of a QEMU without
+minivmm sends `SHUT 0` first, waits until the QEMU closes the connection, and only then takes the lock. After a cut minivmm waits a
+second longer, finds the lock taken, and keeps its copy paused; `after SHUT` means here that `SHUT 0` is in transit, and that the
+guest does not run yet. A minivmm that gave its guest to a QEMU takes it back only by `cont` with `force`, whatever its record is. `tests/e2e/qemu/faults.rs` runs these
+rows with QEMU 10 and the tiny guest, from `tests/lab/src/faults/qemu.rs`. A QEMU as the source sends neither `PING 6` nor `PING 5`: its
+phase rounds begins with the first page, and there is no phase ready. A QEMU as the destination gets no message about the pause. Two cases have
+no row, because the phase after them may have begun before a kill takes effect: a destination killed in the switch-over of a QEMU without
 `return-path`, and a QEMU killed in phase ready.
 ";
 
 /// Returns the whole page.
 fn page() -> String {
     let mut page = HEAD.to_owned();
-    page += "| phase | what it is |\n| --- | --- |\n";
+    page += "| phase | meaning |\n| --- | --- |\n";
     for phase in Phase::ALL {
         let _ = writeln!(page, "| {} | {} |", phase.name(), phase.meaning());
     }
-    page += "\n`state / status` is what `query-status` and `query-migrate` answer, with words of the error. A failure always has an error; where none \
-is quoted here, it is what the system says of the broken connection.\n";
+    page += "\n`state / status` is the answer to `query-status` and `query-migrate`, with a part of the error. A failure always has an error; where none \
+is quoted here, it is the system's text about the broken connection.\n";
     for row in TABLE {
         describe("##", row.fault, &phases(row), &mut page);
     }
@@ -87,7 +87,7 @@ is quoted here, it is what the system says of the broken connection.\n";
         describe("###", row.fault, &phases(row), &mut page);
     }
     page += POSTCOPY_HEAD;
-    page += "| phase | what it is |\n| --- | --- |\n";
+    page += "| phase | meaning |\n| --- | --- |\n";
     for moment in Moment::ALL {
         let _ = writeln!(page, "| {} | {} |", moment.name(), moment.meaning());
     }

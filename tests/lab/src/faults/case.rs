@@ -1,4 +1,4 @@
-//! One case of the matrix, on two real processes: the fault, and what must hold after it.
+//! One case of the matrix, with two real processes: the fault, and the conditions after it.
 
 use std::io::Write;
 use std::os::unix::net::UnixStream;
@@ -18,18 +18,19 @@ use super::third_party::ThirdParty;
 use super::wire::{Alteration, Part, Wire};
 use super::{PATIENCE, Result, until};
 
-/// A command is answered while the wire is silent: before the source would give up by itself, which takes 10 s while the guest
-/// runs (`SourceOptions`), and the pause's budget once it stands.
+/// Time limit for the answer to a command while the relay is stalled: less than the time after which the source gives
+/// up by itself, which is 10 s while the guest runs (`SourceOptions`), and the pause's budget once the guest is paused.
 const AT_ONCE: Duration = Duration::from_secs(9);
-/// The page channel that the faults of one are about.
+/// Number of the page channel for the faults of a single channel.
 const CHANNEL: usize = 1;
-/// A peer of a silent wire does not give up in this time.
+/// Time after which the test goes on while the relay is stalled; no side gives up in this time.
 const A_WHILE: Duration = Duration::from_millis(500);
 
-/// Makes the fault happen to a guest that runs at `source` and checks the ending. Returns who runs the guest then.
+/// Causes the fault for a guest that runs at `source` and checks the outcome. Returns the side that runs the guest
+/// then.
 ///
 /// # Errors
-/// What is not as it must be, and how both sides are.
+/// The condition that failed, and the state of both sides.
 pub fn walk(ground: &Ground, source: Side, fault: Fault, phase: Phase, cell: &Cell) -> Result<Option<Side>> {
     let Cell::Ends { guest, source: source_says, destination, answer } = *cell else { return Ok(Some(source)) };
     let mark = ground.mark(phase);
@@ -39,12 +40,13 @@ pub fn walk(ground: &Ground, source: Side, fault: Fault, phase: Phase, cell: &Ce
             place.pause_for(PATIENCE)?;
         }
         place.migrate()?;
-        // A busy emulated host has taken a minute for the first round of a tiny guest.
+        // A busy emulated host has needed a minute for the first round of a tiny guest.
         if !matches!(fault, Fault::DescriptorsLost | Fault::DescriptorsTorn) {
             place.wire.await_mark(mark, Instant::now() + 3 * PATIENCE)?;
         }
         if fault == Fault::DestinationKilled && guest == Guest::DiedWithItsProcess {
-            // A destination that is killed between `SHUT` and its fence has run no guest, and the source may take it back.
+            // If the destination is killed between `SHUT` and the advance of its record, it has not run the guest, and
+            // the source may resume it.
             until("the destination runs the guest", || Ok(place.destination.answers()?.0 == "running"))?;
         }
         inject(fault, phase, &mut place)
@@ -58,7 +60,7 @@ pub fn walk(ground: &Ground, source: Side, fault: Fault, phase: Phase, cell: &Ce
         ending.lasts(guest)
     });
     checked.map_err(|why| format!("{why}\n  {}", describe(&mut place)))?;
-    // Some guests were migrated once more in the end.
+    // In some cases the check has migrated the guest once more.
     let runs = |side: &mut Side| Ok::<_, String>(side.exit_code().is_none() && side.answers()?.0 == "running");
     if runs(&mut place.source)? {
         return Ok(Some(place.source));
@@ -68,14 +70,15 @@ pub fn walk(ground: &Ground, source: Side, fault: Fault, phase: Phase, cell: &Ce
 
 pub(super) fn oddities(fault: Fault, mark: Mark) -> Oddities {
     let change = |find, at, put| Some(Alteration { find, at, put });
-    // Name, instance 0, version 3 of QEMU's serial port; behind it divider (2 bytes), receive buffer, IER.
+    // Name, instance id 0, version 3 of QEMU's serial port, followed by divider (2 bytes), receive buffer, IER.
     const SERIAL: &[u8] = b"serial\0\0\0\0\0\0\0\x03";
     let alteration = match fault {
         Fault::WrongMagic => change(b"QEVM", 3, b"X"),
         Fault::WrongMachine => change(b"microvm", 0, b"macrovm"),
         Fault::LoadRefused => change(SERIAL, SERIAL.len() - 1, b"\x63"),
         Fault::UnknownSection => change(SERIAL, 0, b"cereal"),
-        // CPUID leaf 7, index 0, flags 1; behind it EAX, and in the first byte of EBX bit 26 of it: avx512pf, and more.
+        // CPUID leaf 7, index 0, flags 1, followed by EAX and by EBX, whose first byte contains bit 26: avx512pf, and
+        // others.
         Fault::OtherCpu => change(b"\0\0\0\x07\0\0\0\0\0\0\0\x01", 16, b"\xff"),
         Fault::PostLoadFails => change(SERIAL, SERIAL.len() + 3, b"\xf0"),
         _ => None,
@@ -118,7 +121,7 @@ fn inject(fault: Fault, phase: Phase, place: &mut Place) -> Result<Told> {
             match phase {
                 Phase::Setup | Phase::Rounds => {
                     let mut introduced = || Ok(place.destination.answers()?.1 == "active");
-                    until("the destination knows who the source is", &mut introduced)?;
+                    until("the destination has received the introduction", &mut introduced)?;
                     let told = command(place, "migrate_cancel", Value::Null)?;
                     place.wire.behave(Wire::Flows);
                     return Ok(told);
@@ -144,7 +147,7 @@ fn inject(fault: Fault, phase: Phase, place: &mut Place) -> Result<Told> {
             ends_at_source(place)?;
             let before = place.source.last_pass();
             until("the guest goes on at the source", || Ok(place.source.last_pass() > before + 2))?;
-            // Its answer may not come any more.
+            // The answer may be lost when the process ends.
             let _ = place.source.execute("quit", Value::Null);
             until("the source ends", || Ok(place.source.exit_code().is_some()))?;
         }
@@ -152,14 +155,14 @@ fn inject(fault: Fault, phase: Phase, place: &mut Place) -> Result<Told> {
             let powers_off = fault == Fault::GuestPowersOff;
             let keys = if powers_off { place.subject.power_off } else { place.subject.reboot };
             let side = if phase == Phase::Shut { &mut place.destination } else { &mut place.source };
-            // One that has just been started may not look at its serial port yet.
+            // A guest that has just booted may not read its serial port yet.
             let before = side.last_pass();
             until("the guest runs", || Ok(side.last_pass() > before))?;
             side.vmm.type_in(keys).map_err(|error| error.to_string())?;
             if powers_off {
                 until("the process ends", || Ok(side.exit_code().is_some()))?;
             } else {
-                // A peer does not wait until every guest has come so far.
+                // Bound this wait, because the other side does not wait until every guest has rebooted.
                 let (vcpus, deadline) = (side.first_vcpu(), Instant::now() + A_WHILE);
                 while side.first_vcpu() == vcpus && Instant::now() < deadline {
                     std::thread::sleep(Duration::from_millis(1));
@@ -168,7 +171,7 @@ fn inject(fault: Fault, phase: Phase, place: &mut Place) -> Result<Told> {
         }
         Fault::Cancel => return released(place, "migrate_cancel", Value::Null),
         Fault::Quit => {
-            // A process that ends may not come to answer.
+            // A process that ends may not answer.
             let told = command(place, "quit", Value::Null)?;
             until("the source ends", || Ok(place.source.exit_code().is_some()))?;
             place.wire.behave(Wire::Flows);
@@ -182,7 +185,7 @@ fn inject(fault: Fault, phase: Phase, place: &mut Place) -> Result<Told> {
             let again = json!({ "uri": place.wire.uri() });
             return released(place, "migrate", again);
         }
-        // Only in post-copy.
+        // These faults exist in post-copy only.
         Fault::Damaged | Fault::QuitThere => return Err(format!("{fault:?} belongs to another table")),
         Fault::ImageCopied
         | Fault::DiskFull
@@ -206,8 +209,8 @@ fn inject(fault: Fault, phase: Phase, place: &mut Place) -> Result<Told> {
     Ok(None)
 }
 
-/// Somebody who speaks of something else, one who says nothing, and two of another migration: one that says nothing further, and one
-/// that says all that a page channel says before the first page.
+/// Connects a peer with another protocol, a silent one, and two of another migration: one that sends nothing further,
+/// and one that sends all that a page channel sends before the first page.
 fn strays(place: &mut Place) -> Result<()> {
     const OPENING: &[u8] = b"\x11\x22\x33\x44\0\0\0\x01another migration";
     let mut opening = OPENING.to_vec();
@@ -220,34 +223,34 @@ fn strays(place: &mut Place) -> Result<()> {
             stranger.write_all(&words)?;
             Ok(stranger)
         });
-        place.strangers.push(stranger.map_err(|error| format!("a stranger: {error}"))?);
+        place.strangers.push(stranger.map_err(|error| format!("another connection: {error}"))?);
     }
     Ok(())
 }
 
-/// Gives the source a command, and lets the wire flow once it is answered.
+/// Executes a command at the source, and lets the relay pass data once the command is answered.
 pub(super) fn released(place: &mut Place, name: &'static str, arguments: Value) -> Result<Told> {
     let (answer, asked) = (place.source.ask(name, arguments), Instant::now());
     until("a command is answered", || Ok(answer.is_finished()))?;
     let took = asked.elapsed();
     place.wire.behave(Wire::Flows);
     if took > AT_ONCE {
-        return Err(format!("{name} was answered after {took:?}, while the wire was silent"));
+        return Err(format!("{name} was answered after {took:?}, while the relay was stalled"));
     }
     join(answer)
 }
 
-/// Gives the source a command.
+/// Executes a command at the source.
 fn command(place: &Place, name: &'static str, arguments: Value) -> Result<Told> {
     join(place.source.ask(name, arguments))
 }
 
 fn join(answer: std::thread::JoinHandle<Result<()>>) -> Result<Told> {
-    // Each step of it has a deadline of its own.
-    answer.join().map(Some).map_err(|_| "the thread that gave a command panicked".to_owned())
+    // Each of the thread's steps has a time limit of its own.
+    answer.join().map(Some).map_err(|_| "the thread that executed a command panicked".to_owned())
 }
 
-/// Waits until the source's migration is over, one way or another.
+/// Waits until the source's migration has ended, with any status.
 fn ends_at_source(place: &mut Place) -> Result<()> {
     until("the source's migration ends", || {
         if place.source.exit_code().is_some() {

@@ -1,10 +1,10 @@
-//! The words of the fault matrix: phases, faults, and what can become of the guest and of both sides.
+//! The terms of the fault matrix: phases, faults, and the outcomes for the guest and for both sides.
 
 use super::marks::Mark;
 
-/// How far the migration is when the fault comes.
+/// The phase of the migration in which the fault occurs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "`meaning` says what each is")]
+#[expect(missing_docs, reason = "`meaning` describes each")]
 pub enum Phase {
     Setup,
     Rounds,
@@ -15,10 +15,10 @@ pub enum Phase {
 }
 
 impl Phase {
-    /// In the order of a migration.
+    /// All phases, in the order of a migration.
     pub const ALL: [Self; 6] = [Self::Setup, Self::Rounds, Self::SwitchOver, Self::Ready, Self::Eof, Self::Shut];
 
-    /// The wire holds this back until the fault has come.
+    /// The mark that the relay holds back until the fault has occurred.
     pub fn mark(self) -> Mark {
         match self {
             Self::Setup => Mark::Header,
@@ -30,7 +30,7 @@ impl Phase {
         }
     }
 
-    /// A word or two, for tables.
+    /// A short name, for tables.
     pub fn name(self) -> &'static str {
         match self {
             Self::Setup => "setup",
@@ -42,22 +42,22 @@ impl Phase {
         }
     }
 
-    /// In a sentence without its full stop.
+    /// A description in words, without a full stop.
     pub fn meaning(self) -> &'static str {
         match self {
-            Self::Setup => "the source has connected, and its first bytes are on their way",
+            Self::Setup => "the source has connected, and its first bytes are in transit",
             Self::Rounds => "the first round is sent, the guest runs at the source",
             Self::SwitchOver => "the guest is paused at the source",
-            Self::Ready => "the destination has loaded everything, and the source does not know it yet",
-            Self::Eof => "the source has let go of the disk image and said EOF, which is on its way",
-            Self::Shut => "the destination has taken over and said `SHUT 0`, which is on its way",
+            Self::Ready => "the destination has loaded everything, and its report to the source is in transit",
+            Self::Eof => "the source has released the disk image and sent EOF, which is in transit",
+            Self::Shut => "the destination has taken over and sent `SHUT 0`, which is in transit",
         }
     }
 }
 
-/// What goes wrong, or what someone does.
+/// A fault, or an action of a user or the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "`meaning` says what each is")]
+#[expect(missing_docs, reason = "`meaning` describes each")]
 pub enum Fault {
     SourceKilled,
     DestinationKilled,
@@ -98,28 +98,28 @@ pub enum Fault {
 }
 
 impl Fault {
-    /// In a sentence without its full stop.
+    /// A description in words, without a full stop.
     pub fn meaning(self) -> &'static str {
         match self {
             Self::SourceKilled => "source killed",
             Self::DestinationKilled => "destination killed",
-            Self::WireCut => "wire cut; what was on its way is lost",
-            Self::WireStalls => "wire stalls until the source has given up",
-            Self::WireTrickles => "wire lets 512 bytes pass every 100 ms",
+            Self::WireCut => "connection cut; data in transit is lost",
+            Self::WireStalls => "connection stalls until the source has given up",
+            Self::WireTrickles => "connection passes 512 bytes every 100 ms",
             Self::Damaged => "a message arrives damaged",
-            Self::MainCut => "main channel cut; what was on its way there is lost",
-            Self::PagesCut => "one page channel cut, behind what was sent on it",
-            Self::PagesStall => "one page channel stalls without end",
-            Self::PagesLate => "one page channel comes late",
-            Self::PagesStray => "a channel of another migration comes in place of a page channel",
-            Self::Strays => "strangers connect to the destination",
+            Self::MainCut => "main channel cut; its data in transit is lost",
+            Self::PagesCut => "one page channel cut, after the data sent on it",
+            Self::PagesStall => "one page channel stalls for ever",
+            Self::PagesLate => "one page channel connects late",
+            Self::PagesStray => "a channel of another migration replaces a page channel",
+            Self::Strays => "other processes connect to the destination",
             Self::DescriptorsLost => "the first message arrives without its descriptors",
             Self::DescriptorsTorn => "the first message is torn",
             Self::LockTaken => "a third party takes the lock, and keeps it until both sides have given up",
-            Self::LockTakenBriefly => "a third party takes the lock, and lets go within the destination's patience",
+            Self::LockTakenBriefly => "a third party takes the lock, and releases it before the destination gives up",
             Self::ImageCopied => "the destination has its own copy of the image",
-            Self::EofLate => "EOF comes after the source has taken the guest back",
-            Self::EofLateAfterQuit => "EOF comes after the source has taken the guest back, run it on, and quit",
+            Self::EofLate => "EOF arrives after the source has taken the guest back",
+            Self::EofLateAfterQuit => "EOF arrives after the source has taken the guest back, run it on, and quit",
             Self::Cancel => "`migrate_cancel`",
             Self::Quit => "`quit` at the source",
             Self::QuitThere => "`quit` at the destination",
@@ -141,36 +141,37 @@ impl Fault {
     }
 }
 
-/// Where the guest is in the end.
+/// The guest's state at the end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Guest {
-    /// It runs at the source, and nowhere else.
+    /// The guest runs at the source only.
     AtSource,
-    /// It runs at the destination, and nowhere else.
+    /// The guest runs at the destination only.
     AtDestination,
-    /// It has been started anew, and runs at the destination and nowhere else.
+    /// The guest has been rebooted, and runs at the destination only.
     AnewAtDestination,
-    /// It is paused at the source; the destination never ran it; `cont` at the source runs it, and nobody else does.
+    /// The guest is paused at the source and never ran at the destination; `cont` at the source resumes it.
     PausedAtSource,
-    /// It is paused at the source, which cannot know whether the destination runs it; `cont` with `force` runs it, and nobody else
-    /// does.
+    /// The guest is paused at the source, which cannot know whether the destination runs it; `cont` with `force`
+    /// resumes it.
     UndecidedAtSource,
-    /// The process that it ran in was ended, and its source, a QEMU, keeps nobody from letting it run as it was before.
+    /// The guest's process was ended, and nothing prevents its source, a QEMU, from resuming the guest's older state.
     StaleAtSource,
-    /// It is paused at the destination; `cont` there runs it, and nobody else does.
+    /// The guest is paused at the destination; `cont` there resumes it.
     PausedAtDestination,
-    /// In post-copy: it is the destination's, and lacks pages that the source has; `migrate` with `resume` brings them.
+    /// In post-copy: the guest belongs to the destination, and lacks pages of the source; `migrate` with `resume` sends
+    /// them.
     LacksPages,
-    /// In post-copy: it is the destination's, and lacks pages that nobody has any more.
+    /// In post-copy: the guest belongs to the destination, and lacks pages that no longer exist.
     Lost,
-    /// It powered off.
+    /// The guest powered off.
     PoweredOff,
-    /// The process that it ran in was ended.
+    /// The guest's process was ended.
     DiedWithItsProcess,
 }
 
 impl Guest {
-    /// In a sentence without its full stop.
+    /// A description in words, without a full stop.
     pub fn meaning(self) -> &'static str {
         match self {
             Self::AtSource => "runs at the source",
@@ -190,48 +191,48 @@ impl Guest {
     }
 }
 
-/// What one side says in the end.
+/// The state of one side at the end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Says {
     /// The test killed it.
     Killed,
-    /// The process ended with this exit code, and this is in what it wrote to its standard error.
+    /// The process ended with this exit code, and its standard error contains this text.
     Ended(i32, &'static str),
-    /// Run state, status of the migration, and what is in the migration's error. A failure always has one, but its words may
-    /// be the system's about a broken connection.
+    /// Run state, status of the migration, and a part of the migration's error. A failure always has an error, but its
+    /// text may be the system's about a broken connection.
     Answers(&'static str, &'static str, &'static str),
 }
 
-/// What whoever gave a command is told.
+/// The answer to a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
     /// There was no command.
     None,
-    /// It was carried out.
+    /// The command was carried out.
     Done,
-    /// It was refused, with this in the reason.
+    /// The command was refused, with this text in the reason.
     Refused(&'static str),
 }
 
-/// How one fault in one phase ends.
+/// The outcome of one fault in one phase.
 #[derive(Clone, Copy, Debug)]
 pub enum Cell {
-    /// So.
+    /// The case exists, with this outcome.
     Ends {
-        /// Where the guest is.
+        /// The guest's state.
         guest: Guest,
-        /// What the source says.
+        /// The source's state.
         source: Says,
-        /// What the destination says.
+        /// The destination's state.
         destination: Says,
-        /// What whoever gave a command is told.
+        /// The answer to the command.
         answer: Answer,
     },
-    /// There is no such thing, and why.
+    /// The case does not exist, for this reason.
     No(&'static str),
 }
 
-/// One fault in every phase.
+/// The outcomes of one fault in all phases.
 #[derive(Clone, Copy, Debug)]
 pub struct Row {
     /// The fault.

@@ -1,4 +1,5 @@
-//! What must hold after a fault: one guest, where the table says, with its memory and disk, and two sides that say so.
+//! The conditions after a fault: one guest, at the expected side, with its memory and disk, and two sides in the
+//! expected state.
 
 use std::time::{Duration, Instant};
 
@@ -9,13 +10,13 @@ use super::place::Place;
 use super::side::Side;
 use super::{PATIENCE, Result, until};
 
-/// What was answered, where there was a command.
+/// The answer to the case's command, if there was one.
 pub(super) type Told = Option<Result<()>>;
 
-/// Waits until a side says what it is to say.
+/// Waits until a side is in the expected state.
 ///
 /// # Errors
-/// What it says in its place.
+/// The state that the side has instead.
 pub(super) fn says(name: &str, side: &mut Side, wanted: Says) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -42,7 +43,7 @@ pub(super) fn says(name: &str, side: &mut Side, wanted: Says) -> Result<()> {
             return Ok(());
         }
         if Instant::now() > deadline || ended.is_some() {
-            return Err(format!("{name} is to be {wanted:?} and {said}"));
+            return Err(format!("{name}: expected {wanted:?}, but {said}"));
         }
         std::thread::sleep(Duration::from_millis(5));
     }
@@ -52,11 +53,11 @@ pub(super) fn answered(wanted: Answer, told: Told) -> Result<()> {
     match (wanted, &told) {
         (Answer::None, None) | (Answer::Done, Some(Ok(()))) => Ok(()),
         (Answer::Refused(text), Some(Err(why))) if why.contains(text) => Ok(()),
-        _ => Err(format!("the command's answer is to be {wanted:?} and is {told:?}")),
+        _ => Err(format!("the command's answer is {told:?}, expected {wanted:?}")),
     }
 }
 
-/// What must hold in the end.
+/// The conditions at the end of a case.
 pub(super) struct Ending<'a> {
     pub(super) place: &'a mut Place,
     pub(super) fault: Fault,
@@ -78,21 +79,21 @@ impl Ending<'_> {
             Guest::PausedAtSource => {
                 self.nobody_runs()?;
                 let cont = self.place.source.execute("cont", Value::Null);
-                cont.map_err(|error| format!("the guest is safe to run at the source: {error}"))?;
+                cont.map_err(|error| format!("the guest cannot be resumed at the source: {error}"))?;
                 self.runs_at_source()?;
             }
             Guest::UndecidedAtSource => {
                 self.nobody_runs()?;
                 self.no_cont_at_source()?;
                 let cont = self.place.source.execute("cont", json!({ "force": true }));
-                cont.map_err(|error| format!("a word for it lets the guest run at the source: {error}"))?;
+                cont.map_err(|error| format!("the guest cannot be resumed with `force` at the source: {error}"))?;
                 self.runs_at_source()?;
             }
             Guest::PausedAtDestination => {
                 self.nobody_runs()?;
                 self.no_cont_at_source()?;
                 let cont = self.place.destination.execute("cont", Value::Null);
-                cont.map_err(|error| format!("the guest is safe to run at the destination: {error}"))?;
+                cont.map_err(|error| format!("the guest cannot be resumed at the destination: {error}"))?;
                 self.runs_at_destination()?;
             }
             Guest::LacksPages => {
@@ -110,11 +111,11 @@ impl Ending<'_> {
             self.source_is_let_go(guest)?;
         }
         check_consoles(self.place, guest, self.source == Says::Killed)?;
-        // A new process takes over in place what another one could not.
+        // After a failed hand-over in place, another new process can take the guest over.
         if self.place.is_in_place() && guest == Guest::AtSource {
             return self.migrates_after_all();
         }
-        // A destination that waits is reached by a real source, if it is fit for it.
+        // A waiting destination still accepts a real source, if it fits the guest.
         let fit = !matches!(self.fault, Fault::OtherMemory | Fault::ImageCopied);
         if fit && matches!(self.destination, Says::Answers("inmigrate", ..)) && guest == Guest::AtSource {
             says("the destination", &mut self.place.destination, self.destination)?;
@@ -123,9 +124,9 @@ impl Ending<'_> {
         Ok(())
     }
 
-    /// What both sides said is not only what they said for a moment.
+    /// Checks that the states of both sides are not transient.
     pub(super) fn lasts(&mut self, guest: Guest) -> Result<()> {
-        // These went on since, at the wish of the test.
+        // In these cases the test has resumed the guest since.
         if matches!(guest, Guest::PausedAtSource | Guest::UndecidedAtSource | Guest::PausedAtDestination) {
             return Ok(());
         }
@@ -156,10 +157,10 @@ impl Ending<'_> {
         self.stays(&silent, |place| place.source.vmm.console())
     }
 
-    /// Three more passes, by who holds the lock; and what the guest did is right.
+    /// Waits for three more passes of the guest at the side that holds the lock, and lets the guest verify its work.
     fn goes_on(&mut self, side: impl Fn(&mut Place) -> &mut Side) -> Result<()> {
         let place = &mut *self.place;
-        // What it prints is lost.
+        // The console's output is lost.
         let by_disk = (self.fault == Fault::DiskFull).then_some(place.subject.pass_on_disk).flatten();
         let pass = |place: &mut Place| match by_disk {
             Some(pass) => pass(&place.image),
@@ -169,7 +170,7 @@ impl Ending<'_> {
         until("the guest goes on", || Ok(pass(place)? >= before + 3))?;
         let image = place.image.clone();
         if !side(place).holds(&image) {
-            return Err("who runs the guest does not hold the image's lock".into());
+            return Err("the side that runs the guest does not hold the image's lock".into());
         }
         (place.subject.verify)(&mut side(place).vmm)
     }
@@ -186,7 +187,7 @@ impl Ending<'_> {
         if after == before { Ok(()) } else { Err(format!("a second guest runs: {:?}", after.strip_prefix(before))) }
     }
 
-    /// A source that has handed over, or cannot prove that it did not, does not run the guest.
+    /// Checks that a source which has handed over, or cannot prove that it has not, refuses `cont`.
     fn no_cont_at_source(&mut self) -> Result<()> {
         if !matches!(self.source, Says::Answers(..)) {
             return Ok(());
@@ -197,7 +198,7 @@ impl Ending<'_> {
         }
     }
 
-    /// Not even where a person has vouched for it: the lock tells who runs the guest.
+    /// Checks that `cont` with `force` is refused as well: the lock shows that the guest runs.
     fn no_forced_cont_at_source(&mut self) -> Result<()> {
         if !matches!(self.source, Says::Answers(..)) {
             return Ok(());
@@ -208,7 +209,7 @@ impl Ending<'_> {
         }
     }
 
-    /// A copy that has become stale.
+    /// Checks that a stale copy refuses `cont`.
     fn no_cont_at_destination(&mut self) -> Result<()> {
         match self.place.destination.execute("cont", Value::Null) {
             Err(_) => Ok(()),
@@ -223,7 +224,7 @@ impl Ending<'_> {
         check_consoles(self.place, Guest::AtDestination, false)
     }
 
-    /// Another attempt brings all of the guest to the destination.
+    /// Checks that another attempt migrates the guest completely.
     fn completes(&mut self) -> Result<()> {
         self.source = Says::Answers("postmigrate", "completed", "");
         self.destination = Says::Answers("running", "completed", "");
@@ -232,23 +233,23 @@ impl Ending<'_> {
         self.runs_at_destination()
     }
 
-    /// A source that waits for a destination which needs nothing any more, or is gone, waits until `migrate_cancel`; what it has of the
-    /// guest does not run after that either.
+    /// Checks that a source whose destination needs nothing more, or is gone, waits until `migrate_cancel`, and does
+    /// not run its older guest afterwards either.
     fn source_is_let_go(&mut self, guest: Guest) -> Result<()> {
         let told = self.place.source.execute("migrate_cancel", Value::Null);
-        told.map_err(|why| format!("the source is not let go: {why}"))?;
+        told.map_err(|why| format!("`migrate_cancel` does not end the source's wait: {why}"))?;
         self.source =
             Says::Answers("postmigrate", "failed", "unless the destination says that the migration completed");
-        says("the source that was let go", &mut self.place.source, self.source)?;
+        says("the source after `migrate_cancel`", &mut self.place.source, self.source)?;
         self.no_cont_at_source()?;
         if guest == Guest::AtDestination { self.no_forced_cont_at_source() } else { Ok(()) }
     }
 }
 
-/// The guest's own words: nothing is wrong, and each pass was made once, in one place.
+/// Checks the guest's output: no complaint, and each pass was made once, on one side.
 ///
 /// # Errors
-/// What is wrong.
+/// The condition that failed.
 pub fn check_consoles(place: &Place, guest: Guest, source_killed: bool) -> Result<()> {
     let (source, destination) = place.consoles();
     let whole = source + &destination;
@@ -261,10 +262,10 @@ pub fn check_consoles(place: &Place, guest: Guest, source_killed: bool) -> Resul
     }
     for boot in whole.split(place.subject.banner) {
         let passes = (place.subject.passes)(boot);
-        // A killed process loses what it had not written to its console yet.
+        // A killed process loses output that it had not written to its console yet.
         let in_turn = |two: &[u64]| if source_killed { two[0] < two[1] } else { two[0] + 1 == two[1] };
         if !passes.windows(2).all(in_turn) {
-            return Err(format!("passes are doubled or lost: {passes:?}"));
+            return Err(format!("passes are duplicated or lost: {passes:?}"));
         }
     }
     let boots = whole.matches(place.subject.banner).count();

@@ -1,38 +1,38 @@
-//! How far a migration is, from the bytes of both directions (`docs/wire-format-stream.md`).
+//! Detects the progress of a migration from the bytes of both directions (`docs/wire-format-stream.md`).
 //!
-//! RAM is read record by record: a guest's pages may hold any bytes, also those of a mark. Devices have no lengths, so what
-//! ends them is looked for.
+//! RAM is parsed record by record, because a guest's pages may contain any bytes, also those of a mark. Devices have no
+//! lengths, so the parser searches for the message that follows them.
 
-/// What is recognised, in the order in which it passes.
+/// The points of a migration that are detected, in their order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Mark {
-    /// The stream's first byte.
+    /// The first byte of the stream.
     Header,
-    /// The first part of RAM behind the list of its blocks.
+    /// The first part of RAM after the list of its blocks.
     Pages,
     /// `PING 6`: the end of the first round. A QEMU sends none.
     Round,
-    /// The guest is paused: `SWITCHOVER_START`, or the last part of RAM where nobody would understand that.
+    /// The guest is paused: `SWITCHOVER_START`, or the last part of RAM for a destination without that command.
     SwitchOver,
-    /// `PACKAGED`, in post-copy: the devices come, and some pages do not.
+    /// `PACKAGED`, in post-copy: the devices follow, while some pages are missing.
     Package,
     /// `PING 5`: the source has sent everything.
     Everything,
     /// `PONG 5`: the destination has loaded everything.
     Ready,
-    /// `POSTCOPY_RUN`: the source has let go, and orders the destination to run the guest.
+    /// `POSTCOPY_RUN`: the source has released its disks, and tells the destination to run the guest.
     Run,
     /// `PONG "runs"`, in post-copy: the destination has taken over.
     Runs,
-    /// The first part of RAM behind `POSTCOPY_RUN`, or over another connection.
+    /// The first part of RAM after `POSTCOPY_RUN`, or over another connection.
     LatePages,
-    /// `RECV_BITMAP`: the source goes on over another connection.
+    /// `RECV_BITMAP`: the source resumes over another connection.
     Resume,
-    /// EOF: the source has let go; in post-copy, it has sent all pages.
+    /// EOF: the source has released its disks; in post-copy, it has sent all pages.
     Eof,
     /// `SHUT 0`: the destination has taken over; in post-copy, it has all pages.
     Shut,
-    /// `SHUT` with another number: it has not.
+    /// `SHUT` with another number: the destination has failed.
     Refusal,
 }
 
@@ -40,52 +40,53 @@ pub enum Mark {
 const HEADER_LEN: usize = 8;
 /// START of section 1, `ram`, instance 0, version 4.
 const RAM_START: &[u8] = b"\x01\0\0\0\x01\x03ram\0\0\0\0\0\0\0\x04";
-/// The source's first PING, which asks who is there.
+/// The source's first PING, which asks for the kind of the destination.
 const WHO: &[u8] = &[8, 0, 2, 0, 4, b'w', b'h', b'o', b'?'];
-/// All of a PING but its number's last byte.
+/// A PING without the last byte of its number.
 const PING: &[u8] = &[8, 0, 2, 0, 4, 0, 0, 0];
 const PING_ROUND: u8 = 6;
 const PING_EVERYTHING: u8 = 5;
 const SWITCHOVER_START: &[u8] = &[8, 0, 11, 0, 0];
 const POSTCOPY_RUN: &[u8] = &[8, 0, 5, 0, 0];
-/// All of it but the length of the package, 32 bits.
+/// `PACKAGED` without the length of the package, 32 bits.
 const PACKAGED: &[u8] = &[8, 0, 7, 0, 4];
-/// All of it but the name of a block.
+/// `RECV_BITMAP` without the name of a block.
 const RECV_BITMAP: &[u8] = &[8, 0, 10];
-/// EOF and the type of what follows it; then a length of 32 bits; then the text of the self-description, which begins so.
+/// EOF and the type of the next element, which is followed by a length of 32 bits and the self-description, which
+/// begins with this text.
 const EOF_AND_TYPE: &[u8] = &[0, 6];
 const DESCRIPTION: &[u8] = b"{\"configuration\"";
-/// Begin or end of a section that is under way: a byte, and its number.
+/// Length of the start of a section's part, or of a footer: a byte, and the section's number.
 const SECTION_LEN: usize = 5;
 const PAGE_LEN: usize = 4096;
 /// Type and length of an answer of the destination.
 const ANSWER_HEAD: usize = 4;
-/// The type of an answer behind which a bitmap follows: its length of 64 bits, the bitmap, and 64 bits that end it.
+/// The type of an answer that is followed by a bitmap: its length of 64 bits, the bitmap, and 64 bits that end it.
 const BITMAP: u16 = 5;
-/// What is looked for, and what a test changes in it, is not longer.
+/// Upper bound for the length of a pattern that is searched for, and of its changes.
 const LOOK_BACK: usize = 64;
 
-/// What comes next from the source.
+/// The part of the stream that the source sends next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum StreamPart {
     Header,
-    /// Up to the START of RAM: configuration and early sections.
+    /// Configuration and early sections, up to the START of RAM.
     Introduction,
-    /// Records of RAM up to the end of a section; the last section of RAM or another.
+    /// Records of RAM up to the end of a section, with the section that ends: the last of RAM or another.
     Records {
         last: bool,
     },
     /// Between two sections of RAM.
     Sections,
-    /// So many bytes of devices, in post-copy.
+    /// The devices in a package of this many bytes, in post-copy.
     Package(usize),
-    /// Up to the ping behind them.
+    /// The devices, up to the ping after them.
     Devices,
     Eof,
     Rest,
 }
 
-/// Takes what the source sends apart, as far as it must be known.
+/// Parses the source's stream as far as needed.
 #[derive(Debug)]
 pub(super) struct Forward {
     part: StreamPart,
@@ -93,9 +94,9 @@ pub(super) struct Forward {
     pages: bool,
     /// `SWITCHOVER_START` has come.
     paused: bool,
-    /// The order to run has come, in post-copy.
+    /// `POSTCOPY_RUN` has come, in post-copy.
     late: bool,
-    /// The list of RAM blocks says where each is, as with QEMU's capability `x-ignore-shared`.
+    /// The list of RAM blocks has addresses, as with QEMU's capability `x-ignore-shared`.
     in_place: bool,
 }
 
@@ -104,18 +105,18 @@ impl Forward {
         Self { part: StreamPart::Header, pages: false, paused: false, late: false, in_place }
     }
 
-    /// Of a source that goes on in post-copy over another connection.
+    /// A parser for a source that resumes in post-copy over another connection.
     pub(super) fn resumed() -> Self {
         Self { part: StreamPart::Sections, late: true, ..Self::new(false) }
     }
 
-    /// Whether something is looked for here: else the bytes are pages, or of no interest.
+    /// Whether marks are searched for at this point; otherwise the bytes are pages, or irrelevant.
     pub(super) fn is_searched(&self) -> bool {
         use StreamPart::{Devices, Header, Introduction, Package};
         matches!(self.part, Header | Introduction | Package(_) | Devices)
     }
 
-    /// Length of the next piece of `bytes`, and the mark that it is; `None` until more has come.
+    /// Length of the next piece of `bytes`, and its mark, if it is one; `None` until more bytes have come.
     pub(super) fn step(&mut self, bytes: &[u8]) -> Option<(usize, Option<Mark>)> {
         if bytes.is_empty() {
             return None;
@@ -131,7 +132,7 @@ impl Forward {
                     self.part = StreamPart::Records { last: false };
                     Some((at + RAM_START.len(), None))
                 }
-                // The source sends nothing more before it has the answer.
+                // The source sends nothing more before the answer.
                 (None, Some(at)) => Some((at + WHO.len(), None)),
                 (None, None) => all_but_the_end(bytes),
             },
@@ -149,7 +150,7 @@ impl Forward {
             }
             StreamPart::Sections => self.between_sections(bytes),
             StreamPart::Package(len) => {
-                // What is changed in it is looked for in all of it.
+                // Wait for the whole package, because a test may change any byte of it.
                 bytes.get(..len)?;
                 self.part = StreamPart::Sections;
                 Some((len, None))
@@ -215,7 +216,7 @@ impl Forward {
                 self.late |= mark == Some(Mark::Run);
                 Some((len, mark))
             }
-            // Not what the documents say comes here: nothing is known of the rest.
+            // A byte that the documents do not allow here: the rest is not parsed.
             _ => {
                 self.part = StreamPart::Rest;
                 Some((bytes.len(), None))
@@ -224,7 +225,7 @@ impl Forward {
     }
 }
 
-/// Length of a record, maybe of one that is not there as a whole yet; and whether it ends the section.
+/// Length of a record, which may be incomplete yet, and whether it ends the section.
 fn record(bytes: &[u8], in_place: bool) -> Option<(usize, bool)> {
     let number =
         |at: usize| bytes.get(at..at + 8).map(|bytes| u64::from_be_bytes(bytes.try_into().unwrap_or_default()));
@@ -246,7 +247,7 @@ fn record(bytes: &[u8], in_place: bool) -> Option<(usize, bool)> {
     if flags & 0x8 != 0 {
         return Some((8 + block()? + PAGE_LEN, false));
     }
-    // `MULTIFD_FLUSH`: here the page channels are waited for.
+    // `MULTIFD_FLUSH`: the destination waits for the page channels here.
     if flags & 0x200 != 0 {
         return Some((8, false));
     }
@@ -258,18 +259,18 @@ fn find(bytes: &[u8], pattern: &[u8]) -> Option<usize> {
     bytes.windows(pattern.len()).position(|window| window == pattern)
 }
 
-/// Where EOF is, before a self-description.
+/// Offset of EOF, before a self-description.
 fn find_eof(bytes: &[u8]) -> Option<usize> {
     let at = find(bytes, DESCRIPTION)?.checked_sub(EOF_AND_TYPE.len() + 4)?;
     bytes[at..].starts_with(EOF_AND_TYPE).then_some(at)
 }
 
-/// What is looked for may begin in the last bytes.
+/// Leaves the last bytes, in which a pattern may begin.
 fn all_but_the_end(bytes: &[u8]) -> Option<(usize, Option<Mark>)> {
     (bytes.len() > LOOK_BACK).then(|| (bytes.len() - LOOK_BACK, None))
 }
 
-/// As [`Forward::step`] for the destination's answers: type and length, 16 bits each, and so many bytes of data.
+/// As [`Forward::step`] for the destination's answers: type and length, 16 bits each, and the data.
 pub(super) fn answer(bytes: &[u8]) -> Option<(usize, Option<Mark>)> {
     let &[kind, kind_low, len, len_low] = bytes.first_chunk::<ANSWER_HEAD>()?;
     let mut len = ANSWER_HEAD + usize::from(u16::from_be_bytes([len, len_low]));
@@ -293,8 +294,8 @@ pub(super) fn answer(bytes: &[u8]) -> Option<(usize, Option<Mark>)> {
 mod tests {
     use super::*;
 
-    /// Written out from the documents; a page is full of what could be taken for marks. Without pings and SWITCHOVER_START it is the
-    /// stream of a QEMU before 9.0.
+    /// A stream written from the documents, with a page full of bytes that look like marks. Without pings and
+    /// SWITCHOVER_START it is the stream of a QEMU before 9.0.
     fn stream(with_pings: bool) -> (Vec<u8>, Vec<(usize, Mark)>) {
         let (mut bytes, mut marks) = (Vec::new(), Vec::new());
         let command = |number: u8, payload: &[u8]| {
@@ -308,7 +309,7 @@ mod tests {
         bytes.extend(command(1, &[]));
         bytes.extend([4, 0, 0, 0, 9, 5]);
         bytes.extend_from_slice(b"early\0\0\0\0\0\0\0\x01");
-        // The body of an early section holds a ping.
+        // The body of an early section contains a ping.
         bytes.extend(command(2, &[0, 0, 0, 6]));
         bytes.extend([0x7e, 0, 0, 0, 9]);
         bytes.extend_from_slice(b"\x01\0\0\0\x01\x03ram\0\0\0\0\0\0\0\x04");
@@ -356,7 +357,7 @@ mod tests {
         (bytes, marks)
     }
 
-    /// A source that waits for the answer to its first ping sends nothing more that would push the ping on.
+    /// The first ping must not be held back for more bytes, because the source sends nothing more before the answer.
     #[test]
     fn the_first_ping_is_not_held_back() {
         let mut bytes = b"QEVM\0\0\0\x03\x07\0\0\0\x07microvm\x08\0\x01\0\0\x08\0\x02\0\x04who?".to_vec();
@@ -368,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn marks_are_found_where_they_are_and_not_in_pages() {
+    fn marks_are_found_at_their_offsets_and_not_in_pages() {
         for (chunk, with_pings) in
             [1, 7, 4096, usize::MAX].into_iter().flat_map(|chunk| [(chunk, true), (chunk, false)])
         {
@@ -386,9 +387,9 @@ mod tests {
         }
     }
 
-    /// Post-copy, and over another connection: the package and the pages are full of what could be taken for marks.
+    /// Post-copy, also over another connection: the package and the pages are full of bytes that look like marks.
     #[test]
-    fn marks_of_post_copy_are_found_where_they_are() {
+    fn marks_of_post_copy_are_found_at_their_offsets() {
         let part = |kind: u8| {
             let page: Vec<u8> = [POSTCOPY_RUN, PACKAGED].concat().into_iter().cycle().take(4096).collect();
             let footer = b"\0\0\0\0\0\0\0\x10\x7e\0\0\0\x01";
@@ -430,9 +431,9 @@ mod tests {
         }
     }
 
-    /// A request for a page, and a bitmap that holds what could be taken for an answer.
+    /// A request for a page, and a bitmap with bytes that look like an answer.
     #[test]
-    fn answers_end_where_their_lengths_say() {
+    fn answers_end_by_their_lengths() {
         let request = b"\0\x03\0\x10\0\0\0\0\0\0\x10\0\0\0\x10\0\x03low";
         let bitmap = b"\0\x05\0\x04\x03low\0\0\0\0\0\0\0\x08\0\x01\0\x04\0\0\0\0endshere";
         let runs = b"\0\x02\0\x04runs";
@@ -446,7 +447,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_are_told_apart() {
+    fn answers_are_distinguished() {
         let marks =
             [[0, 2, 0, 4, 0, 0, 0, 5], [0, 2, 0, 4, 0, 0, 0, 6], [0, 1, 0, 4, 0, 0, 0, 0], [0, 1, 0, 4, 0, 0, 0, 1]];
         let marks = marks.map(|bytes| answer(&bytes).and_then(|(_, mark)| mark));

@@ -1,5 +1,6 @@
-//! The fault matrix: what becomes of a guest whatever breaks during its migration. [`table`] says how each case ends, and
-//! [`case::walk`] makes it happen with two real processes and a wire between them, for any guest that [`subject`] describes.
+//! The fault matrix: the guest's state after any fault during its migration. [`table`] has the outcome of each case,
+//! and [`case::walk`] runs a case with two real processes and a relay between them, for any guest that [`subject`]
+//! describes.
 
 pub mod beside;
 pub mod case;
@@ -21,7 +22,7 @@ pub mod wire;
 
 use std::time::{Duration, Instant};
 
-/// What goes wrong is told in a sentence.
+/// The error is a sentence.
 pub type Result<T> = std::result::Result<T, String>;
 
 pub use crate::patience::PATIENCE;
@@ -29,7 +30,7 @@ pub use crate::patience::PATIENCE;
 /// Waits for `condition`.
 ///
 /// # Errors
-/// What was waited for, when it is not there after [`PATIENCE`].
+/// The condition, if it does not hold within [`PATIENCE`].
 pub fn until(what: &str, mut condition: impl FnMut() -> Result<bool>) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
     while !condition()? {

@@ -1,4 +1,4 @@
-//! A source and a destination, the wire between them and the disk image that they share.
+//! A source and a destination, the relay between them and the disk image that they share.
 
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -16,62 +16,62 @@ use super::subject::{Ground, Memory, Subject};
 use super::wire::{Alteration, Proxy};
 use crate::process::run;
 
-/// The pause may take this long, and its budget is four times as long.
+/// Downtime limit; the pause's budget is four times as long.
 const DOWNTIME_LIMIT: Duration = Duration::from_millis(1000);
 
-/// What is different about a place.
+/// Deviations of a place from the default.
 #[derive(Clone, Debug, Default)]
 pub struct Oddities {
-    /// The wire stops before this mark.
+    /// The mark before which the relay stops.
     pub hold: Option<Mark>,
-    /// What the wire exchanges.
+    /// A change of bytes in the relay.
     pub alteration: Option<Alteration>,
-    /// What is odd about the page channels.
+    /// Deviations of the page channels.
     pub habits: Habits,
-    /// What becomes of the message that hands the guest over in place.
+    /// How the relay treats the message of a hand-over in place.
     pub message: Message,
-    /// The source goes on in post-copy, over another wire than before.
+    /// The source resumes in post-copy, over another relay than before.
     pub resumes: bool,
     /// The destination has a copy of the image at another path.
     pub image_copied: bool,
     /// The destination has twice the memory.
     pub memory_doubled: bool,
-    /// The file that takes the destination's console has no room.
+    /// The file of the destination's console has no room.
     pub console_full: bool,
 }
 
-/// Two processes; ended with the value, with all their files.
+/// Two processes, ended when dropped, with all their files.
 #[derive(Debug)]
 pub struct Place {
     /// The guest.
     pub subject: Subject,
-    /// Who has the guest at first.
+    /// The side that has the guest at first.
     pub source: Side,
-    /// Who waits for it.
+    /// The side that waits for the guest.
     pub destination: Side,
-    /// What is between them.
+    /// The relay between both.
     pub wire: Proxy,
     /// The source's image.
     pub image: PathBuf,
-    /// Connections of others to the destination.
+    /// Connections of other processes to the destination.
     pub strangers: Vec<UnixStream>,
     /// Length of the source's console before this migration.
     before: usize,
     ground: Ground,
     directory: tempfile::TempDir,
-    /// Wires that have been made.
+    /// Number of relays made.
     wires: u32,
 }
 
 impl Place {
-    /// A destination for a guest that runs at `source`.
+    /// Starts a destination for a guest that runs at `source`.
     ///
     /// # Errors
-    /// What does not start.
+    /// The error of a process that does not start.
     pub fn new(ground: &Ground, mut source: Side, oddities: &Oddities) -> Result<Self> {
         let directory = tempfile::tempdir().map_err(|error| format!("no temporary directory: {error}"))?;
         let image = ground.config.disk.clone().ok_or("the matrix needs a guest with a disk")?;
-        // In post-copy no guest goes over with all of its memory, however idle it is.
+        // With a limit of zero no guest is migrated completely before post-copy, however idle it is.
         let limit = if ground.memory == Memory::Late { Duration::ZERO } else { DOWNTIME_LIMIT };
         let mut limits = json!({ "downtime-limit": limit.as_millis() as u64, "max-bandwidth": 0 });
         if ground.memory == Memory::Late {
@@ -83,7 +83,7 @@ impl Place {
         }
         let copy = directory.path().join("copy");
         if oddities.image_copied {
-            // With whatever stands beside its bytes, as a host's tools for images do.
+            // Copies the image's attributes as well, as a host's tools for images do.
             run(Command::new("cp").arg("--preserve=all").args([&image, &copy])).map_err(|error| error.to_string())?;
         }
         let destination = Side::incoming(ground, |config| {
@@ -112,12 +112,12 @@ impl Place {
         })
     }
 
-    /// True if the guest goes to a new process on its host, and its memory stays where it is.
+    /// Whether the guest is handed over to a new process on its host without a copy of its memory.
     pub fn is_in_place(&self) -> bool {
         self.ground.memory == Memory::InPlace
     }
 
-    /// A wire without faults in place of the one that there was. To a new process, where a guest goes in place.
+    /// Replaces the relay by one without faults; for a guest that is handed over in place, to a new process.
     ///
     /// # Errors
     /// When its socket cannot be made, or the process does not start.
@@ -128,10 +128,10 @@ impl Place {
         self.replace_wire(&Oddities::default())
     }
 
-    /// In post-copy, where both sides wait for another connection: makes one, which stops before `hold`.
+    /// Makes another connection in post-copy, for which both sides wait; the relay stops before `hold`.
     ///
     /// # Errors
-    /// When its socket cannot be made, and the refusal of the source.
+    /// When the relay's socket cannot be made, or the source refuses.
     pub fn resume(&mut self, hold: Option<Mark>) -> Result<()> {
         self.replace_wire(&Oddities { hold, resumes: true, ..Oddities::default() })?;
         let again = json!({ "uri": self.wire.uri(), "resume": true });
@@ -145,19 +145,19 @@ impl Place {
         Ok(())
     }
 
-    /// Lets the guest stand this long before the source takes it back by itself.
+    /// Sets the pause budget of the source.
     ///
     /// # Errors
-    /// The refusal.
+    /// The source's refusal.
     pub fn pause_for(&mut self, budget: Duration) -> Result<()> {
         let budget = json!({ "pause-budget": budget.as_millis() as u64 });
         self.source.execute("migrate-set-parameters", budget).map(drop)
     }
 
-    /// Begins the migration.
+    /// Starts the migration.
     ///
     /// # Errors
-    /// The refusal.
+    /// The source's refusal.
     pub fn migrate(&mut self) -> Result<()> {
         let uri = self.wire.uri();
         let begun = match self.ground.memory {
@@ -167,7 +167,7 @@ impl Place {
         begun.map_err(|error| error.to_string())
     }
 
-    /// What the guest wrote since, at the source and at the destination.
+    /// The guest's output since then, at the source and at the destination.
     pub fn consoles(&self) -> (String, String) {
         (self.source.vmm.console().split_off(self.before), self.destination.vmm.console())
     }

@@ -1,5 +1,5 @@
-//! The fault matrix of post-copy, as data: the guest is handed over by an order to run, and its memory follows over connections that may
-//! break. `minivmm/tests/faults` walks it; `docs/faults.md` is made from it.
+//! The fault matrix of post-copy, as data: the guest is handed over by the command to run, and its memory follows over
+//! connections that may break. `minivmm/tests/faults` runs it; `docs/faults.md` is generated from it.
 
 use super::cell::{Answer, Cell, Fault, Guest, Says};
 use super::marks::Mark;
@@ -7,9 +7,9 @@ use super::table::{ARRIVED, CANCELLED, HANDED_OVER, NEVER_RAN, asked, back, ends
 
 pub use super::postcopy_case::walk;
 
-/// How far a migration in post-copy is when the fault comes.
+/// The phase of a migration in post-copy in which the fault occurs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[expect(missing_docs, reason = "`meaning` says what each is")]
+#[expect(missing_docs, reason = "`meaning` describes each")]
 pub enum Moment {
     Package,
     Run,
@@ -22,11 +22,11 @@ pub enum Moment {
 }
 
 impl Moment {
-    /// In the order of a migration whose connection breaks once.
+    /// All phases, in the order of a migration whose connection breaks once.
     pub const ALL: [Self; 8] =
         [Self::Package, Self::Run, Self::Runs, Self::Pages, Self::Paused, Self::Recovery, Self::LastPage, Self::Shut];
 
-    /// What the first wire holds back.
+    /// The mark that the first relay holds back.
     pub(super) fn mark(self) -> Mark {
         match self {
             Self::Package => Mark::Package,
@@ -38,12 +38,12 @@ impl Moment {
         }
     }
 
-    /// A word or two, for tables.
+    /// A short name, for tables.
     pub fn name(self) -> &'static str {
         match self {
-            Self::Package => "before the order",
-            Self::Run => "after the order",
-            Self::Runs => "after its answer",
+            Self::Package => "before the command to run",
+            Self::Run => "after the command to run",
+            Self::Runs => "after the answer",
             Self::Pages => "pages",
             Self::Paused => "paused",
             Self::Recovery => "recovery",
@@ -52,22 +52,22 @@ impl Moment {
         }
     }
 
-    /// In a sentence without its full stop.
+    /// A description in words, without a full stop.
     pub fn meaning(self) -> &'static str {
         match self {
-            Self::Package => "the guest is paused at the source, and the package of its devices is on its way",
-            Self::Run => "the source has let go of the disk image and said `POSTCOPY_RUN`, which is on its way",
-            Self::Runs => "the destination has taken over and said so, which is on its way",
-            Self::Pages => "the guest runs at the destination, and the pages that it lacks are on their way",
+            Self::Package => "the guest is paused at the source, and the package of its devices is in transit",
+            Self::Run => "the source has released the disk image and sent `POSTCOPY_RUN`, which is in transit",
+            Self::Runs => "the destination has taken over, and its report is in transit",
+            Self::Pages => "the guest runs at the destination, and the missing pages are in transit",
             Self::Paused => "the connection broke in phase pages, and both sides are in `postcopy-paused`",
-            Self::Recovery => "after that the source has connected again, and its first question is on its way",
-            Self::LastPage => "all pages have come, and the end of the stream is on its way",
-            Self::Shut => "the destination needs nothing any more and said `SHUT 0`, which is on its way",
+            Self::Recovery => "after that the source has connected again, and its first message is in transit",
+            Self::LastPage => "all pages have arrived, and the end of the stream is in transit",
+            Self::Shut => "the destination is complete and has sent `SHUT 0`, which is in transit",
         }
     }
 }
 
-/// One fault at every moment.
+/// The outcomes of one fault in all phases.
 #[derive(Clone, Copy, Debug)]
 pub struct PostcopyRow {
     /// The fault.
@@ -82,7 +82,7 @@ const WAITS: Says = Says::Answers("finish-migrate", "postcopy-paused", "migrate 
 /// The destination lacks pages, and waits for another connection.
 const LACKS: Says = Says::Answers("running", "postcopy-paused", "waits for memory that is only at the source");
 
-/// The same, and who connected last was turned away.
+/// The destination lacks pages, and has refused the last connection.
 const TURNED_AWAY: Says = Says::Answers("running", "postcopy-paused", "a connection was turned away");
 
 const RESUMED: Cell = ends(Guest::LacksPages, WAITS, LACKS);
@@ -92,7 +92,7 @@ const QUIT: Cell = asked(Answer::Done, Guest::DiedWithItsProcess, WAITS, Says::E
 const REFUSED: Cell = asked(Answer::Refused("handed over"), Guest::AtDestination, HANDED_OVER, ARRIVED);
 const UNHEARD: Cell = ends(Guest::AtDestination, WAITS, ARRIVED);
 const NO_CONNECTION: Cell = Cell::No("there is no connection");
-const EARLIER: Cell = Cell::No("found out before");
+const EARLIER: Cell = Cell::No("detected earlier");
 
 /// The rows.
 pub const POSTCOPY_TABLE: &[PostcopyRow] = &[

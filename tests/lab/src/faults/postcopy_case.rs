@@ -1,4 +1,4 @@
-//! One case of the matrix of post-copy, on two real processes: the moment, the fault, and what must hold after it.
+//! One case of the matrix of post-copy, with two real processes: the phase, the fault, and the conditions after it.
 
 use std::time::Instant;
 
@@ -15,10 +15,10 @@ use super::subject::Ground;
 use super::wire::Wire;
 use super::{PATIENCE, Result, until};
 
-/// Makes the fault happen to a guest that runs at `source` and checks the ending.
+/// Causes the fault for a guest that runs at `source` and checks the outcome.
 ///
 /// # Errors
-/// What is not as it must be, and how both sides are.
+/// The condition that failed, and the state of both sides.
 pub fn walk(ground: &Ground, source: Side, fault: Fault, moment: Moment, cell: &Cell) -> Result<()> {
     let Cell::Ends { guest, source: source_says, destination, answer } = *cell else { return Ok(()) };
     let oddities = Oddities { hold: Some(moment.mark()), ..oddities(fault, moment.mark()) };
@@ -34,12 +34,12 @@ pub fn walk(ground: &Ground, source: Side, fault: Fault, moment: Moment, cell: &
     checked.map_err(|why| format!("{why}\n  {}", describe(&mut place)))
 }
 
-/// Migrates until the moment has come.
+/// Migrates until the phase is reached.
 fn reach(moment: Moment, place: &mut Place) -> Result<()> {
     place.migrate()?;
     place.wire.await_mark(moment.mark(), Instant::now() + PATIENCE)?;
     if moment >= Moment::Runs {
-        // It says so just before.
+        // The destination reports that it runs the guest just before it does.
         until("the destination runs the guest", || Ok(place.destination.answers()?.0 == "running"))?;
     }
     if let Moment::Paused | Moment::Recovery = moment {
@@ -80,11 +80,11 @@ fn inject(fault: Fault, place: &mut Place) -> Result<Told> {
         }
         Fault::Cancel => return released(place, "migrate_cancel", Value::Null),
         Fault::QuitThere => {
-            // A process that ends may not come to answer.
+            // A process that ends may not answer.
             let answer = place.destination.ask("quit", Value::Null);
             until("the destination ends", || Ok(place.destination.exit_code().is_some()))?;
             place.wire.behave(Wire::Flows);
-            let told = answer.join().map_err(|_| "the thread that gave a command panicked".to_owned())?;
+            let told = answer.join().map_err(|_| "the thread that executed a command panicked".to_owned())?;
             return Ok(Some(told.or_else(|why| if why.contains("lost") { Ok(()) } else { Err(why) })));
         }
         Fault::LoadRefused => {}

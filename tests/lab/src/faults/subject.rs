@@ -1,4 +1,4 @@
-//! A guest for the matrix: it says on its console how far it is, and checks what it did.
+//! A guest for the matrix, which prints its progress on its console, and verifies its work.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -9,28 +9,28 @@ use super::marks::Mark;
 use crate::tiny;
 use crate::vmm::{Config, Program, Vmm};
 
-/// What the matrix has to know of a guest.
+/// The properties of a guest that the matrix needs.
 #[derive(Clone, Copy, Debug)]
 pub struct Subject {
-    /// It prints this once, when it has started.
+    /// The line that the guest prints once, when it has booted.
     pub banner: &'static str,
-    /// Numbers of its passes in the whole lines of a console. It makes and counts them without end.
+    /// The numbers of the passes in the whole lines of a console. The guest makes and counts passes without end.
     pub passes: fn(&str) -> Vec<u64>,
-    /// Nobody runs it if nobody has made a pass in this time.
+    /// The guest does not run if there is no pass in this time.
     pub silence: Duration,
-    /// What is wrong by its console alone.
+    /// A complaint that is visible on the console.
     pub complaint: fn(&str) -> Option<String>,
-    /// Has the guest that runs there check memory and disk.
+    /// Lets the running guest verify memory and disk.
     pub verify: fn(&mut Vmm) -> Result<()>,
-    /// Typed in, this powers it off.
+    /// Input that powers the guest off.
     pub power_off: &'static str,
-    /// Typed in, this reboots it.
+    /// Input that reboots the guest.
     pub reboot: &'static str,
-    /// The pass that its disk tells of, if it does: the only thing to know it by where the console is lost.
+    /// The last pass on the guest's disk, if the guest writes it there: the only progress visible without a console.
     pub pass_on_disk: Option<fn(&Path) -> Result<u64>>,
 }
 
-/// The tiny guest: a pass takes a few milliseconds. One that finds its memory or disk wrong says `E` and stops.
+/// The tiny guest, whose pass takes a few milliseconds. It prints `E` and halts when its memory or disk is wrong.
 pub const TINY: Subject = Subject {
     banner: tiny::BANNER,
     passes: tiny::passes,
@@ -42,38 +42,38 @@ pub const TINY: Subject = Subject {
     pass_on_disk: None,
 };
 
-/// How a guest's memory goes to the destination.
+/// How the guest's memory is sent to the destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Memory {
-    /// With the stream.
+    /// On the main channel.
     Main,
-    /// On so many page channels that a minivmm as the source has.
+    /// On this many page channels, with a minivmm as the source.
     Beside(u8),
-    /// In post-copy: once the guest runs at the destination.
+    /// In post-copy, once the guest runs at the destination.
     Late,
-    /// Not at all: source and destination are minivmms on one host, and have it mapped.
+    /// Not sent: source and destination are minivmms on one host, which have both mapped it.
     InPlace,
 }
 
-/// What the monitors of one guest share.
+/// The configuration shared by the monitors of one guest.
 #[derive(Clone, Debug)]
 pub struct Ground {
     /// The guest.
     pub subject: Subject,
     /// Starts the monitors; as in [`Process::spawn`](crate::process::Process::spawn).
     pub launcher: Option<PathBuf>,
-    /// What the guest is booted with.
+    /// The program that boots the guest.
     pub program: Program,
-    /// What waits for it.
+    /// The program that waits for the guest.
     pub peer: Program,
-    /// How the guest's memory goes.
+    /// How the guest's memory is sent.
     pub memory: Memory,
     /// The machine, with a disk. Each monitor has a control socket of its own.
     pub config: Config,
 }
 
 impl Ground {
-    /// What the wire holds back until a fault of this phase has come.
+    /// The mark that the relay holds back until a fault of this phase has occurred.
     pub fn mark(&self, phase: Phase) -> Mark {
         match (&self.program, phase) {
             (Program::Qemu(..), Phase::Rounds) => Mark::Pages,

@@ -1,6 +1,7 @@
-//! A wire between two processes that knows how far a migration is, stops there, and then does what a test asks.
+//! A relay between two processes that detects the progress of a migration, stops there, and then behaves as a test
+//! asks.
 //!
-//! What passes is read by [`marks`](super::marks); no byte goes on before it is known whether it is a mark.
+//! The data is parsed by [`marks`](super::marks); no byte is relayed before it is known whether it is a mark.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::Shutdown;
@@ -19,27 +20,27 @@ use super::beside::{Beside, Habits};
 use super::descriptors::{Message, pass};
 use super::marks::{Forward, Mark, answer};
 
-/// How the wire behaves.
+/// The behaviour of the relay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wire {
-    /// Everything passes.
+    /// All data is relayed.
     Flows,
-    /// Everything passes, and the first byte that was held back arrives as another one.
+    /// All data is relayed, with the first held byte changed.
     Damaged,
-    /// Nothing passes, in neither direction, not even the end of the connection.
+    /// No data is relayed in either direction, not even the end of the connection.
     Stalls,
-    /// This many bytes pass in each direction every 100 ms.
+    /// This many bytes are relayed in each direction every 100 ms.
     Trickles(usize),
-    /// Both ends see the connection closed; what had not passed is lost.
+    /// Both ends see the connection closed; data that was not relayed is lost.
     Cut,
 }
 
-/// Which connections of the wire.
+/// A selection of the relay's connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
     /// All.
     All,
-    /// The first one, with the stream.
+    /// The main channel, which is the first connection.
     Main,
     /// The page channel of this number, from 0 on.
     Pages(usize),
@@ -48,21 +49,21 @@ pub enum Part {
 /// A change of bytes on their way to the destination.
 #[derive(Clone, Copy, Debug)]
 pub struct Alteration {
-    /// Where these bytes first appear …
+    /// The bytes to search for; the first occurrence counts.
     pub find: &'static [u8],
-    /// … so many bytes behind their beginning …
+    /// Offset of the change from the start of these bytes.
     pub at: usize,
-    /// … these take the place of what is there.
+    /// The new bytes.
     pub put: &'static [u8],
 }
 
-/// Most bytes that the wire itself holds in one direction.
+/// Most bytes that the relay holds in one direction.
 const HELD_MAX: usize = 64 << 10;
-/// What is changed of a byte: no command, section or answer has a number like that.
+/// Bits that are flipped in a damaged byte: no command, section or answer has the resulting number.
 const DAMAGE: u8 = 0x40;
 const TRICKLE: Duration = Duration::from_millis(100);
 
-/// The wire; taken down with the value.
+/// The relay; ended when dropped.
 #[derive(Debug)]
 pub struct Proxy {
     address: PathBuf,
@@ -73,11 +74,12 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// Waits at `here` for the source and connects it with `there`. The direction in which `hold` comes stops just before it. A guest
-    /// that goes in place is handed over by a `message` before the stream. A source that `resumes` goes on in post-copy.
+    /// Waits at `here` for the source and connects it with `there`. The direction of the mark `hold` stops just before
+    /// it. A guest that is handed over in place is preceded by a `message`. A source that `resumes` continues in
+    /// post-copy.
     ///
     /// # Errors
-    /// When its socket cannot be made.
+    /// When the relay's socket cannot be made.
     pub fn start(
         here: &Path,
         there: &Path,
@@ -112,40 +114,40 @@ impl Proxy {
         Ok(Self { address: here.to_owned(), in_place, orders, seen, thread: Some(thread) })
     }
 
-    /// Where the source is to connect.
+    /// The address for the source.
     pub fn uri(&self) -> String {
         format!("{}:{}", if self.in_place { "local" } else { "unix" }, self.address.display())
     }
 
-    /// From now on the wire behaves so, and holds nothing back any more.
+    /// Sets the behaviour, and holds nothing back any more.
     pub fn behave(&self, wire: Wire) {
         self.behave_on(Part::All, wire);
     }
 
-    /// As [`behave`](Self::behave), a part of it.
+    /// As [`behave`](Self::behave), for a part of the relay.
     pub fn behave_on(&self, part: Part, wire: Wire) {
-        // Both ends closed: there is no wire any more.
+        // Fails when both ends have closed and the relay has ended.
         let _ = self.orders.send((part, wire));
     }
 
-    /// The marks that came, also those that are held back, and when.
+    /// The marks seen so far, including held ones, with their times.
     pub fn seen(&self) -> Vec<(Mark, Instant)> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// True once `mark` has come.
+    /// Whether `mark` was seen.
     pub fn has_seen(&self, mark: Mark) -> bool {
         self.seen().iter().any(|(seen, _)| *seen == mark)
     }
 
-    /// Waits until `mark` has come.
+    /// Waits until `mark` is seen.
     ///
     /// # Errors
-    /// The marks that came, when it has not come at `deadline`.
+    /// The marks seen, when `mark` is not seen by `deadline`.
     pub fn await_mark(&self, mark: Mark, deadline: Instant) -> Result<(), String> {
         while !self.has_seen(mark) {
             if Instant::now() > deadline {
-                return Err(format!("{mark:?} does not come; what came: {:?}", self.seen()));
+                return Err(format!("{mark:?} does not appear; seen: {:?}", self.seen()));
             }
             std::thread::sleep(Duration::from_micros(200));
         }
@@ -162,7 +164,8 @@ impl Drop for Proxy {
     }
 }
 
-/// Both directions between the source and a connection to the destination made for it; `None` if there is no such thing.
+/// The two directions between the source and a new connection to the destination; `None` if one of them does not
+/// connect.
 fn join(
     listener: &UnixListener,
     there: &Path,
@@ -188,7 +191,7 @@ fn join(
     lanes(source, destination).ok()
 }
 
-/// Both directions between two connections.
+/// The two directions between two connections.
 pub(super) fn lanes(source: UnixStream, destination: UnixStream) -> io::Result<[Lane; 2]> {
     for stream in [&source, &destination] {
         stream.set_nonblocking(true)?;
@@ -202,17 +205,17 @@ pub(super) fn lanes(source: UnixStream, destination: UnixStream) -> io::Result<[
 pub(super) struct Lane {
     pub(super) from: UnixStream,
     to: UnixStream,
-    /// Read and not passed on.
+    /// Bytes read and not relayed yet.
     pub(super) held: Vec<u8>,
     /// Offset of the first held byte.
     passed: u64,
-    /// Bytes from this offset on do not pass.
+    /// Offset from which on bytes are not relayed.
     stop: u64,
-    /// Offset up to which it is known what the bytes are.
+    /// Offset up to which the bytes are parsed.
     pub(super) known: u64,
-    /// `from` sends no more.
+    /// `from` has ended.
     ended: bool,
-    /// `to` was told so, or takes no more.
+    /// The end was relayed to `to`, or `to` accepts no more.
     pub(super) closed: bool,
 }
 
@@ -225,7 +228,7 @@ impl Lane {
         if self.ended || self.held.len() >= HELD_MAX { PollFlags::empty() } else { PollFlags::POLLIN }
     }
 
-    /// Reads what is there; true if something came.
+    /// Reads available bytes; true if there were any.
     pub(super) fn read(&mut self) -> bool {
         let mut buffer = vec![0; HELD_MAX.saturating_sub(self.held.len())];
         if self.ended || buffer.is_empty() {
@@ -240,9 +243,9 @@ impl Lane {
         true
     }
 
-    /// Passes on up to `most` bytes of those that are known, and the end once all has passed.
+    /// Relays up to `most` of the parsed bytes, and the end once all bytes are relayed.
     pub(super) fn write(&mut self, most: usize) {
-        // Nothing comes any more that could tell what the last bytes are.
+        // After the end no further byte can decide what the last bytes are.
         let limit = if self.ended { self.stop } else { self.stop.min(self.known) };
         let free = usize::try_from(limit - self.passed).unwrap_or(usize::MAX);
         let chunk = free.min(self.held.len()).min(most);
@@ -262,12 +265,12 @@ impl Lane {
         }
     }
 
-    /// True if whoever was to receive has closed the connection before the end.
+    /// Whether the receiver has closed the connection before the end.
     pub(super) fn is_refused(&self) -> bool {
         self.closed && !self.ended
     }
 
-    /// Both ends see the connection closed.
+    /// Closes the connection for both ends.
     pub(super) fn cut(&mut self) {
         for stream in [&self.from, &self.to] {
             let _ = stream.shutdown(Shutdown::Both);
@@ -276,7 +279,7 @@ impl Lane {
         (self.ended, self.closed) = (true, true);
     }
 
-    /// Changes the first byte of those that do not pass.
+    /// Changes the first held byte.
     fn damage(&mut self) {
         let at = self.stop.checked_sub(self.passed).and_then(|at| usize::try_from(at).ok());
         if let Some(byte) = at.and_then(|at| self.held.get_mut(at)) {
@@ -284,7 +287,7 @@ impl Lane {
         }
     }
 
-    /// What is held and not known yet.
+    /// The held bytes that are not parsed yet.
     fn unknown(&mut self) -> &mut [u8] {
         let from = usize::try_from(self.known.saturating_sub(self.passed)).unwrap_or(usize::MAX);
         self.held.get_mut(from..).unwrap_or_default()
@@ -338,7 +341,8 @@ impl Relay {
                 self.forward.write(most);
                 self.backward.write(most);
             }
-            // After the main channel was read: what was sent beside it before a mark is there when the mark is.
+            // Relay the page channels after reading the main channel: data that was sent on them before a mark is then
+            // relayed with the mark.
             self.beside.pass(most);
             if self.forward.closed && self.backward.closed && self.beside.is_over() {
                 return;
