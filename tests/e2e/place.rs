@@ -1,9 +1,10 @@
 //! Runs a case where KVM runs Linux, with the programs that the case needs.
 
 use std::env;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
+use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use vmstate_lab::error::{Error, Result};
@@ -99,6 +100,7 @@ fn report(name: &str, outcome: Result<()>) {
 }
 
 fn run(name: &str, time: Duration, environment: &[String], body: impl FnOnce(&mut World) -> Result<()>) -> Result<()> {
+    let _turn = Turn::take();
     match host::runs_linux() {
         Ok(()) => World::new().and_then(|mut world| body(&mut world)),
         Err(reason) if env::var_os(l1::INSIDE).is_some() => Err(Error::failed(reason)),
@@ -157,6 +159,31 @@ fn emulated(name: &str, host: &Booted, time: Duration, environment: &[String]) -
         Ok(())
     } else {
         Err(Error::failed(format!("exit code {} in the emulated host", outcome.code)))
+    }
+}
+
+/// The right to run a case. There are as many as processors, since each case keeps one processor busy.
+struct Turn;
+
+static RUNNING: Mutex<usize> = Mutex::new(0);
+static ENDED: Condvar = Condvar::new();
+
+impl Turn {
+    fn take() -> Self {
+        let most = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        let mut running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
+        while *running >= most {
+            running = ENDED.wait(running).unwrap_or_else(PoisonError::into_inner);
+        }
+        *running += 1;
+        Self
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        *RUNNING.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        ENDED.notify_one();
     }
 }
 
