@@ -9,6 +9,7 @@ use super::awaited_again::AwaitedAgain;
 use super::copied::CopiedDisks;
 use super::engine_machine::EngineMachine;
 use super::incoming::{self, IncomingTask, Origin};
+use super::status::MigrationStatus;
 use super::under_way::Incoming;
 use super::{LOOK_UP, ended};
 use crate::config::Address;
@@ -78,7 +79,12 @@ impl Vm {
                 let listener = Arc::new(listener.telling(move |why| {
                     let why = format!("a connection was turned away: {why}");
                     lock(&log).say(&why);
-                    shared.update_migration(|info| info.error = Some(why));
+                    shared.update_migration(|info| {
+                        // In post-copy the error says how the guest gets the rest of its memory.
+                        if info.status() != MigrationStatus::PostcopyPaused {
+                            info.error = Some(why);
+                        }
+                    });
                 }));
                 task.again = Some(again(Some(Arc::clone(&listener)), listener.security().clone()));
                 let theirs = Arc::clone(&listener);

@@ -82,9 +82,6 @@ const WAITS: Says = Says::Answers("finish-migrate", "postcopy-paused", "migrate 
 /// The destination lacks pages, and waits for another connection.
 const LACKS: Says = Says::Answers("running", "postcopy-paused", "waits for memory that is only at the source");
 
-/// The destination lacks pages, and has refused the last connection.
-const TURNED_AWAY: Says = Says::Answers("running", "postcopy-paused", "a connection was turned away");
-
 const RESUMED: Cell = ends(Guest::LacksPages, WAITS, LACKS);
 const LOST: Cell = ends(Guest::Lost, Says::Killed, LACKS);
 const DIED: Cell = ends(Guest::DiedWithItsProcess, WAITS, Says::Killed);
@@ -141,16 +138,7 @@ pub const POSTCOPY_TABLE: &[PostcopyRow] = &[
     },
     PostcopyRow {
         fault: Fault::Damaged,
-        cells: [
-            back("", NEVER_RAN),
-            back("", NEVER_RAN),
-            RESUMED,
-            RESUMED,
-            NO_CONNECTION,
-            ends(Guest::LacksPages, WAITS, TURNED_AWAY),
-            RESUMED,
-            UNHEARD,
-        ],
+        cells: [back("", NEVER_RAN), back("", NEVER_RAN), RESUMED, RESUMED, NO_CONNECTION, RESUMED, RESUMED, UNHEARD],
     },
     PostcopyRow {
         fault: Fault::LoadRefused,
