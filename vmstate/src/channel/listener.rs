@@ -135,9 +135,9 @@ impl Listener {
     /// Listens at a path, for this user only. The socket's file is [removed](Self::remove_file) when the listener is dropped. A
     /// file that a killed process left is replaced.
     ///
-    /// [`io::ErrorKind::AddrInUse`] if a process listens there, [`io::ErrorKind::AlreadyExists`] if the file is not a socket; or the path cannot be created.
-    /// [`io::ErrorKind::AddrInUse`] if somebody listens there, [`io::ErrorKind::AlreadyExists`] if the file is no socket; or the
-    /// path cannot be made.
+    /// # Errors
+    /// [`io::ErrorKind::AddrInUse`] if a process listens there, [`io::ErrorKind::AlreadyExists`] if the file is not a socket; or
+    /// the path cannot be created.
     pub fn unix(path: impl Into<PathBuf>) -> io::Result<Self> {
         let path = path.into();
         remove_stale(&path)?;
@@ -201,7 +201,7 @@ impl Listener {
 }
 
 impl<S: Security> Listener<S> {
-    /// Calls `tell` with the reason each time that a connection is refused because of how it began: without TLS where TLS is
+    /// Calls `tell` with the reason each time that a connection is refused because of its first bytes: without TLS where TLS is
     /// required, with TLS where it is not configured, or with a certificate that is refused. Connections that close or stay
     /// silent are not reported.
     #[must_use]

@@ -1,4 +1,4 @@
-//! Marker bytes between values, which tell a reader what follows.
+//! Marker bytes between values, which show a reader what follows.
 
 /// Begins a subsection (`QEMU_VM_SUBSECTION`, migration/savevm.h).
 pub(crate) const SUBSECTION: u8 = 0x05;

@@ -166,8 +166,8 @@ impl<'a> RamSender<'a> {
 
     /// Reads the log, and begins a round from the first page. Returns how many more pages have become pending.
     ///
+    /// # Errors
     /// Errors of the log.
-    /// What the log refuses.
     pub fn sync(&mut self) -> Result<u64> {
         let before = self.pending_pages;
         for (index, pending) in self.pending.iter_mut().enumerate() {

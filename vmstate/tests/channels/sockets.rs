@@ -219,7 +219,7 @@ fn a_peer_that_reads_nothing_does_not_block_a_send() {
     assert_eq!(error.kind(), io::ErrorKind::TimedOut);
 }
 
-/// Connections up to the backlog are made without anyone accepting them; the next has to wait.
+/// Connections up to the backlog succeed without an accept; the next one has to wait.
 #[test]
 fn a_full_backlog_delays_no_client_beyond_its_timeout() {
     let directory = tempfile::tempdir().unwrap();

@@ -260,7 +260,7 @@ fn a_length_that_is_skipped_is_relied_on() {
     let said = comparison(of::<Dev>(), of::<Dev>(), 1);
     assert_eq!(said.verdict, Verdict::Loads);
     assert!(said.relies_on.contains(&Assumption::Configuration(vec!["n".into()])), "{said}");
-    // A length that was on the wire and no longer is, does not tell the writer's number any more.
+    // A length that is no longer on the wire is not known to be the writer's number.
     dev!(Sent { n: u8, #[vmstate(len = n, max = 4)] data: Vec<u8> });
     dev!(Known { #[vmstate(skip)] n: u8, _was_n: vmstate::Unused<1>, #[vmstate(len = n, max = 4)] data: Vec<u8> });
     refused(Sent { n: 1, data: vec![7] }, Known::default(), "both machines have the same n");

@@ -1,4 +1,4 @@
-//! Attributes of a variant's field: an enum has no versions and no subsections, and its number says what is there.
+//! Attributes that a variant's field cannot have: an enum has no versions and no subsections.
 
 use vmstate::VmState;
 

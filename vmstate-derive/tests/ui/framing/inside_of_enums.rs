@@ -1,4 +1,4 @@
-//! What is in front of other bytes in a variant is so where the enum is a field.
+//! A value that ends in subsections is refused before other bytes in a variant, too.
 
 use vmstate::VmState;
 

@@ -24,9 +24,9 @@ pub struct Fault {
 pub enum FaultKind {
     /// Both directions break at once; data under way in the other direction is lost.
     Reset,
-    /// This direction drops everything from here on, without an error.
+    /// This direction closes; the other one continues to work.
     HalfClose,
-    /// This direction swallows everything from here on, and nobody is told.
+    /// This direction drops everything from here on, without an error.
     Silent,
     /// The sender's process dies.
     SenderDies,
