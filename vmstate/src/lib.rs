@@ -139,6 +139,7 @@ pub mod guide {
             #[doc = "[decisions/0051-missing-pages-are-waited-for-by-userfaultfd.md]: crate::guide#pages-of-the-repository"]
             #[doc = "[decisions/0057-disks-that-come-along.md]: crate::guide#pages-of-the-repository"]
             #[doc = "[decisions/0058-post-copy-goes-on-over-another-connection.md]: crate::guide#pages-of-the-repository"]
+            #[doc = "[decisions/0060-requested-pages-pass-the-others.md]: crate::guide#pages-of-the-repository"]
             #[doc = "[decisions/0023-page-channels.md]: crate::guide#pages-of-the-repository"]
             #[doc = "[decisions/0026-throttle-by-write-faults.md]: crate::guide#pages-of-the-repository"]
             #[doc = "[decisions/0027-nobody-waits-at-a-flush.md]: crate::guide#pages-of-the-repository"]

@@ -27,8 +27,6 @@ pub(super) const PAUSE: &str = "pause-before-switchover";
 /// Capability with which a destination measures how long its vCPUs wait for pages in post-copy.
 pub(super) const BLOCK_TIME: &str = "postcopy-blocktime";
 
-const NO_PREEMPT: &str = "pages that are asked for go before all others on the one connection";
-
 const CAPABILITIES: &[(&str, Standing)] = &[
     ("xbzrle", Switched),
     ("rdma-pin-all", Never("minivmm has no RDMA transport")),
@@ -56,7 +54,7 @@ const CAPABILITIES: &[(&str, Standing)] = &[
     ),
     ("background-snapshot", Never("a snapshot is a migration to a file with keep-running")),
     ("zero-copy-send", Never("pages are copied into the socket")),
-    ("postcopy-preempt", Never(NO_PREEMPT)),
+    ("postcopy-preempt", Switched),
     (
         "switchover-ack",
         Never("no device has to agree to the switch-over; the destination always confirms the whole machine"),

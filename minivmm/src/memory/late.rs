@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use libc::{c_ulong, c_void};
 use linux_raw_sys::general::{
@@ -163,6 +163,11 @@ impl Ram {
         }
     }
 
+    /// Descriptor that becomes readable when a thread begins to wait for a page; none where the system cannot do that.
+    pub fn faults_descriptor(&self) -> Option<BorrowedFd<'_>> {
+        self.faults().ok().map(AsFd::as_fd)
+    }
+
     /// Puts a page into place, `None` for a zero page, and wakes its waiters. A page that is already there stays unchanged.
     ///
     /// # Errors
@@ -240,7 +245,6 @@ fn refused(what: &str, error: io::Error) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::AsFd;
     use std::thread;
     use std::time::{Duration, Instant};
 

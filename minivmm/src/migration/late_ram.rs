@@ -1,5 +1,7 @@
 //! Guest RAM for the engine in post-copy: a fault belongs to the block that the guest sees at the address.
 
+use std::os::fd::BorrowedFd;
+
 use vmstate::ErrorKind;
 use vmstate::ram::LateMemory;
 
@@ -53,6 +55,10 @@ impl LateMemory for MachineRam {
 
     fn listen(&self) -> vmstate::Result<()> {
         self.ram.await_pages().map_err(unable)
+    }
+
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        self.ram.faults_descriptor()
     }
 
     fn waited_for(&self, pages: &mut Vec<(usize, u64)>) -> vmstate::Result<()> {

@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
+use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::Arc;
@@ -65,6 +66,36 @@ fn a_guest_runs_before_all_of_its_memory_is_there() {
     next.await_passes(2);
     destination.quit();
     next.quit();
+}
+
+#[test]
+fn pages_that_the_guest_waits_for_have_a_connection_of_their_own() {
+    let Some(dir) = lab() else { return };
+    let Some((source, destination, address)) = machines(dir.path()) else { return };
+    let change = ParameterChange::default().with("postcopy-preempt", true);
+    source.handle.ask(Request::MigrateSetParameters(change)).unwrap();
+    let mut wire = Wire::new(dir.path(), &address);
+    source.handle.ask(Request::Migrate(wire.address.clone(), Terms::default())).unwrap();
+    source.handle.ask(Request::MigrateStartPostcopy).unwrap();
+    until(|| destination.handle.run_state() == RunState::Running, || format!("{:?}", source.handle.migration()));
+    // Over another connection, too.
+    for recovers in [false, true] {
+        if recovers {
+            wire.cut.store(true, Ordering::SeqCst);
+            await_status(&source, MigrationStatus::PostcopyPaused);
+            await_status(&destination, MigrationStatus::PostcopyPaused);
+            drop(wire);
+            wire = Wire::new(dir.path(), &address);
+            source.handle.ask(Request::MigrateResume(wire.address.clone())).unwrap();
+            await_status(&destination, MigrationStatus::PostcopyActive);
+        }
+        until(|| wire.has_second.load(Ordering::SeqCst), || format!("{:?}", source.handle.migration()));
+    }
+    wire.slow.store(false, Ordering::SeqCst);
+    assert_eq!(source.await_end(), MigrationStatus::Completed, "{:?}", source.handle.migration());
+    destination.await_passes(2);
+    source.quit();
+    destination.quit();
 }
 
 fn await_status(machine: &Machine, status: MigrationStatus) {
@@ -226,11 +257,13 @@ fn a_migration_that_began_without_it_does_not_go_on_so() {
     destination.quit();
 }
 
-/// A wire that is slow at first and may break.
+/// A wire that is slow at first and may break. A second connection over it is never slow.
 struct Wire {
     address: Address,
     slow: Arc<AtomicBool>,
     cut: Arc<AtomicBool>,
+    /// A second connection was made.
+    has_second: Arc<AtomicBool>,
 }
 
 /// Bytes that pass at once, and the interval between two such pieces on a slow wire.
@@ -244,19 +277,29 @@ impl Wire {
         let path = dir.join(format!("between{}", NUMBER.fetch_add(1, Ordering::SeqCst)));
         let listener = UnixListener::bind(&path).unwrap();
         let Address::Unix(destination) = destination.clone() else { panic!("a unix socket") };
-        let (slow, cut) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicBool::new(false)));
-        let wire = Self { address: Address::Unix(path), slow: Arc::clone(&slow), cut: Arc::clone(&cut) };
+        let flag = |on| Arc::new(AtomicBool::new(on));
+        let wire = Self { address: Address::Unix(path), slow: flag(true), cut: flag(false), has_second: flag(false) };
+        let [slow, cut, has_second] = [&wire.slow, &wire.cut, &wire.has_second].map(Arc::clone);
         std::thread::spawn(move || {
-            let source = listener.accept().unwrap().0;
-            let destination = UnixStream::connect(destination).unwrap();
+            let connect = || Some((listener.accept().ok()?.0, UnixStream::connect(&destination).ok()?));
+            let is_cut = || cut.load(Ordering::SeqCst);
+            let (source, first) = connect().unwrap();
             std::thread::scope(|scope| {
-                scope.spawn(|| pass(&destination, &source, &|| !cut.load(Ordering::SeqCst)));
-                pass(&source, &destination, &|| {
-                    if slow.load(Ordering::SeqCst) {
-                        std::thread::sleep(PAUSE);
-                    }
-                    !cut.load(Ordering::SeqCst)
+                scope.spawn(|| pass(&first, &source, &|| !is_cut()));
+                scope.spawn(|| {
+                    pass(&source, &first, &|| {
+                        if slow.load(Ordering::SeqCst) {
+                            std::thread::sleep(PAUSE);
+                        }
+                        !is_cut()
+                    });
+                    // Who would be second does not come any more.
+                    let _ = nix::sys::socket::shutdown(listener.as_raw_fd(), nix::sys::socket::Shutdown::Both);
                 });
+                if let Some((source, second)) = connect() {
+                    has_second.store(true, Ordering::SeqCst);
+                    pass(&source, &second, &|| !is_cut());
+                }
             });
         });
         wire

@@ -1,6 +1,5 @@
 //! A listening socket at which a destination waits for its source, and in post-copy for the same source again.
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::fs::{self, File, Permissions};
 use std::io;
@@ -10,7 +9,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::PollFlags;
@@ -19,25 +18,8 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use super::Channel;
 use super::connect::{SLICE, Waiting};
 use super::socket::{SocketChannel, stream_socket, unfit, wait};
-use crate::ram::multifd::packet::MAGIC_BYTES;
+use super::waiters::{CANDIDATES, Waiters};
 use crate::sync::lock;
-
-/// The first bytes of a stream (`QEMU_VM_FILE_MAGIC`, migration/savevm.c).
-pub(super) const MAGIC: [u8; 4] = *b"QEVM";
-/// The first bytes of a source that resumes post-copy over another connection (`qemu_savevm_send_recv_bitmap`,
-/// `qemu_savevm_send_postcopy_resume`, migration/savevm.c): the byte of a command, and the number of one of these two commands.
-const RESUMES: [[u8; 3]; 2] = [[8, 0, 10], [8, 0, 9]];
-/// The first byte of a TLS client (`ContentType`, RFC 8446, section 5.1).
-const HANDSHAKE: u8 = 22;
-/// The most connections that have not sent anything yet; when another comes, the oldest is dropped.
-const CANDIDATES: u8 = 16;
-/// The most connections of each kind that are kept for a caller: a migration has up to 255 page channels.
-const KEPT: usize = 255;
-/// A connection that has not begun a stream within this time is dropped.
-const INTRODUCTION: Duration = Duration::from_secs(10);
-/// How long a connection stays open after a refusal with a message: closing it at once would lose the message if the peer has
-/// sent anything since.
-const FAREWELL: Duration = Duration::from_secs(1);
 
 /// How accepted sockets are secured.
 pub trait Security: sealed::Sealed {
@@ -96,7 +78,7 @@ pub struct Listener<S: Security = Plain> {
     file: Option<SocketFile>,
     socket: Socket,
     domain: Domain,
-    waiting: Mutex<Waiters<S::Channel>>,
+    waiting: Box<Mutex<Waiters<S::Channel>>>,
     security: S,
     turned_away: Box<dyn Fn(&io::Error) + Send + Sync>,
 }
@@ -104,30 +86,6 @@ pub struct Listener<S: Security = Plain> {
 impl<S: Security> fmt::Debug for Listener<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Listener").field("socket", &self.socket).field("file", &self.file).finish_non_exhaustive()
-    }
-}
-
-/// Connections that were accepted and not yet returned to a caller.
-struct Waiters<C> {
-    /// Connections that have sent nothing yet, with the time of their acceptance.
-    candidates: Vec<(C, Instant)>,
-    streams: VecDeque<C>,
-    pages: VecDeque<C>,
-    /// Sources that resume post-copy, with the time of their first bytes. Only a destination that waits for one takes them.
-    resuming: VecDeque<(C, Instant)>,
-    /// Connections that were refused with a message, with the time of the refusal.
-    leaving: VecDeque<(C, Instant)>,
-}
-
-impl<C> Default for Waiters<C> {
-    fn default() -> Self {
-        Self {
-            candidates: Vec::new(),
-            streams: VecDeque::new(),
-            pages: VecDeque::new(),
-            resuming: VecDeque::new(),
-            leaving: VecDeque::new(),
-        }
     }
 }
 
@@ -189,14 +147,14 @@ impl Listener {
     }
 
     fn new(socket: Socket, domain: Domain, file: Option<SocketFile>) -> Self {
-        Self { socket, domain, file, waiting: Mutex::default(), security: Plain, turned_away: Box::new(|_| {}) }
+        Self { socket, domain, file, waiting: Box::default(), security: Plain, turned_away: Box::new(|_| {}) }
     }
 
     /// Secures each connection from now on with `security`.
     #[cfg(feature = "tls")]
     pub(super) fn secured<S: Security>(self, security: S) -> Listener<S> {
         let Self { socket, domain, file, turned_away, .. } = self;
-        Listener { socket, domain, file, waiting: Mutex::default(), security, turned_away }
+        Listener { socket, domain, file, waiting: Box::default(), security, turned_away }
     }
 }
 
@@ -275,6 +233,20 @@ impl<S: Security> Listener<S> {
         self.accept_one(&Waiting::new(timeout, &|| true), taken)
     }
 
+    /// Returns the connection whose first record is a page requested in post-copy, if there is one; does not wait. From the first call until a
+    /// connection is found, connections that send nothing are kept.
+    ///
+    /// # Errors
+    /// The listening socket is unusable.
+    pub fn accept_urgent(&self) -> io::Result<Option<S::Channel>> {
+        let found = self.look(|waiters| {
+            let found = waiters.urgent.pop_front().map(|(connection, _)| connection);
+            waiters.awaits_urgent = found.is_none();
+            found
+        });
+        found.map(|Look { found, .. }| found)
+    }
+
     fn accept_one(
         &self,
         waiting: &Waiting<'_>,
@@ -282,38 +254,44 @@ impl<S: Security> Listener<S> {
     ) -> io::Result<S::Channel> {
         loop {
             let slice = waiting.slice()?;
-            let mut waiters = lock(&self.waiting);
-            let accepted = self.socket.accept();
-            let pause = match accepted {
-                Ok((socket, _)) => {
-                    // A connection that has already ended is ignored.
-                    if let Ok(connection) = self.connection(socket) {
-                        waiters.come(connection);
-                    }
-                    Pause::None
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Pause::Until(slice),
-                Err(error) if is_fatal(&error) => return Err(error),
-                Err(_) => Pause::For(slice),
-            };
-            let refusals = waiters.sort(S::peek, S::tells);
-            let found = wanted(&mut waiters);
-            let any = !waiters.candidates.is_empty();
-            drop(waiters);
-            refusals.iter().for_each(&self.turned_away);
-            if let Some(connection) = found {
-                return Ok(connection);
-            }
-            match pause {
-                Pause::None => {}
+            let Look { found, came, has_candidates } = self.look(&wanted)?;
+            match (found, came) {
+                (Some(connection), _) => return Ok(connection),
+                (None, Came::Somebody) => {}
                 // Candidates are polled once in each slice: waiting for all of them would wake again and again for bytes that are
                 // only peeked at.
-                Pause::Until(slice) => {
-                    wait(&self.socket, PollFlags::POLLIN, if any { SLICE / 20 } else { slice })?;
+                (None, Came::Nobody) => {
+                    wait(&self.socket, PollFlags::POLLIN, if has_candidates { SLICE / 20 } else { slice })?;
                 }
-                Pause::For(slice) => thread::sleep(slice),
+                (None, Came::Nothing) => thread::sleep(slice),
             }
         }
+    }
+
+    /// Accepts a pending connection, sorts the candidates by their first bytes, and takes the `wanted` one. Does not wait.
+    ///
+    /// # Errors
+    /// The listening socket is unusable.
+    fn look(&self, wanted: impl Fn(&mut Waiters<S::Channel>) -> Option<S::Channel>) -> io::Result<Look<S::Channel>> {
+        let mut waiters = lock(&self.waiting);
+        let came = match self.socket.accept() {
+            Ok((socket, _)) => {
+                // A connection that has already ended is ignored.
+                if let Ok(connection) = self.connection(socket) {
+                    waiters.come(connection);
+                }
+                Came::Somebody
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Came::Nobody,
+            Err(error) if is_fatal(&error) => return Err(error),
+            Err(_) => Came::Nothing,
+        };
+        let refusals = waiters.sort(S::peek, S::tells);
+        let found = wanted(&mut waiters);
+        let has_candidates = !waiters.candidates.is_empty();
+        drop(waiters);
+        refusals.iter().for_each(&self.turned_away);
+        Ok(Look { found, came, has_candidates })
     }
 
     fn connection(&self, socket: Socket) -> io::Result<S::Channel> {
@@ -321,64 +299,21 @@ impl<S: Security> Listener<S> {
     }
 }
 
-/// What to wait for before the next attempt.
-enum Pause {
-    None,
-    /// Wait for a connection, at most this long.
-    Until(Duration),
-    For(Duration),
+/// Result of one attempt to accept a connection.
+struct Look<C> {
+    /// The wanted connection.
+    found: Option<C>,
+    came: Came,
+    /// Some connections have not sent their first bytes.
+    has_candidates: bool,
 }
 
-impl<C> Waiters<C> {
-    /// Adds a connection that was just accepted.
-    fn come(&mut self, connection: C) {
-        if self.candidates.len() == usize::from(CANDIDATES) {
-            self.candidates.remove(0);
-        }
-        self.candidates.push((connection, Instant::now()));
-    }
-
-    /// Sorts the candidates by their first bytes, and returns the reasons of refusals. Each candidate is peeked only once: it may
-    /// send at any moment, so a second look might differ from the first.
-    fn sort(
-        &mut self,
-        peek: impl Fn(&mut C, &mut [u8]) -> io::Result<usize>,
-        tells: impl Fn(&C) -> bool,
-    ) -> Vec<io::Error> {
-        self.candidates.retain(|(_, since)| since.elapsed() < INTRODUCTION);
-        self.resuming.retain(|(_, since)| since.elapsed() < INTRODUCTION);
-        self.leaving.retain(|(_, since)| since.elapsed() < FAREWELL);
-        let mut refusals = Vec::new();
-        let mut index = 0;
-        while let Some((connection, _)) = self.candidates.get_mut(index) {
-            let beginning = begins(|into| peek(connection, into));
-            if matches!(beginning, Ok(Beginning::Silence)) {
-                index += 1;
-                continue;
-            }
-            let (connection, _) = self.candidates.remove(index);
-            match beginning {
-                Ok(Beginning::Stream) => keep(&mut self.streams, connection, KEPT),
-                Ok(Beginning::Pages) => keep(&mut self.pages, connection, KEPT),
-                Ok(Beginning::Resuming) => keep(&mut self.resuming, (connection, Instant::now()), CANDIDATES.into()),
-                Ok(Beginning::Silence | Beginning::Over) => {}
-                Err(why) => {
-                    refusals.push(why);
-                    if tells(&connection) {
-                        keep(&mut self.leaving, (connection, Instant::now()), CANDIDATES.into());
-                    }
-                }
-            }
-        }
-        refusals
-    }
-}
-
-fn keep<T>(kept: &mut VecDeque<T>, one: T, most: usize) {
-    if kept.len() == most {
-        kept.pop_front();
-    }
-    kept.push_back(one);
+/// What accept(2) returned.
+enum Came {
+    Somebody,
+    Nobody,
+    /// No connection can be accepted for now.
+    Nothing,
 }
 
 /// True if the listening socket itself is unusable. All other errors pass: accept(2) also reports errors of single connections or
@@ -386,46 +321,6 @@ fn keep<T>(kept: &mut VecDeque<T>, one: T, most: usize) {
 fn is_fatal(error: &io::Error) -> bool {
     let errno = error.raw_os_error().map(Errno::from_raw);
     matches!(errno, Some(Errno::EBADF | Errno::EFAULT | Errno::EINVAL | Errno::ENOTSOCK | Errno::EOPNOTSUPP))
-}
-
-/// How a connection has begun.
-enum Beginning {
-    /// With a stream.
-    Stream,
-    /// As a page channel.
-    Pages,
-    /// As a source that resumes post-copy.
-    Resuming,
-    /// Without enough bytes to decide.
-    Silence,
-    /// The connection has ended.
-    Over,
-}
-
-/// Classifies a connection by its first bytes, without consuming them.
-///
-/// # Errors
-/// Why the connection is refused.
-fn begins(peek: impl FnOnce(&mut [u8]) -> io::Result<usize>) -> io::Result<Beginning> {
-    let mut first = [0; MAGIC.len()];
-    let count = match peek(&mut first) {
-        Err(error) if error.kind() == io::ErrorKind::TimedOut => return Ok(Beginning::Silence),
-        Ok(0) => return Ok(Beginning::Over),
-        Err(error) if error.kind() == io::ErrorKind::InvalidData => return Err(error),
-        Err(_) => return Ok(Beginning::Over),
-        Ok(count) => count,
-    };
-    let first = first.get(..count).unwrap_or_default();
-    let other = |what| Err(io::Error::new(io::ErrorKind::InvalidData, what));
-    match first {
-        _ if first == MAGIC => Ok(Beginning::Stream),
-        _ if first == MAGIC_BYTES => Ok(Beginning::Pages),
-        _ if RESUMES.iter().any(|resumes| first.starts_with(resumes)) => Ok(Beginning::Resuming),
-        _ if MAGIC.starts_with(first) || MAGIC_BYTES.starts_with(first) => Ok(Beginning::Silence),
-        _ if RESUMES.iter().any(|resumes| resumes.starts_with(first)) => Ok(Beginning::Silence),
-        [HANDSHAKE, ..] => other("it speaks TLS, but this side was given no tls-creds"),
-        _ => other("it begins neither with a stream nor as a page channel"),
-    }
 }
 
 /// The file of a socket, identified by its inode besides its name. While the socket is open, the kernel gives the inode to no

@@ -4,13 +4,16 @@ mod clock;
 mod connect;
 mod file;
 mod listener;
+mod ready;
 mod socket;
 #[cfg(feature = "tls")]
 #[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
 pub mod tls;
+mod waiters;
 
 use std::fs::File;
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use crate::codec::{Outbox, PageRun};
@@ -20,6 +23,7 @@ use crate::ram::{GuestRam, copied_in, copied_out};
 pub use clock::MonotonicClock;
 pub use file::FileChannel;
 pub use listener::{Listener, Plain, Security};
+pub(crate) use ready::{Wanted, wait_for_any};
 pub use socket::SocketChannel;
 
 /// A bidirectional connection to the peer. No call waits longer than its `timeout`, so that the engine can check its deadlines
@@ -28,6 +32,12 @@ pub trait Channel {
     /// The file behind the channel, if there is one; the stream continues at its position. Memory in a file can have [fixed
     /// places](crate::migrate::snapshot::save_in_place). The default has none.
     fn file(&self) -> Option<&File> {
+        None
+    }
+
+    /// Returns the descriptor that poll(2) can wait on to receive or to send. The default has none; the engine then looks every millisecond
+    /// where it waits for something else as well.
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         None
     }
 
@@ -62,6 +72,20 @@ pub trait Channel {
     fn reconnect(&mut self, why: &Error) -> io::Result<()> {
         let _ = why;
         Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Keeps the queue of unsent bytes on this side short from now on: in post-copy a requested page waits behind it. The default changes
+    /// nothing.
+    fn shorten_queue(&mut self) {}
+
+    /// Returns a second connection to the same peer, which carries only requested pages in post-copy (parameter
+    /// [`postcopy_preempt`](crate::migrate::Parameters::postcopy_preempt)). A source connects it; a destination returns, without waiting, the
+    /// connection that has begun with a page. The default has none.
+    ///
+    /// # Errors
+    /// The source cannot connect.
+    fn urgent(&mut self) -> io::Result<Option<Box<dyn Channel>>> {
+        Ok(None)
     }
 
     /// Receives into the first bytes of `runs` of `ram`, as [`receive`](Self::receive) does. A channel with a file descriptor

@@ -7,12 +7,11 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::poll::PollFlags;
 use nix::sys::socket::{MsgFlags, recv};
-use nix::sys::time::TimeSpec;
 use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
 
-use super::Channel;
+use super::{Channel, Wanted, wait_for_any};
 use crate::codec::{Outbox, PageRun};
 use crate::ram::GuestRam;
 
@@ -22,6 +21,9 @@ const KEEPALIVE: Duration = Duration::from_secs(5);
 /// Send buffer of a unix socket in bytes, before the kernel doubles it for its own needs. The default is some 200 KiB, which
 /// makes both sides wait for each other. The system's limit (`net.core.wmem_max`) may be lower, which is not an error.
 const UNIX_BUFFER: usize = 1 << 20;
+
+/// Bytes of the send queue in post-copy.
+const SHORT_QUEUE: usize = 64 << 10;
 
 /// A connected socket. It never blocks, but waits with `ppoll`.
 #[derive(Debug)]
@@ -114,15 +116,8 @@ pub(super) fn repeat<E: AsFd, T>(
 
 /// Waits until `socket` is ready; false if it was not within `timeout`.
 pub(super) fn wait(socket: &impl AsFd, ready: PollFlags, timeout: Duration) -> io::Result<bool> {
-    // A day: longer timeouts do not fit every kernel's time_t, and the engine needs none.
-    let timeout = timeout.min(Duration::from_secs(24 * 60 * 60));
-    let mut polled = [PollFd::new(socket.as_fd(), ready)];
-    match ppoll(&mut polled, Some(TimeSpec::from_duration(timeout)), None) {
-        Ok(count) => Ok(count > 0),
-        // Interrupted by a signal: the caller checks the time and waits again.
-        Err(Errno::EINTR) => Ok(true),
-        Err(errno) => Err(errno.into()),
-    }
+    let (to_receive, to_send) = (ready.contains(PollFlags::POLLIN), ready.contains(PollFlags::POLLOUT));
+    wait_for_any(&[Wanted { descriptor: socket.as_fd(), to_receive, to_send }], timeout)
 }
 
 impl TryFrom<UnixStream> for SocketChannel {
@@ -148,6 +143,19 @@ impl TryFrom<TcpStream> for SocketChannel {
 }
 
 impl Channel for SocketChannel {
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.as_fd())
+    }
+
+    fn shorten_queue(&mut self) {
+        // A socket that refuses keeps its longer queue.
+        let _ = match self.socket.domain() {
+            Ok(Domain::UNIX | Domain::VSOCK) => self.socket.set_send_buffer_size(SHORT_QUEUE),
+            // Bytes in flight do not count, so the throughput stays the same (`tcp_stream_memory_free`, include/net/tcp.h).
+            _ => self.socket.set_tcp_notsent_lowat(u32::try_from(SHORT_QUEUE).unwrap_or(u32::MAX)),
+        };
+    }
+
     fn send(&mut self, bytes: &[u8], timeout: Duration) -> io::Result<usize> {
         repeat(&mut self.socket, PollFlags::POLLOUT, timeout, |socket| socket.write(bytes))
     }

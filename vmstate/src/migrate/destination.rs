@@ -22,7 +22,7 @@ use crate::channel::{Channel, Clock};
 use crate::codec::{Limits, Strictness};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ram::multifd::Beside;
-use crate::ram::{GuestRam, PageFigures, RamSection, shares_memory};
+use crate::ram::{GuestRam, PageCount, PageFigures, RamSection, shares_memory};
 use crate::section::Sections;
 use crate::stream::{Command, Reply};
 
@@ -439,13 +439,18 @@ impl Destination<'_, '_> {
             }
             self.publish();
         }
-        let report = ArrivalReport { total, bytes, pages: self.pages.moved() };
+        let report = ArrivalReport { total, bytes, pages: self.moved() };
         let pristine = self.pristine && self.loader.has_only_early_sections();
         Arrival { phase, error: self.reason, pristine, report }
     }
 
+    /// Pages that have come.
+    fn moved(&self) -> PageCount {
+        self.pages.moved().and(self.loader.wire.urgent_pages())
+    }
+
     fn publish(&self) {
-        let (received, bytes) = (self.pages.moved(), self.loader.wire.taken());
+        let (received, bytes) = (self.moved(), self.loader.wire.taken());
         let elapsed = self.clock.now().saturating_sub(self.begun);
         let waits = self.late.waits();
         self.control.publish(|progress| {

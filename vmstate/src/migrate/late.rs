@@ -144,6 +144,21 @@ impl<'a> LateRam<'a> {
         self.lacking().as_ref().is_some_and(|lacking| lacking.listens)
     }
 
+    /// Descriptor that becomes readable when a thread begins to wait for a page.
+    pub(crate) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        self.ram.late().and_then(LateMemory::descriptor)
+    }
+
+    /// All blocks, own and adopted, in the order of their indices.
+    pub(crate) fn all_blocks(&self) -> Vec<RamBlock> {
+        self.ram.blocks().iter().chain(&*self.adopted()).cloned().collect()
+    }
+
+    /// At least one page is missing.
+    pub(crate) fn lacks(&self) -> bool {
+        self.lacking().as_ref().is_some_and(|lacking| lacking.pages.iter().any(|pages| pages.run(0, 1).is_some()))
+    }
+
     /// Appends a request for each page that an access waits for and that was not requested.
     ///
     /// # Errors

@@ -22,6 +22,7 @@ mod report;
 mod save;
 pub mod snapshot;
 pub mod source;
+mod urgent;
 mod waits;
 mod wire;
 

@@ -94,6 +94,9 @@ pub struct Parameters {
     /// Whether the guest may switch to post-copy, on request or if the migration would not complete otherwise. Takes effect with
     /// the next migration.
     pub postcopy_ram: bool,
+    /// In post-copy, requested pages are sent on a second connection, where they do not wait behind other pages. Applies from the next
+    /// migration on.
+    pub postcopy_preempt: bool,
     /// Whether pages are sent on page channels. The code that connects reads this parameter and the three below before the source
     /// runs.
     pub multifd: bool,
@@ -127,6 +130,7 @@ impl Default for Parameters {
             deadline_action: DeadlineAction::default(),
             max_rounds: None,
             postcopy_ram: false,
+            postcopy_preempt: false,
             multifd: false,
             multifd_channels: 2,
             multifd_compresses: false,
@@ -299,6 +303,13 @@ pub const PARAMETERS: &[Parameter] = &[
         set: |parameters, value| value.flag().map(|on| parameters.postcopy_ram = on),
     },
     Parameter {
+        name: "postcopy-preempt",
+        unit: ParameterUnit::Flag,
+        meaning: "in post-copy, send the pages that the guest waits for on a second connection, from the next migration on",
+        get: |parameters| ParameterValue::Flag(parameters.postcopy_preempt),
+        set: |parameters, value| value.flag().map(|on| parameters.postcopy_preempt = on),
+    },
+    Parameter {
         name: "multifd",
         unit: ParameterUnit::Flag,
         meaning: "send pages on page channels, from the next migration on",
@@ -406,6 +417,10 @@ impl Parameters {
                 ErrorKind::Misuse,
                 "Postcopy is not yet compatible with multifd: switch one of them off",
             ));
+        }
+        if self.postcopy_preempt && !self.postcopy_ram {
+            // As QEMU.
+            return Err(Error::new(ErrorKind::Misuse, "Postcopy preempt requires postcopy-ram: switch that on, too"));
         }
         if self.max_cpu_throttle < self.cpu_throttle_initial {
             let least = self.cpu_throttle_initial;

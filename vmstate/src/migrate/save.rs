@@ -181,6 +181,14 @@ impl<'a, 's> Saver<'a, 's> {
         Ok(self.begun.iter().filter(|section| which.has(section.owner)).all(|section| section.is_over))
     }
 
+    /// Appends the records of requested pages in post-copy, outside of any section.
+    ///
+    /// # Errors
+    /// What memory refuses.
+    pub(super) fn put_asked(&mut self, out: &mut Outbox) -> Result<()> {
+        self.all.own.put_asked(out)
+    }
+
     /// Appends the ENDs.
     ///
     /// # Errors

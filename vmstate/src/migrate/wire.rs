@@ -1,16 +1,19 @@
 //! The channel as both sides use it: sends bytes and pages, receives and decodes, with bounded memory and bounded waits.
 
+mod late;
+
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
 use std::time::Duration;
 
 use super::control::Control;
 use super::late::LateRam;
+use super::urgent::{IncomingUrgent, OutgoingUrgent};
 use crate::channel::{Channel, Clock};
 use crate::codec::{Limits, Outbox, Reader, Strictness};
 use crate::error::{Error, ErrorKind, Result};
-use crate::ram::GuestRam;
 use crate::ram::multifd::Beside;
+use crate::ram::{GuestRam, PageCount};
 
 /// The most bytes of a stream that are received at once: they stay in the second-level cache until they are decoded. A page's
 /// bytes follow 8 others, so they are copied once, from here to guest memory.
@@ -21,8 +24,6 @@ pub(super) const ANSWERS: usize = 256;
 const LONGEST: usize = 32 << 20;
 /// How often a wait checks for a cancel.
 const SLICE: Duration = Duration::from_millis(20);
-/// How often a wait checks whether the guest waits for a page.
-const FAULTS: Duration = Duration::from_millis(1);
 /// A decode that ran out of bytes is repeated from its start. Below this length that is cheap, so it is repeated for every new
 /// byte; above it, only for twice the bytes, or after a silence: otherwise, a slow peer would cause quadratic work.
 const CHEAP: usize = 64 << 10;
@@ -59,6 +60,14 @@ pub(super) struct Link<'a> {
     late: Option<&'a LateRam<'a>>,
     /// Requests for pages that the channel has not accepted yet.
     requests: Outbox,
+    /// The source's second connection, for requested pages.
+    outgoing_urgent: Option<OutgoingUrgent>,
+    /// The destination's second connection.
+    incoming_urgent: Option<IncomingUrgent<'a>>,
+    /// Pages and bytes that arrived on second connections.
+    urgent: (PageCount, u64),
+    /// When the destination looks for a second connection again.
+    urgent_look: Duration,
     /// True if the source of another connection does not know yet which guest it belongs to, and must get no requests.
     is_unintroduced: bool,
     strictness: Strictness,
@@ -92,6 +101,10 @@ impl<'a> Link<'a> {
             beside: Beside::Nothing,
             late: None,
             requests: Outbox::new(),
+            outgoing_urgent: None,
+            incoming_urgent: None,
+            urgent: <(PageCount, u64)>::default(),
+            urgent_look: Duration::ZERO,
             is_unintroduced: false,
             strictness,
             limits,
@@ -134,7 +147,7 @@ impl<'a> Link<'a> {
 
     /// Bytes received so far, including page channels.
     pub(super) fn taken(&self) -> u64 {
-        self.offset() + self.beside.bytes()
+        self.offset() + self.beside.bytes() + self.urgent.1
     }
 
     /// Bytes decoded so far.
@@ -351,42 +364,6 @@ impl<'a> Link<'a> {
         Ok(())
     }
 
-    /// Requests the pages that the guest waits for, as far as the channel accepts that without a wait.
-    fn ask_for_pages(&mut self) -> Result<()> {
-        let Some(late) = self.late.filter(|_| !self.is_unintroduced) else { return Ok(()) };
-        late.look_at(self.clock.now());
-        late.put_requests(self.requests.bytes_mut())?;
-        let mut requests = std::mem::take(&mut self.requests);
-        if !requests.is_empty() {
-            self.send_part(&mut requests, None, Duration::ZERO)?;
-            self.requests = requests;
-        }
-        Ok(())
-    }
-
-    /// In post-copy: waits for another connection to replace this one, which was lost because of `why`.
-    ///
-    /// # Errors
-    /// There will be no other connection.
-    pub(super) fn reconnect(&mut self, why: &Error) -> Result<()> {
-        self.channel.reconnect(why)?;
-        self.base = self.offset();
-        (self.start, self.end) = (0, 0);
-        self.requests = Outbox::new();
-        self.is_unintroduced = true;
-        self.control.connected();
-        Ok(())
-    }
-
-    /// In post-copy, over another connection: allows requests for pages again, and first repeats those that are waited for.
-    ///
-    /// # Errors
-    /// Errors of guest memory.
-    pub(super) fn ask_again(&mut self) -> Result<()> {
-        self.is_unintroduced = false;
-        self.late.map_or(Ok(()), |late| late.ask_again(self.requests.bytes_mut()))
-    }
-
     /// Drops received data until the peer closes the connection in order.
     ///
     /// # Errors
@@ -423,15 +400,18 @@ impl<'a> Link<'a> {
         loop {
             self.check()?;
             self.ask_for_pages()?;
+            self.take_urgent()?;
             let left = self.left(deadline);
-            let slice = if self.late.is_some_and(LateRam::listens) { FAULTS } else { SLICE };
-            match self.receive_within(left.min(slice)) {
-                Err(error) if is_timeout(&error) && left > slice => {}
+            let received = if self.listens() {
+                self.receive_or_fault(left.min(SLICE))
+            } else {
+                self.receive_within(left.min(SLICE))
+            };
+            match received {
+                Err(error) if is_timeout(&error) && !self.left(deadline).is_zero() => {}
                 Err(error) if is_timeout(&error) => return Err(timed_out(&self.beside.why_silent())),
                 result => {
-                    if let Some(late) = self.late {
-                        late.look_at(self.clock.now());
-                    }
+                    self.look_at_late();
                     return result;
                 }
             }

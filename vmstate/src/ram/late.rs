@@ -1,5 +1,7 @@
 //! What post-copy needs from a destination's guest memory.
 
+use std::os::fd::BorrowedFd;
+
 use crate::error::Result;
 
 /// Guest memory in which a guest can run before all of its pages have arrived. Offsets are in bytes from the start of a block of
@@ -33,6 +35,12 @@ pub trait LateMemory: Sync {
     /// # Errors
     /// Errors of the system.
     fn waited_for(&self, pages: &mut Vec<(usize, u64)>) -> Result<()>;
+
+    /// Returns a descriptor that becomes readable when a thread begins to wait for a page. The default has none; the engine then looks every
+    /// millisecond.
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
 
     /// Puts a page in place (`None`: a zero page), and wakes the accesses that wait for it. A page that is present already stays
     /// unchanged: the guest may have written it.

@@ -2,6 +2,7 @@
 
 mod arrived;
 mod cost;
+mod figures;
 mod gathered;
 #[cfg(feature = "vm-memory")]
 mod guest_memory;
@@ -26,6 +27,7 @@ use crate::codec::{Outbox, PageRun};
 use crate::error::Result;
 use zero::is_zero;
 
+pub(crate) use figures::{PageFigures, Wishes};
 pub use gathered::{copied_in, copied_out};
 #[cfg(feature = "vm-memory")]
 pub use guest_memory::{DeviceWrites, MemoryRam};
@@ -33,7 +35,7 @@ pub use heat::HeatMap;
 pub use late::LateMemory;
 pub(crate) use receiver::RamRecord;
 pub(crate) use record::{NORMAL_RECORD, RAM_IDSTR, ZERO_RECORD};
-pub(crate) use section::{EngineSection, PageFigures, RamSection, Wishes};
+pub(crate) use section::{EngineSection, RamSection};
 pub use sender::PageCount;
 pub use summary::{BlockSummary, RamSummary};
 pub use xbzrle::XbzrleCount;

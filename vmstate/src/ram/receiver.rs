@@ -22,7 +22,12 @@ pub struct RamReceiver<'a> {
 impl<'a> RamReceiver<'a> {
     /// Creates a receiver; no pages are received yet.
     pub fn new(ram: &'a dyn GuestRam) -> Self {
-        let (blocks, copy) = (ram.blocks().to_vec(), Box::new([0; PAGE]));
+        Self::of(ram, ram.blocks().to_vec())
+    }
+
+    /// A receiver without a list of blocks of its own: records refer to `blocks`.
+    pub(crate) fn of(ram: &'a dyn GuestRam, blocks: Vec<RamBlock>) -> Self {
+        let copy = Box::new([0; PAGE]);
         Self { ram, blocks, heads: Heads::default(), received: PageCount::default(), copy }
     }
 

@@ -1,21 +1,18 @@
 //! Guest memory as a section that is sent in parts: the whole state of a source or destination, except the shared figures.
 
 use std::fs::File;
-use std::ops::Range;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::cost::{PageCost, SAMPLE};
-use super::heat::HeatMap;
+use super::figures::PageFigures;
 use super::mapped::read::FilePages;
 use super::mapped::write::PlacedPages;
 use super::multifd::{Beside, Receivers};
-use super::page_set::PageSet;
 use super::receiver::{RamReceiver, RamRecord};
 use super::record::{RAM_IDSTR, RAM_VERSION, put_end_of_section};
 use super::sender::{PageCount, RamSender};
-use super::xbzrle::XbzrleCount;
 use super::{DirtyLog, GuestRam, PAGE_SIZE};
 use crate::codec::{Outbox, Reader, Strictness};
 use crate::error::{Error, ErrorKind, Result};
@@ -44,13 +41,20 @@ pub(crate) struct RamSection<'a> {
 
 /// The section in parts that the engine itself provides. Its pages may have fixed places in a file.
 pub(crate) trait EngineSection: IterativeSection {
-    /// Reads the list at `at` in `file`, for a stream whose pages have fixed places there; returns the offset where the stream
-    /// continues.
+    /// Reads the list at `at` in `file`, whose pages have fixed places; returns the offset where the stream continues.
     ///
     /// # Errors
     /// Faults of the list.
     fn load_placed(&mut self, _file: File, _at: u64, _strictness: Strictness) -> Result<u64> {
         Err(Error::new(ErrorKind::Misuse, "it is not read from a file"))
+    }
+
+    /// Appends the records of the pending pages that were requested since the last call, in post-copy.
+    ///
+    /// # Errors
+    /// Guest memory cannot be read.
+    fn put_asked(&mut self, _out: &mut Outbox) -> Result<()> {
+        Err(Error::new(ErrorKind::Misuse, "none of its pages can be requested"))
     }
 
     /// Reads the record that ends the list.
@@ -137,19 +141,8 @@ impl<'a> RamSection<'a> {
 
     /// In post-copy: appends the requested pages, then others from after the last requested one. True if no page is pending.
     fn put_late_pages(&mut self, out: &mut Outbox, wanted: u64) -> Result<bool> {
-        let asked = std::mem::take(&mut *lock(&self.figures.asked));
-        let resumed = lock(&self.figures.resumed).take();
+        self.put_asked(out)?;
         let sender = self.sender()?;
-        if let Some(lacking) = resumed {
-            sender.resume(lacking);
-        }
-        for (block, pages) in asked {
-            for page in pages {
-                if sender.go_to(block, page) {
-                    sender.put_pages(out, out.len())?;
-                }
-            }
-        }
         if sender.put_pages(out, wanted)? {
             // After the last page of memory, continue with the pages before the requested ones.
             sender.go_to_first();
@@ -298,6 +291,22 @@ impl IterativeSection for RamSection<'_> {
 }
 
 impl EngineSection for RamSection<'_> {
+    fn put_asked(&mut self, out: &mut Outbox) -> Result<()> {
+        let asked = std::mem::take(&mut *lock(&self.figures.asked));
+        let resumed = lock(&self.figures.resumed).take();
+        let sender = self.sender()?;
+        if let Some(lacking) = resumed {
+            sender.resume(lacking);
+        }
+        for (block, page) in asked.into_iter().flat_map(|(block, pages)| pages.map(move |page| (block, page))) {
+            if sender.go_to(block, page) {
+                sender.put_pages(out, out.len())?;
+            }
+        }
+        self.tell();
+        Ok(())
+    }
+
     fn load_placed(&mut self, file: File, at: u64, strictness: Strictness) -> Result<u64> {
         let (pages, goes_on) = FilePages::read(&mut self.receiver, file, at, strictness)?;
         self.in_file = Some(pages);
@@ -309,108 +318,6 @@ impl EngineSection for RamSection<'_> {
             false => Ok(()),
             true => Err(input.malformed("a flush of page channels, which a file does not have")),
         }
-    }
-}
-
-/// The figures of a migration's pages so far, for reports.
-#[derive(Debug, Default)]
-pub(crate) struct PageFigures {
-    normal: AtomicU64,
-    zero: AtomicU64,
-    pending: AtomicU64,
-    dirtied: AtomicU64,
-    beside: Beside,
-    xbzrle: Mutex<Option<XbzrleCount>>,
-    heat: Mutex<HeatMap>,
-    flushes: AtomicBool,
-    wishes: Mutex<Wishes>,
-    /// In post-copy: pages that the destination's guest waits for, by block.
-    asked: Mutex<Vec<(usize, Range<u64>)>>,
-    /// In post-copy, over another connection: the pages that the destination lacks, by block.
-    resumed: Mutex<Option<Vec<PageSet>>>,
-    /// In post-copy: the pages that were pending at the last [`sync`](IterativeSection::sync), by block.
-    lacking: Mutex<Vec<(usize, Range<u64>)>>,
-}
-
-/// Settings for a source's guest memory, effective from the next [`sync`](IterativeSection::sync) on.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Wishes {
-    /// XBZRLE, with a cache of this many bytes.
-    pub(crate) xbzrle_cache: Option<u64>,
-    /// The guest is paused: no page will be sent again.
-    pub(crate) is_last_stage: bool,
-    /// The guest has switched to post-copy: from now on each page is sent once, and requested pages are sent first.
-    pub(crate) is_late: bool,
-}
-
-impl PageFigures {
-    /// Pages that were sent or received.
-    pub(crate) fn moved(&self) -> PageCount {
-        let in_stream =
-            PageCount { normal: self.normal.load(Ordering::Relaxed), zero: self.zero.load(Ordering::Relaxed) };
-        in_stream.and(self.beside.pages())
-    }
-
-    /// Bytes of the pages still to send, in guest memory.
-    pub(crate) fn pending_bytes(&self) -> u64 {
-        (self.pending.load(Ordering::Relaxed) + self.beside.unsent()).saturating_mul(PAGE_SIZE)
-    }
-
-    /// Pages that became pending after the first round had begun.
-    pub(crate) fn dirtied(&self) -> u64 {
-        self.dirtied.load(Ordering::Relaxed)
-    }
-
-    /// The work of XBZRLE, if it is in use.
-    pub(crate) fn xbzrle(&self) -> Option<XbzrleCount> {
-        *lock(&self.xbzrle)
-    }
-
-    /// Pages taken for sending up to the end of the last round, by their place in memory.
-    pub(crate) fn heat(&self) -> HeatMap {
-        lock(&self.heat).clone()
-    }
-
-    /// Changes the source's settings.
-    pub(crate) fn want(&self, wishes: Wishes) {
-        *lock(&self.wishes) = wishes;
-    }
-
-    /// Records that the destination's guest waits for these pages of a block.
-    pub(crate) fn ask(&self, block: usize, pages: Range<u64>) {
-        lock(&self.asked).push((block, pages));
-    }
-
-    /// In post-copy, over another connection: makes exactly these pages of each block pending. Earlier requests are dropped.
-    pub(crate) fn resume(&self, lacking: Vec<PageSet>) {
-        lock(&self.asked).clear();
-        *lock(&self.resumed) = Some(lacking);
-    }
-
-    /// The pages that the destination lacked at the last sync, by block.
-    pub(crate) fn lacking(&self) -> Vec<(usize, Range<u64>)> {
-        std::mem::take(&mut *lock(&self.lacking))
-    }
-
-    /// Sets the numbers of pages that were sent in the stream, and that are pending.
-    pub(crate) fn tell(&self, sent: PageCount, pending: u64) {
-        self.set_moved(sent);
-        self.pending.store(pending, Ordering::Relaxed);
-    }
-
-    /// Counts this many more pages that have become pending.
-    pub(crate) fn add_dirtied(&self, pages: u64) {
-        self.dirtied.fetch_add(pages, Ordering::Relaxed);
-    }
-
-    /// Makes the next part end with a flush of the page channels, as the last part of a round does anyway.
-    pub(crate) fn want_flush(&self) {
-        self.flushes.store(true, Ordering::Relaxed);
-    }
-
-    fn set_moved(&self, PageCount { normal, zero }: PageCount) {
-        self.normal.store(normal, Ordering::Relaxed);
-        self.zero.store(zero, Ordering::Relaxed);
     }
 }
 

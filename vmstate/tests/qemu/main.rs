@@ -12,6 +12,8 @@ mod pair;
 #[cfg(feature = "tools")]
 mod postcopy;
 #[cfg(feature = "tools")]
+mod preempt;
+#[cfg(feature = "tools")]
 mod recovery;
 mod snapshot;
 mod xbzrle;

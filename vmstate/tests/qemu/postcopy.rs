@@ -3,6 +3,7 @@
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixListener;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::thread;
 
@@ -19,7 +20,7 @@ use vmstate_lab::patience::find;
 use super::{BLOCKS, PATIENCE, Qemu, Ram, Vm, arrive, depart, devices, skipped};
 
 /// A page of the guest, far from the first pages that are sent.
-const WANTED: u64 = 0x3ab_c000;
+pub(super) const WANTED: u64 = 0x3ab_c000;
 
 /// The position of the record of this page of "microvm.ram", if it was sent as zero: without a name, as the page before was in
 /// the same block.
@@ -115,6 +116,14 @@ fn qemus_stream_in_post_copy_is_read_and_it_takes_a_request() {
     assert_eq!(packaged, Command::Packaged(u32::try_from(runs + 5 - (begins + 9)).unwrap()));
 }
 
+/// A device of QEMU's that fills 8 MiB of the guest's memory from `start` on: its limit of the bandwidth hardly counts pages of zeros, nine
+/// bytes each, which all go before it looks.
+pub(super) fn filled(directory: &Path, start: u64) -> String {
+    let file = directory.join("filled");
+    std::fs::write(&file, vec![0x5a; 8 << 20]).unwrap();
+    format!("loader,addr={start:#x},force-raw=on,file={}", file.display())
+}
+
 /// The guest dirties nothing, and all of its pages are still missing when QEMU shall run it.
 #[test]
 fn qemu_takes_our_guest_in_post_copy_and_says_so() {
@@ -143,7 +152,7 @@ fn qemu_takes_our_guest_in_post_copy_and_says_so() {
 
 /// Memory with an access that waits for the page [`WANTED`].
 pub(super) struct Late {
-    ram: Ram,
+    pub(super) ram: Ram,
     waits: Mutex<Waits>,
 }
 
@@ -158,6 +167,11 @@ impl Late {
 
     pub(super) fn listens(&self) -> bool {
         self.waits.lock().unwrap().listens
+    }
+
+    /// Pages that were put there, in their order.
+    pub(super) fn puts(&self) -> Vec<(usize, u64)> {
+        self.waits.lock().unwrap().put.clone()
     }
 
     pub(super) fn is_whole(&self) -> bool {
@@ -235,7 +249,7 @@ fn we_take_qemus_guest_in_post_copy_and_qemu_completes() {
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join("socket");
     let listener = Listener::unix(&socket).unwrap();
-    let mut qemu = Qemu::start(&["-m", "64M"]);
+    let mut qemu = Qemu::start(&["-m", "64M", "-device", &filled(directory.path(), 0x300_0000)]);
     qemu.switch_on(&["return-path", "postcopy-ram"]);
     qemu.execute("migrate-set-parameters", json!({"max-bandwidth": 16384, "max-postcopy-bandwidth": 65536}));
     let (ram, mut machine) = (Late::new(64 << 20), Vm::default());
@@ -249,6 +263,8 @@ fn we_take_qemus_guest_in_post_copy_and_qemu_completes() {
             qemu.execute("migrate", json!({"uri": format!("unix:{}", socket.display())}));
             find("migration", || (qemu.execute("query-migrate", json!({}))["status"] == "active").then_some(()));
             qemu.execute("migrate-start-postcopy", json!({}));
+            find("page", || ram.puts().contains(&(0, WANTED)).then_some(()));
+            qemu.execute("migrate-set-parameters", json!({"max-postcopy-bandwidth": 0}));
         });
         arrive(&listener, &mut machine, &mut sections, &ram).unwrap()
     });

@@ -1,5 +1,6 @@
 //! Post-copy with a QEMU at either end, whose connection breaks twice: both sides continue over another one.
 
+use std::cell::RefCell;
 use std::io;
 use std::thread;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use vmstate::migrate::{Control, DestinationPhase, SourcePhase};
 use vmstate::section::{Section, Sections};
 use vmstate_lab::patience::find;
 
-use super::postcopy::Late;
+use super::postcopy::{Late, filled};
 use super::{PATIENCE, Qemu, Ram, Vm, depart, devices, skipped, taken_in};
 
 /// A connection that breaks after a number of bytes in either direction, once it is armed, and is then replaced by others.
@@ -19,6 +20,8 @@ struct Breaking<'a> {
     socket: Option<SocketChannel>,
     counts: &'a dyn Fn() -> bool,
     left: usize,
+    /// Waits until the other side has come so far that it survives the end of the connection.
+    await_active: Box<dyn FnMut() + 'a>,
     /// The number of bytes that each further connection carries.
     next: Vec<usize>,
     again: Box<dyn FnMut() -> SocketChannel + 'a>,
@@ -29,7 +32,8 @@ impl Breaking<'_> {
         if (self.counts)() {
             self.left = self.left.saturating_sub(count);
         }
-        if self.left == 0 {
+        if self.left == 0 && self.socket.is_some() {
+            (self.await_active)();
             self.socket = None;
         }
         Ok(count)
@@ -60,6 +64,11 @@ impl Channel for Breaking<'_> {
     }
 }
 
+/// A QEMU fails that loses its connection in the middle of the switch.
+fn await_active(qemu: &mut Qemu) {
+    find("post-copy", || (qemu.execute("query-migrate", json!({}))["status"] == "postcopy-active").then_some(()));
+}
+
 fn await_paused(qemu: &mut Qemu) {
     find("pause", || {
         let status = qemu.execute("query-migrate", json!({}))["status"].clone();
@@ -86,8 +95,10 @@ fn a_qemu_that_has_our_guest_takes_the_rest_over_further_connections() {
     control.set_postcopy_ram(true);
     control.start_postcopy();
     let mut number = 0;
+    let shared = RefCell::new(&mut qemu);
     let again = || {
-        await_paused(&mut qemu);
+        let qemu = &mut **shared.borrow_mut();
+        await_paused(qemu);
         number += 1;
         let path = directory.path().join(format!("again{number}"));
         qemu.execute("migrate-recover", json!({"uri": format!("unix:{}", path.display())}));
@@ -98,6 +109,7 @@ fn a_qemu_that_has_our_guest_takes_the_rest_over_further_connections() {
         counts: &|| true,
         left: 2_000_000,
         next: vec![usize::MAX, 1_000_003],
+        await_active: Box::new(|| await_active(&mut shared.borrow_mut())),
         again: Box::new(again),
     };
     let departure = depart(&mut channel, &mut machine, &mut Sections::new(), &ram, &control);
@@ -117,7 +129,8 @@ fn a_qemu_whose_guest_we_have_sends_the_rest_over_further_connections() {
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join("socket");
     let listener = Listener::unix(&socket).unwrap();
-    let mut qemu = Qemu::start(&["-m", "64M"]);
+    let filled = filled(directory.path(), 0x10_0000);
+    let mut qemu = Qemu::start(&["-m", "64M", "-device", &filled]);
     qemu.switch_on(&["return-path", "postcopy-ram"]);
     qemu.execute("migrate-set-parameters", json!({"max-bandwidth": 16384, "max-postcopy-bandwidth": 16384}));
     let uri = json!({"uri": format!("unix:{}", socket.display()), "resume": false});
@@ -136,8 +149,10 @@ fn a_qemu_whose_guest_we_have_sends_the_rest_over_further_connections() {
     };
     thread::scope(|scope| scope.spawn(switch).join().unwrap());
     let mut number = 0;
+    let shared = RefCell::new(&mut qemu);
     let again = || {
-        await_paused(&mut qemu);
+        let qemu = &mut **shared.borrow_mut();
+        await_paused(qemu);
         let mut uri = uri.clone();
         uri["resume"] = true.into();
         number += 1;
@@ -152,6 +167,7 @@ fn a_qemu_whose_guest_we_have_sends_the_rest_over_further_connections() {
         counts: &|| ram.listens(),
         left: 5000,
         next: vec![usize::MAX, 10_001],
+        await_active: Box::new(|| await_active(&mut shared.borrow_mut())),
         again: Box::new(again),
     };
     let arrival = taken_in(&mut channel, &mut machine, &mut sections, &ram);

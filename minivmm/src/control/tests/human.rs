@@ -37,7 +37,7 @@ fn lines_ask_the_driver_for_what_they_stand_for() {
         assert_eq!(print(&mut talk, line), printed, "{line}");
         assert_eq!(seen.try_recv().unwrap(), request, "{line}");
     }
-    for line in ["migrate_set_parameter mode normal", "migrate_set_capability postcopy-preempt on"] {
+    for line in ["migrate_set_parameter mode normal", "migrate_set_capability zero-copy-send on"] {
         assert!(print(&mut talk, line).contains("is not supported: "), "{line}");
     }
     assert!(seen.try_recv().is_err());

@@ -106,7 +106,6 @@ fn what_is_not_here_is_refused_with_the_reason() {
         answer["error"]["desc"].as_str().unwrap().to_owned()
     };
     for (name, state, why) in [
-        ("postcopy-preempt", true, "go before all others"),
         ("zero-copy-send", true, "copied"),
         ("return-path", false, "decides who runs"),
         ("events", false, "every client"),
@@ -123,7 +122,7 @@ fn what_is_not_here_is_refused_with_the_reason() {
     }
     assert!(seen.try_recv().is_err(), "a refused command must change nothing");
     let fine = json!({"capabilities": [
-        {"capability": "postcopy-preempt", "state": false}, {"capability": "return-path", "state": true},
+        {"capability": "zero-copy-send", "state": false}, {"capability": "return-path", "state": true},
     ]});
     let command = json!({"execute": "migrate-set-capabilities", "arguments": fine});
     assert_eq!(talk.say(command.to_string().as_bytes()), [json!({"return": {}})]);

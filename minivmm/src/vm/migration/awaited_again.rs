@@ -1,5 +1,6 @@
 //! A destination whose connection broke in post-copy: it waits for its source at the address where it waited first, and where somebody says.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
@@ -9,7 +10,7 @@ use vmstate::channel::tls::{Connection, TlsChannel, TlsServer};
 use super::LOOK_UP;
 use super::incoming::{self, IncomingListener, Origin};
 use super::look_up::LookUp;
-use super::replaceable::Recovery;
+use super::replaceable::{Connections, Recovery};
 use crate::config::Address;
 use crate::error::chain;
 use crate::vm::published::Published;
@@ -39,10 +40,10 @@ pub(super) struct AwaitedAgain {
     pub(super) server: Option<TlsServer>,
 }
 
-impl AwaitedAgain {
+impl Connections for AwaitedAgain {
     /// Waits until the source has connected again; `None` if it cannot: this machine listens at no address, and has no control socket by which
     /// one could be named.
-    pub(super) fn await_source(&mut self, why: &vmstate::Error) -> Option<Connection> {
+    fn replace(&mut self, why: &vmstate::Error) -> Option<Connection> {
         if self.first.is_none() && self.named.is_none() && !self.can_be_asked {
             return None;
         }
@@ -65,13 +66,27 @@ impl AwaitedAgain {
         Some(connection)
     }
 
+    fn urgent(&mut self) -> io::Result<Option<Connection>> {
+        for listener in self.listeners() {
+            if let Some(connection) = listener.accept_urgent()? {
+                return Ok(Some(connection));
+            }
+        }
+        Ok(None)
+    }
+}
+
+impl AwaitedAgain {
+    fn listeners(&self) -> impl Iterator<Item = &IncomingListener> {
+        self.first.as_deref().into_iter().chain(self.named.as_ref().map(|(_, listener)| listener))
+    }
+
     /// Who has connected, if anybody.
     fn look(&mut self) -> Option<Connection> {
         if let Some(connection) = self.connected.take() {
             return Some(connection);
         }
-        let listeners = self.first.as_deref().into_iter().chain(self.named.as_ref().map(|(_, listener)| listener));
-        listeners.filter_map(|listener| listener.accept_resuming(MOMENT).ok()).next()
+        self.listeners().filter_map(|listener| listener.accept_resuming(MOMENT).ok()).next()
     }
 
     /// Listens at an address, if one is named within a moment.

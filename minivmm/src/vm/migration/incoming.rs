@@ -16,7 +16,7 @@ use super::connector::shake_hands;
 use super::descriptor;
 use super::ended::Ended;
 use super::engine_machine::EngineMachine;
-use super::replaceable::Replaceable;
+use super::replaceable::{Connections, NoOthers, Replaceable};
 use super::state_file::StateFile;
 use crate::command;
 use crate::config::{Address, Descriptor, ListenAt, Tls};
@@ -205,8 +205,11 @@ impl IncomingTask {
         page_channels: Option<Receivers>,
     ) -> std::result::Result<(Arrival, Option<Connection>), String> {
         let mut again = self.again.take();
-        let await_source = |why: &vmstate::Error| again.as_mut().and_then(|again| again.await_source(why));
-        let mut channel = Replaceable::new(connection, Box::new(await_source));
+        let others: &mut dyn Connections = match &mut again {
+            Some(again) => again,
+            None => &mut NoOthers,
+        };
+        let mut channel = Replaceable::new(connection, others);
         let arrival = self.take_in(&mut channel, page_channels);
         let connection = channel.into_connection();
         self.again = again;

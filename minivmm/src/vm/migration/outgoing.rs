@@ -15,7 +15,8 @@ use super::channels::PageThreads;
 use super::connector::Connector;
 use super::ended::Ended;
 use super::engine_machine::EngineMachine;
-use super::replaceable::{Reconnection, Replaceable};
+use super::replaceable::{Connections, Reconnection, Replaceable};
+use crate::config::Address;
 use crate::error::chain;
 use crate::machine_map::MACHINE_TYPE;
 use crate::migration::dirty_log::{MachineDirtyLog, NothingToSend};
@@ -42,28 +43,38 @@ pub(super) struct OutgoingTask {
     pub(super) channels: Option<(u8, Compression)>,
 }
 
-/// Connects to where somebody says, until that succeeds; `None` once nobody will.
-fn reconnect(
-    connector: &mut Connector,
-    reconnections: &Receiver<Reconnection>,
-    shared: &Published,
-    why: &vmstate::Error,
-) -> Option<Connection> {
-    let mut why = format!(
-        "the connection broke: {}; the guest runs at the destination and waits there for memory that is only here: migrate with resume",
-        chain(why)
-    );
-    loop {
-        shared.update_migration(|info| info.error = Some(why));
-        let Reconnection { address, secure, connected } = reconnections.recv().ok()?;
-        (connector.address, connector.secure, connector.connected) = (address, secure, connected);
-        match connector.connect() {
-            Ok(connection) => {
-                shared.update_migration(|info| info.error = None);
-                return Some(connection);
+/// A source's: connects to where somebody says.
+struct Reconnecting<'a> {
+    connector: &'a mut Connector,
+    reconnections: &'a Receiver<Reconnection>,
+    shared: &'a Published,
+}
+
+impl Connections for Reconnecting<'_> {
+    /// Connects until that succeeds; `None` once nobody will say any more where.
+    fn replace(&mut self, why: &vmstate::Error) -> Option<Connection> {
+        let mut why = format!(
+            "the connection broke: {}; the guest runs at the destination and waits there for memory that is only here: migrate with resume",
+            chain(why)
+        );
+        loop {
+            self.shared.update_migration(|info| info.error = Some(why));
+            let Reconnection { address, secure, connected } = self.reconnections.recv().ok()?;
+            let connector = &mut *self.connector;
+            (connector.address, connector.secure, connector.connected) = (address, secure, connected);
+            match connector.connect() {
+                Ok(connection) => {
+                    self.shared.update_migration(|info| info.error = None);
+                    return Some(connection);
+                }
+                Err(error) => why = format!("{}: {error}", connector.address),
             }
-            Err(error) => why = format!("{}: {error}", connector.address),
         }
+    }
+
+    fn urgent(&mut self) -> io::Result<Option<Connection>> {
+        let connects_again = !matches!(self.connector.address, Address::Descriptor { .. } | Address::Exec(_));
+        connects_again.then(|| self.connector.connect()).transpose()
     }
 }
 
@@ -111,8 +122,9 @@ impl OutgoingTask {
         };
         let mut nothing = NothingToSend;
         let is_local = self.connector.offer.is_some();
-        let again = |why: &vmstate::Error| reconnect(&mut self.connector, &self.reconnections, &self.shared, why);
-        let mut channel = Replaceable::new(channel, Box::new(again));
+        let mut others =
+            Reconnecting { connector: &mut self.connector, reconnections: &self.reconnections, shared: &self.shared };
+        let mut channel = Replaceable::new(channel, &mut others);
         let outgoing = Outgoing {
             channel: &mut channel,
             clock: &MonotonicClock::new(),

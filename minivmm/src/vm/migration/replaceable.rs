@@ -1,6 +1,7 @@
 //! The main channel of a migration, whose connection is replaced by another one when it breaks in post-copy.
 
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
@@ -28,19 +29,41 @@ pub(in crate::vm) struct Recovery {
     pub(in crate::vm) answer: Sender<Result<(), Refusal>>,
 }
 
-/// Makes another connection, in the place of one that broke for this reason; `None` if there will be none.
-type Again<'a> = Box<dyn FnMut(&vmstate::Error) -> Option<Connection> + 'a>;
+/// Makes further connections of a migration.
+pub(super) trait Connections {
+    /// Returns a connection that replaces the main channel's, which broke because of `why`; `None` if there will be none.
+    fn replace(&mut self, why: &vmstate::Error) -> Option<Connection>;
 
-/// A connection, and who makes another one.
+    /// Returns the second connection, for pages requested in post-copy: a source connects, a destination returns the one that it has accepted.
+    ///
+    /// # Errors
+    /// The source cannot connect.
+    fn urgent(&mut self) -> io::Result<Option<Connection>>;
+}
+
+/// For a migration that has only one connection.
+pub(super) struct NoOthers;
+
+impl Connections for NoOthers {
+    fn replace(&mut self, _why: &vmstate::Error) -> Option<Connection> {
+        None
+    }
+
+    fn urgent(&mut self) -> io::Result<Option<Connection>> {
+        Ok(None)
+    }
+}
+
+/// A connection, and who makes others.
 pub(super) struct Replaceable<'a> {
     /// None while another one is waited for.
     connection: Option<Connection>,
-    again: Again<'a>,
+    others: &'a mut dyn Connections,
 }
 
 impl<'a> Replaceable<'a> {
-    pub(super) fn new(connection: Connection, again: Again<'a>) -> Self {
-        Self { connection: Some(connection), again }
+    pub(super) fn new(connection: Connection, others: &'a mut dyn Connections) -> Self {
+        Self { connection: Some(connection), others }
     }
 
     /// The connection that is left open.
@@ -54,6 +77,20 @@ impl<'a> Replaceable<'a> {
 }
 
 impl Channel for Replaceable<'_> {
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        self.connection.as_ref().and_then(Channel::descriptor)
+    }
+
+    fn shorten_queue(&mut self) {
+        if let Some(connection) = &mut self.connection {
+            connection.shorten_queue();
+        }
+    }
+
+    fn urgent(&mut self) -> io::Result<Option<Box<dyn Channel>>> {
+        Ok(self.others.urgent()?.map(|connection| Box::new(connection) as Box<dyn Channel>))
+    }
+
     fn send(&mut self, bytes: &[u8], timeout: Duration) -> io::Result<usize> {
         self.connection()?.send(bytes, timeout)
     }
@@ -73,7 +110,7 @@ impl Channel for Replaceable<'_> {
     fn reconnect(&mut self, why: &vmstate::Error) -> io::Result<()> {
         // The other side notices that the one before is over.
         self.connection = None;
-        self.connection = (self.again)(why);
+        self.connection = self.others.replace(why);
         self.connection().map(drop)
     }
 }

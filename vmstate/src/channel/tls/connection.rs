@@ -1,6 +1,7 @@
 //! A connection as it is created or accepted: a socket, or TLS on one.
 
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use super::TlsChannel;
@@ -51,6 +52,17 @@ impl Connection {
 }
 
 impl Channel for Connection {
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Self::Plain(socket) => socket.descriptor(),
+            Self::Tls(channel) => channel.descriptor(),
+        }
+    }
+
+    fn shorten_queue(&mut self) {
+        self.channel().shorten_queue();
+    }
+
     fn send(&mut self, bytes: &[u8], timeout: Duration) -> io::Result<usize> {
         self.channel().send(bytes, timeout)
     }

@@ -11,6 +11,7 @@ mod verify;
 
 use std::fmt;
 use std::io::{self, Read, Write};
+use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 use rustls::Connection as Session;
@@ -210,6 +211,15 @@ impl<C: Channel> TlsChannel<C> {
 }
 
 impl<C: Channel> Channel for TlsChannel<C> {
+    /// Decrypted bytes are received without waiting, so every wait is for bytes of this descriptor.
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        self.inner.descriptor()
+    }
+
+    fn shorten_queue(&mut self) {
+        self.inner.shorten_queue();
+    }
+
     fn send(&mut self, bytes: &[u8], timeout: Duration) -> io::Result<usize> {
         let until = Deadline::new(timeout);
         self.handshake(timeout)?;

@@ -4,7 +4,7 @@ use std::io;
 
 use rustls::{AlertDescription, CertificateError, Error, InvalidMessage};
 
-use crate::channel::listener::MAGIC;
+use crate::channel::waiters::MAGIC;
 use crate::ram::multifd::packet::MAGIC_BYTES;
 
 fn ended(why: String) -> io::Error {

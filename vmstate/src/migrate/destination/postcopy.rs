@@ -85,6 +85,7 @@ impl Destination<'_, '_> {
         let event = self.receive(self.silence)?;
         if event == DestinationEvent::Ended {
             self.loader.check_complete()?;
+            self.loader.wire.await_urgent(self.silence)?;
             self.late.end()?;
             if self.protocol.runs() {
                 self.machine.arrived();

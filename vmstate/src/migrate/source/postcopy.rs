@@ -9,6 +9,7 @@ use crate::migrate::protocol::Way;
 use crate::migrate::save::{SendPhase, Which};
 use crate::migrate::wire::Timeout;
 use crate::ram::PAGE_SIZE;
+use crate::ram::record::put_end_of_section;
 use crate::stream::{Command, Discard, Element, PageRequest, PageSizes, Returned, Stretch};
 
 /// Bytes of pages collected at once: a page requested meanwhile waits only for these, and for the contents of the socket's
@@ -45,8 +46,12 @@ impl Source<'_, '_> {
             return Ok(None);
         }
         self.await_machine()?;
+        if !self.wants_postcopy() {
+            return Ok(Some(Way::Whole));
+        }
+        // Before the pause, so that connecting is not part of the downtime.
+        self.connect_urgent()?;
         Ok(Some(match self.peer {
-            _ if !self.wants_postcopy() => Way::Whole,
             Peer::Vmstate => Way::Postcopy,
             Peer::Qemu => Way::PostcopyUnanswered,
         }))
@@ -112,20 +117,67 @@ impl Source<'_, '_> {
             self.downtime.commit = self.lap();
             self.control.publish(|progress| progress.downtime = Some(self.downtime));
         }
+        self.wire.shorten_queue();
         loop {
             self.hear_requests()?;
+            self.put_urgent()?;
             let over = self.saver.iterate(&mut self.buffer, CHUNK, Which::Memory)?;
-            self.flush(self.running())?;
+            self.flush_behind_urgent()?;
             self.publish();
             if over {
                 break;
             }
         }
+        if let Some(urgent) = self.wire.urgent_outbox() {
+            // QEMU before 8.0 waits for this record (`postcopy_preempt_shutdown_file`, migration/postcopy-ram.c).
+            put_end_of_section(urgent);
+        }
         self.saver.complete(&mut self.buffer, Which::Memory)?;
         Element::Eof.write(self.buffer.bytes_mut());
-        self.flush(self.running())?;
+        self.flush_behind_urgent()?;
         self.machine.departed();
         Ok(())
+    }
+
+    /// Makes the second connection, for requested pages, if the parameter says so.
+    pub(super) fn connect_urgent(&mut self) -> Result<()> {
+        if !self.control.parameters().postcopy_preempt || self.wire.open_urgent()? {
+            return Ok(());
+        }
+        let message = "requested pages need a second connection to the destination, and this channel supports only one: turn \
+                       capability postcopy-preempt off";
+        Err(Error::new(ErrorKind::Incompatible, message))
+    }
+
+    /// Puts requested pages into the outbox of the second connection. Without one they come first in the next part of the stream.
+    fn put_urgent(&mut self) -> Result<()> {
+        match self.wire.urgent_outbox() {
+            Some(urgent) => self.saver.put_asked(urgent),
+            None => Ok(()),
+        }
+    }
+
+    /// Sends the buffer and empties it. Pages requested before and meanwhile go first on the second connection, if there is one.
+    fn flush_behind_urgent(&mut self) -> Result<()> {
+        if self.wire.urgent_outbox().is_none() {
+            return self.flush(self.running());
+        }
+        let (mut sent, mut moved) = (self.wire.sent(), self.clock.now());
+        loop {
+            let deadline = moved.saturating_add(self.options.answer);
+            let all = self.wire.send_both(&mut self.buffer, deadline).map_err(|broken| self.last_words(broken))?;
+            if all {
+                self.buffer.clear();
+                return Ok(());
+            }
+            if self.wire.sent() > sent {
+                (sent, moved) = (self.wire.sent(), self.clock.now());
+            } else {
+                self.wire.await_room(!self.buffer.is_empty())?;
+            }
+            self.hear_requests()?;
+            self.put_urgent()?;
+        }
     }
 
     /// Reads the requests that have already arrived.
@@ -168,6 +220,11 @@ impl Source<'_, '_> {
 
     /// Sends requested pages while the destination takes over.
     pub(super) fn send_asked(&mut self, timeout: Timeout) -> Result<()> {
+        if self.wire.urgent_outbox().is_some() {
+            self.put_urgent()?;
+            // What is left is sent with the next requested pages.
+            return self.wire.send_urgent();
+        }
         self.saver.iterate(&mut self.buffer, 0, Which::Memory)?;
         let sent = self.wire.send(&mut self.buffer, timeout);
         self.buffer.clear();

@@ -45,6 +45,7 @@ impl Source<'_, '_> {
         });
         let lacking =
             lacking.map(|received| received.map(|pages| pages.complement())).collect::<Result<Vec<PageSet>>>()?;
+        self.connect_urgent()?;
         self.tell(Command::PostcopyResume, timeout)?;
         match self.next_of_recovery(timeout)? {
             Returned::ResumeAck => {}

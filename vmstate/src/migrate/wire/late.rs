@@ -1,0 +1,211 @@
+//! The channel in post-copy: requests for pages at the destination, the second connection for requested pages at both sides, and the
+//! replacement of a broken connection.
+
+use std::time::Duration;
+
+use super::{Link, SLICE, Timeout, is_timeout, timed_out};
+use crate::channel::{Wanted, wait_for_any};
+use crate::codec::Outbox;
+use crate::error::{Error, Result};
+use crate::migrate::late::LateRam;
+use crate::migrate::urgent::{IncomingUrgent, OutgoingUrgent};
+use crate::ram::PageCount;
+
+/// Time between two looks where there is no descriptor to wait for.
+const LOOK: Duration = Duration::from_millis(1);
+
+impl Link<'_> {
+    /// The guest may be waiting for a page.
+    pub(super) fn listens(&self) -> bool {
+        self.late.is_some_and(LateRam::listens)
+    }
+
+    /// Notes the time for the pages that arrive until the next look.
+    pub(super) fn look_at_late(&self) {
+        if let Some(late) = self.late {
+            late.look_at(self.clock.now());
+        }
+    }
+
+    /// Asks for the pages that the guest waits for, as far as the channel takes that without a wait.
+    pub(super) fn ask_for_pages(&mut self) -> Result<()> {
+        let Some(late) = self.late.filter(|_| !self.is_unintroduced) else { return Ok(()) };
+        late.look_at(self.clock.now());
+        late.put_requests(self.requests.bytes_mut())?;
+        let mut requests = std::mem::take(&mut self.requests);
+        if !requests.is_empty() {
+            self.send_part(&mut requests, None, Duration::ZERO)?;
+            self.requests = requests;
+        }
+        Ok(())
+    }
+
+    /// Receives bytes within `slice`. Returns a timeout early when the guest begins to wait for a page, or when the second connection has
+    /// received one.
+    pub(super) fn receive_or_fault(&mut self, slice: Duration) -> Result<()> {
+        let faults = self.late.and_then(LateRam::descriptor);
+        if self.channel.descriptor().is_none() || faults.is_none() {
+            return self.receive_within(slice.min(LOOK));
+        }
+        // Decrypted bytes make no descriptor readable.
+        match self.receive_within(Duration::ZERO) {
+            Err(error) if is_timeout(&error) && !slice.is_zero() => {}
+            result => return result,
+        }
+        let to_send = !self.requests.is_empty();
+        let main = self.channel.descriptor().map(|descriptor| Wanted { descriptor, to_receive: true, to_send });
+        let urgent = self.incoming_urgent.as_ref().and_then(IncomingUrgent::descriptor);
+        let others = [faults, urgent].into_iter().flatten();
+        let others = others.map(|descriptor| Wanted { descriptor, to_receive: true, to_send: false });
+        let wanted: Vec<_> = main.into_iter().chain(others).collect();
+        // No descriptor tells that the source has made the second connection.
+        let slice = if self.incoming_urgent.is_some() { slice } else { slice.min(LOOK) };
+        wait_for_any(&wanted, slice)?;
+        self.receive_within(Duration::ZERO)
+    }
+
+    /// Places the pages that have arrived on the second connection. A connection that fails before its first page is not the source's, and
+    /// is dropped.
+    pub(super) fn take_urgent(&mut self) -> Result<()> {
+        let Some(late) = self.late.filter(|late| late.listens() && !self.is_unintroduced) else { return Ok(()) };
+        if self.incoming_urgent.is_none() && self.clock.now() >= self.urgent_look {
+            self.urgent_look = self.clock.now().saturating_add(LOOK);
+            let channel = self.channel.urgent()?;
+            self.incoming_urgent = channel.map(|channel| IncomingUrgent::new(channel, late));
+        }
+        let Some(urgent) = &mut self.incoming_urgent else { return Ok(()) };
+        let taken = urgent.take(self.strictness, self.limits);
+        let (PageCount { normal, zero }, bytes) = urgent.take_figures();
+        let (pages, all_bytes) = &mut self.urgent;
+        *pages = pages.and(PageCount { normal, zero });
+        *all_bytes += bytes;
+        match taken {
+            Ok(false) => {}
+            Ok(true) => self.incoming_urgent = None,
+            Err(error) if !urgent.has_begun() => {
+                tracing::warn!("a second connection was dropped, for it does not carry requested pages: {error}");
+                self.incoming_urgent = None;
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// Waits for the pages that are still in flight on the second connection after the end of the stream.
+    ///
+    /// # Errors
+    /// A timeout if the pages do not arrive; the connection is broken.
+    pub(in crate::migrate) fn await_urgent(&mut self, timeout: Timeout) -> Result<()> {
+        let deadline = self.deadline(timeout);
+        loop {
+            self.check()?;
+            self.take_urgent()?;
+            let Some(late) = self.late.filter(|late| late.lacks()) else { return Ok(()) };
+            late.look_at(self.clock.now());
+            // Pages that are missing without a second connection are an error of the stream.
+            let Some(urgent) = &self.incoming_urgent else { return Ok(()) };
+            let slice = self.left(deadline).min(SLICE);
+            if slice.is_zero() {
+                return Err(timed_out("requested pages do not arrive on the second connection"));
+            }
+            match urgent.descriptor() {
+                Some(descriptor) => {
+                    wait_for_any(&[Wanted { descriptor, to_receive: true, to_send: false }], slice)?;
+                }
+                None => self.clock.sleep(slice.min(LOOK)),
+            }
+        }
+    }
+
+    /// Number of pages that arrived on second connections.
+    pub(in crate::migrate) fn urgent_pages(&self) -> PageCount {
+        self.urgent.0
+    }
+
+    /// Keeps the source's send queue short.
+    pub(in crate::migrate) fn shorten_queue(&mut self) {
+        self.channel.shorten_queue();
+    }
+
+    /// Makes the source's second connection; false if the channel supports only one.
+    ///
+    /// # Errors
+    /// The source cannot connect.
+    pub(in crate::migrate) fn open_urgent(&mut self) -> Result<bool> {
+        self.outgoing_urgent = self.channel.urgent()?.map(OutgoingUrgent::new);
+        Ok(self.outgoing_urgent.is_some())
+    }
+
+    /// Outbox of the source's second connection, if there is one.
+    pub(in crate::migrate) fn urgent_outbox(&mut self) -> Option<&mut Outbox> {
+        self.outgoing_urgent.as_mut().map(|urgent| &mut urgent.outbox)
+    }
+
+    /// Sends what both of the source's connections accept without waiting, requested pages first, then `others` on the main channel; true if
+    /// nothing is left.
+    ///
+    /// # Errors
+    /// A timeout at `deadline`; a connection is broken.
+    pub(in crate::migrate) fn send_both(&mut self, others: &mut Outbox, deadline: Duration) -> Result<bool> {
+        self.send_urgent()?;
+        let is_urgent_left = self.outgoing_urgent.as_ref().is_some_and(|urgent| !urgent.outbox.is_empty());
+        if !others.is_empty() {
+            self.send_part(others, Some(deadline), Duration::ZERO)?;
+        } else if is_urgent_left && self.left(Some(deadline)).is_zero() {
+            return Err(timed_out("the peer accepts none of the pages that it has requested"));
+        }
+        Ok(!is_urgent_left && others.is_empty())
+    }
+
+    /// Sends what the source's second connection accepts without waiting.
+    ///
+    /// # Errors
+    /// Guest memory cannot be read; the connection is broken.
+    pub(in crate::migrate) fn send_urgent(&mut self) -> Result<()> {
+        if let Some(urgent) = &mut self.outgoing_urgent {
+            self.sent += urgent.send(self.ram)?;
+        }
+        Ok(())
+    }
+
+    /// Waits until the source can receive, send requested pages, or, if `to_send`, send on the main channel.
+    ///
+    /// # Errors
+    /// poll(2) fails.
+    pub(in crate::migrate) fn await_room(&mut self, to_send: bool) -> Result<()> {
+        let Some(descriptor) = self.channel.descriptor() else {
+            self.clock.sleep(LOOK);
+            return Ok(());
+        };
+        let mut wanted = vec![Wanted { descriptor, to_receive: true, to_send }];
+        let urgent = self.outgoing_urgent.as_ref().filter(|urgent| !urgent.outbox.is_empty());
+        let descriptor = urgent.and_then(OutgoingUrgent::descriptor);
+        wanted.extend(descriptor.map(|descriptor| Wanted { descriptor, to_receive: false, to_send: true }));
+        wait_for_any(&wanted, SLICE)?;
+        Ok(())
+    }
+
+    /// Waits for another connection to replace this one, which was lost because of `why`.
+    ///
+    /// # Errors
+    /// No other connection will be made.
+    pub(in crate::migrate) fn reconnect(&mut self, why: &Error) -> Result<()> {
+        (self.outgoing_urgent, self.incoming_urgent) = (None, None);
+        self.channel.reconnect(why)?;
+        self.base = self.offset();
+        (self.start, self.end) = (0, 0);
+        self.requests = Outbox::new();
+        self.is_unintroduced = true;
+        self.control.connected();
+        Ok(())
+    }
+
+    /// Over another connection: pages may be asked for again, first all that are waited for.
+    ///
+    /// # Errors
+    /// What memory refuses.
+    pub(in crate::migrate) fn ask_again(&mut self) -> Result<()> {
+        self.is_unintroduced = false;
+        self.late.map_or(Ok(()), |late| late.ask_again(self.requests.bytes_mut()))
+    }
+}

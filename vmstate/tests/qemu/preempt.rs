@@ -1,0 +1,229 @@
+//! Post-copy with a connection of its own for the pages that the guest waits for, between two of our sides and with a QEMU at either end:
+//! such a page comes while all others stand still.
+
+use std::cell::Cell;
+use std::io::{self, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use serde_json::json;
+use vmstate::channel::{Channel, Listener, SocketChannel};
+use vmstate::migrate::{Control, DestinationPhase, Phase, SourcePhase};
+use vmstate::section::{Section, Sections};
+use vmstate_lab::patience::find;
+
+use super::postcopy::{Late, WANTED, filled};
+use super::{PATIENCE, Qemu, Ram, Vm, depart, devices, skipped, taken_in};
+
+/// A page of the guest's that is not zero, far from where the pages begin.
+const FAR: u64 = 3999 * 4096;
+
+/// A source's main channel that carries nothing in post-copy until it is let, and how it connects again.
+struct Holding<'a> {
+    socket: SocketChannel,
+    path: &'a Path,
+    control: &'a Control,
+    lets: &'a dyn Fn() -> bool,
+}
+
+impl Channel for Holding<'_> {
+    fn send(&mut self, bytes: &[u8], timeout: Duration) -> io::Result<usize> {
+        if self.control.progress().phase == Phase::Source(SourcePhase::Postcopy) && !(self.lets)() {
+            thread::sleep(timeout.min(Duration::from_millis(1)));
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        self.socket.send(bytes, timeout)
+    }
+
+    fn receive(&mut self, into: &mut [u8], timeout: Duration) -> io::Result<usize> {
+        self.socket.receive(into, timeout)
+    }
+
+    fn urgent(&mut self) -> io::Result<Option<Box<dyn Channel>>> {
+        let socket = SocketChannel::connect_unix(self.path, PATIENCE, &|| true)?;
+        Ok(Some(Box::new(socket)))
+    }
+}
+
+/// A destination's main channel, where other connections come, and whether one of those was taken.
+struct Meeting<'a> {
+    socket: SocketChannel,
+    listener: &'a Listener,
+    met: Cell<u32>,
+}
+
+impl<'a> Meeting<'a> {
+    fn new(listener: &'a Listener) -> Self {
+        Self { socket: listener.accept_source(&|| true).unwrap(), listener, met: Cell::new(0) }
+    }
+}
+
+impl Channel for Meeting<'_> {
+    fn send(&mut self, bytes: &[u8], timeout: Duration) -> io::Result<usize> {
+        self.socket.send(bytes, timeout)
+    }
+
+    fn receive(&mut self, into: &mut [u8], timeout: Duration) -> io::Result<usize> {
+        self.socket.receive(into, timeout)
+    }
+
+    fn urgent(&mut self) -> io::Result<Option<Box<dyn Channel>>> {
+        let urgent = self.listener.accept_urgent()?;
+        self.met.set(self.met.get() + u32::from(urgent.is_some()));
+        Ok(urgent.map(|socket| Box::new(socket) as Box<dyn Channel>))
+    }
+}
+
+fn preempting() -> Control {
+    let control = Control::default();
+    control.set_downtime_limit(PATIENCE);
+    let mut parameters = control.parameters();
+    (parameters.postcopy_ram, parameters.postcopy_preempt) = (true, true);
+    control.set_parameters(parameters).unwrap();
+    control.start_postcopy();
+    control
+}
+
+/// A stranger connects before the source does, and says something that begins as a page does.
+#[test]
+fn a_page_that_is_waited_for_comes_while_all_others_stand_still() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("socket");
+    let listener = Listener::unix(&path).unwrap();
+    let (here, there) = (Late::new(64 << 20).ram, Late::new(64 << 20));
+    // Pages of zeros would all go before the guest does.
+    here.bytes.lock().unwrap()[0].iter_mut().step_by(4096).for_each(|byte| *byte = 1);
+    here.bytes.lock().unwrap()[0][WANTED as usize + 9] = 0x77;
+    let control = preempting();
+    let lets = || there.puts().contains(&(0, WANTED));
+    let mut stranger = UnixStream::connect(&path).unwrap();
+    stranger.write_all(b"\0\0\0\0\0\0\0\x08\x04what").unwrap();
+    let first = thread::scope(|scope| {
+        let arrival = scope.spawn(|| {
+            let mut channel = Meeting::new(&listener);
+            let arrival = taken_in(&mut channel, &mut Vm::default(), &mut Sections::new(), &there);
+            assert_eq!(arrival.phase, DestinationPhase::Completed, "{:?}", arrival.error);
+            assert_eq!(channel.met.get(), 2, "the stranger, and the source");
+            arrival.report
+        });
+        let first = scope.spawn(|| find("page", || lets().then(|| there.puts()[0])));
+        let socket = SocketChannel::connect_unix(&path, PATIENCE, &|| true).unwrap();
+        let mut channel = Holding { socket, path: &path, control: &control, lets: &lets };
+        let mut machine = Vm { running: true, ..Vm::default() };
+        let departure = depart(&mut channel, &mut machine, &mut Sections::new(), &here, &control);
+        assert_eq!(departure.phase, SourcePhase::Completed, "{:?}", departure.error);
+        // Each page once, on whichever way.
+        let (sent, came) = (departure.report, arrival.join().unwrap());
+        assert_eq!(sent.pages, came.pages);
+        assert!(came.bytes <= sent.bytes, "{came:?} of {sent:?}");
+        first.join().unwrap()
+    });
+    assert_eq!(first, (0, WANTED));
+    assert!(there.is_whole());
+    assert!(there.ram.bytes.into_inner().unwrap()[0] == here.bytes.into_inner().unwrap()[0]);
+}
+
+/// A channel that connects but once cannot have one.
+#[test]
+fn a_source_without_a_second_connection_keeps_its_guest() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("socket");
+    let listener = Listener::unix(&path).unwrap();
+    let control = preempting();
+    let mut machine = Vm { running: true, ..Vm::default() };
+    let there = Late::new(16 << 20);
+    let departure = thread::scope(|scope| {
+        let arrival = scope.spawn(|| {
+            let mut channel = listener.accept_source(&|| true).unwrap();
+            taken_in(&mut channel, &mut Vm::default(), &mut Sections::new(), &there)
+        });
+        let mut channel = SocketChannel::connect_unix(&path, PATIENCE, &|| true).unwrap();
+        let departure = depart(&mut channel, &mut machine, &mut Sections::new(), &Ram::new(), &control);
+        drop(channel);
+        assert_eq!(arrival.join().unwrap().phase, DestinationPhase::Failed);
+        departure
+    });
+    assert_eq!(departure.phase, SourcePhase::Failed);
+    assert!(machine.running);
+    let error = departure.error.unwrap().to_string();
+    assert!(
+        error.contains("need a second connection") && error.contains("turn capability postcopy-preempt off"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_qemu_that_has_our_guest_is_sent_the_page_that_it_waits_for_while_all_others_stand_still() {
+    if skipped() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("socket");
+    let mut qemu = Qemu::start(&["-incoming", "defer"]);
+    qemu.switch_on(&["postcopy-ram", "postcopy-preempt"]);
+    qemu.execute("migrate-incoming", json!({"uri": format!("unix:{}", path.display()), "exit-on-error": false}));
+    let socket = find("listener", || SocketChannel::connect_unix(&path, PATIENCE, &|| true).ok());
+    let (ram, control, dump) = (Ram::filled(), preempting(), directory.path().join("dump"));
+    let is_dumped = AtomicBool::new(false);
+    let departure = thread::scope(|scope| {
+        // QEMU's main thread reads a page far behind those that come first, and so waits for it.
+        scope.spawn(|| {
+            find("post-copy", || {
+                let status = qemu.execute("query-migrate", json!({}))["status"].clone();
+                (status == "postcopy-active").then_some(())
+            });
+            qemu.execute("pmemsave", json!({"val": FAR, "size": 4096, "filename": dump}));
+            is_dumped.store(true, Ordering::SeqCst);
+        });
+        let lets = || is_dumped.load(Ordering::SeqCst);
+        let mut channel = Holding { socket, path: &path, control: &control, lets: &lets };
+        let mut machine = Vm { running: true, ..Vm::default() };
+        depart(&mut channel, &mut machine, &mut Sections::new(), &ram, &control)
+    });
+    assert_eq!(departure.phase, SourcePhase::Completed, "{:?}", departure.error);
+    assert!(std::fs::read(&dump).unwrap() == ram.bytes.lock().unwrap()[0][FAR as usize..][..4096]);
+    qemu.await_completed();
+    qemu.check_low_memory(&ram, directory.path());
+}
+
+#[test]
+fn a_qemu_whose_guest_we_have_sends_the_page_that_it_waits_for_on_its_own_connection() {
+    if skipped() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("socket");
+    let listener = Listener::unix(&socket).unwrap();
+    let mut qemu = Qemu::start(&["-m", "64M", "-device", &filled(directory.path(), 0x300_0000)]);
+    qemu.switch_on(&["return-path", "postcopy-ram", "postcopy-preempt"]);
+    qemu.execute("migrate-set-parameters", json!({"max-bandwidth": 16384, "max-postcopy-bandwidth": 65536}));
+    let (ram, mut machine) = (Late::new(64 << 20), Vm::default());
+    let mut devices = devices();
+    let mut sections = Sections::new();
+    for (name, instance, device) in &mut devices {
+        sections.register(name, *instance, device as &mut dyn Section).unwrap();
+    }
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            qemu.execute("migrate", json!({"uri": format!("unix:{}", socket.display())}));
+            find("migration", || (qemu.execute("query-migrate", json!({}))["status"] == "active").then_some(()));
+            qemu.execute("migrate-start-postcopy", json!({}));
+            find("page", || ram.puts().contains(&(0, WANTED)).then_some(()));
+            qemu.execute("migrate-set-parameters", json!({"max-postcopy-bandwidth": 0}));
+        });
+        let mut channel = Meeting::new(&listener);
+        let arrival = taken_in(&mut channel, &mut machine, &mut sections, &ram);
+        assert_eq!(arrival.phase, DestinationPhase::Completed, "{:?}", arrival.error);
+        assert_eq!(channel.met.get(), 1);
+    });
+    drop(sections);
+    assert!(machine.running && ram.is_whole());
+    let puts = ram.puts();
+    let turn = |offset| puts.iter().position(|put| *put == (0, offset)).unwrap();
+    assert!(turn(WANTED) < turn(WANTED - 4096));
+    let status = qemu.await_completed();
+    assert_eq!(status["ram"]["postcopy-requests"], 1, "{status}");
+}
