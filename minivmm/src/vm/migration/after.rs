@@ -1,4 +1,4 @@
-//! What follows the end of a migration: where the guest is, what the user is told, and whether the guest may go on here.
+//! End of a migration: where the guest is, what the user is told, and whether the guest may resume here.
 
 use vmstate::migrate::{Claim, DestinationPhase, Phase, SourcePhase};
 use vmstate::ownership::OwnershipError;
@@ -14,10 +14,10 @@ const UNPROVED: &str = "nothing can prove that the other side does not run the g
                         if it did not, ask for cont with force";
 
 impl Vm {
-    /// The migration thread has ended, on either side.
+    /// Handles the end of the migration thread, on either side.
     pub(in crate::vm) fn ended(&mut self, end: Ended) -> Result<(), Outcome> {
         if let Phase::Source(SourcePhase::Failed | SourcePhase::Cancelled) = end.phase {
-            // The guest is here, with all that is its.
+            // The guest is here, with all its resources.
             self.backends.ownership.leave_out(&[]);
         }
         let exits = self.incoming.as_ref().is_none_or(|incoming| incoming.exit_on_error);
@@ -25,13 +25,13 @@ impl Vm {
         let state = self.shared.run_state();
         let next = state.after_migration(end.phase);
         if next != state {
-            // The engine did not let the guest go on: whoever wants that has to go on where the engine stopped.
+            // The engine did not resume the guest: a later resume has to continue where the engine stopped.
             self.left_standing = Some(LeftStanding::after(&end, &self.backends.ownership));
             self.shared.set_run_state(next);
         }
         let stranded = end.phase == Phase::Destination(DestinationPhase::Stranded);
         if stranded && !self.can_be_asked() {
-            // Its locks go with it, so that the source may take the guest back.
+            // The locks are released with the machine, so that the source may take the guest back.
             let why = format!("{}; nobody can ask for cont here (--control)", end.error.unwrap_or_default());
             return Err(Outcome::Ended(End::Failed(why)));
         }
@@ -59,7 +59,7 @@ impl Vm {
         }
     }
 
-    /// Destination, where a guest came in part and never ran: the machine is made as it was started, for another one.
+    /// Destination, where a guest arrived in part and never ran: resets the machine to its start, for another guest.
     fn await_another(&mut self) -> Result<(), Outcome> {
         let failed = |why: String| Outcome::Ended(End::Failed(why));
         let made = self.make_anew();
@@ -69,16 +69,16 @@ impl Vm {
         cleared.map_err(|error| failed(format!("memory could not be cleared: {error}")))
     }
 
-    /// Lets a guest go on that a migration has left standing, if it is proved that nobody else runs it or has run it. Where
-    /// nothing can prove it, a word for it counts: the user's (`vouched`) or the engine's.
+    /// Resumes a guest that a migration left stopped, if it is proved that no other process runs it or has run it. If nothing
+    /// can prove that, the user (`vouched`) or the engine decides.
     pub(in crate::vm) fn take_back(&mut self, vouched: bool) -> Result<(), Refusal> {
         let ownership = &self.backends.ownership;
         let vouched = vouched || self.left_standing == Some(LeftStanding::Here);
-        // A lock that is free now does not tell who has had it since.
+        // A free lock does not say who has held it since.
         let proved = ownership.is_provable() && self.left_standing != Some(LeftStanding::Unrecorded);
         let claim = match proved || vouched {
             true => match ownership.claim() {
-                // The locks still tell who has the guest now.
+                // The locks still say who has the guest now.
                 Err(OwnershipError::RecordGone { .. }) if vouched => ownership.take().map(|()| Claim::Won),
                 claim => claim,
             },
@@ -96,7 +96,7 @@ impl Vm {
             .unmark()
             .map_err(|error| Refusal(format!("{STILL_MARKED}: {error}; the guest stays stopped here")))?;
         self.left_standing = None;
-        // Abandoned when the guest had gone.
+        // The log was abandoned when the guest had gone.
         self.machine.kvm.stop_dirty_log();
         self.start();
         Ok(())
@@ -107,7 +107,7 @@ fn stays(what: &str, error: &OwnershipError) -> Refusal {
     Refusal(format!("{what}: {}; the guest stays stopped here", chain(error)))
 }
 
-/// Whether a guest that a migration has left standing may run here, after `claim`.
+/// Whether a guest that a migration left stopped may run here, after `claim`.
 fn may_go_on(claim: Claim, vouched: bool) -> Result<(), Refusal> {
     let why = match claim {
         Claim::Won => return Ok(()),
@@ -153,7 +153,7 @@ mod tests {
         }
     }
 
-    /// A destination with these disks, whose engine leaves a whole guest standing. `unrecorded`: of a QEMU.
+    /// Makes a destination with these disks, whose engine leaves a complete guest stopped. `unrecorded`: the guest is a QEMU's.
     fn strands(disks: Vec<Disk>, control: Option<PathBuf>, unrecorded: bool) -> Option<(Handle, JoinHandle<End>)> {
         if let Err(error) = crate::kvm::open() {
             vmstate_lab::skip::skip(error);
@@ -203,7 +203,7 @@ mod tests {
         Some((handle, thread))
     }
 
-    /// It has told the source that it takes over, so nobody else runs the guest: the process must not end with it.
+    /// The destination has confirmed that it takes over, so no other process runs the guest: the process must not end with it.
     #[test]
     fn a_guest_that_cannot_go_on_where_it_arrived_stays_there() {
         let Some((handle, thread)) = stranded(Vec::new(), false) else { return };
@@ -219,8 +219,8 @@ mod tests {
         assert_eq!(thread.join().unwrap(), End::Failed(why.into()));
     }
 
-    /// Its source may have taken the guest back and ended since, and a disk without a record does not tell. A file of procfs
-    /// has locks and no extended attributes; this one is only this process's.
+    /// The source may have taken the guest back and ended since, and a disk without a record proves nothing. A file of procfs
+    /// has locks and no extended attributes; this one belongs to this process only.
     #[test]
     fn a_free_lock_alone_does_not_let_a_guest_go_on() {
         let path = PathBuf::from("/proc/self/oom_score_adj");
@@ -229,14 +229,14 @@ mod tests {
         let refusal = handle.ask(Request::Cont).unwrap_err().0;
         assert!(refusal.starts_with("nothing can prove that the other side does not run the guest"), "{refusal}");
         handle.ask(Request::ContUnproved).unwrap();
-        // No kernel was loaded, so KVM may give the guest up at its first instruction: that it left the pause shows that it ran.
+        // Without a kernel KVM may give up at the first instruction: that the guest left the pause shows that it ran.
         assert_ne!(handle.run_state(), RunState::Paused);
         handle.ask(Request::Quit).unwrap();
         assert_eq!(thread.join().unwrap(), End::Quit);
     }
 
-    /// A QEMU writes no record, so that a free lock and an old record do not say that its guest has not run since; without a disk
-    /// nothing says it at all.
+    /// A QEMU writes no record, so a free lock and an old record do not prove that its guest has not run since; without a disk
+    /// nothing does.
     #[test]
     fn the_guest_of_a_qemu_goes_on_only_by_a_word_for_it() {
         let directory = tempfile::tempdir().unwrap();

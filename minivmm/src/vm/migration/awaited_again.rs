@@ -1,4 +1,5 @@
-//! A destination whose connection broke in post-copy: it waits for its source at the address where it waited first, and where somebody says.
+//! Destination in post-copy whose connection broke: waits for its source at the first address, and at addresses that clients
+//! give.
 
 use std::io;
 use std::sync::Arc;
@@ -16,27 +17,27 @@ use crate::error::chain;
 use crate::vm::published::Published;
 use crate::vm::request::Refusal;
 
-/// How often each of the addresses is looked at.
+/// Interval between two checks of each address.
 const LOOK: Duration = Duration::from_millis(20);
-/// How long a look at one address waits for a connection.
+/// Time for which a check waits for a connection.
 const MOMENT: Duration = Duration::from_millis(1);
 
-/// Where the source of one migration is awaited again.
+/// Addresses at which the source of a migration is awaited again.
 pub(super) struct AwaitedAgain {
-    /// Where it was awaited first, if at an address.
+    /// Listener at which the source was awaited first, if there was one.
     pub(super) first: Option<Arc<IncomingListener>>,
     /// The address of `first`, if it is known.
     pub(super) address: Option<Address>,
-    /// The address that a client has named last, and its listener.
+    /// The address that a client gave last, and its listener.
     pub(super) named: Option<(Address, IncomingListener)>,
-    /// The connection is there already: a client has passed it.
+    /// A connection that a client has passed.
     pub(super) connected: Option<Connection>,
-    /// There is a control socket, by which a client can name an address.
+    /// Whether there is a control socket, by which a client can give an address.
     pub(super) can_be_asked: bool,
     pub(super) shared: Arc<Published>,
-    /// Finds the names of addresses.
+    /// Resolves host names.
     pub(super) look_up: LookUp,
-    /// Speaks TLS with who connects, if that was asked for.
+    /// TLS server for the connections, if they are encrypted.
     pub(super) server: Option<TlsServer>,
 }
 
@@ -89,11 +90,11 @@ impl AwaitedAgain {
         self.listeners().filter_map(|listener| listener.accept_resuming(MOMENT).ok()).next()
     }
 
-    /// Listens at an address, if one is named within a moment.
+    /// Listens at an address, if a client gives one within a moment.
     fn take_address(&mut self, recoveries: &Receiver<Recovery>) {
         match recoveries.recv_timeout(LOOK) {
             Ok(Recovery { at, answer }) => {
-                // Who asked may be gone.
+                // The client may be gone.
                 let _ = answer.send(self.listen(&at).map_err(Refusal));
             }
             Err(RecvTimeoutError::Timeout) => {}

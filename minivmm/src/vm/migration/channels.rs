@@ -14,17 +14,18 @@ use crate::migration::ram::MachineRam;
 use crate::sandbox::{self, Kind};
 use crate::sync::lock;
 
-/// Connections that are looked at by a thread each, at most: the page channels of a migration, and strays, which go after 10 s.
+/// Most connections with a thread of their own: the page channels of a migration, and stray connections, which are closed after
+/// 10 s.
 const THREADS_MAX: usize = 270;
 
-/// The threads of the page channels of one side. When this is dropped, the migration is over for them, and they are waited for.
+/// Threads of the page channels of one side. Dropping this ends the migration for them, and waits for them.
 pub(super) struct PageThreads {
     threads: Vec<JoinHandle<()>>,
     over: Box<dyn Fn() + Send>,
 }
 
 impl PageThreads {
-    /// Source: a thread for each of `channels`, which are connected.
+    /// Source: starts a thread for each of `channels`, which are connected.
     ///
     /// # Errors
     /// The thread cannot be spawned; those that were started end.
@@ -38,7 +39,7 @@ impl PageThreads {
         Ok(threads)
     }
 
-    /// Destination: a thread that takes in the page channels that come to `listener` until the migration is over, with a thread
+    /// Destination: starts a thread that accepts page channels at `listener` until the migration is over, and starts a thread
     /// for each.
     ///
     /// # Errors
@@ -67,7 +68,7 @@ impl PageThreads {
                 });
                 match started {
                     Ok(thread) => threads.threads.push(thread),
-                    Err(error) => tell(&log, format_args!("a page channel gets no thread of the host: {error}")),
+                    Err(error) => tell(&log, format_args!("cannot spawn a thread for a page channel: {error}")),
                 }
             }
         };
@@ -84,7 +85,7 @@ impl Drop for PageThreads {
     fn drop(&mut self) {
         (self.over)();
         for thread in self.threads.drain(..) {
-            // One that panicked has said so, and the migration has failed.
+            // A panic was printed already, and the migration has failed.
             let _ = thread.join();
         }
     }

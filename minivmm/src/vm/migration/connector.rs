@@ -1,4 +1,4 @@
-//! How a source connects: to an address of any kind, with TLS if that was asked for.
+//! Connections of a source: to an address of any kind, with TLS if it is set.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -14,23 +14,23 @@ use crate::config::{Address, Tls};
 /// How long a connection may take to be made.
 const CONNECT: Duration = Duration::from_secs(10);
 
-/// How often a handshake that is waited for is given up if the migration is.
+/// Interval at which a handshake checks whether the migration was given up.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// How connections are encrypted.
+/// TLS for the connections of a migration.
 pub(super) struct Secure {
     client: TlsClient,
-    /// The name that the destination's certificate has to have.
+    /// Name that the destination's certificate must have.
     host: String,
 }
 
 impl Secure {
-    /// What `tls` asks for, on the way to `address`; `None`: nothing.
+    /// Sets up TLS for `address` by the parameters `tls`; `None` without encryption.
     ///
     /// # Errors
     /// The reason, as a sentence for the user.
     pub(super) fn new(tls: &Tls, address: &Address) -> Result<Option<Self>, String> {
-        // What was set for connections between hosts does not hold for a file or a hand-over.
+        // The parameters of TLS do not apply to a file or a hand-over.
         let (Some(options), false) = (tls.options(), address.stays_on_this_host()) else { return Ok(None) };
         let client = TlsClient::new(&options).map_err(|error| format!("tls-creds {error}"))?;
         let host = match (&tls.hostname, address) {
@@ -38,7 +38,7 @@ impl Secure {
             (None, Address::Tcp(peer)) => {
                 peer.rsplit_once(':').map_or("", |(host, _)| host).trim_matches(['[', ']']).into()
             }
-            // Who is known by the certificate itself needs no name.
+            // With pinned certificates no name is needed.
             (None, _) if !tls.pin.is_empty() => String::new(),
             (None, address) => {
                 return Err(format!(
@@ -54,18 +54,18 @@ impl Secure {
 /// Makes the connections of one migration.
 pub(super) struct Connector {
     pub(super) address: Address,
-    /// Memory and networks that another process of this host goes on with.
+    /// Memory and networks to hand over to another process of this host.
     pub(super) offer: Option<Offer>,
-    /// The main channel's connection, where it was passed.
+    /// Connection of the main channel, if it was passed.
     pub(super) connected: Option<SocketChannel>,
-    /// How each connection is encrypted, if it is.
+    /// TLS for each connection, if it is set.
     pub(super) secure: Option<Secure>,
     pub(super) look_up: LookUp,
     pub(super) control: Control,
 }
 
 impl Connector {
-    /// A connection that is ready for its first byte: its handshake is over, if it has one.
+    /// Makes a connection, including its handshake.
     pub(super) fn connect(&mut self) -> io::Result<Connection> {
         let passed = self.connected.take();
         let go_on = || !self.control.is_cancelled();
@@ -85,7 +85,7 @@ impl Connector {
         shake_hands(TlsChannel::client(socket, client, host)?, &go_on)
     }
 
-    /// To the first address that answers.
+    /// Connects to the first address that answers.
     fn connect_tcp(&self, host_and_port: &str, go_on: &dyn Fn() -> bool) -> io::Result<SocketChannel> {
         let deadline = Instant::now() + CONNECT;
         let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
@@ -100,10 +100,10 @@ impl Connector {
     }
 }
 
-/// Ends the handshake of `channel`.
+/// Completes the handshake of `channel`.
 ///
 /// # Errors
-/// The other side is refused, or refuses; it takes too long; `go_on` says false.
+/// A side refuses the other one; the handshake takes too long; `go_on` returns false.
 pub(super) fn shake_hands(mut channel: TlsChannel<SocketChannel>, go_on: &dyn Fn() -> bool) -> io::Result<Connection> {
     let deadline = Instant::now() + CONNECT;
     loop {

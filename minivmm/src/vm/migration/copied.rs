@@ -1,4 +1,4 @@
-//! Disks whose content goes along with the guest: their sections, and the marks that keep guests off the copy that is not the guest's.
+//! Disks whose content is sent: their sections, and the marks that keep guests off a copy that is not the guest's.
 
 use std::io;
 use std::sync::{Arc, Mutex};
@@ -10,7 +10,7 @@ use crate::devices::virtio::blk::{Image, Mark};
 use crate::migration::disk::{Arrival, DiskSection, SharedDisk};
 use crate::sync::lock;
 
-/// Why disks do not go along into a file or to a process of this host.
+/// Why the content of disks is not sent to a file or to a process of this host.
 pub(super) const NO_MACHINE: &str =
     "disks go along to another machine only: leave out copy-disk, and copy the images while the guest stands";
 
@@ -20,14 +20,14 @@ pub(super) struct CopiedDisks(Vec<CopiedDisk>);
 
 #[derive(Clone, Debug)]
 struct CopiedDisk {
-    /// Place in the order of all disks.
+    /// Index in the order of all disks.
     index: u8,
     image: Arc<Image>,
     section: SharedDisk,
 }
 
 impl CopiedDisks {
-    /// All disks that the guest may write.
+    /// Selects all disks that the guest may write.
     pub(super) fn writable(images: &[Arc<Image>]) -> Self {
         let writable = (0..).zip(images).filter(|(_, image)| !image.is_read_only());
         let disk = |(index, image): (u8, &Arc<Image>)| CopiedDisk {
@@ -38,17 +38,18 @@ impl CopiedDisks {
         Self(writable.map(disk).collect())
     }
 
-    /// What goes into the stream, by instance.
+    /// Sections of the disks, by instance.
     pub(super) fn sections(&self) -> Vec<(u32, SharedDisk)> {
         self.0.iter().map(|disk| (disk.index.into(), Arc::clone(&disk.section))).collect()
     }
 
-    /// What they are to their machine.
+    /// Ownership roles of the disks.
     pub(super) fn roles(&self) -> Vec<Role> {
         self.0.iter().map(|disk| Role::Disk(disk.index)).collect()
     }
 
-    /// Source, before anything is opened or sent: there is another machine at `to`, as far as that tells, and each image can have a mark.
+    /// Source, before anything is opened or sent: checks that `to` is on another machine, as far as the address tells, and that
+    /// each image can have a mark.
     ///
     /// # Errors
     /// The reason, as a sentence for the user.
@@ -66,7 +67,7 @@ impl CopiedDisks {
         self.0.iter().try_for_each(|disk| disk.image.check_markable().map_err(|error| refused(&disk.image, error)))
     }
 
-    /// Source: the guest goes, with copies of them.
+    /// Source: marks the images as stale, since the guest leaves with copies of them.
     ///
     /// # Errors
     /// One of them cannot be marked.
@@ -74,22 +75,22 @@ impl CopiedDisks {
         self.0.iter().try_for_each(|disk| disk.image.mark(Mark::Stale))
     }
 
-    /// Takes the marks off again.
+    /// Removes the marks.
     ///
     /// # Errors
-    /// One of them keeps its mark.
+    /// An image keeps its mark.
     pub(super) fn unmark(&self) -> io::Result<()> {
         self.0.iter().try_for_each(|disk| disk.image.unmark())
     }
 
-    /// Destination: no source has sent anything.
+    /// Destination: resets the disks' sections for the next source.
     pub(super) fn await_source(&self) {
         for disk in &self.0 {
             lock(&disk.section).await_source();
         }
     }
 
-    /// Destination: what the source does not send of the disks whose content comes along, as sentences.
+    /// Destination: describes the disks that are to receive their content, but that the source does not send.
     pub(super) fn lacking(&self) -> Vec<String> {
         let lacks = |disk: &&CopiedDisk| disk.arrival() == Arrival::None;
         let sentence = |disk: &CopiedDisk| {
@@ -102,7 +103,7 @@ impl CopiedDisks {
         self.expected().filter(lacks).map(sentence).collect()
     }
 
-    /// Destination: disks whose content has not come whole, as sentences.
+    /// Destination: describes the disks whose content is incomplete.
     pub(super) fn incomplete(&self) -> Vec<String> {
         let incomplete = self.expected().filter(|disk| disk.arrival() != Arrival::Whole);
         incomplete.map(|disk| format!("the content of disk {} has not come whole", u16::from(disk.index) + 1)).collect()

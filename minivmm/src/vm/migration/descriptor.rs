@@ -1,5 +1,5 @@
-//! Where a migration goes whose descriptor somebody has passed: over a socket to the other side; into a pipe or a file, where nobody
-//! answers, as to a file that minivmm opens itself.
+//! Migrations over passed descriptors: over a socket to the other side; or into a pipe or a file, without answers, like a
+//! migration to a file that minivmm opens itself.
 
 use std::fs::File;
 use std::io;
@@ -22,18 +22,18 @@ pub(super) const NO_PROGRAMS: &str = "a machine that runs starts no programs: mi
 
 const FITTING: &str = "pass a stream socket, a pipe, or a regular file";
 
-/// How an outgoing migration reaches its address.
+/// Way of an outgoing migration to its address.
 pub(super) enum Way {
-    /// A connection is made.
+    /// A new connection.
     Connect,
-    /// There is one.
+    /// A passed connection.
     Connected(SocketChannel),
-    /// Into a file, or a pipe.
+    /// A file or a pipe.
     File(StateFile),
 }
 
 impl Way {
-    /// To `address`: opens the file, where it names one. The machine's disks, `images`, are none to write to.
+    /// Returns the way to `address`, and opens the file if it names one. The machine's disks, `images`, are refused.
     ///
     /// # Errors
     /// The reason, as a sentence for the user.
@@ -60,7 +60,7 @@ impl Way {
     }
 }
 
-/// Where the guest comes from that somebody sends over `passed`, which the user knows as `name`, or that is in it.
+/// Returns the origin of a guest that comes over `passed`, or that is in it; the user knows it as `name`.
 ///
 /// # Errors
 /// The reason, as a sentence for the user.
@@ -80,7 +80,7 @@ pub(super) fn origin(name: &str, passed: Option<&Descriptor>, server: Option<Tls
     connected(&file).map(|socket| Origin::Connection(socket, server)).map_err(refused)
 }
 
-/// Some system calls are no longer allowed to whoever uses it later, so it is a file for now.
+/// Duplicates the descriptor as a file, since its later user may not make all system calls.
 fn duplicate(passed: Option<&Descriptor>) -> io::Result<File> {
     let passed = passed.ok_or_else(|| io::Error::other("no descriptor of this name was passed"))?;
     passed.duplicate().map(File::from)
@@ -90,7 +90,7 @@ fn is_socket(file: &File) -> io::Result<bool> {
     file.metadata().map(|metadata| metadata.file_type().is_socket())
 }
 
-/// The disk of the machine that `file` is, if it is one.
+/// Index of the machine's disk that `file` is, if it is one.
 fn own_disk(file: &File, images: &[Arc<Image>]) -> Option<usize> {
     images.iter().position(|image| image.is_same(file).unwrap_or(false))
 }

@@ -1,4 +1,4 @@
-//! The migration thread and its end: what the driver is told, even if the thread panicked.
+//! The migration thread and its end, of which the driver learns even if the thread panicked.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -15,17 +15,17 @@ use crate::vm::request::EngineRequest;
 /// How a migration thread ended.
 #[derive(Debug)]
 pub struct Ended {
-    /// The engine's last phase: a final one.
+    /// Last phase of the engine, a final one.
     pub(in crate::vm) phase: Phase,
-    /// Why, unless there is nothing to say.
+    /// Reason of the end, if there is one.
     pub(in crate::vm) error: Option<String>,
-    /// The other side is a QEMU, which writes no ownership record, or it is not known.
+    /// Whether the other side is a QEMU, which writes no ownership record, or is unknown.
     pub(in crate::vm) unrecorded: bool,
 }
 
 impl Ended {
-    /// The thread panicked in `phase`. Nobody can be asked any more: a guest that may have been handed over is not run, and
-    /// one that may have been taken over is kept.
+    /// End of a thread that panicked in `phase`. A guest that may have been handed over is not run, and one that may have been
+    /// taken over is kept.
     fn panicked(phase: Phase) -> Self {
         let phase = match phase {
             _ if phase.is_final() => phase,
@@ -44,9 +44,9 @@ impl Ended {
     }
 }
 
-/// Runs `work` on the migration thread, and tells the driver how it ended. `begun` is the phase in which it begins, and
-/// `control` what shows the later ones. The connection that `work` leaves open is closed once the driver has taken the end
-/// in: who sees it close may end the machine at once, and a quit comes before all else.
+/// Runs `work` on the migration thread, and reports its end to the driver. `begun` is the first phase, and `control` gives the
+/// later ones. The connection that `work` leaves open is closed once the driver has handled the end: a peer that sees it close
+/// may end the machine at once, and a quit has priority.
 ///
 /// # Errors
 /// The thread cannot be spawned.
@@ -66,31 +66,31 @@ pub(super) fn spawn(
             (end, None)
         });
         if end.phase == Phase::Destination(DestinationPhase::Interrupted) {
-            // Whoever touches a page that is missing waits for ever, the driver maybe among them.
+            // Threads that touch a missing page wait for ever, the driver possibly among them.
             let why = end.error.as_deref().unwrap_or_default();
             handle.fail(format!(
                 "the connection to the source broke before all of the guest's memory was here; the guest is lost: {why}"
             ));
         }
-        // A driver that has ended needs no telling.
+        // If the driver has ended, nothing is to be done.
         let _ = handle.ask(EngineRequest::Ended(end));
     })
 }
 
-/// Whose word counts for a guest that a migration has left standing, where no record tells who has run it since.
+/// Who may vouch for a guest that a migration left stopped, if no record says who has run it since.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::vm) enum LeftStanding {
-    /// The engine's: nobody else was given the guest.
+    /// The engine: no other process got the guest.
     Here,
-    /// The user's: another process may have run it, and the records tell.
+    /// The user: another process may have run it, and the records say so.
     Anywhere,
-    /// The user's: another process may have run it without a record of that, as a QEMU does.
+    /// The user: another process may have run it without a record, as a QEMU does.
     Unrecorded,
 }
 
 impl LeftStanding {
-    /// After a migration that ended in `phase`. A destination that could not take the guest's resources has left them to
-    /// others, its source among them; where there are none, it has taken over.
+    /// Determines this after the end of a migration. A destination that could not take the guest's resources has left them to
+    /// others, such as its source; if there are no resources, it has taken over.
     pub(super) fn after(end: &Ended, ownership: &Ownership) -> Self {
         match end.phase {
             Phase::Source(SourcePhase::Failed | SourcePhase::Cancelled) => Self::Here,
@@ -119,7 +119,7 @@ mod tests {
         let destination = |phase| Ended::panicked(Phase::Destination(phase)).phase;
         assert_eq!(destination(DestinationPhase::Loading), Phase::Destination(DestinationPhase::Failed));
         assert_eq!(destination(DestinationPhase::Postcopy), Phase::Destination(DestinationPhase::Interrupted));
-        // It may have told the source that it has taken over.
+        // The destination may have confirmed that it takes over.
         assert_eq!(destination(DestinationPhase::Commit), Phase::Destination(DestinationPhase::Stranded));
     }
 }

@@ -1,4 +1,5 @@
-//! The machine as the migration engine sees it: the driver changes the run state, the ownership of disks says who may run.
+//! The machine for the migration engine: the driver changes the run state, and the ownership of disks decides who may run the
+//! guest.
 
 use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
@@ -21,50 +22,50 @@ use crate::vm::handle::Handle;
 use crate::vm::published::Hold;
 use crate::vm::request::{EngineRequest, Refusal, Rehearsing};
 
-/// Either side of a migration.
+/// Machine on either side of a migration.
 #[derive(Debug)]
 pub(in crate::vm) struct EngineMachine {
     handle: Handle,
     control: Control,
     write_back: WriteBack,
     ownership: Arc<Ownership>,
-    /// What the source tells of its resources.
+    /// Ownership tickets of the source.
     tickets: SharedTickets,
-    /// Disks whose content goes along; at a destination those of which it may.
+    /// Disks whose content is sent; at a destination, those that may receive it.
     copied: CopiedDisks,
-    /// At a destination: the guest is in a file, and its source has let go of its resources.
+    /// At a destination: the guest is in a file, whose source has released its resources.
     from_file: bool,
-    /// At a destination: the source does not hear what becomes of the guest.
+    /// At a destination: the source reads no answers.
     unheard: bool,
-    /// At a destination.
+    /// Preflight, at a destination.
     introduction: Option<Box<Introduction>>,
-    /// At a destination: the driver has a clone of it while it looks at the pages that came.
+    /// At a destination: the driver holds a clone while it populates pages.
     looking: Arc<()>,
-    /// At a destination, which any number of sources may come to.
+    /// At a destination, for messages that any number of sources may cause.
     log: SparingLog,
-    /// The guest stands for a rehearsal until this is dropped.
+    /// The guest is stopped for a rehearsal until this is dropped.
     standing: Option<Sender<()>>,
-    /// At a source: the guest stands before its switch-over.
+    /// At a source: the guest is stopped before its switch-over.
     held: bool,
     /// At a source: the destination is a QEMU.
     to_qemu: bool,
-    /// At a source.
+    /// Throttle, at a source.
     throttle: Option<Arc<Throttle>>,
-    /// At a source.
+    /// Dirty log, at a source.
     dirty_log: Option<MachineDirtyLog>,
 }
 
-/// The driver may be busy with another request, and a rehearsal is not worth a longer wait.
+/// How long a rehearsal waits for the driver, which may be busy.
 const PATIENCE: Duration = Duration::from_millis(200);
 
 /// Niceness of a thread that cleans up (nice(2)). The thread must not starve on a busy host: until it ends, queries say that a
 /// migration is active.
 const NICE: i32 = 10;
 
-/// What is said of an image whose mark could not be taken off.
+/// Message about an image whose mark could not be removed.
 pub(super) const STILL_MARKED: &str = "a disk image is still marked as one on which no guest may be started";
 
-/// How often a guest that does not stand in time is made to stand again, so that its state can be looked at.
+/// Attempts to stop a guest in order to read its state.
 const LOOKS: u32 = 5;
 
 impl EngineMachine {
@@ -89,35 +90,35 @@ impl EngineMachine {
         }
     }
 
-    /// Source: the destination turned out to be a QEMU, which writes no ownership record.
+    /// Source: whether the destination turned out to be a QEMU, which writes no ownership record.
     pub(super) fn met_qemu(&self) -> bool {
         self.to_qemu
     }
 
-    /// At a source, whose vCPUs `throttle` slows, and whose writes `dirty_log` records.
+    /// Sets the throttle and the dirty log of a source.
     pub(super) fn sending(mut self, throttle: &Arc<Throttle>, dirty_log: &MachineDirtyLog) -> Self {
         (self.throttle, self.dirty_log) = (Some(Arc::clone(throttle)), Some(dirty_log.clone()));
         self
     }
 
-    /// The content of these disks goes along, or may come along.
+    /// Sets the disks whose content is sent, or may arrive.
     pub(super) fn copying(mut self, disks: &CopiedDisks) -> Self {
         self.copied = disks.clone();
         self
     }
 
-    /// At a destination, which compares itself with the source.
+    /// Sets the preflight of a destination.
     pub(super) fn expecting(mut self, introduction: Introduction) -> Self {
         self.introduction = Some(Box::new(introduction));
         self
     }
 
-    /// At a destination, which reads a file.
+    /// Sets that this destination reads a file.
     pub(super) fn reading(&mut self) {
         self.from_file = true;
     }
 
-    /// Source, before the first byte: makes the records say that this migration began, and tells them in the stream.
+    /// Source, before the first byte: records that this migration began, and puts the tickets into the stream.
     pub(super) fn begin(&self) -> Result<(), OwnershipError> {
         self.ownership.leave_out(&self.copied.roles());
         let tickets = self.ownership.begin()?;
@@ -129,7 +130,7 @@ impl EngineMachine {
         self.handle.ask(request).map_err(rejected)
     }
 
-    /// The driver may touch pages of guest memory that come only while this thread calls `serve`.
+    /// Asks the driver, which may touch pages that arrive only while this thread calls `serve`.
     fn ask_serving(
         &self,
         request: EngineRequest,
@@ -138,29 +139,29 @@ impl EngineMachine {
         self.handle.ask_meanwhile(request, serve)?.map_err(rejected)
     }
 
-    /// Destination, before a source comes: what another one told is forgotten.
+    /// Destination, before a source connects: forgets what another source sent.
     pub(super) fn await_source(&mut self) {
         self.unheard = false;
         *lock(&self.tickets) = Tickets::default();
         self.copied.await_source();
     }
 
-    /// Source, before a migration to another release: has the state read that is in the kernel, so that what the release lacks
-    /// of it is found before the first page. On a host that is too busy for that, it is found later.
+    /// Source, before a migration to another release: reads the state in KVM, so that state that the release lacks is found
+    /// before the first page. On a host that is too busy for that, it is found later.
     pub(super) fn see_state(&mut self) {
         for _ in 0..LOOKS {
             if self.control.is_cancelled() {
                 return;
             }
             if let Ok(Some(_)) = self.rehearse() {
-                // The guest runs on, which is all that there is to do.
+                // The guest resumes; nothing else is to be done.
                 self.standing = None;
                 return;
             }
         }
     }
 
-    /// Everything in which the resources here are not the source's, as sentences.
+    /// Lists the differences between the resources here and the source's.
     fn foreign_resources(&self) -> Vec<String> {
         let told = lock(&self.tickets).told();
         let wrong = match self.from_file {
@@ -173,7 +174,7 @@ impl EngineMachine {
 }
 
 impl Machine for EngineMachine {
-    /// Images are written back here, while a cancel is still possible, and not in [`release`](Machine::release).
+    /// Images are written back here, while a cancel is still possible, instead of in [`release`](Machine::release).
     fn pause(&mut self, within: Duration) -> vmstate::Result<()> {
         let begun = Instant::now();
         self.ask(EngineRequest::Pause(within)).map_err(|error| {
@@ -191,7 +192,7 @@ impl Machine for EngineMachine {
             }
             Err(error) => error,
         };
-        // The machine is at rest and nothing of it has changed, so it can go on.
+        // The paused machine is unchanged, so it can resume.
         let _ = self.ask(EngineRequest::Resume);
         Err(written)
     }
@@ -217,14 +218,14 @@ impl Machine for EngineMachine {
             return;
         }
         self.log.say(
-            "the source does not listen (a QEMU without the capability return-path): if this machine refuses the guest, \
+            "the source reads no answers (a QEMU without the capability return-path): if this machine refuses the guest, \
              QEMU takes the migration for completed all the same, and its command cont brings the guest back there",
         );
     }
 
     fn prepare(&mut self, go_on: &dyn Fn() -> bool) -> vmstate::Result<Duration> {
         self.write_back.run(go_on)?;
-        // What the guest has written meanwhile is about what it will have written at the pause.
+        // The amount that the guest has written meanwhile predicts the amount at the pause.
         self.write_back.run(go_on).map(Option::unwrap_or_default)
     }
 
@@ -243,10 +244,10 @@ impl Machine for EngineMachine {
         let (stands, stood) = mpsc::channel();
         let (standing, over) = mpsc::channel();
         self.handle.tell(EngineRequest::Rehearse(Rehearsing { stands, over }));
-        // A device that is busy just now says nothing about the pause, and the guest runs on.
+        // A device that is busy now does not predict the pause; the guest runs on.
         let Ok(stop) = stood.recv_timeout(PATIENCE) else { return Ok(None) };
         self.standing = Some(standing);
-        // The destination's KVM is given the state by the calls that read it, in reverse.
+        // Writing the state to the destination's KVM takes the reverse of the calls that read it.
         Ok(Some(Rehearsal { stop, load: stop }))
     }
 
@@ -314,7 +315,7 @@ impl Machine for EngineMachine {
             self.ownership.release().map_err(|error| failed("the guest's disks could not be given up", error))
         });
         if released.is_err() {
-            // The guest goes on here.
+            // The guest resumes here.
             self.copied.unmark().unwrap_or_else(|error| say(format_args!("{STILL_MARKED}: {error}")));
         }
         released
@@ -331,11 +332,11 @@ impl Machine for EngineMachine {
     }
 }
 
-/// The guest runs or is about to, maybe on this very host, and nobody waits for what this thread has still to do: it gets a tenth of a
-/// processor that both want. That alone would let a source, which was woken by the last word of a destination on its processor, end its
-/// turn before the destination runs the guest.
+/// Lowers this thread's priority to a tenth of a processor that both want: the guest runs or is about to run, maybe on this
+/// host, and nothing waits for the rest of this thread's work. The priority alone would still let a source, woken by the
+/// destination's last message on its processor, use up its turn before the destination runs the guest.
 fn give_way() {
-    // Refused, it gets its share.
+    // If this is refused, the thread keeps its share.
     let _ = rustix::process::setpriority_process(None, NICE);
     std::thread::yield_now();
 }
@@ -344,7 +345,7 @@ fn rejected(refusal: Refusal) -> vmstate::Error {
     vmstate::Error::new(ErrorKind::Rejected, refusal.0)
 }
 
-/// One error of all `differences`, if there are any.
+/// Makes one error of all `differences`, if there are any.
 fn refuse(differences: &[String]) -> vmstate::Result<()> {
     match differences {
         [] => Ok(()),

@@ -1,5 +1,5 @@
-//! A guest goes to another process of this host: its memory and its taps as descriptors, which the first [`message`] has with it, and
-//! then everything else in a migration over the same socket, in which no page of that memory is sent.
+//! Hand-over of a guest to another process of this host: the first [`message`] passes the descriptors of its memory and its
+//! taps, and then everything else follows in a migration over the same socket, in which no page of that memory is sent.
 //!
 //! Descriptors are named `ram` and `tap N`, where N counts the network cards from 0.
 
@@ -22,12 +22,12 @@ use crate::passed;
 const RAM: &str = "ram";
 const TAP: &str = "tap ";
 
-/// How often whoever waits for a guest looks for it.
+/// Interval at which a waiting process checks for a guest.
 const LOOK: Duration = Duration::from_secs(1);
-/// How long a process that has connected may take for its first message.
+/// How long a connected process may take for its first message.
 const MESSAGE: Duration = Duration::from_secs(10);
 
-/// What a source hands over.
+/// Descriptors that a source hands over.
 #[derive(Debug)]
 pub(super) struct Offer {
     ram: Ram,
@@ -53,7 +53,7 @@ impl Offer {
         Ok(Self { ram: ram.clone(), taps: taps.map_err(|error| error.to_string())? })
     }
 
-    /// Connects to whoever waits at `path`, and hands it over.
+    /// Connects to the process that waits at `path`, and passes the descriptors.
     ///
     /// # Errors
     /// The system's.
@@ -66,18 +66,18 @@ impl Offer {
     }
 }
 
-/// A guest's memory that was handed over, and where the guest comes from.
+/// Memory of a guest that was handed over, and the connection to its source.
 #[derive(Debug)]
 pub(in crate::vm) struct HandedOver {
     pub(in crate::vm) ram: Ram,
     pub(in crate::vm) socket: SocketChannel,
 }
 
-/// Waits at `path`, however long it takes, until a process hands its guest over. In `config`, what came with it takes the place of what
-/// the host has under that name, and is in use there.
+/// Waits at `path`, without a limit, until a process hands its guest over. In `config`, passed descriptors replace the host's
+/// files and devices of the same name, which are in use.
 ///
 /// # Errors
-/// [`Error::Flag`] if nobody can be waited for there, or what comes is no such guest; [`Error::Memory`].
+/// [`Error::Flag`] if the machine cannot listen there, or if the message is no hand-over; [`Error::Memory`].
 pub(in crate::vm) fn await_guest(path: &Path, config: &mut Config) -> Result<HandedOver> {
     let refused = |what: String| Error::Flag { flag: "--incoming", what: format!("local:{}: {what}", path.display()) };
     let system = |error: io::Error| refused(error.to_string());
@@ -94,7 +94,7 @@ pub(in crate::vm) fn await_guest(path: &Path, config: &mut Config) -> Result<Han
         let tap = what.strip_prefix(TAP).and_then(|index| config.nets.get_mut(index.parse::<usize>().ok()?));
         match tap {
             _ if what == RAM => ram = Some(descriptor),
-            // Else this machine's cards are others, which the migration says.
+            // Otherwise the machine has other cards, which the preflight reports.
             Some(net) if matches!(net.network, Network::Tap(_)) => {
                 let reference = format!("handed over as {what}");
                 net.network = Network::Tap(format!("fd:{reference}"));

@@ -1,4 +1,4 @@
-//! An incoming migration: a thread that waits for the source or reads a file, runs the engine, and says how it ended.
+//! Incoming migration: a thread that waits for the source or reads a file, runs the engine, and reports the end.
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -32,24 +32,24 @@ use crate::sandbox::{self, Kind};
 use crate::sync::lock;
 use crate::vm::published::Published;
 
-/// Where a source is awaited: it speaks TLS, if that was asked for.
+/// Listener for a source, with TLS if it is set.
 pub(in crate::vm) type IncomingListener = Listener<Option<TlsServer>>;
 
-/// Where a guest comes from.
+/// Origin of a guest.
 #[derive(Debug)]
 pub(in crate::vm) enum Origin {
     /// A source that connects.
     Listener(IncomingListener),
-    /// One that is connected already, which speaks TLS if that was asked for.
+    /// A connected source, with TLS if it is set.
     Connection(SocketChannel, Option<TlsServer>),
-    /// A process of this host, whose memory is mapped already.
+    /// A process of this host, whose memory is already mapped.
     HandedOver(SocketChannel),
-    /// A file, which holds all of it.
+    /// A file with a whole guest.
     File(StateFile),
 }
 
-/// Listens as the command line says, so that a source may connect from now on, or opens the file; `None`: that is said later. A unix
-/// socket's file goes with the machine, but that of a passed one.
+/// Listens as the command line says, so that a source may connect from now on, or opens the file; `None` if the address is
+/// given later. A unix socket's file is removed with the machine, except that of a passed socket.
 ///
 /// # Errors
 /// [`Error::Flag`].
@@ -59,7 +59,7 @@ pub(in crate::vm) fn listen_at(at: &ListenAt, tls: &Tls) -> Result<Option<Origin
         ListenAt::Deferred => return Ok(None),
         ListenAt::Address(Address::Exec(line)) => {
             let server = server()?;
-            // The command ends with its end of the connection. It is waited for only so that it does not remain as a zombie.
+            // The command ends with its end of the connection. It is waited for only to avoid a zombie.
             let socket = command::run(line).and_then(|(mut child, socket)| {
                 sandbox::spawn(Kind::Console, "command", move || child.wait())?;
                 SocketChannel::connected(socket)
@@ -76,7 +76,7 @@ pub(in crate::vm) fn listen_at(at: &ListenAt, tls: &Tls) -> Result<Option<Origin
     origin.map(Some).map_err(|what| Error::Flag { flag: "--incoming", what })
 }
 
-/// The TLS server that accepts only encrypted connections, if `tls` asks for one.
+/// Makes the TLS server, if `tls` requires encrypted connections.
 ///
 /// # Errors
 /// The reason, as a sentence for the user.
@@ -85,7 +85,7 @@ pub(super) fn server(tls: &Tls) -> std::result::Result<Option<TlsServer>, String
     server.map_err(|error| format!("tls-creds {error}"))
 }
 
-/// Listens at `address`, whose name `look_up` finds, with TLS if there is a `server`; or opens the file.
+/// Listens at `address`, whose name `look_up` resolves, with TLS if there is a `server`; or opens the file.
 ///
 /// # Errors
 /// The reason, as a sentence for the user.
@@ -110,25 +110,25 @@ pub(super) fn origin(
     Ok(Origin::Listener(listener.with_tls(server)))
 }
 
-/// What the thread takes a guest into.
+/// State of the thread that receives a guest.
 pub(super) struct IncomingTask {
     pub(super) parts: Parts,
     pub(super) ram: MachineRam,
     pub(super) firmware: Firmware,
     pub(super) machine: EngineMachine,
     pub(super) control: Control,
-    /// Where a source that was turned away is told of.
+    /// Published state, for the reason of a refused source.
     pub(super) shared: Arc<Published>,
     pub(super) log: SparingLog,
-    /// Where a source is awaited again in post-copy; none while it is in use.
+    /// Addresses for post-copy's reconnection; `None` while they are in use.
     pub(super) again: Option<AwaitedAgain>,
 }
 
 impl IncomingTask {
-    /// Takes in the first source that comes so far that it changes something of the machine; its connection is still open.
+    /// Receives the first source that gets so far that it changes the machine; its connection is returned open.
     pub(super) fn await_source(mut self, listener: &Arc<IncomingListener>) -> (Ended, Option<Connection>) {
         loop {
-            // One that is turned away sees its connection close once the machine has said why.
+            // The connection of a refused source closes after the machine has published the reason.
             let (arrival, channel) = match self.take_in_source(listener) {
                 Ok(taken_in) => taken_in,
                 Err(why) => return (failed(why), None),
@@ -144,7 +144,7 @@ impl IncomingTask {
         }
     }
 
-    /// Takes in the source that is connected by `socket`, which is still open then. There is no other that it could wait for.
+    /// Receives the source that is connected by `socket`, which is returned open. There is no other source to wait for.
     pub(super) fn meet(mut self, socket: SocketChannel, server: Option<TlsServer>) -> (Ended, Option<Connection>) {
         let control = self.control.clone();
         let connection = match server {
@@ -165,7 +165,7 @@ impl IncomingTask {
         }
     }
 
-    /// Takes in the guest that is in `file`.
+    /// Receives the guest that is in `file`.
     pub(super) fn read(mut self, mut file: StateFile) -> Ended {
         self.machine.reading();
         let arrival = match self.take_in(&mut file.channel, None) {
@@ -185,7 +185,7 @@ impl IncomingTask {
         Ended { phase: Phase::Destination(phase), error, unrecorded }
     }
 
-    /// Waits for a source and takes in what it sends; the connection is still open then.
+    /// Waits for a source and receives its stream; the connection is returned open.
     fn take_in_source(
         &mut self,
         listener: &Arc<IncomingListener>,
@@ -198,7 +198,7 @@ impl IncomingTask {
         self.take_in_over(channel, Some(receivers))
     }
 
-    /// Takes in what comes over `connection`, and in post-copy over others; the last one is still open then.
+    /// Receives the stream of `connection`, and in post-copy of later ones; the last one is returned open.
     fn take_in_over(
         &mut self,
         connection: Connection,
@@ -222,7 +222,7 @@ impl IncomingTask {
         page_channels: Option<Receivers>,
     ) -> std::result::Result<Arrival, String> {
         self.machine.await_source();
-        // A source that was turned away may have introduced itself.
+        // A refused source may have sent its preflight.
         let mut state = lock(&self.parts.state);
         (state.preflight, state.kept) = (Preflight::default(), KeptSections::default());
         drop(state);

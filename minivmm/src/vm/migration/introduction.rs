@@ -1,4 +1,4 @@
-//! Preflight: what this machine is to its guest, and whether a source's guest may go on in it.
+//! Preflight: describes this machine to a destination, and checks whether a source's guest fits this machine.
 
 use std::sync::{Arc, Mutex};
 
@@ -10,22 +10,22 @@ use crate::sync::lock;
 use crate::vm::assembly::Vm;
 use crate::vm::request::Refusal;
 
-/// What a destination knows of itself when its source introduces itself.
+/// Facts of a destination, for comparison when the source's preflight arrives.
 #[derive(Debug)]
 pub(super) struct Introduction {
-    /// Where the source's sections arrive.
+    /// State into which the source's sections are loaded.
     state: Arc<Mutex<MachineState>>,
     here: Facts,
-    /// True for each network card whose address may differ from the one that the guest knows.
+    /// Whether each network card may have another address than the guest knows.
     readdressed: Vec<bool>,
-    /// What each network card offers its driver.
+    /// Features that each network card offers its driver.
     offered: Vec<u64>,
     tsc_scales: bool,
     log: SparingLog,
 }
 
 impl Introduction {
-    /// All that keeps the source's guest from going on here.
+    /// Lists everything that keeps the source's guest from running here.
     pub(super) fn differences(&mut self) -> Vec<Difference> {
         let state = lock(&self.state);
         match state.preflight.arrived() {
@@ -49,7 +49,7 @@ impl Introduction {
 }
 
 impl Vm {
-    /// What this machine is to its guest.
+    /// Describes this machine as its guest sees it.
     pub(in crate::vm) fn facts(&self) -> Facts {
         let windows = self.machine.devices.virtio_windows();
         let (disk_windows, card_windows) = windows.split_at(self.backends.images.len().min(windows.len()));
@@ -63,7 +63,7 @@ impl Vm {
         Facts::new(vcpus, self.ram.len(), self.machine.processor().clone(), disks.collect(), cards.collect())
     }
 
-    /// For a destination, which compares.
+    /// Makes the preflight section.
     pub(super) fn preflight(&self) -> Preflight {
         let mut agreed = [0; DEVICES_MAX];
         for (card, features) in agreed.iter_mut().zip(self.machine.devices.of_cards(Virtio::agreed)) {
@@ -72,8 +72,8 @@ impl Vm {
         Preflight::new(self.facts(), agreed)
     }
 
-    /// For the migration thread of a destination. A guest that comes from a file may be one of several: a card for which an address was
-    /// given has that one once the guest resets it, and until then the address that the guest knows.
+    /// Makes the introduction for the migration thread of a destination. A guest from a file may be one of several: a card with
+    /// an explicit address uses it after the guest has reset the card, and until then the address that the guest knows.
     pub(super) fn introduction(&self, from_file: bool) -> Introduction {
         let (state, here) = (Arc::clone(&self.state), self.facts());
         let readdressed = self.config.nets.iter().map(|net| from_file && net.mac.is_some()).collect();
@@ -82,8 +82,8 @@ impl Vm {
         Introduction { state, here, readdressed, offered, tsc_scales, log: SparingLog::default() }
     }
 
-    /// Destination: the guest fits. It is shown the processor that it was shown at the source; if the source did not say
-    /// which, the one that this host offers, whatever a source that was turned away has left.
+    /// Destination: the guest fits. Its vCPUs get the processor that it saw at the source; if the source sent none, the one
+    /// that this host offers, whatever a refused source has left.
     pub(in crate::vm) fn introduced(&mut self) -> Result<(), Refusal> {
         let state = lock(&self.state);
         let processor = match state.preflight.arrived() {

@@ -1,5 +1,5 @@
-//! Finds the addresses of a destination's name, on a thread that is there from the start: the system's resolver opens files and
-//! sockets as it likes, and no thread that a guest or a peer speaks to may.
+//! Resolves a destination's host name on a thread that exists from the start: the system's resolver opens arbitrary files and
+//! sockets, which no thread that handles input of a guest or a peer may.
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -8,14 +8,14 @@ use std::time::{Duration, Instant};
 
 use crate::sandbox::{self, Kind};
 
-/// How often a wait asks whether to go on.
+/// Interval at which a wait checks whether to continue.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// To the thread, which ends with the last clone.
+/// Sender to the thread, which ends with the last clone.
 #[derive(Clone, Debug)]
 pub(in crate::vm) struct LookUp(Sender<Question>);
 
-/// A name with its port, and where the answer goes.
+/// A name with its port, and the channel for the answer.
 type Question = (String, Sender<io::Result<Vec<SocketAddr>>>);
 
 impl LookUp {
@@ -27,18 +27,19 @@ impl LookUp {
         let (ask, questions) = mpsc::channel::<Question>();
         sandbox::spawn(Kind::LookUp, "look-up", move || {
             while let Ok((name, answer)) = questions.recv() {
-                // Who asked may have given up.
+                // The sender may have given up.
                 let _ = answer.send(name.to_socket_addrs().map(Vec::from_iter));
             }
         })?;
         Ok(Self(ask))
     }
 
-    /// Addresses of `host:port`. The system's look-up can be neither bounded nor called off; one that is left behind keeps the next
-    /// one waiting.
+    /// Resolves `host:port`. The system's resolver can be neither bounded nor cancelled; one that is left behind delays the
+    /// next request.
     ///
     /// # Errors
-    /// [`io::ErrorKind::TimedOut`] at `deadline`, [`io::ErrorKind::ConnectionAborted`] once `go_on` says false; else the system's.
+    /// [`io::ErrorKind::TimedOut`] at `deadline`, [`io::ErrorKind::ConnectionAborted`] once `go_on` returns false; else the
+    /// system's.
     pub(super) fn addresses(
         &self,
         name: &str,

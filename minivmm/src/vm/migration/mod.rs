@@ -1,5 +1,5 @@
-//! The driver's side of migrations: begins and cancels them, pauses the guest and lets it go on; what follows their end is
-//! in `after.rs`. The threads that run the engine are in `outgoing.rs` and `incoming.rs`.
+//! The driver's side of migrations: begins and cancels them, pauses the guest and resumes it; `after.rs` handles their end. The
+//! threads that run the engine are in `outgoing.rs` and `incoming.rs`.
 
 mod after;
 mod awaited_again;
@@ -59,19 +59,19 @@ use crate::vm::published::{Event, Hold};
 use crate::vm::request::{GuestEvent, ParameterChange, Refusal, Rehearsing, Terms};
 use crate::vm::state::RunState;
 
-/// A rehearsal makes the guest stand no longer than this.
+/// Longest stop of the guest for a rehearsal.
 const REHEARSAL: Duration = Duration::from_millis(100);
 
-/// How long a guest may take to stand still before a switch-over that waits.
+/// Longest time to stop a guest before a switch-over that waits.
 const HOLD: Duration = Duration::from_secs(10);
 
-/// Bytes a second that the state of devices takes to another process of this host, at least.
+/// Least bandwidth for device state to another process of this host, in bytes a second.
 const LOCAL_BANDWIDTH: NonZeroU64 = NonZeroU64::new(100 << 20).unwrap();
 
-/// How long the driver fills page tables before it looks whether something else is asked for.
+/// How long the driver populates page tables before it checks for requests.
 const POPULATING: Duration = Duration::from_millis(10);
 
-/// How long the name of an address to listen at may take to be looked up; the machine only waits meanwhile.
+/// Longest look-up of the name of an address to listen at; the machine only waits meanwhile.
 const LOOK_UP: Duration = Duration::from_secs(2);
 
 fn set_parameters(control: &Control, parameters: Parameters) -> Result<(), Refusal> {
@@ -79,15 +79,15 @@ fn set_parameters(control: &Control, parameters: Parameters) -> Result<(), Refus
 }
 
 impl Vm {
-    /// Begins to send the guest to `address`.
+    /// Begins a migration to `address`.
     pub(super) fn migrate(&mut self, address: Address, terms: &Terms) -> Result<(), Outcome> {
         if self.left_standing.is_some() {
-            // A migration begins with fresh records, and those of the last one tell whether the guest may run.
+            // A migration writes new records, but those of the last one say whether the guest may run.
             let why = "the guest has stood here since a migration and may be stale: let it go on with cont first";
             return Err(Refusal(why.into()).into());
         }
         if self.machine.has_invariant_tsc() {
-            // As QEMU, unless it is told the TSC's rate (target/i386/kvm/kvm.c, `invtsc_mig_blocker`).
+            // As in QEMU without an explicit TSC rate (target/i386/kvm/kvm.c, `invtsc_mig_blocker`).
             let why = "the guest was told that its TSC runs at one rate for ever, which another host may not keep to: a guest that \
                        is to be migrated has to be started without invtsc in --cpu";
             return Err(Refusal(why.into()).into());
@@ -107,7 +107,7 @@ impl Vm {
         let parameters = terms.parameters.of(self.shared.parameters())?;
         let mut theirs = parameters;
         if matches!(address, Address::Local(_)) {
-            // Without pages nothing tells how fast the socket is.
+            // Without pages the bandwidth of the socket cannot be measured.
             theirs.avail_switchover_bandwidth.get_or_insert(LOCAL_BANDWIDTH);
         }
         set_parameters(&control, theirs)?;
@@ -141,7 +141,7 @@ impl Vm {
         *lock(&self.state) =
             MachineState { preflight: self.preflight(), ..MachineState::new(self.machine.vcpus.len()) };
         let parts = Parts { disks: copied.sections(), ..self.parts() }.going_to(release.as_ref());
-        // A release whose schema is given may be one that knows no firmware of QEMU's, and it shows the guest its RAM there.
+        // An older release may not have QEMU's firmware blocks, and shows the guest its RAM there.
         let mut ram = MachineRam::leaving(self.ram.clone(), &self.firmware, release.is_none() && offer.is_none());
         if offer.is_some() {
             ram = ram.shared();
@@ -204,7 +204,7 @@ impl Vm {
     pub(super) fn cancel_migration(&mut self) -> Result<(), Refusal> {
         let Some(outgoing) = &mut self.outgoing else { return Ok(()) };
         if self.shared.migration().status() == MigrationStatus::PostcopyPaused {
-            // The guest is not here any more, and nobody connects to it again.
+            // The guest is not here any more, and nobody reconnects.
             outgoing.reconnections = None;
             return Ok(());
         }
@@ -227,14 +227,14 @@ impl Vm {
         Ok(())
     }
 
-    /// Source: stops the guest before the switch-over, which waits until somebody lets it begin.
+    /// Source: stops the guest before a switch-over that waits for a client.
     pub(super) fn hold(&mut self) -> Result<(), Outcome> {
         self.switch_over(HOLD)?;
         self.shared.update_migration(|info| info.hold = Hold::Waits);
         Ok(())
     }
 
-    /// Lets the switch-over begin that waits.
+    /// Continues a switch-over that waits.
     pub(super) fn continue_migration(&self) -> Result<(), Refusal> {
         match self.shared.migration().status() {
             MigrationStatus::PreSwitchover => {
@@ -245,11 +245,11 @@ impl Vm {
         }
     }
 
-    /// Source: lets the guest go over before all of its memory has.
+    /// Source: switches to post-copy, in which the guest runs at the destination before all of its memory is there.
     pub(super) fn start_postcopy(&self) -> Result<(), Refusal> {
         let Some(outgoing) = &self.outgoing else { return Ok(()) };
         if !outgoing.announced_postcopy {
-            // QEMU's sentence, and what it does not say.
+            // QEMU's message, with an addition.
             return Err(Refusal(
                 "Enable postcopy with migrate_set_capability before the start of migration: postcopy-ram was off when this one began".into(),
             ));
@@ -258,12 +258,12 @@ impl Vm {
         Ok(())
     }
 
-    /// Source: connects to `address`, where the guest waits for the rest of its memory.
+    /// Source: reconnects to `address`, where the guest waits for the rest of its memory.
     pub(super) fn resume_migration(&self, address: Address) -> Result<(), Refusal> {
         let reconnections = self.outgoing.as_ref().and_then(|outgoing| outgoing.reconnections.as_ref());
         let paused = self.shared.migration().status() == MigrationStatus::PostcopyPaused;
         let Some(reconnections) = reconnections.filter(|_| paused) else {
-            // QEMU's sentence (`migrate_prepare`, migration/migration.c).
+            // QEMU's message (`migrate_prepare`, migration/migration.c).
             return Err(Refusal("Cannot resume if there is no paused migration".into()));
         };
         let secure = Secure::new(&self.shared.tls(), &address).map_err(Refusal)?;
@@ -281,7 +281,7 @@ impl Vm {
         reconnections.send(Reconnection { address, secure, connected }).map_err(over)
     }
 
-    /// Source: stops the guest `within` this time, if it runs, and reads the state that is in the kernel.
+    /// Source: stops the guest `within` this time, if it runs, and reads the state in KVM.
     pub(super) fn switch_over(&mut self, within: Duration) -> Result<(), Outcome> {
         let before = match (self.shared.run_state(), &self.outgoing) {
             (RunState::FinishMigrate, Some(outgoing)) => {
@@ -300,13 +300,13 @@ impl Vm {
         Ok(())
     }
 
-    /// Source: stops the guest as a switch-over does, and lets it run on once the migration thread has seen what it wanted.
-    /// The run state stays what it was: nobody outside has to know.
+    /// Source: stops the guest as a switch-over does, and resumes it once the migration thread has measured what it needs. The
+    /// run state is unchanged, so clients do not notice.
     pub(super) fn rehearse(&mut self, with: Rehearsing) -> Result<(), Outcome> {
         let (begun, before) = (Instant::now(), self.shared.run_state());
         self.stand_still(before, REHEARSAL)?;
         if with.stands.send(begun.elapsed()).is_ok() {
-            // Ends with an error in any case: nothing is sent, the other end is dropped.
+            // Always ends with an error: nothing is sent, the other end is dropped.
             let _ = with.over.recv_timeout(REHEARSAL.saturating_sub(begun.elapsed()));
         }
         if before == RunState::Running {
@@ -315,7 +315,7 @@ impl Vm {
         Ok(())
     }
 
-    /// Stops the guest if it runs, `within` this time, and takes its state from the kernel. After a refusal it runs on.
+    /// Stops the guest if it runs, `within` this time, and reads its state from KVM. After a refusal it runs on.
     fn stand_still(&mut self, before: RunState, within: Duration) -> Result<(), Outcome> {
         let runs = before == RunState::Running;
         if runs {
@@ -331,7 +331,7 @@ impl Vm {
         Ok(())
     }
 
-    /// Carries out what the guest, which stands, did to its machine just before: its effect belongs to the state that is read
+    /// Carries out earlier actions of the stopped guest on its machine, since their effect belongs to the state that is read
     /// next.
     fn settle_guest(&mut self) -> Result<(), Outcome> {
         match self.machine.events().first() {
@@ -347,7 +347,7 @@ impl Vm {
         }
     }
 
-    /// What of the machine, which stands, is in the kernel; it goes on as in state `before`.
+    /// Reads the state in KVM of the stopped machine; it will resume in state `before`.
     fn read_state(&self, before: RunState) -> Result<(HypervisorState, Timer, GlobalState), Refusal> {
         let hypervisor = self.machine.read_state().map_err(|error| Refusal(chain(&error)))?;
         let tsc = hypervisor.vcpus.first().map_or(0, |vcpu| vcpu.cpu.tsc);
@@ -355,15 +355,16 @@ impl Vm {
         Ok((hypervisor, timer, GlobalState::new(before.as_str())))
     }
 
-    /// Destination: fills second-level page tables for pages that have come.
+    /// Destination: populates second-level page tables for pages that have arrived.
     pub(super) fn populate(&mut self) {
         self.machine.populate(Instant::now() + POPULATING);
     }
 
-    /// Destination: writes the state that belongs into the kernel. The guest has not run.
+    /// Destination: writes the state in KVM. The guest has not run.
     pub(super) fn write_state(&self, may_be_copy: bool) -> Result<(), Refusal> {
         let mut state = lock(&self.state);
-        // The clocks of a guest in a file stand still, as in QEMU: how long it was there only the wall clocks of two moments say.
+        // The clocks of a guest in a file do not advance, as in QEMU: only two wall-clock readings could tell how long it was
+        // there.
         let travels = self.incoming.as_ref().is_some_and(|incoming| !incoming.from_file);
         let introduced = state.preflight.arrived().map(|(_, introduced)| introduced).filter(|_| travels);
         let memory = self.ram.guest();
@@ -379,8 +380,8 @@ impl Vm {
         Ok(())
     }
 
-    /// Source: the guest goes on here as before. Destination: it goes on as it was at the source, or stands if a stop
-    /// came before it.
+    /// Source: the guest resumes here as before. Destination: it resumes in its state at the source, or stays stopped if a stop
+    /// was requested before.
     pub(super) fn go_on(&mut self) {
         let runs = match (&self.outgoing, &self.incoming) {
             (Some(outgoing), _) => outgoing.before == RunState::Running,

@@ -1,4 +1,4 @@
-//! An outgoing migration: a thread that connects, runs the engine, and says how it ended.
+//! Outgoing migration: a thread that connects, runs the engine, and reports the end.
 
 use std::io;
 use std::sync::Arc;
@@ -25,12 +25,12 @@ use crate::migration::sections::Parts;
 use crate::sync::lock;
 use crate::vm::published::Published;
 
-/// What the thread works with.
+/// State of the migration thread.
 pub(super) struct OutgoingTask {
     pub(super) connector: Connector,
-    /// Where it is to connect again in post-copy; closed once nobody will say so any more.
+    /// Addresses for post-copy's reconnection; closed once no more can come.
     pub(super) reconnections: Receiver<Reconnection>,
-    /// Where it is told why a connection is waited for.
+    /// Published state, for the reason of a lost connection.
     pub(super) shared: Arc<Published>,
     /// Schema of the destination's release, unless it is this one.
     pub(super) release: Option<Schema>,
@@ -39,7 +39,7 @@ pub(super) struct OutgoingTask {
     pub(super) ram: MachineRam,
     pub(super) log: MachineDirtyLog,
     pub(super) machine: EngineMachine,
-    /// How many page channels there are, and what goes on them.
+    /// Number of page channels, and their compression.
     pub(super) channels: Option<(u8, Compression)>,
 }
 
@@ -88,7 +88,7 @@ impl OutgoingTask {
             }
             Err(error) => {
                 return failed(match error.kind() {
-                    // The other side answered, and the sentence says what to do.
+                    // The other side answered, and the message says what to do.
                     io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput => {
                         format!("{}: {error}", self.connector.address)
                     }
@@ -139,8 +139,8 @@ impl OutgoingTask {
         Ended { phase: Phase::Source(departure.phase), error: told(departure.phase, why), unrecorded }
     }
 
-    /// Connects the page channels and starts their threads, behind the main channel: so a destination that takes connections in turn
-    /// knows the source before its pages.
+    /// Connects the page channels and starts their threads, after the main channel: so a destination that accepts connections
+    /// in order sees the source before its pages.
     fn connect_pages(&mut self) -> io::Result<Option<(Senders, PageThreads)>> {
         let Some((count, compression)) = self.channels else { return Ok(None) };
         let channels = (0..count).map(|_| self.connector.connect()).collect::<io::Result<Vec<Connection>>>()?;
@@ -150,7 +150,7 @@ impl OutgoingTask {
     }
 }
 
-/// What the user is told about the end `phase`, which came about because of `why`.
+/// Message for the user about the final phase and its reason.
 fn told(phase: SourcePhase, why: Option<String>) -> Option<String> {
     let why = why.unwrap_or_default();
     match phase {

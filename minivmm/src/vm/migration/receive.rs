@@ -1,4 +1,4 @@
-//! The driver's side of an incoming migration: where its source is awaited, and what the migration thread is given.
+//! The driver's side of an incoming migration: the address of its source, and the state of the migration thread.
 
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -21,14 +21,14 @@ use crate::vm::assembly::{End, Outcome, Vm};
 use crate::vm::request::Refusal;
 
 impl Vm {
-    /// Destination that was told to wait without being told where: waits for a source at `address`, or reads the file.
+    /// Destination that was started without an address: waits for a source at `address`, or reads the file.
     pub(in crate::vm) fn migrate_incoming(&mut self, address: &Address, exit_on_error: bool) -> Result<(), Outcome> {
         let look_up = |name: &str| self.look_up.addresses(name, Instant::now() + LOOK_UP, &|| true);
         let origin = incoming::server(&self.shared.tls()).and_then(|server| incoming::origin(address, server, look_up));
         self.receive(origin.map_err(Refusal)?, Some(address.clone()), exit_on_error)
     }
 
-    /// Destination: waits for the source, at `address` if that is known, or reads the file.
+    /// Destination: waits for the source, at `address` if it is known, or reads the file.
     pub(in crate::vm) fn receive(
         &mut self,
         origin: Origin,
@@ -39,7 +39,7 @@ impl Vm {
         let ram = MachineRam::arriving(self.ram.clone(), self.firmware.clone()).restored(self.config.restore);
         let from_file = matches!(origin, Origin::File(_));
         if !from_file {
-            // A guest that arrives is loaded in any case.
+            // A failed warm-up does not matter: an arriving guest is loaded anyway.
             let _ = self.warm_up();
         }
         let control = Control::default();

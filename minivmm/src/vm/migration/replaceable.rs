@@ -14,16 +14,16 @@ use super::connector::Secure;
 use crate::config::Address;
 use crate::vm::request::Refusal;
 
-/// Where a source connects again.
+/// Address at which a source reconnects.
 pub(super) struct Reconnection {
     pub(super) address: Address,
-    /// How the connection is encrypted, if it is.
+    /// TLS for the connection, if it is set.
     pub(super) secure: Option<Secure>,
-    /// The connection, where it was passed.
+    /// Connection, if it was passed.
     pub(super) connected: Option<SocketChannel>,
 }
 
-/// A client's order that a destination is to wait for its source at an address, too; answered once the machine listens there.
+/// Request of a client that a destination also waits for its source at an address; answered once the machine listens there.
 pub(in crate::vm) struct Recovery {
     pub(in crate::vm) at: Address,
     pub(in crate::vm) answer: Sender<Result<(), Refusal>>,
@@ -56,7 +56,7 @@ impl Connections for NoOthers {
 
 /// A connection, and who makes others.
 pub(super) struct Replaceable<'a> {
-    /// None while another one is waited for.
+    /// `None` while another connection is awaited.
     connection: Option<Connection>,
     others: &'a mut dyn Connections,
 }
@@ -66,7 +66,7 @@ impl<'a> Replaceable<'a> {
         Self { connection: Some(connection), others }
     }
 
-    /// The connection that is left open.
+    /// Returns the connection that is left open.
     pub(super) fn into_connection(self) -> Option<Connection> {
         self.connection
     }
@@ -108,7 +108,7 @@ impl Channel for Replaceable<'_> {
     }
 
     fn reconnect(&mut self, why: &vmstate::Error) -> io::Result<()> {
-        // The other side notices that the one before is over.
+        // The other side notices that the old connection is closed.
         self.connection = None;
         self.connection = self.others.replace(why);
         self.connection().map(drop)

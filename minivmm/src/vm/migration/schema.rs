@@ -1,4 +1,4 @@
-//! The schema of this machine, and that of an older release to which it goes.
+//! Schema of this machine, and schemas of older releases as destinations.
 
 use std::fmt::Display;
 use std::fs::File;
@@ -12,10 +12,10 @@ use crate::machine_map::MACHINE_TYPE;
 use crate::migration::sections::Parts;
 use crate::vm::request::Refusal;
 
-/// Longest schema that is read, in bytes: a machine's is a hundredth of that.
+/// Longest schema that is read, in bytes; a machine's is a hundredth of that.
 const LONGEST: u64 = 16 << 20;
 
-/// Reads what [`write`] wrote.
+/// Reads a schema that [`write`] has written.
 pub(in crate::vm) fn read(file: &Path) -> Result<Schema, Refusal> {
     let mut text = String::new();
     let opened = files::open_path(file, Mode::Read, Fit::Regular);
@@ -27,7 +27,7 @@ pub(in crate::vm) fn read(file: &Path) -> Result<Schema, Refusal> {
     Schema::from_json(&text).map_err(|error| failed(file, &error))
 }
 
-/// Writes what a machine of these parts sends to a new file.
+/// Writes the schema of a machine with these parts to a new file.
 pub(in crate::vm) fn write(parts: &Parts, file: &Path) -> Result<(), Refusal> {
     let schema = parts.sections().and_then(|sections| sections.schema(Some(MACHINE_TYPE)));
     let text = schema.map_err(|error| failed(file, &error))?.to_json();
@@ -46,7 +46,7 @@ mod tests {
 
     use super::*;
 
-    /// The driver reads it, for whom everybody waits.
+    /// The driver reads the file, and must not wait for it.
     #[test]
     fn what_is_no_schema_is_refused_and_keeps_nobody_waiting() {
         let directory = tempfile::tempdir().unwrap();

@@ -1,5 +1,4 @@
-//! The file of a migration that goes to a file or comes from one, or the pipe that somebody passed in its place. The driver opens it: the
-//! migration's thread may not.
+//! File of a migration to or from a file, or a passed pipe instead. The driver opens it, since the migration's thread may not.
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
@@ -15,29 +14,29 @@ use crate::files::{self, Fit, Mode};
 pub(super) const NOT_ENCRYPTED: &str =
     "a file is not encrypted, and tls-creds asks for that: leave it out, or set it to \"\"";
 
-/// A file at the place where its stream begins.
+/// A file, positioned at the begin of its stream.
 #[derive(Debug)]
 pub(in crate::vm) struct StateFile {
     pub(super) channel: FileChannel,
     pub(super) path: PathBuf,
-    /// Where a new one is until it is whole.
+    /// Temporary name of a new file until it is complete.
     unfinished: Option<Unfinished>,
 }
 
-/// A file that takes its place once it is whole, so that there is all of it or nothing.
+/// A file that gets its name once it is complete, so that there is all of it or nothing.
 #[derive(Debug)]
 struct Unfinished {
     path: PathBuf,
-    /// Where it goes.
+    /// Folder of the final name.
     folder: File,
 }
 
 impl StateFile {
-    /// A new file, which its owner alone may read: a guest's memory goes into it, from `offset` on. Until it is whole it stands beside its
-    /// path, with `.partial` behind its name.
+    /// Creates a file that only its owner may read, since it will hold a guest's memory, from `offset` on. Until it is complete
+    /// it has its path's name with `.partial` appended.
     ///
     /// # Errors
-    /// The reason, as a sentence for the user; there is no new file then.
+    /// The reason, as a sentence for the user; no file is left then.
     pub(super) fn create(path: &Path, offset: u64) -> Result<Self, String> {
         let refused = |path: &Path, error: io::Error| match error.kind() {
             io::ErrorKind::AlreadyExists => {
@@ -56,23 +55,23 @@ impl StateFile {
         let mut partial = path.as_os_str().to_owned();
         partial.push(".partial");
         let partial = PathBuf::from(partial);
-        // The flags of `File::create_new`, which the sandbox knows.
+        // The flags of `File::create_new`, which the sandbox allows.
         let created = File::options().read(true).write(true).create_new(true).mode(0o600).open(&partial);
         let file = created.map_err(|error| refused(&partial, error))?;
         let file = Self::begin(file, path, offset).inspect_err(|_| remove(&partial))?;
         Ok(Self { unfinished: Some(Unfinished { path: partial, folder }), ..file })
     }
 
-    /// Each page of a guest can have a place in it, which a new file only is known to have room for.
+    /// Whether each page of a guest can have a place in the file; only a new file is known to have room.
     pub(super) fn has_places(&self) -> bool {
         self.unfinished.is_some()
     }
 
-    /// It is whole, and on the disk: so is its name then. A file that somebody has made there meanwhile is not replaced, unless the file
-    /// system (NFS) cannot tell.
+    /// Syncs the complete file to the disk and gives it its name. A file that was made there meanwhile is not replaced, unless
+    /// the file system (NFS) cannot check that.
     ///
     /// # Errors
-    /// What the file system has.
+    /// The file system's.
     pub(super) fn take_place(&mut self) -> io::Result<()> {
         let Some(Unfinished { path, folder }) = &self.unfinished else { return Ok(()) };
         match renameat_with(CWD, path, CWD, &self.path, RenameFlags::NOREPLACE) {
@@ -82,7 +81,7 @@ impl StateFile {
         folder.sync_all()
     }
 
-    /// A file with a guest's state, which begins at `offset`.
+    /// Opens a file with a guest's state, which begins at `offset`.
     ///
     /// # Errors
     /// The reason, as a sentence for the user.
@@ -92,23 +91,23 @@ impl StateFile {
         Self::begin(opened.map_err(|error| format!("{}: {error}; {mend}", path.display()))?, path, offset)
     }
 
-    /// What somebody has passed, a regular file or a pipe, from where it stands; `name` is what the user knows it by.
+    /// Takes a passed regular file or pipe, at its present position; `name` is the user's name for it.
     ///
     /// # Errors
-    /// The descriptor is no file or pipe, or is open in another way than for `mode`.
+    /// The descriptor is no file or pipe, or is not open as `mode` needs.
     pub(super) fn passed(file: File, mode: Mode, name: &str) -> io::Result<Self> {
         files::take_stream(&file, mode)?;
         Ok(Self { channel: file.into(), path: name.into(), unfinished: None })
     }
 
-    /// At `offset`.
+    /// Seeks to `offset`.
     fn begin(mut file: File, path: &Path, offset: u64) -> Result<Self, String> {
         let sought = file.seek(SeekFrom::Start(offset));
         sought.map_err(|error| format!("{}: no place for offset {offset}: {error}", path.display()))?;
         Ok(Self { channel: file.into(), path: path.into(), unfinished: None })
     }
 
-    /// Removes the file, which holds no guest that may be run. A passed descriptor's file stays.
+    /// Removes the file, which holds no guest that may be run. A passed file stays.
     pub(super) fn remove(&self) {
         if let Some(Unfinished { path, .. }) = &self.unfinished {
             remove(path);
@@ -116,7 +115,7 @@ impl StateFile {
     }
 }
 
-/// A file that stays is of no use and does no harm: the records of the guest's disks move on.
+/// Removes a file. A file that stays does no harm: the records of the guest's disks advance.
 fn remove(path: &Path) {
     let _ = std::fs::remove_file(path);
 }

@@ -1,8 +1,8 @@
-//! What the outside is told of a migration: one word, from the engine's phase, and from whether it waits before the switch-over.
+//! Published status of a migration: QMP's name for the engine's phase, and for a wait before the switch-over.
 
 use vmstate::migrate::{DestinationPhase as D, Phase, SourcePhase as S};
 
-/// States of a migration, named as QMP's `MigrationStatus`. QEMU has no word for `unacknowledged` and `undecided`.
+/// Status of a migration, with the names of QMP's `MigrationStatus`. QEMU lacks `unacknowledged` and `undecided`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum MigrationStatus {
     /// No migration was begun.
@@ -10,11 +10,11 @@ pub enum MigrationStatus {
     None,
     /// Connecting, or waiting for a source.
     Setup,
-    /// Rounds.
+    /// Sending rounds.
     Active,
-    /// The guest stands, and somebody has to let the switch-over begin.
+    /// The guest is stopped, and a client has to continue the switch-over.
     PreSwitchover,
-    /// Switch-over.
+    /// Switching over.
     Device,
     /// The guest runs at the destination, and pages of it are still at the source.
     PostcopyActive,
@@ -22,18 +22,18 @@ pub enum MigrationStatus {
     PostcopyPaused,
     /// Post-copy over another connection, on which both sides agree on the missing pages.
     PostcopyRecover,
-    /// Done.
+    /// Completed.
     Completed,
-    /// Failed; the guest is where it was. At a destination that had taken over: the guest is there, and stands. In post-copy, after it ran at
-    /// the destination: the guest is lost.
+    /// Failed; the guest is where it was. At a destination that had taken over, the guest is there, and stopped. In post-copy,
+    /// after the guest ran at the destination, the guest is lost.
     Failed,
     /// Being cancelled.
     Cancelling,
     /// Cancelled; the guest is where it was.
     Cancelled,
-    /// The destination did not say that it runs the guest, but someone holds its disks or has run it.
+    /// The destination did not confirm that it runs the guest, but another process holds the guest's disks or has run it.
     Unacknowledged,
-    /// The destination did not say that it runs the guest, and nothing can prove whether it does.
+    /// The destination did not confirm that it runs the guest, and nothing can prove whether it does.
     Undecided,
 }
 
@@ -56,7 +56,7 @@ impl MigrationStatus {
         Self::Undecided,
     ];
 
-    /// The status of a migration in `phase`; `cancelled`: a cancel was granted.
+    /// Status of a migration in `phase`; `cancelled`: a cancel was granted.
     pub fn of(phase: Phase, cancelled: bool) -> Self {
         match phase {
             Phase::Source(S::Setup | S::Rounds | S::SwitchOver | S::Commit) if cancelled => Self::Cancelling,
@@ -75,13 +75,13 @@ impl MigrationStatus {
             Phase::Source(S::Cancelled) => Self::Cancelled,
             Phase::Source(S::Unacknowledged) => Self::Unacknowledged,
             Phase::Source(S::Undecided) => Self::Undecided,
-            // A phase that an engine newer than this list has.
+            // A final phase of a newer engine.
             phase if phase.is_final() => Self::Failed,
             _ => Self::Active,
         }
     }
 
-    /// QMP's word for it.
+    /// QMP's name of the status.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::None => "none",

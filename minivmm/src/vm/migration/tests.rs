@@ -1,4 +1,4 @@
-//! The driver's side without its thread: each step is taken by hand.
+//! Steps of the driver in a migration, called one by one without its thread.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -34,7 +34,7 @@ impl Write for Screen {
 
 struct Asked {
     vm: Vm,
-    /// Has the kernel, which a reset reads again.
+    /// Folder of the kernel, which a reset reads again.
     _dir: tempfile::TempDir,
 }
 
@@ -62,8 +62,8 @@ fn config(dir: &Path) -> Config {
     }
 }
 
-/// The tiny guest has run, and has asked for this by a key; no driver has looked at it. `None` after saying that the test is
-/// skipped.
+/// Starts the tiny guest, which runs and reacts to a key with this request; no driver has handled it yet. `None` after saying
+/// that the test is skipped.
 fn asked_by(key: u8) -> Option<Asked> {
     if let Err(error) = crate::kvm::open() {
         vmstate_lab::skip::skip(error);
@@ -91,7 +91,7 @@ fn a_reset_just_before_the_switch_over_is_carried_out_before_the_state_is_read()
     assert_eq!(vm.shared.run_state(), RunState::FinishMigrate);
 }
 
-/// It is carried out next: the guest is not handed over.
+/// The power-off is carried out next: the guest is not handed over.
 #[test]
 fn a_power_off_just_before_the_switch_over_refuses_it() {
     let Some(Asked { mut vm, _dir }) = asked_by(b'q') else { return };
@@ -103,7 +103,7 @@ fn a_power_off_just_before_the_switch_over_refuses_it() {
     assert_eq!(vm.machine.events().first(), Some(GuestEvent::PoweredOff));
 }
 
-/// Who sees it close may end the machine at once, and a quit would come before what the end has to say.
+/// A peer that sees the connection close may end the machine at once, and a quit would have priority over the end's message.
 #[test]
 fn a_connection_is_closed_once_the_end_of_its_migration_is_told() {
     if let Err(error) = crate::kvm::open() {
@@ -115,7 +115,7 @@ fn a_connection_is_closed_once_the_end_of_its_migration_is_told() {
     assert!(
         vm.receive(Origin::Listener(Listener::unix(&door).unwrap().with_tls(None::<TlsServer>)), None, true).is_ok()
     );
-    // Header; the configuration, which names the machine; the command OPEN_RETURN_PATH.
+    // Header; a configuration with the machine name; and the command OPEN_RETURN_PATH.
     let name = [&[0, 0, 0, MACHINE_TYPE.len() as u8], MACHINE_TYPE.as_bytes()].concat();
     let mut source = UnixStream::connect(&door).unwrap();
     source.write_all(&[b"QEVM\0\0\0\x03\x07", &*name, b"\x08\0\x01\0\0"].concat()).unwrap();
@@ -136,7 +136,7 @@ fn a_connection_is_closed_once_the_end_of_its_migration_is_told() {
     source.read_to_end(&mut said).unwrap();
 }
 
-/// Its thread may be held up by the peer or the host; the socket's file would block the next start.
+/// The thread may be delayed by the peer or the host; a left-over socket file would block the next start.
 #[test]
 fn a_machine_that_ends_leaves_no_socket_though_its_migration_does_not_end() {
     let dir = tempfile::tempdir().unwrap();
@@ -162,7 +162,7 @@ fn a_machine_that_ends_leaves_no_socket_though_its_migration_does_not_end() {
     drop(end);
 }
 
-/// A source finds the machine as it was.
+/// A source finds the machine unchanged.
 #[test]
 fn a_machine_loads_itself_and_is_as_before() {
     if let Err(error) = crate::kvm::open() {
@@ -172,7 +172,7 @@ fn a_machine_loads_itself_and_is_as_before() {
     let vm = Vm::new(Config { cpus: 2, ..config(dir.path()) }, Box::new(std::io::sink())).unwrap();
     let state = || {
         let mut state = vm.machine.read_state().unwrap();
-        // Time goes on.
+        // Clocks advance.
         for vcpu in &mut state.vcpus {
             (vcpu.cpu.tsc, vcpu.apic.initial_count_load_time, vcpu.apic.next_time) = (0, 0, 0);
         }

@@ -1,9 +1,9 @@
-//! An outgoing migration to a file: a thread that writes the guest's memory, has the guest stop, writes the rest, and leaves it standing; or, for
-//! a snapshot, lets it go on.
+//! Outgoing migration to a file: a thread that writes the guest's memory, stops the guest, writes the rest, and leaves the
+//! guest stopped; or, for a snapshot, resumes it.
 //!
-//! Nobody answers, so nothing is asked. The guest's disks are let go of once the file is whole and on the disk. Who runs the
-//! file's guest moves their records on, and so does who goes on here: the first of the two makes the other one stale. A guest goes on
-//! by itself only if it has nothing that two may not use.
+//! Without a peer there are no answers. The guest's disks are released once the file is complete and on the disk. Running the
+//! file's guest advances their records, and so does resuming here: the first of the two makes the other one stale. A guest
+//! resumes by itself only if it has nothing exclusive.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,24 +30,24 @@ use crate::sync::lock;
 use crate::vm::published::{Hold, Published};
 use crate::vm::request::{Refusal, Terms};
 
-/// How long the guest may take to stand still, and its disk images to be written back. Most of them was written back before.
+/// Longest time to stop the guest and to write its disk images back, most of which were written back before.
 const PAUSE: Duration = Duration::from_secs(60);
 
-/// How often it is asked whether a switch-over that waits may begin.
+/// Interval at which a switch-over that waits is checked.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// What the guest does.
+/// State of the guest.
 #[derive(Clone, Copy, Debug)]
 enum Stands {
-    /// The guest runs, or is in the state that it was in before.
+    /// The guest runs, or is in its earlier state.
     Runs,
-    /// The guest stands before a switch-over that waits.
+    /// The guest is stopped before a switch-over that waits.
     Held,
-    /// The guest stands, and its state is read.
+    /// The guest is stopped, and its state is read.
     Still,
 }
 
-/// Waits until the switch-over may begin, and has the guest stand.
+/// Waits until the switch-over may begin, and stops the guest.
 fn stand_still(machine: &mut EngineMachine, control: &Control, shared: &Published, stands: &mut Stands) -> Result<()> {
     while !machine.may_switch_over()? {
         *stands = Stands::Held;
@@ -57,17 +57,17 @@ fn stand_still(machine: &mut EngineMachine, control: &Control, shared: &Publishe
         std::thread::sleep(LOOK);
     }
     shared.update_migration(|info| info.phase = Phase::Source(SourcePhase::SwitchOver));
-    // Where it cannot, it runs on.
+    // If the guest cannot be stopped, it runs on.
     *stands = Stands::Runs;
     machine.pause(PAUSE)?;
     *stands = Stands::Still;
     Ok(())
 }
 
-/// Refuses what only a new file can have, if `address` is none: a guest that goes on by itself, and a layout for QEMU.
+/// Refuses options that need a new file, if `address` is none: a guest that keeps running, and a file for QEMU.
 ///
 /// # Errors
-/// Why, and what to do instead.
+/// The reason, and a remedy.
 pub(super) fn check(address: &Address, terms: &Terms, ownership: &Ownership) -> std::result::Result<(), Refusal> {
     let why = match address {
         _ if !terms.keeps_running && !terms.to_qemu => return Ok(()),
@@ -87,12 +87,12 @@ pub(super) fn check(address: &Address, terms: &Terms, ownership: &Ownership) -> 
     Err(Refusal(why.into()))
 }
 
-/// What the thread works with.
+/// State of the thread.
 pub(super) struct Writing {
     pub(super) file: StateFile,
-    /// The guest goes on by itself once all of it is in the file: it has nothing exclusive.
+    /// Whether the guest resumes by itself once all of it is in the file, since it has nothing exclusive.
     pub(super) keeps_running: bool,
-    /// The kind of reader. A QEMU writes no ownership record.
+    /// Kind of reader. A QEMU writes no ownership record.
     pub(super) reader: Peer,
     /// Schema of the release that is to read the file, unless it is this one.
     pub(super) release: Option<Schema>,
@@ -123,7 +123,7 @@ impl Writing {
         }
     }
 
-    /// The file is whole then, and the guest stands unless it keeps running.
+    /// Stops the guest and writes the file, which is complete then. The guest stays stopped unless it keeps running.
     ///
     /// # Errors
     /// The guest runs on.
@@ -144,7 +144,7 @@ impl Writing {
             false => self.write_standing(&mut sections, &mut stands),
         };
         let went_on = written.and_then(|()| match self.keeps_running {
-            // What is in the file does not change any more: the guest need not stand until it is on the disk.
+            // The file does not change any more: the guest need not stay stopped until the file is on the disk.
             true => self.machine.resume().map(|()| {
                 stands = Stands::Runs;
                 self.shared.update_migration(|info| {
@@ -153,14 +153,14 @@ impl Writing {
             }),
             false => Ok(()),
         });
-        // Behind the pause: it takes as long as to look through all page tables.
+        // After the pause, since it takes as long as to walk all page tables.
         self.log.stop();
         let finished = went_on.and_then(|()| self.finish());
         finished.map_err(|error| match stands {
             Stands::Runs => running(error),
             Stands::Held => self.go_on(error),
             Stands::Still => {
-                // A stream that is whole may have been seen by somebody.
+                // A complete stream may have been read by another process.
                 let _ = self.machine.advance();
                 self.go_on(error)
             }
@@ -170,12 +170,13 @@ impl Writing {
     fn finish(&mut self) -> Result<()> {
         let unwritten = |error| failed("the file could not be written to the disk", error);
         self.file.channel.sync().map_err(unwritten)?;
-        // Whoever reads the file may have the guest from here on, or a copy of it.
+        // From here on a reader of the file may have the guest, or a copy of it.
         self.control.commit()?;
         self.file.take_place().map_err(unwritten)
     }
 
-    /// The guest runs most of the time: each page has its place in the file, where it is written again when the guest has written it.
+    /// Writes while the guest runs: each page has its place in the file, and is written there again when the guest has changed
+    /// it.
     fn write_running(&mut self, sections: &mut Sections<'_>, stands: &mut Stands) -> Result<()> {
         let Self { file, control, ram, log, machine, shared, reader, .. } = self;
         shared.update_migration(|info| info.phase = Phase::Source(SourcePhase::Rounds));
@@ -190,16 +191,16 @@ impl Writing {
         snapshot::save_in_place(saving, control, &mut || stand_still(machine, control, shared, stands))
     }
 
-    /// The guest stands while its stream is written.
+    /// Writes a stream while the guest is stopped.
     fn write_standing(&mut self, sections: &mut Sections<'_>, stands: &mut Stands) -> Result<()> {
         stand_still(&mut self.machine, &self.control, &self.shared, stands)?;
         snapshot::save_with(&mut self.file.channel, MACHINE_TYPE, sections, &self.ram, &self.control)
     }
 
-    /// Gives up the guest's disks, so that who reads the file can take them.
+    /// Releases the guest's disks, so that a reader of the file can take them.
     ///
     /// # Errors
-    /// The guest runs on if its disks are still here; else it stands, and nobody can tell who has them.
+    /// The guest runs on if its disks are still here; otherwise it stays stopped, and it is unknown who has them.
     fn let_go(&mut self) -> std::result::Result<(), (SourcePhase, Error)> {
         let Err(error) = self.machine.release() else { return Ok(()) };
         match self.machine.claim().and_then(|claim| self.machine.advance().map(|()| claim)) {
@@ -209,7 +210,7 @@ impl Writing {
     }
 
     fn go_on(&mut self, error: Error) -> (SourcePhase, Error) {
-        // Refused, the guest stands here, and the driver says so.
+        // If this is refused, the guest stays stopped here, and the driver says so.
         let _ = self.machine.resume();
         (SourcePhase::Failed, error)
     }

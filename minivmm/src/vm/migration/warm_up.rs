@@ -1,8 +1,8 @@
-//! A machine that waits for a guest loads one before: itself, as it is after power-on.
+//! Loads a machine's own state after power-on into itself before it waits for a guest.
 //!
-//! All that a destination does in the pause it does for the first time. Its code is not in the caches nor mapped, nor are the
-//! kernel's paths behind it. So the machine is saved into memory and loaded from there, and KVM is given the state that it has.
-//! Nothing changes by that, and what fails here tells nothing: the guest that arrives is checked as ever.
+//! Everything that a destination does in the pause, it would do for the first time: its code is neither mapped nor in the
+//! caches, nor are the kernel's paths. So the machine is saved into memory and loaded from there, and its own state is written
+//! to KVM. Nothing changes by that, and a failure has no meaning: an arriving guest is checked as always.
 
 use std::io;
 use std::time::Duration;
@@ -19,10 +19,10 @@ use crate::sync::lock;
 use crate::vm::assembly::Vm;
 
 impl Vm {
-    /// Destination, before a source is let in.
+    /// Destination, before a source is accepted.
     ///
     /// # Errors
-    /// The machine does not load itself, and is as before.
+    /// The machine cannot load its own state, and is unchanged.
     pub(super) fn warm_up(&self) -> Result<()> {
         let done = self.load_and_write();
         *lock(&self.state) = MachineState::new(self.machine.vcpus.len());
@@ -68,7 +68,7 @@ impl Channel for Tape {
     }
 }
 
-/// The guest's memory is not loaded: there is none.
+/// The guest's memory is not loaded, since there is none.
 struct NoRam;
 
 impl GuestRam for NoRam {

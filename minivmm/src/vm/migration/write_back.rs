@@ -1,5 +1,5 @@
-//! Writes disk images back on a thread of its own, so that a slow disk keeps neither a paused guest nor a cancel waiting. There
-//! is one such thread at a time: a disk that does not answer holds it, and not one more with each migration.
+//! Writes disk images back on a thread of its own, so that a slow disk delays neither a paused guest nor a cancel. There is one
+//! such thread at a time: a disk that does not answer holds it, and no further thread with each migration.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,7 +12,7 @@ use vmstate::ErrorKind;
 use crate::devices::virtio::blk::Image;
 use crate::sandbox::{self, Kind};
 
-/// How often a wait asks whether to go on.
+/// Interval at which a wait checks whether to continue.
 const LOOK: Duration = Duration::from_millis(10);
 
 /// The disk images of a machine. Clones share the thread.
@@ -27,7 +27,7 @@ impl WriteBack {
         Self { images: images.to_vec(), under_way: Arc::default() }
     }
 
-    /// Writes the images back, and returns how long that took; `None` if `go_on` said false before it was done.
+    /// Writes the images back, and returns the time that took; `None` if `go_on` returned false before the end.
     ///
     /// # Errors
     /// An image could not be written back.
@@ -52,10 +52,10 @@ impl WriteBack {
         }
         let under_way = UnderWay(Arc::clone(&self.under_way));
         let (done, flushed) = mpsc::channel();
-        // Nobody waits for a thread that is late; it ends with the disk's answer.
+        // Nothing waits for a late thread, which ends when the disk answers.
         let begun = sandbox::spawn(Kind::Device, "write-back", move || {
             let begun = Instant::now();
-            // Taken here: the thread that waits may get the processor back late.
+            // Measured here, since the waiting thread may get the processor back late.
             let flushed = flush().map(|()| begun.elapsed());
             drop(under_way);
             let _ = done.send(flushed);
@@ -75,7 +75,7 @@ impl WriteBack {
     }
 }
 
-/// The thread has something to do, or is to be started.
+/// Whether the thread has work, or is to be started.
 struct UnderWay(Arc<AtomicBool>);
 
 impl Drop for UnderWay {
@@ -84,7 +84,7 @@ impl Drop for UnderWay {
     }
 }
 
-/// An I/O error of a disk or of its record.
+/// Makes an I/O error of a disk or of its record.
 pub(super) fn failed(what: &str, error: impl std::error::Error + Send + Sync + 'static) -> vmstate::Error {
     vmstate::Error::new(ErrorKind::Io, what).with_source(error)
 }
@@ -112,7 +112,7 @@ mod tests {
         for _ in 0..20 {
             assert_eq!(write_back.carry_out(flush(), &|| false).unwrap(), None);
         }
-        // Also of one that waits.
+        // The same for a write-back that waits.
         let later = {
             let (write_back, flush) = (write_back.clone(), flush());
             thread::spawn(move || write_back.carry_out(flush, &|| true).unwrap())

@@ -1,5 +1,5 @@
-//! The first message of a hand-over: a length in four bytes, big-endian, which has the descriptors with it (SCM_RIGHTS, unix(7)), and so
-//! many bytes of text: a line that says who speaks, and one for each descriptor, which names it.
+//! First message of a hand-over: a length of four bytes, big-endian, sent with the descriptors (SCM_RIGHTS, unix(7)), and then
+//! so many bytes of text: a line that identifies the sender, and a line with the name of each descriptor.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -14,19 +14,19 @@ use rustix::net::{
 
 const GREETING: &str = "minivmm hand-over 1";
 
-/// The RAM, and a tap for each virtio-mmio window.
+/// Most descriptors: the RAM, and a tap for each virtio-mmio window.
 const DESCRIPTORS_MAX: usize = 9;
 /// Longest text.
 const TEXT_MAX: usize = 1024;
 const LENGTH: usize = size_of::<u32>();
 
-/// Why what came hands nothing over. The sender still has its guest then.
+/// Why a message hands nothing over. The sender still has its guest then.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum MessageError {
     /// The connection was closed before the first byte.
     #[error("the peer passed no guest memory: the source has to run migrate local:PATH")]
     Nothing,
-    /// The text is none of a minivmm.
+    /// The text is not a minivmm's.
     #[error("what came is no hand-over of a minivmm: migrate local:PATH makes one")]
     Foreign,
     /// The connection was closed inside the message.
@@ -35,7 +35,7 @@ pub(super) enum MessageError {
     /// The rest of the message did not come in time.
     #[error("the message stops after {came} bytes, and {missing} more did not come within {waited:?}")]
     Stalled { came: usize, missing: usize, waited: Duration },
-    /// Descriptors that the text names did not come with it.
+    /// Descriptors that the text names are missing.
     #[error("the descriptor of {} did not come: the message names {named}, and {came} came with it", what.join(", "))]
     Missing { what: Vec<String>, named: usize, came: usize },
     /// The kernel gave this process fewer descriptors than were sent (`MSG_CTRUNC`).
@@ -48,7 +48,7 @@ pub(super) enum MessageError {
     /// More descriptors came than the text names.
     #[error("{came} descriptors came, and the message names {named}")]
     Unnamed { named: usize, came: usize },
-    /// The system's.
+    /// The system failed.
     #[error("{0}")]
     System(#[from] io::Error),
 }
@@ -56,7 +56,7 @@ pub(super) enum MessageError {
 /// Sends `descriptors` with their names.
 ///
 /// # Errors
-/// The system's; there are more than one message has.
+/// The system's; or there are more descriptors than fit one message.
 pub(super) fn send(socket: impl AsFd, descriptors: &[(String, BorrowedFd<'_>)]) -> io::Result<()> {
     let names = descriptors.iter().map(|(name, _)| format!("{name}\n"));
     let text = format!("{GREETING}\n{}", names.collect::<String>());
@@ -67,12 +67,12 @@ pub(super) fn send(socket: impl AsFd, descriptors: &[(String, BorrowedFd<'_>)]) 
     if !ancillary.push(SendAncillaryMessage::ScmRights(&descriptors)) {
         return Err(io::Error::other("more descriptors than one message has"));
     }
-    // Short enough to go at once.
+    // Short enough to be sent at once.
     sendmsg(socket, &[IoSlice::new(&message)], &mut ancillary, SendFlags::empty())?;
     Ok(())
 }
 
-/// Receives descriptors and their names; the socket does not block. A message whose bytes stay away for `patience` is given up.
+/// Receives descriptors and their names; the socket does not block. Gives up when no bytes arrive for `patience`.
 ///
 /// # Errors
 /// What is wrong with the message, or missing in it.
@@ -104,10 +104,10 @@ pub(super) fn receive(socket: impl AsFd, patience: Duration) -> Result<Vec<(Stri
 struct Receiver<S> {
     socket: S,
     patience: Duration,
-    /// Bytes.
+    /// Bytes received.
     came: usize,
     descriptors: Vec<OwnedFd>,
-    /// The kernel dropped descriptors.
+    /// Whether the kernel dropped descriptors.
     lost: bool,
 }
 
@@ -140,7 +140,7 @@ impl<S: AsFd> Receiver<S> {
                     let left = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
                     poll(&mut waited, left).map_err(io::Error::from)?;
                 }
-                // A process that ended with bytes of this one unread.
+                // The peer ended with unread bytes of this process.
                 Err(rustix::io::Errno::CONNRESET) if self.came > 0 => {
                     return Err(MessageError::Torn { came: self.came, missing });
                 }
@@ -167,7 +167,7 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_millis(20);
 
-    /// What a peer sends: bytes, with descriptors at the first of them.
+    /// Sends bytes, with descriptors at the first one, as a peer.
     fn sent(bytes: &[u8], descriptors: &[&File]) -> (UnixStream, UnixStream) {
         let (peer, ours) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
@@ -181,7 +181,7 @@ mod tests {
         (peer, ours)
     }
 
-    /// Why a peer that sends this, and then closes the connection, is turned away.
+    /// Returns why a peer that sends this and then closes the connection is refused.
     fn refused(bytes: &[u8], descriptors: &[&File]) -> String {
         let (peer, ours) = sent(bytes, descriptors);
         drop(peer);
@@ -195,7 +195,7 @@ mod tests {
     const RAM: &[u8] = b"\0\0\0\x18minivmm hand-over 1\nram\n";
     const RAM_AND_TAPS: &[u8] = b"\0\0\0\x24minivmm hand-over 1\nram\ntap 0\ntap 1\n";
 
-    /// In one piece and byte by byte; each descriptor is the file that has its name, seen by the inode.
+    /// In one piece and byte by byte; each descriptor is the file with its name, compared by inode.
     #[test]
     fn descriptors_come_with_their_names() {
         let files = [file(), file(), file()];
@@ -239,7 +239,7 @@ mod tests {
         );
     }
 
-    /// More descriptors than a minivmm sends: the kernel drops those that there is no room for.
+    /// More descriptors than a minivmm sends: the kernel drops those without room.
     #[test]
     fn descriptors_that_the_kernel_dropped_are_told_from_those_that_were_not_sent() {
         let file = file();
