@@ -114,7 +114,7 @@ async def main(sockets, middle_door, end_door):
         change = {"capabilities": [one]}
         await source.execute("migrate-set-capabilities", change)
     await refused(source, "migrate-set-capabilities",
-                  {"capabilities": [{"capability": "postcopy-preempt", "state": True}]}, "postcopy-preempt")
+                  {"capabilities": [{"capability": "postcopy-preempt", "state": True}]}, "Postcopy preempt requires postcopy-ram")
     await source.execute("migrate-set-parameters", answers["query-migrate-parameters"])
     await source.execute("announce-self", {"initial": 50, "max": 550, "rounds": 5, "step": 100})
     await stop_and_go_on(source)
