@@ -47,7 +47,7 @@ pub struct Devices {
     /// Network cards, in the order of the command line.
     pub nets: Vec<Locked<Virtio<Net<Attachment>>>>,
     virtio_windows: Vec<u8>,
-    /// All devices in their windows; devices that report to another one come before it in this pause order.
+    /// All devices in their windows; a device that reports to another one comes after it, as a pause walks the list backwards.
     attached: Vec<Attached>,
 }
 

@@ -122,7 +122,10 @@ fn ten_cuts_in_one_migration() {
         }
         await_status(&source, MigrationStatus::PostcopyPaused);
         await_status(&destination, MigrationStatus::PostcopyPaused);
-        let said = [&source, &destination].map(|machine| machine.handle.migration().error.unwrap());
+        // The reason follows the status.
+        let reasons = || [&source, &destination].map(|machine| machine.handle.migration().error);
+        until(|| reasons().iter().all(Option::is_some), || format!("cut {cut}: {:?}", reasons()));
+        let said = reasons().map(Option::unwrap);
         assert!(said.iter().all(|why| why.contains("the connection broke")), "{said:?}");
         assert!(source.handle.ask(Request::Cont).is_err(), "a stale guest goes on");
         // The source reconnects to the first address, to the same address given again, or to another one.
@@ -180,6 +183,8 @@ fn a_connection_that_takes_the_place_of_an_encrypted_one_is_encrypted() {
     let address = door(dir.path(), "encrypted");
     let destination = waiting(dir.path(), &address, &[("tls-creds", &certs), ("tls-authz", "CN=minivmm client")]);
     set(&source, &[("tls-creds", &certs), ("tls-hostname", "there")]);
+    let change = ParameterChange::default().with("postcopy-preempt", true);
+    source.handle.ask(Request::MigrateSetParameters(change)).unwrap();
     let mut wire = Wire::new(dir.path(), &address);
     source.handle.ask(Request::Migrate(wire.address.clone(), Terms::default())).unwrap();
     source.handle.ask(Request::MigrateStartPostcopy).unwrap();
@@ -198,6 +203,7 @@ fn a_connection_that_takes_the_place_of_an_encrypted_one_is_encrypted() {
     }
     assert_eq!(source.await_end(), MigrationStatus::Completed, "{:?}", source.handle.migration());
     destination.await_passes(2);
+    assert!(wire.has_second.load(Ordering::SeqCst), "requested pages had no connection of their own");
     source.quit();
     destination.quit();
 }
@@ -293,12 +299,15 @@ impl Wire {
                         }
                         !is_cut()
                     });
-                    // Who would be second does not come any more.
+                    // No second connection will be made any more.
                     let _ = nix::sys::socket::shutdown(listener.as_raw_fd(), nix::sys::socket::Shutdown::Both);
                 });
                 if let Some((source, second)) = connect() {
                     has_second.store(true, Ordering::SeqCst);
-                    pass(&source, &second, &|| !is_cut());
+                    std::thread::scope(|scope| {
+                        scope.spawn(|| pass(&second, &source, &|| !is_cut()));
+                        pass(&source, &second, &|| !is_cut());
+                    });
                 }
             });
         });

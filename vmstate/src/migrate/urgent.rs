@@ -17,6 +17,9 @@ use crate::ram::{GuestRam, PageCount};
 /// Bytes received at once: 15 pages, more than the guest's vCPUs usually wait for.
 const CAPACITY: usize = 64 << 10;
 
+/// The most receives at a time, so that a peer that sends without end keeps the main channel waiting no longer.
+const RECEIVES: u32 = 16;
+
 /// The source's end.
 pub(super) struct OutgoingUrgent {
     channel: Box<dyn Channel>,
@@ -102,7 +105,7 @@ impl<'a> IncomingUrgent<'a> {
     /// # Errors
     /// `Malformed` for other records than pages of this guest; guest memory cannot be written; the connection is broken.
     pub(super) fn take(&mut self, strictness: Strictness, limits: Limits) -> Result<bool> {
-        loop {
+        for _ in 0..RECEIVES {
             let free = self.received.get_mut(self.end..).unwrap_or_default();
             match self.channel.receive(free, Duration::ZERO) {
                 Ok(0) if self.end == 0 => return Ok(true),
@@ -119,6 +122,7 @@ impl<'a> IncomingUrgent<'a> {
                 return Ok(true);
             }
         }
+        Ok(false)
     }
 
     /// Places the pages of all complete records; true at the record that ends them.
