@@ -179,7 +179,7 @@ fn a_guest_is_put_aside_in_a_file_and_run_from_it_once() {
     // A guest with a disk is refused: it would write to the disk after the snapshot.
     let output = minivmm(&["snapshot", "save", "--control", &control, &state]);
     let told = String::from_utf8(output.stderr).unwrap();
-    assert!(output.status.code() == Some(1) && told.contains("copy the disks while the guest stands"), "{told}");
+    assert!(output.status.code() == Some(1) && told.contains("copy the disks while the guest is paused"), "{told}");
     assert!(!std::path::Path::new(&state).exists());
     let output = minivmm(&["migrate", "--control", &control, &format!("file:{state}")]);
     let told = String::from_utf8(output.stderr).unwrap();

@@ -165,7 +165,7 @@ fn sides_that_do_not_agree_on_what_comes_along_are_refused() {
     let fine = disk(&ground.copy, Some(BYTES));
     for (terms, there, why) in [
         (copy(), disk(&shared, None), "shared was here before: start this machine with --disk FILE,create=6296064"),
-        (Terms::default(), fine.clone(), "is to come along (create=), and the source does not send it"),
+        (Terms::default(), fine.clone(), "is expected from the source (create=), which does not send it"),
         (copy(), disk(&ground.copy, Some(BYTES + 512)), "the image here 6296576: give create=6296064"),
     ] {
         let destination = Machine::start_writing(dir, Some(address), there, None);
@@ -182,7 +182,7 @@ fn sides_that_do_not_agree_on_what_comes_along_are_refused() {
     assert!(exists.contains("it exists, and create= makes a new file"), "{exists}");
     let file = Address::File { path: dir.join("file"), offset: 0 };
     let refused = ground.source.handle.ask(Request::Migrate(file, copy())).unwrap_err().0;
-    assert!(refused.contains("disks go along to another machine only"), "{refused}");
+    assert!(refused.contains("disks are copied only to another machine"), "{refused}");
     // Left-over images of failed attempts are replaced.
     ground.arrives();
 }

@@ -164,7 +164,7 @@ fn a_guest_that_may_be_stale_is_not_migrated_on() {
     let next = door(dir.path(), "next");
     let elsewhere = Machine::start(dir.path(), Some(&next));
     let refusal = destination.handle.ask(Request::Migrate(next, Terms::default())).unwrap_err().0;
-    assert!(refusal.ends_with("let it go on with cont first"), "{refusal}");
+    assert!(refusal.ends_with("resume it with cont first"), "{refusal}");
     for request in [Request::Cont, Request::ContUnproved] {
         let refusal = destination.handle.ask(request).unwrap_err().0;
         assert!(refusal.contains("has run elsewhere since"), "{refusal}");

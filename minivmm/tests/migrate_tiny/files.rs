@@ -86,7 +86,7 @@ fn a_guest_that_does_not_get_into_the_file_runs_on() {
         let terms = Terms { keeps_running: true, release: release.map(Into::into), ..Terms::default() };
         source.handle.ask(Request::Migrate(at, terms)).unwrap_err().0
     };
-    assert!(keep_running(None, file(dir.path(), "state", 0)).contains("copy the disks while the guest stands"));
+    assert!(keep_running(None, file(dir.path(), "state", 0)).contains("copy the disks while the guest is paused"));
     assert!(
         keep_running(Some("schema"), file(dir.path(), "state", 0)).contains("target-schema is for an older minivmm")
     );

@@ -234,7 +234,7 @@ fn a_source_that_nobody_connects_again_says_where_its_guest_is() {
     await_status(&destination, MigrationStatus::PostcopyPaused);
     let file = Address::File { path: dir.path().join("file"), offset: 0 };
     let refusal = source.handle.ask(Request::MigrateResume(file)).unwrap_err().0;
-    assert!(refusal.contains("the guest's memory goes on over a connection"), "{refusal}");
+    assert!(refusal.contains("post-copy continues only over a connection"), "{refusal}");
     source.handle.ask(Request::MigrateCancel).unwrap();
     assert_eq!(source.await_end(), MigrationStatus::Failed, "{:?}", source.handle.migration());
     let error = source.handle.migration().error.unwrap();

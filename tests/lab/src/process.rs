@@ -10,7 +10,7 @@ use nix::sys::signal::{SigSet, Signal};
 
 use crate::error::{Error, FileContext, Result};
 
-/// First argument that makes our executable a launcher: see [`exec`].
+/// First argument that makes our executable a launcher, which starts another program and ends it with its parent.
 pub const ROLE: &str = "lab-exec";
 
 /// A child process, killed and reaped when dropped.

@@ -42,8 +42,8 @@ pub(super) struct AwaitedAgain {
 }
 
 impl Connections for AwaitedAgain {
-    /// Waits until the source has connected again; `None` if it cannot: this machine listens at no address, and has no control socket by which
-    /// one could be named.
+    /// Waits until the source has connected again; `None` if the source cannot: this machine listens at no address, and has no control
+    /// socket by which a client could give one.
     fn replace(&mut self, why: &vmstate::Error) -> Option<Connection> {
         if self.first.is_none() && self.named.is_none() && !self.can_be_asked {
             return None;
@@ -82,7 +82,7 @@ impl AwaitedAgain {
         self.first.as_deref().into_iter().chain(self.named.as_ref().map(|(_, listener)| listener))
     }
 
-    /// Who has connected, if anybody.
+    /// Returns the source's connection, if it has connected.
     fn look(&mut self) -> Option<Connection> {
         if let Some(connection) = self.connected.take() {
             return Some(connection);
@@ -122,7 +122,7 @@ impl AwaitedAgain {
                 Ok(())
             }
             Origin::HandedOver(_) | Origin::File(_) => {
-                Err(format!("{at}: memory goes on to come over a connection: name an address, as tcp:HOST:PORT"))
+                Err(format!("{at}: post-copy continues only over a connection: give an address, as tcp:HOST:PORT"))
             }
         }
     }

@@ -12,7 +12,7 @@ use crate::sync::lock;
 
 /// Why the content of disks is not sent to a file or to a process of this host.
 pub(super) const NO_MACHINE: &str =
-    "disks go along to another machine only: leave out copy-disk, and copy the images while the guest stands";
+    "disks are copied only to another machine: leave out copy-disk, and copy the images while the guest is paused";
 
 /// Writable disks of a machine.
 #[derive(Clone, Debug, Default)]
@@ -96,7 +96,7 @@ impl CopiedDisks {
         let sentence = |disk: &CopiedDisk| {
             let (number, path) = (u16::from(disk.index) + 1, disk.image.resource().path().display());
             format!(
-                "the content of disk {number} ({path}) is to come along (create=), and the source does not send it: say \
+                "the content of disk {number} ({path}) is expected from the source (create=), which does not send it: use \
                      minivmm migrate --copy-disk there"
             )
         };
@@ -106,7 +106,9 @@ impl CopiedDisks {
     /// Destination: describes the disks whose content is incomplete.
     pub(super) fn incomplete(&self) -> Vec<String> {
         let incomplete = self.expected().filter(|disk| disk.arrival() != Arrival::Whole);
-        incomplete.map(|disk| format!("the content of disk {} has not come whole", u16::from(disk.index) + 1)).collect()
+        incomplete
+            .map(|disk| format!("the content of disk {} has not arrived completely", u16::from(disk.index) + 1))
+            .collect()
     }
 
     fn expected(&self) -> impl Iterator<Item = &CopiedDisk> {

@@ -83,13 +83,13 @@ impl Vm {
     pub(super) fn migrate(&mut self, address: Address, terms: &Terms) -> Result<(), Outcome> {
         if self.left_standing.is_some() {
             // A migration writes new records, but those of the last one say whether the guest may run.
-            let why = "the guest has stood here since a migration and may be stale: let it go on with cont first";
+            let why = "the guest has been paused here since a migration and may be stale: resume it with cont first";
             return Err(Refusal(why.into()).into());
         }
         if self.machine.has_invariant_tsc() {
             // As in QEMU without an explicit TSC rate (target/i386/kvm/kvm.c, `invtsc_mig_blocker`).
-            let why = "the guest was told that its TSC runs at one rate for ever, which another host may not keep to: a guest that \
-                       is to be migrated has to be started without invtsc in --cpu";
+            let why = "the guest's CPUID promises a constant TSC rate, which another host may not have: start a guest that is to be \
+                       migrated without invtsc in --cpu";
             return Err(Refusal(why.into()).into());
         }
         to_file::check(&address, terms, &self.backends.ownership)?;
@@ -268,7 +268,7 @@ impl Vm {
         };
         let secure = Secure::new(&self.shared.tls(), &address).map_err(Refusal)?;
         let no_connection =
-            || Refusal(format!("{address}: the guest's memory goes on over a connection: name an address"));
+            || Refusal(format!("{address}: post-copy continues only over a connection: give an address"));
         let connected = match &address {
             Address::File { .. } | Address::Local(_) => return Err(no_connection()),
             _ => match Way::to(&address, &self.backends.images).map_err(Refusal)? {

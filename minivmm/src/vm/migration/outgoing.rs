@@ -43,7 +43,7 @@ pub(super) struct OutgoingTask {
     pub(super) channels: Option<(u8, Compression)>,
 }
 
-/// A source's: connects to where somebody says.
+/// Makes the source's further connections.
 struct Reconnecting<'a> {
     connector: &'a mut Connector,
     reconnections: &'a Receiver<Reconnection>,
@@ -51,7 +51,7 @@ struct Reconnecting<'a> {
 }
 
 impl Connections for Reconnecting<'_> {
-    /// Connects until that succeeds; `None` once nobody will say any more where.
+    /// Connects to the addresses that clients give until that succeeds; `None` once no more can come.
     fn replace(&mut self, why: &vmstate::Error) -> Option<Connection> {
         let mut why = format!(
             "the connection broke: {}; the guest runs at the destination and waits there for memory that is only here: migrate with resume",

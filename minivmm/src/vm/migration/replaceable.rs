@@ -1,4 +1,4 @@
-//! The main channel of a migration, whose connection is replaced by another one when it breaks in post-copy.
+//! The main channel of a migration: its connection is replaced when it breaks in post-copy, and a second connection is made on request.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -54,7 +54,7 @@ impl Connections for NoOthers {
     }
 }
 
-/// A connection, and who makes others.
+/// A connection, and the maker of further connections.
 pub(super) struct Replaceable<'a> {
     /// `None` while another connection is awaited.
     connection: Option<Connection>,

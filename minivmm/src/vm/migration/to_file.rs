@@ -76,7 +76,7 @@ pub(super) fn check(address: &Address, terms: &Terms, ownership: &Ownership) -> 
         }
         Address::File { .. } if terms.keeps_running && ownership.has_exclusive() => {
             "a guest that keeps running changes its writable disks, or what its lease stands for, and the file would fit them no more: \
-             leave out keep-running (minivmm migrate file:PATH), copy the disks while the guest stands, and let it go on with cont"
+             leave out keep-running (minivmm migrate file:PATH), copy the disks while the guest is paused, and let it go on with cont"
         }
         Address::File { .. } => return Ok(()),
         _ if terms.to_qemu => {

@@ -27,7 +27,7 @@ impl Link<'_> {
         }
     }
 
-    /// Asks for the pages that the guest waits for, as far as the channel takes that without a wait.
+    /// Requests the pages that the guest waits for, as far as the channel accepts that without a wait.
     pub(super) fn ask_for_pages(&mut self) -> Result<()> {
         let Some(late) = self.late.filter(|_| !self.is_unintroduced) else { return Ok(()) };
         late.look_at(self.clock.now());
@@ -200,10 +200,10 @@ impl Link<'_> {
         Ok(())
     }
 
-    /// Over another connection: pages may be asked for again, first all that are waited for.
+    /// Allows requests again over another connection, and repeats those whose pages have not arrived.
     ///
     /// # Errors
-    /// What memory refuses.
+    /// Errors of guest memory.
     pub(in crate::migrate) fn ask_again(&mut self) -> Result<()> {
         self.is_unintroduced = false;
         self.late.map_or(Ok(()), |late| late.ask_again(self.requests.bytes_mut()))

@@ -27,7 +27,7 @@ pub(super) enum MessageError {
     #[error("the peer passed no guest memory: the source has to run migrate local:PATH")]
     Nothing,
     /// The text is not a minivmm's.
-    #[error("what came is no hand-over of a minivmm: migrate local:PATH makes one")]
+    #[error("the message is not a hand-over of minivmm: use migrate local:PATH at the source")]
     Foreign,
     /// The connection was closed inside the message.
     #[error("the message ends after {came} bytes, and {missing} are missing: its sender has ended, or is no minivmm")]
@@ -259,11 +259,14 @@ mod tests {
         for bytes in others {
             assert_eq!(
                 refused(bytes, &[&file]),
-                "what came is no hand-over of a minivmm: migrate local:PATH makes one"
+                "the message is not a hand-over of minivmm: use migrate local:PATH at the source"
             );
         }
         let newer = b"\0\0\0\x14minivmm hand-over 2\n";
-        assert_eq!(refused(newer, &[]), "what came is no hand-over of a minivmm: migrate local:PATH makes one");
+        assert_eq!(
+            refused(newer, &[]),
+            "the message is not a hand-over of minivmm: use migrate local:PATH at the source"
+        );
     }
 
     #[test]
