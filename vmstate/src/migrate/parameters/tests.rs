@@ -20,7 +20,10 @@ fn the_defaults_are_in_range_and_every_parameter_reads_back_what_was_set() {
             ParameterUnit::Flag => ParameterValue::Flag(true),
             ParameterUnit::Word(words) => ParameterValue::Word((*words.last().unwrap()).into()),
         };
-        let changed = set(parameter.name, value.clone()).unwrap();
+        // `postcopy-preempt` requires it.
+        let needs = (parameter.name == "postcopy-preempt").then(|| ("postcopy-ram", true.into()));
+        let changed =
+            Parameters::default().changed(needs.into_iter().chain([(parameter.name, value.clone())])).unwrap();
         assert_eq!(parameter.of(&changed), value, "{}", parameter.name);
         assert!(changed == Parameters::default() || parameter.of(&Parameters::default()) != value);
     }
@@ -57,6 +60,8 @@ fn what_is_out_of_range_is_refused_by_its_name_and_nothing_changes() {
     assert!(refusal.message().contains("'max-cpu-throttle' expects an integer in the range of 20"), "{refusal}");
     let refusal = Parameters::default().changed([("multifd", true.into()), ("xbzrle", true.into())]).unwrap_err();
     assert_eq!(refusal.message(), "Multifd is not compatible with xbzrle: switch one of them off");
+    let refusal = set("postcopy-preempt", true.into()).unwrap_err();
+    assert_eq!(refusal.message(), "Postcopy preempt requires postcopy-ram: switch that on, too");
     // Changed together, they are compatible.
     let both = [("max-cpu-throttle", ParameterValue::Number(19)), ("cpu-throttle-initial", ParameterValue::Number(19))];
     assert_eq!(Parameters::default().changed(both).unwrap().max_cpu_throttle, 19);
