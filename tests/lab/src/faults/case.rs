@@ -32,7 +32,7 @@ const A_WHILE: Duration = Duration::from_millis(500);
 /// # Errors
 /// The condition that failed, and the state of both sides.
 pub fn walk(ground: &Ground, source: Side, fault: Fault, phase: Phase, cell: &Cell) -> Result<Option<Side>> {
-    let Cell::Ends { guest, source: source_says, destination, answer } = *cell else { return Ok(Some(source)) };
+    let Cell::Ends { guest, .. } = *cell else { return Ok(Some(source)) };
     let mark = ground.mark(phase);
     let mut place = Place::new(ground, source, &oddities(fault, mark))?;
     let told = (|| {
@@ -51,21 +51,30 @@ pub fn walk(ground: &Ground, source: Side, fault: Fault, phase: Phase, cell: &Ce
         }
         inject(fault, phase, &mut place)
     })();
-    let checked = told.and_then(|told| {
-        says("the source", &mut place.source, source_says)?;
-        says("the destination", &mut place.destination, destination)?;
-        answered(answer, told)?;
-        let mut ending = Ending { place: &mut place, fault, source: source_says, destination };
-        ending.check(guest)?;
-        ending.lasts(guest)
-    });
-    checked.map_err(|why| format!("{why}\n  {}", describe(&mut place)))?;
+    check_outcome(&mut place, fault, cell, told)?;
     // In some cases the check has migrated the guest once more.
     let runs = |side: &mut Side| Ok::<_, String>(side.exit_code().is_none() && side.answers()?.0 == "running");
     if runs(&mut place.source)? {
         return Ok(Some(place.source));
     }
     Ok(if runs(&mut place.destination)? { Some(place.destination) } else { None })
+}
+
+/// Checks what `cell` states about a case whose fault was caused, with the answer to the fault's command.
+///
+/// # Errors
+/// What prevented the fault, or the condition that failed; and the state of both sides.
+pub(super) fn check_outcome(place: &mut Place, fault: Fault, cell: &Cell, told: Result<Told>) -> Result<()> {
+    let Cell::Ends { guest, source, destination, answer } = *cell else { return Ok(()) };
+    let checked = told.and_then(|told| {
+        says("the source", &mut place.source, source)?;
+        says("the destination", &mut place.destination, destination)?;
+        answered(answer, told)?;
+        let mut ending = Ending { place, fault, source, destination };
+        ending.check(guest)?;
+        ending.lasts(guest)
+    });
+    checked.map_err(|why| format!("{why}\n  {}", describe(place)))
 }
 
 pub(super) fn oddities(fault: Fault, mark: Mark) -> Oddities {
@@ -261,7 +270,7 @@ fn ends_at_source(place: &mut Place) -> Result<()> {
     })
 }
 
-pub(super) fn describe(place: &mut Place) -> String {
+fn describe(place: &mut Place) -> String {
     let marks: Vec<Mark> = place.wire.seen().into_iter().map(|(mark, _)| mark).collect();
     let side = |name, side: &mut Side| {
         let state = match side.exit_code() {

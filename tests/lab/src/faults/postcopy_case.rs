@@ -4,9 +4,9 @@ use std::time::Instant;
 
 use serde_json::Value;
 
-use super::case::{describe, oddities, released};
+use super::case::{check_outcome, oddities, released};
 use super::cell::{Cell, Fault};
-use super::ending::{Ending, Told, answered, says};
+use super::ending::Told;
 use super::marks::Mark;
 use super::place::{Oddities, Place};
 use super::postcopy::Moment;
@@ -20,18 +20,11 @@ use super::{PATIENCE, Result, until};
 /// # Errors
 /// The condition that failed, and the state of both sides.
 pub fn walk(ground: &Ground, source: Side, fault: Fault, moment: Moment, cell: &Cell) -> Result<()> {
-    let Cell::Ends { guest, source: source_says, destination, answer } = *cell else { return Ok(()) };
+    let Cell::Ends { .. } = cell else { return Ok(()) };
     let oddities = Oddities { hold: Some(moment.mark()), ..oddities(fault, moment.mark()) };
     let mut place = Place::new(ground, source, &oddities)?;
-    let checked = reach(moment, &mut place).and_then(|()| inject(fault, &mut place)).and_then(|told| {
-        says("the source", &mut place.source, source_says)?;
-        says("the destination", &mut place.destination, destination)?;
-        answered(answer, told)?;
-        let mut ending = Ending { place: &mut place, fault, source: source_says, destination };
-        ending.check(guest)?;
-        ending.lasts(guest)
-    });
-    checked.map_err(|why| format!("{why}\n  {}", describe(&mut place)))
+    let told = reach(moment, &mut place).and_then(|()| inject(fault, &mut place));
+    check_outcome(&mut place, fault, cell, told)
 }
 
 /// Migrates until the phase is reached.
