@@ -75,15 +75,13 @@ impl Link<'_> {
         }
         let Some(urgent) = &mut self.incoming_urgent else { return Ok(()) };
         let taken = urgent.take(self.strictness, self.limits);
-        let (PageCount { normal, zero }, bytes) = urgent.take_figures();
-        let (pages, all_bytes) = &mut self.urgent;
-        *pages = pages.and(PageCount { normal, zero });
-        *all_bytes += bytes;
+        let (pages, bytes) = urgent.take_figures();
+        self.urgent = (self.urgent.0.and(pages), self.urgent.1 + bytes);
         match taken {
             Ok(false) => {}
             Ok(true) => self.incoming_urgent = None,
             Err(error) if !urgent.has_begun() => {
-                tracing::warn!("a second connection was dropped, for it does not carry requested pages: {error}");
+                tracing::warn!("a second connection was dropped because it does not carry requested pages: {error}");
                 self.incoming_urgent = None;
             }
             Err(error) => return Err(error),
