@@ -267,18 +267,18 @@ impl Drop for Machine {
 /// Measures the processor time of both sides for sending the memory of a stopped guest.
 fn migration(on: bool) -> f64 {
     let folder = tempfile::tempdir().expect("a folder");
-    let [kernel, door] = ["kernel", "door"].map(|name| folder.path().join(name));
+    let [kernel, incoming_socket] = ["kernel", "incoming"].map(|name| folder.path().join(name));
     std::fs::write(&kernel, tiny::bzimage()).expect("a kernel");
-    let (kernel, door) = (kernel.display().to_string(), format!("unix:{}", door.display()));
+    let (kernel, incoming_socket) = (kernel.display().to_string(), format!("unix:{}", incoming_socket.display()));
     let append = tiny::command_line(MIB << 8, 0);
     let [flag, value] = sandbox(on);
     let mut from = Machine::start(folder.path(), "from", &["--kernel", &kernel, "--append", &append, flag, value]);
     from.await_pass();
-    let to = Machine::start(folder.path(), "to", &["--incoming", &door, flag, value]);
+    let to = Machine::start(folder.path(), "to", &["--incoming", &incoming_socket, flag, value]);
     from.1.execute("stop", json!({})).expect("a stop");
     from.1.execute("migrate-set-parameters", json!({"max-bandwidth": 0, "pause-budget": 60_000})).expect("no limits");
     let before = from.processor_time() + to.processor_time();
-    from.1.execute("migrate", json!({"uri": door})).expect("a migration");
+    from.1.execute("migrate", json!({"uri": incoming_socket})).expect("a migration");
     let begun = Instant::now();
     loop {
         let state = from.1.execute("query-migrate", json!({})).expect("figures");

@@ -9,9 +9,9 @@ use std::process::{Command, Output, Stdio};
 
 use minivmm::control::Client;
 use serde_json::{Value, json};
-use vmstate_lab::patience::{PATIENCE, find, until};
 use vmstate_lab::process::Process;
 use vmstate_lab::tiny;
+use vmstate_lab::wait::{TIMEOUT, find, until};
 
 /// `minivmm run`; dropping it kills the process.
 struct Machine {
@@ -78,8 +78,8 @@ fn source() -> Option<(tempfile::TempDir, Machine)> {
     );
     machine.await_passes(1);
     // A long limit, for a busy host.
-    let patient = json!({"downtime-limit": PATIENCE.as_millis() as u64});
-    machine.client().execute("migrate-set-parameters", patient).unwrap();
+    let limit = json!({"downtime-limit": TIMEOUT.as_millis() as u64});
+    machine.client().execute("migrate-set-parameters", limit).unwrap();
     Some((dir, machine))
 }
 
@@ -96,8 +96,8 @@ fn said(output: &Output) -> String {
 #[test]
 fn a_guest_goes_to_an_older_release_by_command() {
     let Some((dir, here)) = source() else { return };
-    let door = dir.path().join("door");
-    let there = Machine::start(dir.path(), "there", &["--incoming", &format!("unix:{}", door.display())]);
+    let incoming_socket = dir.path().join("incoming");
+    let there = Machine::start(dir.path(), "there", &["--incoming", &format!("unix:{}", incoming_socket.display())]);
     // The machine listens for a source before it serves clients.
     there.client();
     // Processor, chips and clocks of the second release, which is locked; the other devices are the current ones.
@@ -108,9 +108,9 @@ fn a_guest_goes_to_an_older_release_by_command() {
     schema.as_object_mut().unwrap().extend(read(&locked).as_object().unwrap().clone());
     let release = dir.path().join("release.json");
     fs::write(&release, schema.to_string()).unwrap();
-    let output = here.migrate(&release, &door);
+    let output = here.migrate(&release, &incoming_socket);
     assert_eq!(output.status.code(), Some(0), "{}", said(&output));
-    assert!(said(&output).starts_with(&format!("migrated to unix:{}", door.display())), "{}", said(&output));
+    assert!(said(&output).starts_with(&format!("migrated to unix:{}", incoming_socket.display())), "{}", said(&output));
     there.await_passes(2);
     assert_eq!(there.status(), "running");
 }

@@ -13,7 +13,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, mkfifo};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 fn minivmm(arguments: &[&str]) -> Child {
     let mut command = Command::new(env!("CARGO_BIN_EXE_minivmm"));
@@ -23,7 +23,7 @@ fn minivmm(arguments: &[&str]) -> Child {
 
 /// Waits for the end; kills the process if it does not end in time.
 fn end(child: &mut Child) -> ExitStatus {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while Instant::now() < deadline {
         if let Some(status) = child.try_wait().unwrap() {
             return status;
@@ -32,7 +32,7 @@ fn end(child: &mut Child) -> ExitStatus {
     }
     child.kill().unwrap();
     child.wait().unwrap();
-    panic!("it goes on after {PATIENCE:?}");
+    panic!("it goes on after {TIMEOUT:?}");
 }
 
 /// Returns the message about a mistake of the user.
@@ -86,7 +86,7 @@ fn what_is_neither_file_nor_disk_is_refused_by_flag_and_path() {
 
 /// Waits until a process listens there.
 fn await_listener(path: &Path) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while UnixStream::connect(path).is_err() {
         assert!(Instant::now() < deadline, "nobody listens at {}", path.display());
         thread::sleep(Duration::from_millis(1));
@@ -99,20 +99,20 @@ fn a_destination_that_was_killed_does_not_block_the_next_one() {
         return vmstate_lab::skip::skip(error);
     }
     let directory = tempfile::tempdir().unwrap();
-    let door = directory.path().join("door");
-    let address = format!("unix:{}", door.display());
+    let incoming_socket = directory.path().join("incoming");
+    let address = format!("unix:{}", incoming_socket.display());
     let control = directory.path().join("qmp");
     let named = format!("unix:{}", control.display());
     let arguments = ["--memory", "16M", "--serial", "none", "--control", &named, "--incoming", &address];
     let mut killed = minivmm(&arguments);
-    await_listener(&door);
+    await_listener(&incoming_socket);
     killed.kill().unwrap();
     killed.wait().unwrap();
-    assert!(door.exists(), "a process that is killed removes nothing");
+    assert!(incoming_socket.exists(), "a process that is killed removes nothing");
 
     let mut next = minivmm(&arguments);
     // Before a client is served there is no machine yet that a signal could end in order.
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while Client::connect(&control).is_err() {
         assert!(Instant::now() < deadline, "nobody is served at {}", control.display());
         thread::sleep(Duration::from_millis(1));
@@ -121,7 +121,7 @@ fn a_destination_that_was_killed_does_not_block_the_next_one() {
     assert!(said.starts_with(&format!("minivmm: --incoming: {address}: ")), "{said}");
     kill(Pid::from_raw(next.id() as i32), Signal::SIGTERM).unwrap();
     assert_eq!(end(&mut next).code(), Some(0));
-    assert!(!door.exists() && !control.exists(), "a socket is left");
+    assert!(!incoming_socket.exists() && !control.exists(), "a socket is left");
 }
 
 /// Peers cannot fill the log: a message that was just printed is not repeated.
@@ -132,17 +132,17 @@ fn sources_that_are_turned_away_fill_no_log() {
     }
     const SOURCES: usize = 300;
     let directory = tempfile::tempdir().unwrap();
-    let door = directory.path().join("door");
-    let address = format!("unix:{}", door.display());
+    let incoming_socket = directory.path().join("incoming");
+    let address = format!("unix:{}", incoming_socket.display());
     let begun = Instant::now();
     let mut destination = minivmm(&["--memory", "16M", "--serial", "none", "--incoming", &address]);
-    await_listener(&door);
+    await_listener(&incoming_socket);
     for _ in 0..SOURCES {
-        let mut source = UnixStream::connect(&door).unwrap();
+        let mut source = UnixStream::connect(&incoming_socket).unwrap();
         // A version of the format that does not exist.
         source.write_all(b"QEVM\0\0\0\x02").unwrap();
         // The connection is closed when the source was turned away.
-        source.set_read_timeout(Some(PATIENCE)).unwrap();
+        source.set_read_timeout(Some(TIMEOUT)).unwrap();
         let _ = source.read(&mut [0; 4096]);
     }
     kill(Pid::from_raw(destination.id() as i32), Signal::SIGTERM).unwrap();

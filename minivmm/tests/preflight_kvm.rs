@@ -19,7 +19,7 @@ use minivmm::memory::Ram;
 use minivmm::vm::{End, Handle, MigrationStatus, ParameterChange, Request, RunState, Terms, Vm};
 use vmstate_lab::tiny;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 struct Machine {
     handle: Handle,
@@ -60,40 +60,40 @@ impl Machine {
     /// Starts a machine whose guest is stopped, so that one round sends it. The limits are long, for a busy host.
     fn stopped(config: Config) -> Self {
         let machine = Self::start(config);
-        machine.be_patient();
+        machine.set_long_limits();
         machine.until("runs", |handle| handle.run_state() == RunState::Running);
         machine.handle.ask(Request::Stop).unwrap();
         machine
     }
 
-    /// Starts a machine that waits at `door`; its configuration is the source's with `change`.
-    fn waiting(dir: &Path, door: &str, change: impl FnOnce(&mut Config)) -> Self {
+    /// Starts a machine that waits at `incoming_socket`; its configuration is the source's with `change`.
+    fn waiting(dir: &Path, incoming_socket: &str, change: impl FnOnce(&mut Config)) -> Self {
         let mut config = config(dir);
-        (config.kernel, config.incoming) = (None, Some(ListenAt::Address(Address::Unix(dir.join(door)))));
+        (config.kernel, config.incoming) = (None, Some(ListenAt::Address(Address::Unix(dir.join(incoming_socket)))));
         change(&mut config);
         let machine = Self::start(config);
-        machine.be_patient();
+        machine.set_long_limits();
         machine
     }
 
-    fn be_patient(&self) {
-        let change = ParameterChange::default().with("downtime-limit", PATIENCE).with("pause-budget", PATIENCE);
+    fn set_long_limits(&self) {
+        let change = ParameterChange::default().with("downtime-limit", TIMEOUT).with("pause-budget", TIMEOUT);
         self.handle.ask(Request::MigrateSetParameters(change)).unwrap();
     }
 
     fn until(&self, what: &str, condition: impl Fn(&Handle) -> bool) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         while !condition(&self.handle) {
-            assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}; {:?}", self.handle.migration());
+            assert!(Instant::now() < deadline, "not within {TIMEOUT:?}: {what}; {:?}", self.handle.migration());
             std::thread::sleep(Duration::from_millis(2));
         }
     }
 
     /// Migrates; the downtime limit is long, since a relay on a busy host may be slow.
-    fn migrate(&self, dir: &Path, door: &str) -> MigrationStatus {
-        let change = ParameterChange::default().with("downtime-limit", PATIENCE);
+    fn migrate(&self, dir: &Path, incoming_socket: &str) -> MigrationStatus {
+        let change = ParameterChange::default().with("downtime-limit", TIMEOUT);
         self.handle.ask(Request::MigrateSetParameters(change)).unwrap();
-        self.handle.ask(Request::Migrate(Address::Unix(dir.join(door)), Terms::default())).unwrap();
+        self.handle.ask(Request::Migrate(Address::Unix(dir.join(incoming_socket)), Terms::default())).unwrap();
         self.until("the migration ends", |handle| {
             matches!(handle.migration().status(), MigrationStatus::Completed | MigrationStatus::Failed)
         });
@@ -214,8 +214,8 @@ fn refused_in(
     configure: impl FnOnce(&mut Config),
 ) -> Option<String> {
     let source = Machine::stopped(source);
-    let destination = Machine::waiting(dir, "door", configure);
-    let relay = relay(dir, "relay", "door", move |piece| {
+    let destination = Machine::waiting(dir, "incoming", configure);
+    let relay = relay(dir, "relay", "incoming", move |piece| {
         if let Some(body) = body(piece, "minivmm/preflight") {
             change(piece, body);
         }
@@ -429,7 +429,7 @@ fn a_guest_with_an_invariant_tsc_is_not_migrated() {
             machine.until("runs", |handle| handle.run_state() == RunState::Running);
             let refusal = machine
                 .handle
-                .ask(Request::Migrate(Address::Unix(dir.path().join("door")), Terms::default()))
+                .ask(Request::Migrate(Address::Unix(dir.path().join("incoming")), Terms::default()))
                 .unwrap_err();
             assert!(format!("{refusal:?}").contains("without invtsc in --cpu"), "{refusal:?}");
             machine.quit();

@@ -15,8 +15,8 @@ use minivmm::kvm::throttle::Throttle;
 use minivmm::kvm::vcpu::Buses;
 use minivmm::kvm::vm::KvmVm;
 use minivmm::memory::{PAGE_SIZE, Ram};
-use vmstate_lab::patience::{PATIENCE, until};
 use vmstate_lab::tiny;
+use vmstate_lab::wait::{TIMEOUT, until};
 
 const CODE: u64 = 0x20_0000;
 /// Address of the computing vCPU's counter.
@@ -162,7 +162,7 @@ fn a_vcpu_that_stands_pauses_at_once_and_a_new_machine_begins_unthrottled() {
         std::thread::sleep(Duration::from_millis(3));
         let begun = Instant::now();
         guest.vcpus.iter().for_each(VcpuThread::ask_pause);
-        guest.vcpus.iter().for_each(|vcpu| vcpu.wait_paused(PATIENCE).unwrap());
+        guest.vcpus.iter().for_each(|vcpu| vcpu.wait_paused(TIMEOUT).unwrap());
         let took = begun.elapsed();
         guest.vcpus.iter().for_each(VcpuThread::resume);
         took

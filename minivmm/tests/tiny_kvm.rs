@@ -20,7 +20,7 @@ use minivmm::migration::dirty_log::MachineDirtyLog;
 use vmstate::ram::DirtyLog as _;
 use vmstate_lab::tiny;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The part of COM1 that the tiny guest needs.
 #[derive(Default)]
@@ -86,7 +86,7 @@ impl Guest {
 
     fn pause(&self) {
         self.vcpu.ask_pause();
-        self.vcpu.wait_paused(PATIENCE).unwrap();
+        self.vcpu.wait_paused(TIMEOUT).unwrap();
     }
 
     /// Passes the guest has printed.
@@ -98,16 +98,12 @@ impl Guest {
 
     fn run_until_pass(&self, pass: u64) {
         self.vcpu.resume();
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + TIMEOUT;
         while self.passes() < pass {
             if let Ok(event) = self.events.try_recv() {
                 panic!("{event:?}");
             }
-            assert!(
-                Instant::now() < until,
-                "no pass {pass} within {PATIENCE:?}: {}",
-                self.console.lock().unwrap().text
-            );
+            assert!(Instant::now() < until, "no pass {pass} within {TIMEOUT:?}: {}", self.console.lock().unwrap().text);
             std::thread::sleep(Duration::from_millis(1));
         }
     }
@@ -213,11 +209,11 @@ fn a_halted_vcpu_does_not_get_beyond_its_next_exit() {
     let Some(guest) = Guest::boot(16, 0) else { return };
     guest.run_until_pass(2);
     guest.halt.set();
-    guest.vcpu.wait_paused(PATIENCE).unwrap();
+    guest.vcpu.wait_paused(TIMEOUT).unwrap();
     let (words, text) = (guest.words(), guest.console.lock().unwrap().text.clone());
     for _ in 0..3 {
         guest.vcpu.resume();
-        guest.vcpu.wait_paused(PATIENCE).unwrap();
+        guest.vcpu.wait_paused(TIMEOUT).unwrap();
     }
     assert_eq!(guest.words(), words);
     assert_eq!(guest.console.lock().unwrap().text, text);

@@ -9,7 +9,7 @@ use vmstate_lab::process::Process;
 use vmstate_lab::qmp::Qmp;
 use vmstate_lab::{qemu, skip};
 
-const PATIENCE: Duration = Duration::from_secs(120);
+const TIMEOUT: Duration = Duration::from_secs(120);
 
 fn minivmm(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_minivmm")).args(arguments).output().unwrap()
@@ -69,7 +69,7 @@ fn qemu_takes_the_line_that_is_printed() {
         command.args(["-c", &format!("exec {shell} -S")]).env("QEMU", &program).stderr(Stdio::inherit());
     })
     .unwrap();
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     let mut qmp = loop {
         match Qmp::connect(Path::new(&socket), Instant::now() + Duration::from_millis(200)) {
             Ok(qmp) => break qmp,
@@ -89,7 +89,7 @@ fn qemu_takes_the_line_that_is_printed() {
     let memory = qmp.execute("query-memory-size-summary", json!({})).unwrap();
     assert_eq!(memory["base-memory"], json!(64 << 20));
     qmp.execute("quit", json!({})).unwrap();
-    assert_eq!(process.wait(Instant::now() + PATIENCE).unwrap().code(), Some(0));
+    assert_eq!(process.wait(Instant::now() + TIMEOUT).unwrap().code(), Some(0));
 
     // The reverse direction: the shell splits the line.
     let words = Command::new("sh").args(["-c", &format!("printf '%s\\n' {theirs}")]).output().unwrap();

@@ -9,7 +9,7 @@ use minivmm::config::{Config, Cpu, Restore, Serial, Tls};
 use minivmm::vm::{End, Handle, Keyboard, Request, RunState, Vm};
 use vmstate_lab::{image, tiny};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Default)]
 struct Screen(Arc<Mutex<Vec<u8>>>);
@@ -30,9 +30,9 @@ impl Screen {
     }
 
     fn wait(&self, what: &str, enough: impl Fn(&str) -> bool) {
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + TIMEOUT;
         while !enough(&self.text()) {
-            assert!(Instant::now() < until, "no {what} within {PATIENCE:?}: {}", self.text());
+            assert!(Instant::now() < until, "no {what} within {TIMEOUT:?}: {}", self.text());
             std::thread::sleep(Duration::from_millis(1));
         }
     }

@@ -8,8 +8,8 @@ use vmstate_lab::bench::Guest;
 use vmstate_lab::error::{Error, Result};
 use vmstate_lab::faults::case;
 use vmstate_lab::faults::cell::{Cell, Fault, Phase};
+use vmstate_lab::faults::setup::{Memory, Setup, TestGuest};
 use vmstate_lab::faults::side::Side;
-use vmstate_lab::faults::subject::{Ground, Memory, Subject};
 use vmstate_lab::faults::table::TABLE;
 use vmstate_lab::guest;
 use vmstate_lab::vmm::{Program, Vmm};
@@ -39,7 +39,7 @@ const SAMPLE: &[(Fault, Phase)] = &[
     (Fault::EofLateAfterQuit, Phase::Eof),
 ];
 
-const LINUX: Subject = Subject {
+const LINUX: TestGuest = TestGuest {
     banner: "@lab {\"ready\":",
     passes: guest::counted,
     silence: Duration::from_millis(500),
@@ -75,8 +75,8 @@ fn walk(world: &World, part: &str) -> Result<()> {
     // Reboot by a triple fault: through the FADT's reset register a reboot took more than a minute in an emulated host.
     config.append = format!("reboot=t {}", config.append);
     let program = Program::Minivmm(place::minivmm().to_owned());
-    let ground = Ground {
-        subject: LINUX,
+    let setup = Setup {
+        test_guest: LINUX,
         launcher: Some(place::lab().to_owned()),
         program: program.clone(),
         peer: program,
@@ -90,9 +90,9 @@ fn walk(world: &World, part: &str) -> Result<()> {
         let cell = row.and_then(|row| Phase::ALL.iter().zip(&row.cells).find(|(known, _)| **known == phase));
         let Some((_, cell @ Cell::Ends { .. })) = cell else { continue };
         let begun = Instant::now();
-        let source = survivor.take().map_or_else(|| Side::boot(&ground), Ok);
+        let source = survivor.take().map_or_else(|| Side::boot(&setup), Ok);
         let booted = begun.elapsed();
-        let ended = source.and_then(|source| case::walk(&ground, source, fault, phase, cell));
+        let ended = source.and_then(|source| case::run(&setup, source, fault, phase, cell));
         println!("matrix: {fault:?}, {phase:?}: {booted:?} to boot, {:?} in all", begun.elapsed());
         match ended {
             Ok(side) => survivor = side,

@@ -21,7 +21,7 @@ use crate::vm::Handle;
 const REQUEST_MAX: usize = 8 * 1024;
 
 /// How long a client may take for its request, and for reading the answer.
-const PATIENCE: Duration = Duration::from_secs(1);
+const TIMEOUT: Duration = Duration::from_secs(1);
 
 const FLAG: &str = "--metrics";
 
@@ -103,8 +103,8 @@ impl MetricsSocket {
 
 fn serve(mut client: impl Read + Write + AsFd, handle: &Handle) -> io::Result<()> {
     let socket = SockRef::from(&client);
-    socket.set_read_timeout(Some(PATIENCE))?;
-    socket.set_write_timeout(Some(PATIENCE))?;
+    socket.set_read_timeout(Some(TIMEOUT))?;
+    socket.set_write_timeout(Some(TIMEOUT))?;
     let request = request(&mut client)?;
     let (status, text) = answer(&request, || exposition::page(handle));
     let head = format!(
@@ -119,7 +119,7 @@ fn serve(mut client: impl Read + Write + AsFd, handle: &Handle) -> io::Result<()
 /// Reads a request up to the empty line after its head or up to [`REQUEST_MAX`]; anything that follows is ignored.
 fn request(client: &mut impl Read) -> io::Result<Vec<u8>> {
     let (mut request, mut part) = (Vec::new(), [0; 1024]);
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while request.len() < REQUEST_MAX && !request.windows(4).any(|window| window == b"\r\n\r\n") {
         let read = client.read(&mut part)?;
         if read == 0 || Instant::now() > deadline {

@@ -13,7 +13,7 @@ use vmstate::{ErrorKind, Section, VmState};
 use crate::sync::lock;
 
 /// How long to wait for a device that vCPUs use. At a pause no vCPU uses one.
-const PATIENCE: Duration = Duration::from_secs(2);
+const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Section of a device, shared between vCPUs, the device's threads and a migration. A vCPU may hold the device's lock as long
 /// as the host's disk takes, so the section's description is available without the lock, and every wait for it is bounded.
@@ -31,7 +31,7 @@ impl SharedSection {
     }
 
     fn lock(&self) -> vmstate::Result<MutexGuard<'_, dyn Section + Send + 'static>> {
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + TIMEOUT;
         loop {
             match self.device.try_lock() {
                 Ok(device) => return Ok(device),

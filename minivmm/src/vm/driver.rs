@@ -18,7 +18,7 @@ use crate::vm::state::RunState;
 
 /// How long a stop waits for vCPUs and disk I/O in flight. A vCPU leaves the kernel within microseconds, on a loaded host
 /// within milliseconds; only a very slow disk takes longer than this.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a quit waits for the driver, which may wait for a disk or a file: then the process ends nevertheless.
 const QUIT: Duration = Duration::from_millis(500);
@@ -187,7 +187,7 @@ impl Vm {
     fn stop(&mut self) -> std::result::Result<(), Refusal> {
         match self.shared.run_state() {
             RunState::Running => {
-                self.rest(PATIENCE)?;
+                self.rest(TIMEOUT)?;
                 self.shared.set_run_state(RunState::Paused);
             }
             RunState::InMigrate => self.arrives_stopped = true,
@@ -211,7 +211,7 @@ impl Vm {
     fn reset(&mut self, by_guest: bool) -> std::result::Result<(), Outcome> {
         let running = self.shared.run_state() == RunState::Running;
         if running {
-            self.rest(PATIENCE)?;
+            self.rest(TIMEOUT)?;
         }
         self.remake()?;
         self.shared.notify(Event::Reset { by_guest });
@@ -226,7 +226,7 @@ impl Vm {
         if !self.can_be_asked() {
             return Err(Outcome::Ended(End::Failed(why)));
         }
-        self.machine.pause_vcpus(PATIENCE).map_err(|error| Refusal(error.to_string()))?;
+        self.machine.pause_vcpus(TIMEOUT).map_err(|error| Refusal(error.to_string()))?;
         say(&why);
         self.shared.set_run_state(RunState::InternalError);
         Ok(())

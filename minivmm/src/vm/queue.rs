@@ -82,14 +82,14 @@ impl Waiting {
         self.ends.notify_all();
     }
 
-    /// Waits until the driver has ended, after a quit for at most `patience`.
-    pub(super) fn await_end(&self, patience: Duration) -> Awaited {
+    /// Waits until the driver has ended, after a quit for at most `timeout`.
+    pub(super) fn await_end(&self, timeout: Duration) -> Awaited {
         let mut state = self.lock();
         while !state.gone {
             if let Some(why) = state.failed.take() {
                 return Awaited::Failed(why);
             }
-            state = match state.quit.map(|quit| patience.saturating_sub(quit.elapsed())) {
+            state = match state.quit.map(|quit| timeout.saturating_sub(quit.elapsed())) {
                 None => wait(&self.ends, state),
                 Some(Duration::ZERO) => return Awaited::Stuck,
                 Some(left) => wait_within(&self.ends, state, left),

@@ -27,7 +27,7 @@ use nix::unistd::Pid;
 use serde_json::json;
 use vmstate::migrate::{Downtime, ParameterValue, Phase, SourcePhase};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 fn minivmm(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_minivmm")).args(arguments).output().unwrap()
@@ -278,14 +278,14 @@ fn what_a_machine_says_steers_no_terminal() {
 #[test]
 fn what_a_source_sends_steers_no_terminal() {
     let directory = tempfile::tempdir().unwrap();
-    let door = directory.path().join("door");
-    let incoming = format!("unix:{}", door.display());
+    let incoming_socket = directory.path().join("incoming");
+    let incoming = format!("unix:{}", incoming_socket.display());
     let Some(machine) = Running::start(&["--serial", "none", "--incoming", &incoming], Stdio::null()) else { return };
     let mut control = machine.control();
     // Header; a configuration with this machine name; and a command, which ends the configuration.
     let name = [&[0, 0, 0, HOSTILE.len() as u8], HOSTILE.as_bytes()].concat();
     let stream = [b"QEVM\0\0\0\x03\x07", &*name, b"\x08\0\x03\0\x04\0\0\0\x01"].concat();
-    let mut wire = UnixStream::connect(&door).unwrap();
+    let mut wire = UnixStream::connect(&incoming_socket).unwrap();
     wire.write_all(&stream).unwrap();
     wire.read_to_end(&mut Vec::new()).unwrap();
     control.execute("quit", json!({})).unwrap();
@@ -359,7 +359,7 @@ impl Running {
 
     fn control(&self) -> Client {
         let path = self.directory.path().join("qmp");
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         loop {
             match Client::connect(&path) {
                 Ok(client) => return client,
@@ -382,7 +382,7 @@ impl Running {
 
     /// Waits for the end; returns the exit code and the output since.
     fn end(mut self) -> (Option<i32>, String) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         let status = loop {
             match self.child.try_wait().unwrap() {
                 Some(status) => break status,
@@ -410,7 +410,7 @@ fn a_machine_runs_is_stopped_and_ends_in_order() {
     let mut control = machine.control();
     let status = |control: &mut Client| control.execute("query-status", json!({})).unwrap()["status"].clone();
     // The socket exists before the guest starts.
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while status(&mut control) == "prelaunch" && Instant::now() < deadline {
         thread::sleep(Duration::from_millis(10));
     }

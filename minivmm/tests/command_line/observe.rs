@@ -15,7 +15,7 @@ use minivmm::vm::{Handle, Published, RunState};
 use serde_json::{Value, json};
 use vmstate::migrate::{Downtime, Phase, SourcePhase};
 
-use super::{PATIENCE, Running, minivmm};
+use super::{Running, TIMEOUT, minivmm};
 
 /// Metric families: type, and samples by labels.
 type Families = BTreeMap<String, (String, BTreeMap<String, f64>)>;
@@ -64,7 +64,7 @@ fn parse(text: &str) -> Families {
 /// Returns head and body of the answer. The server disconnects a client that is slow on a busy host; then the request is
 /// repeated.
 fn ask<S: Read + Write>(connect: impl Fn() -> S, request: &[u8]) -> (String, String) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     loop {
         let mut stream = connect();
         let mut answer = String::new();
@@ -166,9 +166,9 @@ fn the_dashboard_asks_for_metrics_that_exist() {
 #[test]
 fn hostile_clients_are_answered_or_dropped() {
     let (handle, _queue, _shared) = Handle::new(RunState::Paused);
-    let door = MetricsSocket::open(&Address::Tcp("localhost:0".into())).unwrap();
-    let port = door.port().unwrap().unwrap();
-    let _metrics = door.serve(handle).unwrap();
+    let socket = MetricsSocket::open(&Address::Tcp("localhost:0".into())).unwrap();
+    let port = socket.port().unwrap().unwrap();
+    let _metrics = socket.serve(handle).unwrap();
     let connect = || TcpStream::connect(("127.0.0.1", port)).unwrap();
     let long = [b"GET /metrics?".as_slice(), &[b'x'; 9000]].concat();
     for (request, status) in [
@@ -190,8 +190,8 @@ fn hostile_clients_are_answered_or_dropped() {
     assert!(head.starts_with("HTTP/1.1 200 OK"), "{head}");
     assert_eq!(parse(&body)["minivmm_guest_running"].1[""], 0.0);
     // The server has disconnected both.
-    silent.set_read_timeout(Some(PATIENCE)).unwrap();
-    endless.set_read_timeout(Some(PATIENCE)).unwrap();
+    silent.set_read_timeout(Some(TIMEOUT)).unwrap();
+    endless.set_read_timeout(Some(TIMEOUT)).unwrap();
     assert_eq!(silent.read(&mut [0; 1]).unwrap(), 0);
     let mut rest = Vec::new();
     let _ = endless.read_to_end(&mut rest);
@@ -210,16 +210,16 @@ fn hostile_clients_are_answered_or_dropped() {
 fn a_migration_is_seen_in_metrics_and_log() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).display().to_string();
-    let (metrics, door) = (format!("unix:{}", path("metrics")), format!("unix:{}", path("door")));
+    let (metrics, socket) = (format!("unix:{}", path("metrics")), format!("unix:{}", path("incoming")));
     let source = ["--serial", "none", "--metrics", &metrics, "--log", "json:debug"];
     let Some(source) = Running::start(&source, Stdio::null()) else { return };
-    let there = ["--serial", "none", "--incoming", &door, "--log", "debug"];
+    let there = ["--serial", "none", "--incoming", &socket, "--log", "debug"];
     let there = Running::start(&there, Stdio::null()).unwrap();
     there.control();
     let mut control = source.control();
-    control.execute("migrate-set-parameters", json!({"downtime-limit": PATIENCE.as_millis() as u64})).unwrap();
-    control.execute("migrate", json!({"uri": door})).unwrap();
-    let deadline = Instant::now() + PATIENCE;
+    control.execute("migrate-set-parameters", json!({"downtime-limit": TIMEOUT.as_millis() as u64})).unwrap();
+    control.execute("migrate", json!({"uri": socket})).unwrap();
+    let deadline = Instant::now() + TIMEOUT;
     let families = loop {
         let families = parse(&ask(|| UnixStream::connect(path("metrics")).unwrap(), GET).1);
         if families["minivmm_migration_info"].1.contains_key("side=\"source\",status=\"completed\"") {

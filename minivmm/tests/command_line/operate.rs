@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 use vmstate::migrate::{Phase, SourcePhase};
 
-use super::{PATIENCE, Running, machine, migrate, minivmm};
+use super::{Running, TIMEOUT, machine, migrate, minivmm};
 
 /// Script of a migration that runs until it is cancelled.
 fn goes_on(shared: &Published) {
@@ -77,9 +77,9 @@ fn a_second_interrupt_ends_the_command_and_not_the_cancel() {
     });
     let _server = minivmm::control::Server::bind(&directory.path().join("qmp"), handle).unwrap();
     let child = migrate(directory.path()).stderr(Stdio::piped()).spawn().unwrap();
-    assert!(matches!(requests.recv_timeout(PATIENCE).unwrap(), Request::Migrate(..)));
+    assert!(matches!(requests.recv_timeout(TIMEOUT).unwrap(), Request::Migrate(..)));
     interrupt(&child);
-    assert_eq!(requests.recv_timeout(PATIENCE).unwrap(), Request::MigrateCancel);
+    assert_eq!(requests.recv_timeout(TIMEOUT).unwrap(), Request::MigrateCancel);
     interrupt(&child);
     let output = child.wait_with_output().unwrap();
     let text = String::from_utf8(output.stderr).unwrap();
@@ -95,11 +95,11 @@ fn a_second_interrupt_ends_the_command_and_not_the_cancel() {
 fn two_interrupts_at_once_cancel_the_migration() {
     let (directory, _server, requests) = machine(goes_on);
     let child = migrate(directory.path()).stderr(Stdio::piped()).spawn().unwrap();
-    assert!(matches!(requests.recv_timeout(PATIENCE).unwrap(), Request::Migrate(..)));
+    assert!(matches!(requests.recv_timeout(TIMEOUT).unwrap(), Request::Migrate(..)));
     for signal in [Signal::SIGINT, Signal::SIGTERM] {
         kill(Pid::from_raw(child.id().cast_signed()), signal).unwrap();
     }
-    assert_eq!(requests.recv_timeout(PATIENCE).unwrap(), Request::MigrateCancel);
+    assert_eq!(requests.recv_timeout(TIMEOUT).unwrap(), Request::MigrateCancel);
     child.wait_with_output().unwrap();
 }
 
@@ -110,7 +110,7 @@ fn a_terminal_gets_one_line() {
     let pair = openpty(Some(&size), None).unwrap();
     let (directory, _server, requests) = machine(goes_on);
     let mut child = migrate(directory.path()).stderr(Stdio::from(pair.slave)).spawn().unwrap();
-    assert!(matches!(requests.recv_timeout(PATIENCE).unwrap(), Request::Migrate(..)));
+    assert!(matches!(requests.recv_timeout(TIMEOUT).unwrap(), Request::Migrate(..)));
     let mut terminal = std::fs::File::from(pair.master);
     // As many figures as fit 50 columns less three.
     let line = "\rround 3: 120M left, 400M/s, dirty 128M/s, throt\x1b[K";
@@ -118,7 +118,7 @@ fn a_terminal_gets_one_line() {
     terminal.read_exact(&mut shown).unwrap();
     assert_eq!(String::from_utf8(shown).unwrap(), line);
     interrupt(&child);
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while child.try_wait().unwrap().is_none() {
         assert!(Instant::now() < deadline, "the command does not end");
         thread::sleep(Duration::from_millis(10));

@@ -7,14 +7,14 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::{PATIENCE, Running};
+use super::{Running, TIMEOUT};
 
 /// Limit for the median processor time of a query.
 const MOST: Duration = Duration::from_millis(1);
 
 /// Counters of a sleeping thread: nanoseconds on a processor, and voluntary context switches (proc(5)).
 fn done(task: &str) -> (u64, u64) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     loop {
         let status = fs::read_to_string(format!("{task}/status")).unwrap();
         let line = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim();
@@ -45,18 +45,20 @@ fn reader(machine: &Running) -> String {
 #[test]
 fn a_query_is_answered_at_once_at_any_moment_of_a_migration() {
     let folder = tempfile::tempdir().unwrap();
-    let door = format!("unix:{}/door", folder.path().display());
-    let Some(there) = Running::start(&["--serial", "none", "--incoming", &door], Stdio::null()) else { return };
+    let incoming_socket = format!("unix:{}/incoming", folder.path().display());
+    let Some(there) = Running::start(&["--serial", "none", "--incoming", &incoming_socket], Stdio::null()) else {
+        return;
+    };
     let Some(here) = Running::start(&["--serial", "none"], Stdio::null()) else { return };
     let mut controls = [here.control(), there.control()];
     let tasks = [reader(&here), reader(&there)];
     // At this bandwidth 16384 zero pages take 3 s, and what the guest writes meanwhile fits into the pause.
     let parameters = json!({"max-bandwidth": 50_000, "downtime-limit": 2000});
     controls[0].execute("migrate-set-parameters", parameters).unwrap();
-    controls[0].execute("migrate", json!({"uri": door})).unwrap();
+    controls[0].execute("migrate", json!({"uri": incoming_socket})).unwrap();
 
     let (mut took, mut slept) = (Vec::new(), 0);
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     loop {
         let mut states = Vec::new();
         for (control, task) in controls.iter_mut().zip(&tasks) {

@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
-use super::{PATIENCE, Running, machine, migrate, minivmm};
+use super::{Running, TIMEOUT, machine, migrate, minivmm};
 use minivmm::vm::Published;
 use vmstate::migrate::SourcePhase;
 
@@ -76,15 +76,16 @@ fn stands_alone(page: &str) {
 #[test]
 fn a_report_tells_what_the_machine_told() {
     let folder = tempfile::tempdir().unwrap();
-    let (door, page) = (format!("unix:{}/door", folder.path().display()), folder.path().join("report.html"));
-    let there = ["--serial", "none", "--incoming", &door];
+    let (incoming_socket, page) =
+        (format!("unix:{}/incoming", folder.path().display()), folder.path().join("report.html"));
+    let there = ["--serial", "none", "--incoming", &incoming_socket];
     let Some(there) = Running::start(&there, Stdio::null()) else { return };
     let mut arrived = there.control();
     let here = Running::start(&["--serial", "none"], Stdio::null()).unwrap();
     let mut control = here.control();
     let address = format!("unix:{}/qmp", here.directory.path().display());
-    let limit = format!("{}s", PATIENCE.as_secs());
-    let options = ["--downtime-limit", &limit, "--report", page.to_str().unwrap(), &door];
+    let limit = format!("{}s", TIMEOUT.as_secs());
+    let options = ["--downtime-limit", &limit, "--report", page.to_str().unwrap(), &incoming_socket];
     let output = minivmm(&[&["migrate", "--control", &address], &options[..]].concat());
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     let text = std::fs::read_to_string(&page).unwrap();
@@ -209,7 +210,7 @@ fn luminance(colour: &str) -> f64 {
 fn shown(page: &Path, more: &[&str]) -> Option<String> {
     let profile = tempfile::tempdir().unwrap();
     let shown = Command::new("timeout")
-        .args([PATIENCE.as_secs().to_string().as_str(), "chromium"])
+        .args([TIMEOUT.as_secs().to_string().as_str(), "chromium"])
         .args(["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"])
         .args(["--disable-component-update", "--disable-sync", "--enable-logging=stderr", "--v=0", "--dump-dom"])
         .args(more)

@@ -12,7 +12,7 @@ use minivmm::config::Cpu;
 use minivmm::cpu::Choice;
 use vmstate_lab::tiny::cpuid::Leaf;
 
-const PATIENCE: Duration = Duration::from_secs(120);
+const TIMEOUT: Duration = Duration::from_secs(120);
 
 fn choose(text: &str) -> Choice {
     Choice::new(&text.parse::<Cpu>().unwrap()).unwrap()
@@ -30,7 +30,7 @@ fn run(command: &mut Command) -> (String, String) {
     };
     let output = gather(Box::new(child.stdout.take().unwrap()));
     let errors = gather(Box::new(child.stderr.take().unwrap()));
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while child.try_wait().unwrap().is_none() {
         if Instant::now() > deadline {
             child.kill().unwrap();

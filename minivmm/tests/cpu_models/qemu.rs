@@ -13,7 +13,7 @@ use vmstate_lab::qmp::Qmp;
 use vmstate_lab::tiny::cpuid::{Leaf, bzimage};
 use vmstate_lab::{host, qemu, skip};
 
-use crate::{PATIENCE, assert_same, choose, lasting, leaves, run};
+use crate::{TIMEOUT, assert_same, choose, lasting, leaves, run};
 
 /// Differences of a model under TCG and under KVM: QEMU switches `svm` and `monitor` off and `x2apic` on where the accelerator
 /// is KVM (target/i386/kvm/kvm-cpu.c, target/i386/tcg/tcg-cpu.c).
@@ -106,7 +106,7 @@ fn models_are_those_of_qemu_under_kvm() {
         command.arg(format!("unix:{},server=on,wait=off", socket.display())).stderr(Stdio::null());
     })
     .unwrap();
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     let mut qmp = loop {
         match Qmp::connect(&socket, Instant::now() + Duration::from_millis(200)) {
             Ok(qmp) => break qmp,

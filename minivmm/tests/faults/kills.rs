@@ -15,17 +15,17 @@ use serde_json::Value;
 use tempfile::TempDir;
 use vmstate_lab::faults::cell::Guest;
 use vmstate_lab::faults::channels::CHANNELS;
-use vmstate_lab::faults::ending::check_consoles;
 use vmstate_lab::faults::marks::Mark;
-use vmstate_lab::faults::place::{Oddities, Place};
+use vmstate_lab::faults::outcome::check_consoles;
+use vmstate_lab::faults::relay::Behaviour;
+use vmstate_lab::faults::setup::Memory;
 use vmstate_lab::faults::side::Side;
-use vmstate_lab::faults::subject::Memory;
+use vmstate_lab::faults::testbed::{Testbed, TestbedOptions};
 use vmstate_lab::faults::third_party::ThirdParty;
-use vmstate_lab::faults::wire::Wire;
-use vmstate_lab::faults::{PATIENCE, Result, until};
+use vmstate_lab::faults::{Result, TIMEOUT, until};
 use vmstate_lab::random::Random;
 
-use crate::ground::{self, kvm_is_here};
+use crate::setup::{self, kvm_is_here};
 
 /// Number of kills in an ordinary run.
 const KILLS: u64 = 60;
@@ -80,9 +80,9 @@ fn kills_at_random_moments_lose_no_guest_and_double_none() {
     for index in 0..kills {
         let (victim, moment) = choose(&mut random);
         let hold = matches!(moment, Moment::LockTaken).then_some(Mark::Eof);
-        let memory = [Memory::Main, Memory::Beside(CHANNELS), Memory::InPlace][index as usize % 3];
-        let (_directory, mut place) = place(hold, memory);
-        match one(&mut place, victim, moment) {
+        let memory = [Memory::Main, Memory::PageChannels(CHANNELS), Memory::InPlace][index as usize % 3];
+        let (_directory, mut testbed) = testbed(hold, memory);
+        match one(&mut testbed, victim, moment) {
             Ok((outcome, last)) => *outcomes.entry((memory, victim, last, outcome)).or_default() += 1,
             Err(why) => failures.push(format!("{index}, {victim:?} killed, {moment:?}, {memory:?}: {why}")),
         }
@@ -103,8 +103,8 @@ fn destination_killed_between_lock_and_shut() {
         return;
     }
     for attempt in 1..=ATTEMPTS {
-        let (_directory, mut place) = place(Some(Mark::Eof), Memory::Main);
-        let (outcome, last) = one(&mut place, Victim::Destination, Moment::LockTaken).unwrap();
+        let (_directory, mut testbed) = testbed(Some(Mark::Eof), Memory::Main);
+        let (outcome, last) = one(&mut testbed, Victim::Destination, Moment::LockTaken).unwrap();
         if last == Some(Mark::Eof) {
             assert_eq!(outcome, Outcome::RunsAtSource, "attempt {attempt}");
             return;
@@ -116,12 +116,12 @@ fn destination_killed_between_lock_and_shut() {
 }
 
 /// Starts a guest and a destination; also returns the directory of their files.
-fn place(hold: Option<Mark>, memory: Memory) -> (TempDir, Place) {
+fn testbed(hold: Option<Mark>, memory: Memory) -> (TempDir, Testbed) {
     let directory = tempfile::tempdir().unwrap();
-    let ground = ground::ground(directory.path(), memory);
-    let placed =
-        Side::boot(&ground).and_then(|source| Place::new(&ground, source, &Oddities { hold, ..Oddities::default() }));
-    (directory, placed.unwrap_or_else(|why| panic!("the processes do not start: {why}")))
+    let setup = setup::setup(directory.path(), memory);
+    let started = Side::boot(&setup)
+        .and_then(|source| Testbed::new(&setup, source, &TestbedOptions { hold, ..TestbedOptions::default() }));
+    (directory, started.unwrap_or_else(|why| panic!("the processes do not start: {why}")))
 }
 
 /// Chooses a victim and a moment, half of them around the commit.
@@ -142,14 +142,14 @@ fn choose(random: &mut Random) -> (Victim, Moment) {
 }
 
 /// Migrates, kills, and finds out what became of the guest; also returns the last mark on the wire.
-fn one(place: &mut Place, victim: Victim, moment: Moment) -> Result<(Outcome, Option<Mark>)> {
-    place.migrate()?;
-    let deadline = Instant::now() + PATIENCE;
-    let generation = ground::generation(&place.image)?;
-    let process = if victim == Victim::Source { place.source.process } else { place.destination.process };
+fn one(testbed: &mut Testbed, victim: Victim, moment: Moment) -> Result<(Outcome, Option<Mark>)> {
+    testbed.migrate()?;
+    let deadline = Instant::now() + TIMEOUT;
+    let generation = setup::generation(&testbed.image)?;
+    let process = if victim == Victim::Source { testbed.source.process } else { testbed.destination.process };
     match moment {
         Moment::After(mark, delay) => {
-            while !place.wire.has_seen(mark) {
+            while !testbed.relay.has_seen(mark) {
                 if Instant::now() > deadline {
                     return Err(format!("{mark:?} does not come"));
                 }
@@ -162,18 +162,18 @@ fn one(place: &mut Place, victim: Victim, moment: Moment) -> Result<(Outcome, Op
             }
         }
         Moment::LockTaken => {
-            place.wire.await_mark(Mark::Eof, deadline)?;
-            let onlooker = ThirdParty::new(&place.image)?;
+            testbed.relay.await_mark(Mark::Eof, deadline)?;
+            let onlooker = ThirdParty::new(&testbed.image)?;
             if onlooker.finds_it_locked() {
                 return Err("the source said EOF and holds the lock".into());
             }
             let process = Pid::from_raw(process as i32);
-            let destination = place.destination.process;
-            let wire = &place.wire;
+            let destination = testbed.destination.process;
+            let relay = &testbed.relay;
             std::thread::scope(|scope| {
                 let killer = scope.spawn(move || {
                     share_one_processor(destination)?;
-                    wire.behave(Wire::Flows);
+                    relay.set_behaviour(Behaviour::Flows);
                     while !onlooker.finds_it_locked() {
                         if Instant::now() > deadline {
                             return Err("the destination does not take the lock".into());
@@ -189,13 +189,13 @@ fn one(place: &mut Place, victim: Victim, moment: Moment) -> Result<(Outcome, Op
     }
     kill(Pid::from_raw(process as i32), Signal::SIGKILL).map_err(|errno| format!("kill: {errno}"))?;
     let outcome = match victim {
-        Victim::Source => source_killed(place),
-        Victim::Destination => destination_killed(place, generation),
+        Victim::Source => source_killed(testbed),
+        Victim::Destination => destination_killed(testbed, generation),
     };
-    let marks: Vec<Mark> = place.wire.seen().into_iter().map(|(mark, _)| mark).collect();
+    let marks: Vec<Mark> = testbed.relay.seen().into_iter().map(|(mark, _)| mark).collect();
     outcome.map(|outcome| (outcome, marks.last().copied())).map_err(|why| {
-        let states = (place.source.answers(), place.destination.answers());
-        format!("{why}; wire: {marks:?}; source and destination: {states:?}; {:?}", place.destination.vmm.errors())
+        let states = (testbed.source.state(), testbed.destination.state());
+        format!("{why}; relay: {marks:?}; source and destination: {states:?}; {:?}", testbed.destination.vmm.errors())
     })
 }
 
@@ -217,24 +217,24 @@ fn share_one_processor(process: u32) -> Result<()> {
 }
 
 /// A destination that got EOF runs the guest; any other one never does.
-fn source_killed(place: &mut Place) -> Result<Outcome> {
-    place.source.kill();
+fn source_killed(testbed: &mut Testbed) -> Result<Outcome> {
+    testbed.source.kill();
     // Data that the source sent may still be on the way.
     until("the destination decides", || {
         // A process that takes over in place answers once it has the guest's memory.
-        let decided = |place: &mut Place| matches!(place.destination.answers(), Ok((state, status, _)) if state != "inmigrate" || status == "setup");
-        Ok(place.destination.exit_code().is_some() || decided(place))
+        let decided = |testbed: &mut Testbed| matches!(testbed.destination.state(), Ok((state, status, _)) if state != "inmigrate" || status == "setup");
+        Ok(testbed.destination.exit_code().is_some() || decided(testbed))
     })?;
-    let told = place.wire.has_seen(Mark::Eof);
-    match place.destination.exit_code() {
+    let told = testbed.relay.has_seen(Mark::Eof);
+    match testbed.destination.exit_code() {
         None if told => {
-            await_passes(place, Victim::Destination)?;
-            check_consoles(place, Guest::AtDestination, true)?;
+            await_passes(testbed, Victim::Destination)?;
+            check_consoles(testbed, Guest::AtDestination, true)?;
             Ok(Outcome::RunsAtDestination)
         }
         Some(Some(1)) if !told => Ok(Outcome::DiedWithSource),
         // The destination got nothing from the source.
-        None if place.destination.vmm.console().is_empty() => Ok(Outcome::DiedWithSource),
+        None if testbed.destination.vmm.console().is_empty() => Ok(Outcome::DiedWithSource),
         code => {
             Err(format!("lost: EOF was {} sent, and the destination ended: {code:?}", if told { "" } else { "not" }))
         }
@@ -243,21 +243,21 @@ fn source_killed(place: &mut Place) -> Result<Outcome> {
 
 /// A source whose destination did not take over runs the guest, or does so after a `cont`. `generation` is the record's value
 /// before: the destination increments it just before the first instruction.
-fn destination_killed(place: &mut Place, generation: u64) -> Result<Outcome> {
-    place.destination.kill();
+fn destination_killed(testbed: &mut Testbed, generation: u64) -> Result<Outcome> {
+    testbed.destination.kill();
     until("the source decides", || {
-        let (state, status, _) = place.source.answers()?;
+        let (state, status, _) = testbed.source.state()?;
         let over = ["completed", "failed", "unacknowledged", "undecided"].contains(&status.as_str());
         Ok(over && state != "finish-migrate")
     })?;
-    let (state, ..) = place.source.answers()?;
-    let ran = !place.destination.vmm.console().is_empty();
+    let (state, ..) = testbed.source.state()?;
+    let ran = !testbed.destination.vmm.console().is_empty();
     let outcome = if state == "running" {
         Outcome::RunsAtSource
     } else {
-        match place.source.execute("cont", Value::Null) {
+        match testbed.source.execute("cont", Value::Null) {
             Ok(_) => Outcome::RunsAtSourceAfterCont,
-            Err(_) if place.wire.has_seen(Mark::Shut) && ground::generation(&place.image)? != generation => {
+            Err(_) if testbed.relay.has_seen(Mark::Shut) && setup::generation(&testbed.image)? != generation => {
                 return Ok(Outcome::DiedWithDestination);
             }
             Err(why) => return Err(format!("lost: the destination did not run the guest, and {why}")),
@@ -266,13 +266,13 @@ fn destination_killed(place: &mut Place, generation: u64) -> Result<Outcome> {
     if ran {
         return Err("stale: the guest runs at the source, and ran at the destination before".into());
     }
-    await_passes(place, Victim::Source)?;
-    check_consoles(place, Guest::AtSource, false)?;
+    await_passes(testbed, Victim::Source)?;
+    check_consoles(testbed, Guest::AtSource, false)?;
     Ok(outcome)
 }
 
-fn await_passes(place: &mut Place, side: Victim) -> Result<()> {
-    let side = if side == Victim::Source { &place.source } else { &place.destination };
+fn await_passes(testbed: &mut Testbed, side: Victim) -> Result<()> {
+    let side = if side == Victim::Source { &testbed.source } else { &testbed.destination };
     let before = side.last_pass();
     until("the guest goes on", || Ok(side.last_pass() >= before + 3))
 }

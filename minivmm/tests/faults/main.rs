@@ -1,36 +1,36 @@
 //! Faults during a migration: the fault matrix, and kills at random moments.
 //!
-//! Two real processes with the tiny guest on `/dev/kvm`, and between them a proxy that the test controls.
+//! Two real processes with the tiny guest on `/dev/kvm`, and between them a relay that the test controls.
 
-mod ground;
 mod kills;
 mod page;
+mod setup;
 
 use vmstate_lab::faults::case;
 use vmstate_lab::faults::cell::{Cell, Fault, Phase, Row};
 use vmstate_lab::faults::postcopy::{self, Moment, PostcopyRow};
+use vmstate_lab::faults::setup::Memory;
 use vmstate_lab::faults::side::Side;
-use vmstate_lab::faults::subject::Memory;
 
 /// Runs one row of a table, all its phases in parallel where most of the time is waiting.
-fn walk(row: &Row, memory: Memory) {
-    if !ground::kvm_is_here() {
+fn run(row: &Row, memory: Memory) {
+    if !setup::kvm_is_here() {
         return;
     }
     let one = |phase: Phase, cell: &Cell| {
         let begun = std::time::Instant::now();
         let directory = tempfile::tempdir().unwrap();
-        let ground = ground::ground(directory.path(), memory);
-        let walked = Side::boot(&ground).and_then(|source| case::walk(&ground, source, row.fault, phase, cell));
+        let setup = setup::setup(directory.path(), memory);
+        let outcome = Side::boot(&setup).and_then(|source| case::run(&setup, source, row.fault, phase, cell));
         println!("{:?}, {phase:?}: {:?}", row.fault, begun.elapsed());
-        walked.err().map(|why| format!("{:?}, {phase:?}: {why}", row.fault))
+        outcome.err().map(|why| format!("{:?}, {phase:?}: {why}", row.fault))
     };
     let cells = || Phase::ALL.into_iter().zip(&row.cells).filter(|(_, cell)| !matches!(cell, Cell::No(_)));
     let waits = [Fault::WireStalls, Fault::WireTrickles, Fault::WireCut, Fault::MainCut, Fault::PagesStall];
     let failures: Vec<String> = if waits.contains(&row.fault) {
         std::thread::scope(|scope| {
-            let walks: Vec<_> = cells().map(|(phase, cell)| scope.spawn(move || one(phase, cell))).collect();
-            walks.into_iter().filter_map(|walk| walk.join().unwrap()).collect()
+            let cases: Vec<_> = cells().map(|(phase, cell)| scope.spawn(move || one(phase, cell))).collect();
+            cases.into_iter().filter_map(|case| case.join().unwrap()).collect()
         })
     } else {
         cells().filter_map(|(phase, cell)| one(phase, cell)).collect()
@@ -39,22 +39,22 @@ fn walk(row: &Row, memory: Memory) {
 }
 
 /// Walks one row of the table of post-copy, all its moments in parallel, because most of the time is spent waiting.
-fn walk_postcopy(row: &PostcopyRow) {
-    if !ground::kvm_is_here() || !ground::pages_may_come_late() {
+fn run_postcopy(row: &PostcopyRow) {
+    if !setup::kvm_is_here() || !setup::pages_may_come_late() {
         return;
     }
     let one = |moment: Moment, cell: &Cell| {
         let begun = std::time::Instant::now();
         let directory = tempfile::tempdir().unwrap();
-        let ground = ground::ground(directory.path(), Memory::Late);
-        let walked = Side::boot(&ground).and_then(|source| postcopy::walk(&ground, source, row.fault, moment, cell));
+        let setup = setup::setup(directory.path(), Memory::Late);
+        let outcome = Side::boot(&setup).and_then(|source| postcopy::run(&setup, source, row.fault, moment, cell));
         println!("{:?}, {moment:?}: {:?}", row.fault, begun.elapsed());
-        walked.err().map(|why| format!("{:?}, {moment:?}: {why}", row.fault))
+        outcome.err().map(|why| format!("{:?}, {moment:?}: {why}", row.fault))
     };
     let cells = Moment::ALL.into_iter().zip(&row.cells).filter(|(_, cell)| !matches!(cell, Cell::No(_)));
     let failures: Vec<String> = std::thread::scope(|scope| {
-        let walks: Vec<_> = cells.map(|(moment, cell)| scope.spawn(move || one(moment, cell))).collect();
-        walks.into_iter().filter_map(|walk| walk.join().unwrap()).collect()
+        let cases: Vec<_> = cells.map(|(moment, cell)| scope.spawn(move || one(moment, cell))).collect();
+        cases.into_iter().filter_map(|case| case.join().unwrap()).collect()
     });
     assert!(failures.is_empty(), "\n{}\n", failures.join("\n"));
 }
@@ -70,7 +70,7 @@ macro_rules! rows {
         $(
             #[test]
             fn $name() {
-                super::walk(super::row($table, Fault::$fault), $memory);
+                super::run(super::row($table, Fault::$fault), $memory);
             }
         )*
 
@@ -84,7 +84,7 @@ macro_rules! rows {
 /// Pages are sent on the main channel.
 mod alone {
     use vmstate_lab::faults::cell::Fault;
-    use vmstate_lab::faults::subject::Memory;
+    use vmstate_lab::faults::setup::Memory;
     use vmstate_lab::faults::table::TABLE;
 
     rows! {
@@ -119,13 +119,13 @@ mod alone {
 }
 
 /// Pages are sent on page channels.
-mod beside {
+mod page_channels {
     use vmstate_lab::faults::cell::Fault;
     use vmstate_lab::faults::channels::{CHANNEL_TABLE, CHANNELS};
-    use vmstate_lab::faults::subject::Memory;
+    use vmstate_lab::faults::setup::Memory;
 
     rows! {
-        CHANNEL_TABLE, Memory::Beside(CHANNELS);
+        CHANNEL_TABLE, Memory::PageChannels(CHANNELS);
         source_killed: SourceKilled,
         destination_killed: DestinationKilled,
         wire_cut: WireCut,
@@ -142,7 +142,7 @@ mod beside {
 mod in_place {
     use vmstate_lab::faults::cell::Fault;
     use vmstate_lab::faults::in_place::IN_PLACE_TABLE;
-    use vmstate_lab::faults::subject::Memory;
+    use vmstate_lab::faults::setup::Memory;
 
     rows! {
         IN_PLACE_TABLE, Memory::InPlace;
@@ -177,14 +177,14 @@ mod late {
                 #[test]
                 fn $name() {
                     let row = POSTCOPY_TABLE.iter().find(|row| row.fault == Fault::$fault);
-                    super::walk_postcopy(row.expect("a row for each fault"));
+                    super::run_postcopy(row.expect("a row for each fault"));
                 }
             )*
 
             #[test]
             fn each_row_of_the_table_is_walked() {
-                let walked = [$(Fault::$fault),*];
-                assert_eq!(walked.as_slice(), POSTCOPY_TABLE.iter().map(|row| row.fault).collect::<Vec<_>>());
+                let outcome = [$(Fault::$fault),*];
+                assert_eq!(outcome.as_slice(), POSTCOPY_TABLE.iter().map(|row| row.fault).collect::<Vec<_>>());
             }
         };
     }

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::path::PathBuf;
 
-use vmstate_lab::faults::cell::{Answer, Cell, Fault, Phase, Row, Says};
+use vmstate_lab::faults::cell::{Answer, Cell, Fault, Phase, Row, SideState};
 use vmstate_lab::faults::channels::CHANNEL_TABLE;
 use vmstate_lab::faults::in_place::IN_PLACE_TABLE;
 use vmstate_lab::faults::postcopy::{Moment, POSTCOPY_TABLE};
@@ -97,10 +97,10 @@ is quoted here, it is the system's text about the broken connection.\n";
     }
     page += QEMU_HEAD;
     for row in QEMU_TABLE {
-        let (fault, way) = (upper(row.fault.meaning()), row.way.meaning());
+        let (fault, direction) = (upper(row.fault.meaning()), row.direction.meaning());
         let _ = write!(
             page,
-            "\n### {fault}, {way}\n\n| phase | the guest | the source | the destination |\n| --- | --- | --- | --- |\n"
+            "\n### {fault}, {direction}\n\n| phase | the guest | the source | the destination |\n| --- | --- | --- | --- |\n"
         );
         for (phase, cell) in row.cells {
             let Cell::Ends { guest, source, destination, .. } = cell else { continue };
@@ -148,13 +148,13 @@ fn describe(heading: &str, fault: Fault, cells: &[(&str, &Cell)], page: &mut Str
     }
 }
 
-fn side(says: Says) -> String {
-    match says {
-        Says::Killed => "killed".into(),
-        Says::Ended(code, "") => format!("ends with {code}"),
-        Says::Ended(code, why) => format!("ends with {code}: “{why}”"),
-        Says::Answers(state, status, "") => format!("`{state}` / `{status}`"),
-        Says::Answers(state, status, why) => format!("`{state}` / `{status}`: “{why}”"),
+fn side(state: SideState) -> String {
+    match state {
+        SideState::Killed => "killed".into(),
+        SideState::Ended(code, "") => format!("ends with {code}"),
+        SideState::Ended(code, why) => format!("ends with {code}: “{why}”"),
+        SideState::Answers(state, status, "") => format!("`{state}` / `{status}`"),
+        SideState::Answers(state, status, why) => format!("`{state}` / `{status}`: “{why}”"),
     }
 }
 

@@ -18,7 +18,7 @@ const MIGRATIONS: u32 = 30;
 fn floods_of_migrate_and_cancel_keep_nobody_waiting_and_leave_nothing_behind() {
     let Some(mut process) = Process::start(&[], &["--serial", "none", "--append", "10 0"]) else { return };
     let mut user = process.user();
-    let (nobody, none) = (json!({"uri": process.door()}), json!({}));
+    let (nobody, none) = (json!({"uri": process.unused_address()}), json!({}));
     let floods = [("migrate", &nobody), ("migrate_cancel", &none), ("query-migrate", &none)];
     let answers = Mutex::new(BTreeMap::<String, u32>::new());
     let done = AtomicBool::new(false);

@@ -3,7 +3,7 @@
 
 use nix::sys::signal::Signal;
 
-use crate::process::{AT_ONCE, PATIENCE, Process};
+use crate::process::{AT_ONCE, Process, TIMEOUT};
 
 /// Registers of the event device.
 const SLEEP_CONTROL: u32 = 0xfea0_0200;
@@ -97,7 +97,7 @@ fn sigterm_ends_a_guest_that_resets_itself_without_end() {
 fn a_guest_that_resets_itself_without_end_is_migrated() {
     for (name, cpus, code) in reset_floods() {
         let Some(mut source) = Process::start(&code, &["--cpus", cpus]) else { return };
-        let address = source.door();
+        let address = source.unused_address();
         let mut destination = Process::awaiting(&address, &code, &["--cpus", cpus]);
         let (mut here, mut there) = (source.user(), destination.user());
         here.pause_without_end();
@@ -123,6 +123,6 @@ fn power_off_ends_the_process_once_however_often_and_beside_whatever_it_is_asked
     ];
     for (name, cpus, code) in floods {
         let Some(mut process) = Process::start(&code, &["--cpus", cpus]) else { return };
-        assert_eq!(process.end_within(PATIENCE), Some(0), "{name}");
+        assert_eq!(process.end_within(TIMEOUT), Some(0), "{name}");
     }
 }

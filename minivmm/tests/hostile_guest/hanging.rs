@@ -115,7 +115,7 @@ fn a_migration_to_a_release_begins_while_the_guest_cannot_be_paused() {
     let Some(guest) = Guest::start() else { return };
     let directory = tempfile::tempdir().unwrap();
     let schema = directory.path().join("schema.json");
-    let address = guest.process.door();
+    let address = guest.process.unused_address();
     let mut user = guest.process.user();
     assert!(user.ask_with("dump-schema", &json!({"file": schema})).0.get("return").is_some());
     let destination =
@@ -144,7 +144,7 @@ fn a_migration_is_cancelled_at_once_while_a_disk_does_not_answer() {
     let schema = directory.path().join("schema.json");
     let mut user = guest.process.user();
     assert!(user.ask_with("dump-schema", &json!({"file": schema})).0.get("return").is_some());
-    let address = guest.process.door();
+    let address = guest.process.unused_address();
     let disk = guest._disk.path().to_str().unwrap();
     let destination = Process::awaiting(&address, &[], &["--serial", "none", "--disk", disk]);
     destination.user();

@@ -9,7 +9,7 @@ use nix::sys::ptrace::{self, Options};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-use crate::process::PATIENCE;
+use crate::process::TIMEOUT;
 
 /// A held thread, which continues when this is dropped. Only the test's thread that made it may use it.
 pub(crate) struct Held(Pid);
@@ -40,9 +40,9 @@ impl Held {
 
     /// Lets the thread continue to the beginning of one of these system calls.
     pub(crate) fn go_to(&self, calls: &[libc::c_long]) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         loop {
-            assert!(Instant::now() < deadline, "none of the calls {calls:?} within {PATIENCE:?}");
+            assert!(Instant::now() < deadline, "none of the calls {calls:?} within {TIMEOUT:?}");
             ptrace::syscall(self.0, None).unwrap();
             if self.await_stop() == Stop::Call && self.begins(calls) {
                 return;
@@ -63,7 +63,7 @@ impl Held {
     }
 
     fn await_stop(&self) -> Stop {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         loop {
             match waitpid(self.0, Some(WaitPidFlag::__WALL | WaitPidFlag::WNOHANG)).unwrap() {
                 WaitStatus::StillAlive => sleep(Duration::from_millis(1)),
@@ -72,13 +72,13 @@ impl Held {
                 WaitStatus::Stopped(..) | WaitStatus::PtraceEvent(..) => return Stop::Other,
                 ended => panic!("the thread ended: {ended:?}"),
             }
-            assert!(Instant::now() < deadline, "the thread does not stop within {PATIENCE:?}");
+            assert!(Instant::now() < deadline, "the thread does not stop within {TIMEOUT:?}");
         }
     }
 
     /// Waits for the thread's end, before which its process cannot end; returns the exit code, if it ended by itself.
     pub(crate) fn await_end(self) -> Option<i32> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         loop {
             match waitpid(self.0, Some(WaitPidFlag::__WALL | WaitPidFlag::WNOHANG)).unwrap() {
                 WaitStatus::StillAlive => sleep(Duration::from_millis(1)),
@@ -86,7 +86,7 @@ impl Held {
                 WaitStatus::Signaled(..) => return None,
                 other => panic!("{other:?}"),
             }
-            assert!(Instant::now() < deadline, "the thread does not end within {PATIENCE:?}");
+            assert!(Instant::now() < deadline, "the thread does not end within {TIMEOUT:?}");
         }
     }
 }

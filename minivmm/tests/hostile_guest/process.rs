@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use vmstate_lab::tiny;
 
 /// Bound for actions without a promised time, on a busy host.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(180);
 
 /// Bound for actions that are promised within a second, with time for a busy host. A request that waits for a guest or a client
 /// that acts without end would take for ever.
@@ -93,15 +93,15 @@ impl Process {
     }
 
     /// An address at which no process listens.
-    pub(crate) fn door(&self) -> String {
-        format!("unix:{}/door", self.directory.path().display())
+    pub(crate) fn unused_address(&self) -> String {
+        format!("unix:{}/incoming", self.directory.path().display())
     }
 
     /// Connects to the process's control socket.
     pub(crate) fn user(&self) -> User {
         let path = self.directory.path().join("qmp");
         let stream = until("control socket", || UnixStream::connect(&path).ok());
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(TIMEOUT)).unwrap();
         let mut user = User(BufReader::new(stream));
         assert!(user.next().get("QMP").is_some());
         user.ask("qmp_capabilities");
@@ -160,7 +160,7 @@ impl User {
 
     /// Sets a downtime limit that even a busy host keeps, since these tests do not measure the downtime.
     pub(crate) fn pause_without_end(&mut self) {
-        let limit = PATIENCE.as_millis() as u64;
+        let limit = TIMEOUT.as_millis() as u64;
         let limits = json!({"pause-budget": limit, "downtime-limit": limit});
         let (answer, _) = self.ask_with("migrate-set-parameters", &limits);
         assert!(answer.get("return").is_some(), "{answer}");
@@ -184,12 +184,12 @@ impl User {
 
 /// Polls until `look` returns a value.
 pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     loop {
         if let Some(found) = look() {
             return found;
         }
-        assert!(Instant::now() < deadline, "no {what} within {PATIENCE:?}");
+        assert!(Instant::now() < deadline, "no {what} within {TIMEOUT:?}");
         std::thread::sleep(Duration::from_millis(1));
     }
 }

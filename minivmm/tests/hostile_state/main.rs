@@ -115,12 +115,12 @@ fn device_state_that_a_peer_makes_up_costs_only_its_guest() {
 /// passes.
 fn play(recorded: &Recorded, bytes: &[u8], run: impl FnOnce(&Vmm)) -> Result<(Outcome, usize)> {
     let directory = tempfile::tempdir().map_err(|error| error.to_string())?;
-    let door = directory.path().join("door");
+    let incoming_socket = directory.path().join("incoming");
     let mut config = config(directory.path(), &recorded.image)?;
-    config.incoming = Some(format!("unix:{}", door.display()));
+    config.incoming = Some(format!("unix:{}", incoming_socket.display()));
     let program = Program::Minivmm(env!("CARGO_BIN_EXE_minivmm").into());
     let mut vmm = Vmm::spawn(None, &program, &config).map_err(|error| error.to_string())?;
-    let sent = send(&door, bytes)?;
+    let sent = send(&incoming_socket, bytes)?;
     let outcome = follow(&mut vmm, &sent, run);
     // The sender reads until the process has closed the connection, which has ended by now or is killed here.
     vmm.process().kill();
@@ -136,9 +136,9 @@ fn play(recorded: &Recorded, bytes: &[u8], run: impl FnOnce(&Vmm)) -> Result<(Ou
 }
 
 /// Plays the source, which reads every answer and ignores it.
-fn send(door: &Path, bytes: &[u8]) -> Result<JoinHandle<()>> {
-    let failed = |error: std::io::Error| format!("{}: {error}", door.display());
-    let mut wire = UnixStream::connect(door).map_err(failed)?;
+fn send(incoming_socket: &Path, bytes: &[u8]) -> Result<JoinHandle<()>> {
+    let failed = |error: std::io::Error| format!("{}: {error}", incoming_socket.display());
+    let mut wire = UnixStream::connect(incoming_socket).map_err(failed)?;
     let mut answers = wire.try_clone().map_err(failed)?;
     let bytes = bytes.to_vec();
     Ok(std::thread::spawn(move || {

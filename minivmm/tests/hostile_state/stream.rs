@@ -17,7 +17,7 @@ use crate::Result;
 
 /// Pages that the guest rewrites in each pass.
 const PAGES: u64 = 64;
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 /// Section that says whose disk it is: without it a stream is like a QEMU's, and can be loaded again.
 const OWNERSHIP: &str = "minivmm/ownership";
 /// Bytes of a section's footer.
@@ -75,7 +75,7 @@ fn migrate(directory: &Path) -> Result<(Vec<u8>, Vec<u8>)> {
     let program = Program::Minivmm(env!("CARGO_BIN_EXE_minivmm").into());
     let mut config = config(directory, &[0; 64 << 10])?;
     let mut source = Vmm::spawn(None, &program, &config).map_err(text)?;
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while tiny::passes(&source.console()).len() < 3 {
         if Instant::now() > deadline {
             return Err(format!("the guest does not work: {:?} {}", source.console(), source.errors()));
@@ -84,12 +84,13 @@ fn migrate(directory: &Path) -> Result<(Vec<u8>, Vec<u8>)> {
     }
     source.qmp.execute("stop", serde_json::Value::Null).map_err(text)?;
     // A long limit, for a busy host.
-    let patient = serde_json::json!({ "downtime-limit": PATIENCE.as_millis() as u64 });
-    source.qmp.execute("migrate-set-parameters", patient).map_err(text)?;
-    let (door, between) = (directory.join("door"), directory.join("between"));
-    (config.control, config.incoming) = (directory.join("control1"), Some(format!("unix:{}", door.display())));
+    let limit = serde_json::json!({ "downtime-limit": TIMEOUT.as_millis() as u64 });
+    source.qmp.execute("migrate-set-parameters", limit).map_err(text)?;
+    let (incoming_socket, between) = (directory.join("incoming"), directory.join("between"));
+    (config.control, config.incoming) =
+        (directory.join("control1"), Some(format!("unix:{}", incoming_socket.display())));
     let mut destination = Vmm::spawn(None, &program, &config).map_err(text)?;
-    let relay = relay(&between, door)?;
+    let relay = relay(&between, incoming_socket)?;
     source.start_migration(&format!("unix:{}", between.display())).map_err(text)?;
     let ended = source.follow_migration(deadline, |_| ()).map_err(text)?;
     if ended["status"] != "completed" {

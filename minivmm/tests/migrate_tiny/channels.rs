@@ -5,7 +5,7 @@ use std::time::Duration;
 use minivmm::vm::{MigrationStatus, ParameterChange, Request, RunState, Terms};
 use vmstate::migrate::ParameterValue;
 
-use crate::machine::{Machine, PATIENCE, door, free_port, lab, running, until};
+use crate::machine::{Machine, TIMEOUT, free_port, lab, running, unix_address, until};
 
 fn choose(machine: &Machine, channels: u64, compression: &'static str) {
     let change = ParameterChange::default()
@@ -20,9 +20,11 @@ fn a_guest_goes_over_any_number_of_channels() {
     let Some(dir) = lab() else { return };
     let mut here = Machine::start(dir.path(), None);
     here.await_passes(2);
-    for (address, channels, compression) in
-        [(door(dir.path(), "one"), 1, "none"), (free_port(), 4, "zstd"), (door(dir.path(), "many"), 9, "none")]
-    {
+    for (address, channels, compression) in [
+        (unix_address(dir.path(), "one"), 1, "none"),
+        (free_port(), 4, "zstd"),
+        (unix_address(dir.path(), "many"), 9, "none"),
+    ] {
         // A destination without parameters.
         let there = Machine::start(dir.path(), Some(&address));
         choose(&here, channels, compression);
@@ -40,7 +42,7 @@ fn a_cancelled_migration_over_channels_leaves_the_guest_here_and_the_next_one_su
     let Some((dir, source)) = running() else { return };
     choose(&source, 4, "none");
     source.limit(Duration::from_millis(1), 1 << 20);
-    let address = door(dir.path(), "refused");
+    let address = unix_address(dir.path(), "refused");
     let mut first = Machine::start(dir.path(), Some(&address));
     source.handle.ask(Request::Migrate(address, Terms::default())).unwrap();
     until(|| source.handle.migration().figures.normal_pages > 0, || format!("{:?}", source.handle.migration()));
@@ -48,8 +50,8 @@ fn a_cancelled_migration_over_channels_leaves_the_guest_here_and_the_next_one_su
     assert_eq!(source.handle.migration().status(), MigrationStatus::Cancelled);
     first.thread.take().unwrap().join().unwrap();
     source.await_passes(2);
-    source.limit(PATIENCE, 0);
-    let address = door(dir.path(), "taken");
+    source.limit(TIMEOUT, 0);
+    let address = unix_address(dir.path(), "taken");
     let second = Machine::start(dir.path(), Some(&address));
     assert_eq!(source.migrate(&address), MigrationStatus::Completed, "{:?}", source.handle.migration());
     second.await_passes(2);

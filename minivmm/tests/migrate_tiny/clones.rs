@@ -10,7 +10,7 @@ use minivmm::vm::{MigrationStatus, Request, RunState, Terms};
 use vmstate_lab::tiny::generation::{bzimage, events, ids};
 use vmstate_lab::vmm::listens;
 
-use crate::machine::{Machine, door, lab, until};
+use crate::machine::{Machine, lab, unix_address, until};
 
 /// The event of a changed id (docs/minivmm-devices.md).
 const CHANGED: &str = "00000080";
@@ -92,7 +92,7 @@ fn a_guest_that_moves_keeps_its_id() {
     until(|| listens(std::process::id(), &socket), || "nobody listens".into());
     assert_eq!(source.migrate(&local), MigrationStatus::Completed, "{:?}", source.handle.migration());
     let next = next.join().unwrap();
-    let at = door(dir.path(), "door");
+    let at = unix_address(dir.path(), "incoming");
     let last = start(dir.path(), Some(&at), false);
     assert_eq!(asked(&next), first);
     assert_eq!(next.migrate(&at), MigrationStatus::Completed, "{:?}", next.handle.migration());

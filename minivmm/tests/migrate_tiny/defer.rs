@@ -5,10 +5,10 @@ use std::path::Path;
 use minivmm::config::ListenAt;
 use minivmm::vm::{End, MigrationStatus, Request, RunState, Terms};
 
-use crate::machine::{Machine, door, running};
+use crate::machine::{Machine, running, unix_address};
 
 fn incoming(dir: &Path, name: &str, exit_on_error: bool) -> Request {
-    Request::MigrateIncoming { at: door(dir, name), exit_on_error }
+    Request::MigrateIncoming { at: unix_address(dir, name), exit_on_error }
 }
 
 /// The migration breaks in the middle of its pages, so the destination has changed; then the same guest arrives completely.
@@ -23,7 +23,7 @@ fn a_destination_that_failed_waits_again_and_takes_the_guest() {
         there.handle.ask(incoming(dir.path(), attempt, false)).unwrap();
         let refusal = there.handle.ask(incoming(dir.path(), attempt, false)).unwrap_err();
         assert_eq!(refusal.0, "The incoming migration has already been started");
-        source.handle.ask(Request::Migrate(door(dir.path(), attempt), Terms::default())).unwrap();
+        source.handle.ask(Request::Migrate(unix_address(dir.path(), attempt), Terms::default())).unwrap();
         crate::machine::until(
             || there.handle.migration().figures.normal_pages > 0,
             || format!("{:?}", there.handle.migration()),
@@ -35,8 +35,8 @@ fn a_destination_that_failed_waits_again_and_takes_the_guest() {
         source.await_passes(1);
     }
     there.handle.ask(incoming(dir.path(), "third", true)).unwrap();
-    source.limit(crate::machine::PATIENCE, 0);
-    assert_eq!(source.migrate(&door(dir.path(), "third")), MigrationStatus::Completed);
+    source.limit(crate::machine::TIMEOUT, 0);
+    assert_eq!(source.migrate(&unix_address(dir.path(), "third")), MigrationStatus::Completed);
     there.await_passes(2);
     let refusal = there.handle.ask(incoming(dir.path(), "fourth", true)).unwrap_err();
     assert_eq!(refusal.0, "'-incoming' was not specified on the command line");
@@ -53,7 +53,7 @@ fn an_address_that_cannot_be_had_is_refused_and_a_stop_before_any_address_holds(
     assert!(refusal.0.ends_with("give an address that nobody listens at"), "{refusal}");
     there.handle.ask(Request::Stop).unwrap();
     there.handle.ask(incoming(dir.path(), "free", true)).unwrap();
-    assert_eq!(source.migrate(&door(dir.path(), "free")), MigrationStatus::Completed);
+    assert_eq!(source.migrate(&unix_address(dir.path(), "free")), MigrationStatus::Completed);
     there.await_state(RunState::Paused);
     source.quit();
     let _ = there.handle.ask(Request::Quit);

@@ -14,7 +14,7 @@ use minivmm::vm::{MigrationStatus, Request, RunState, Terms};
 use nix::mount::{MsFlags, mount, umount};
 use vmstate_lab::{skip, tiny};
 
-use crate::machine::{Machine, door, lab, until};
+use crate::machine::{Machine, lab, unix_address, until};
 use crate::ownership::generation;
 use crate::proxy::{Proxy, Word};
 
@@ -96,7 +96,7 @@ impl Ground {
         let lease = lease.then(|| dir.path().join("lease"));
         let source = Machine::start_writing(dir.path(), None, disk(&original, None), lease);
         source.await_passes(1);
-        let (copy, address) = (dir.path().join("copy"), door(dir.path(), "door"));
+        let (copy, address) = (dir.path().join("copy"), unix_address(dir.path(), "incoming"));
         Some(Self { dir, source, original, copy, address })
     }
 

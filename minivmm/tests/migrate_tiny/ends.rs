@@ -11,7 +11,7 @@ use nix::libc;
 use rustix::fs::fremovexattr;
 use vmstate::ownership::ATTRIBUTE;
 
-use crate::machine::{Machine, Pair, door, lab, pair, running, until};
+use crate::machine::{Machine, Pair, lab, pair, running, unix_address, until};
 use crate::proxy::{Proxy, Word};
 
 #[test]
@@ -54,7 +54,7 @@ fn an_undecided_end_has_its_own_status_and_takes_the_word_of_a_user() {
     let Some(dir) = lab() else { return };
     let source = Machine::start_with(dir.path(), None, Vec::new());
     source.await_passes(1);
-    let address = door(dir.path(), "door");
+    let address = unix_address(dir.path(), "incoming");
     let destination = Machine::start_with(dir.path(), Some(&address), Vec::new());
     let proxy = Proxy::holding(Word::TakesOver, dir.path(), &address);
     source.handle.ask(Request::Migrate(proxy.address.clone(), Terms::default())).unwrap();
@@ -78,7 +78,7 @@ fn an_undecided_end_has_its_own_status_and_takes_the_word_of_a_user() {
 #[test]
 fn a_failed_migration_leaves_a_running_guest_that_stops_and_goes_on() {
     let Some((dir, source)) = running() else { return };
-    assert_eq!(source.migrate(&door(dir.path(), "nobody")), MigrationStatus::Failed);
+    assert_eq!(source.migrate(&unix_address(dir.path(), "nobody")), MigrationStatus::Failed);
     source.handle.ask(Request::Stop).unwrap();
     source.handle.ask(Request::Cont).unwrap();
     source.await_passes(2);
@@ -90,7 +90,7 @@ fn a_failed_migration_leaves_a_running_guest_that_stops_and_goes_on() {
 fn a_pause_budget_that_nothing_fits_into_leaves_a_running_guest() {
     let Some((dir, source)) = running() else { return };
     for nanos in [1, 1000, 100_000] {
-        let address = door(dir.path(), "door");
+        let address = unix_address(dir.path(), "incoming");
         let destination = Machine::start(dir.path(), Some(&address));
         let change = ParameterChange::default().with("pause-budget", Duration::from_nanos(nanos));
         source.handle.ask(Request::MigrateSetParameters(change)).unwrap();
@@ -111,10 +111,10 @@ fn take_lock(disk: &Path) -> File {
 }
 
 /// A guest that is stopped on both sides, since a third process has locked its disk; and that lock.
-fn both_stand(dir: &Path) -> (Machine, Machine, File) {
+fn stopped_on_both_sides(dir: &Path) -> (Machine, Machine, File) {
     let source = Machine::start(dir, None);
     source.await_passes(1);
-    let address = door(dir, "door");
+    let address = unix_address(dir, "incoming");
     let destination = Machine::start(dir, Some(&address));
     let proxy = Proxy::holding(Word::End, dir, &address);
     source.handle.ask(Request::Migrate(proxy.address.clone(), Terms::default())).unwrap();
@@ -134,7 +134,7 @@ fn both_stand(dir: &Path) -> (Machine, Machine, File) {
 fn a_guest_whose_disk_a_third_party_took_waits_on_both_sides_and_goes_on_once() {
     for at_destination in [true, false] {
         let Some(dir) = lab() else { return };
-        let (source, destination, third) = both_stand(dir.path());
+        let (source, destination, third) = stopped_on_both_sides(dir.path());
         for side in [&source, &destination] {
             let refusal = side.handle.ask(Request::Cont).unwrap_err().0;
             assert!(refusal.contains("holds the guest's disks"), "{refusal}");
@@ -156,12 +156,12 @@ fn a_guest_whose_disk_a_third_party_took_waits_on_both_sides_and_goes_on_once() 
 #[test]
 fn a_guest_that_may_be_stale_is_not_migrated_on() {
     let Some(dir) = lab() else { return };
-    let (source, destination, third) = both_stand(dir.path());
+    let (source, destination, third) = stopped_on_both_sides(dir.path());
     drop(third);
     source.handle.ask(Request::Cont).unwrap();
     source.await_passes(1);
     source.quit();
-    let next = door(dir.path(), "next");
+    let next = unix_address(dir.path(), "next");
     let elsewhere = Machine::start(dir.path(), Some(&next));
     let refusal = destination.handle.ask(Request::Migrate(next, Terms::default())).unwrap_err().0;
     assert!(refusal.ends_with("resume it with cont first"), "{refusal}");
@@ -178,7 +178,7 @@ fn a_guest_that_may_be_stale_is_not_migrated_on() {
 #[test]
 fn a_guest_whose_record_was_removed_takes_the_word_of_a_user() {
     let Some(dir) = lab() else { return };
-    let (source, destination, third) = both_stand(dir.path());
+    let (source, destination, third) = stopped_on_both_sides(dir.path());
     fremovexattr(&third, ATTRIBUTE).unwrap();
     drop(third);
     for side in [&source, &destination] {

@@ -13,7 +13,7 @@ use vmstate::dump::Dump;
 use vmstate::migrate::ParameterValue;
 use vmstate_lab::tiny;
 
-use crate::machine::{Machine, door, lab, running, until};
+use crate::machine::{Machine, lab, running, unix_address, until};
 use crate::ownership::generation;
 
 fn file(dir: &Path, name: &str, offset: u64) -> Address {
@@ -240,7 +240,7 @@ fn a_clone_has_another_address_on_request_and_only_from_a_file() {
     assert_eq!(read(&forgotten, &state), MigrationStatus::Failed);
     assert!(error(&forgotten).contains("has the address 52:54:77:00:00:01 at the source"), "{}", error(&forgotten));
     forgotten.quit();
-    let live = door(dir.path(), "live");
+    let live = unix_address(dir.path(), "live");
     let elsewhere = with_card(dir.path(), Some(ListenAt::Address(live.clone())), Some(ours));
     assert_eq!(source.migrate(&live), MigrationStatus::Failed);
     elsewhere.quit();

@@ -11,7 +11,7 @@ use minivmm::config::{Address, Config, Cpu, Disk, ListenAt, RateLimits, Restore,
 use minivmm::vm::{End, Event, Handle, Keyboard, MigrationStatus, ParameterChange, Request, RunState, Terms, Vm};
 use vmstate_lab::tiny;
 
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(60);
 /// Pages that the guest rewrites: 8 MiB.
 pub(crate) const PAGES: u64 = 2048;
 
@@ -147,13 +147,13 @@ impl Machine {
         let vm = Vm::new(config, Box::new(console.clone())).unwrap();
         let (handle, keyboard) = (vm.handle(), vm.keyboard());
         let machine = Self { handle, keyboard, console, thread: Some(std::thread::spawn(|| vm.run())) };
-        machine.be_patient();
+        machine.set_long_limits();
         machine
     }
 
     /// Sets long limits, so that neither a busy host nor a wait of a test ends a migration.
-    fn be_patient(&self) {
-        let change = ParameterChange::default().with("downtime-limit", PATIENCE).with("pause-budget", PATIENCE);
+    fn set_long_limits(&self) {
+        let change = ParameterChange::default().with("downtime-limit", TIMEOUT).with("pause-budget", TIMEOUT);
         self.handle.ask(Request::MigrateSetParameters(change)).unwrap();
     }
 
@@ -239,9 +239,9 @@ impl Machine {
 }
 
 pub(crate) fn until(condition: impl Fn() -> bool, state: impl Fn() -> String) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while !condition() {
-        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {}", state());
+        assert!(Instant::now() < deadline, "not within {TIMEOUT:?}: {}", state());
         std::thread::sleep(Duration::from_millis(2));
     }
 }
@@ -275,7 +275,7 @@ pub(crate) struct Pair {
 /// Starts the pair. `None` without KVM.
 pub(crate) fn pair() -> Option<Pair> {
     let (dir, source) = running()?;
-    let address = door(dir.path(), "door");
+    let address = unix_address(dir.path(), "incoming");
     let destination = Machine::start(dir.path(), Some(&address));
     Some(Pair { dir, source, address, destination })
 }
@@ -288,6 +288,6 @@ pub(crate) fn free_port() -> Address {
     Address::Tcp(format!("{address}:{port}"))
 }
 
-pub(crate) fn door(dir: &Path, name: &str) -> Address {
+pub(crate) fn unix_address(dir: &Path, name: &str) -> Address {
     Address::Unix(dir.join(name))
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use minivmm::config::{Address, Disk, RateLimits};
 use minivmm::vm::{End, MigrationStatus, Request, RunState, Terms};
 
-use crate::machine::{Machine, PAGES, PATIENCE, door, free_port, lab, running, until};
+use crate::machine::{Machine, PAGES, TIMEOUT, free_port, lab, running, unix_address, until};
 use crate::ownership::generation;
 
 #[test]
@@ -13,7 +13,7 @@ fn a_running_guest_moves_and_does_not_notice() {
     let Some(dir) = lab() else { return };
     let mut here = Machine::start(dir.path(), None);
     here.await_passes(2);
-    for address in [door(dir.path(), "first"), free_port(), door(dir.path(), "third")] {
+    for address in [unix_address(dir.path(), "first"), free_port(), unix_address(dir.path(), "third")] {
         let there = Machine::start(dir.path(), Some(&address));
         assert_eq!(there.handle.run_state(), RunState::InMigrate);
         assert_eq!(here.migrate(&address), MigrationStatus::Completed, "{:?}", here.handle.migration());
@@ -36,7 +36,7 @@ fn a_running_guest_moves_and_does_not_notice() {
 fn a_cancelled_migration_leaves_the_guest_here_and_the_next_one_succeeds() {
     let Some((dir, source)) = running() else { return };
     source.limit(Duration::from_millis(1), 1 << 20);
-    let address = door(dir.path(), "refused");
+    let address = unix_address(dir.path(), "refused");
     let mut first = Machine::start(dir.path(), Some(&address));
     source.handle.ask(Request::Migrate(address, Terms::default())).unwrap();
     until(|| source.handle.migration().figures.normal_pages > 0, || format!("{:?}", source.handle.migration()));
@@ -48,8 +48,8 @@ fn a_cancelled_migration_leaves_the_guest_here_and_the_next_one_succeeds() {
     assert_eq!(first.passes(), 0);
     source.await_passes(2);
 
-    source.limit(PATIENCE, 0);
-    let address = door(dir.path(), "taken");
+    source.limit(TIMEOUT, 0);
+    let address = unix_address(dir.path(), "taken");
     let second = Machine::start(dir.path(), Some(&address));
     assert_eq!(source.migrate(&address), MigrationStatus::Completed, "{:?}", source.handle.migration());
     second.await_passes(2);
@@ -60,7 +60,7 @@ fn a_cancelled_migration_leaves_the_guest_here_and_the_next_one_succeeds() {
 #[test]
 fn without_a_destination_the_guest_goes_on_here() {
     let Some((dir, source)) = running() else { return };
-    assert_eq!(source.migrate(&door(dir.path(), "nobody")), MigrationStatus::Failed);
+    assert_eq!(source.migrate(&unix_address(dir.path(), "nobody")), MigrationStatus::Failed);
     let error = source.handle.migration().error.unwrap();
     assert!(error.contains("--incoming"), "{error}");
     source.await_passes(2);
@@ -71,7 +71,7 @@ fn without_a_destination_the_guest_goes_on_here() {
 fn a_paused_guest_arrives_paused() {
     let Some((dir, source)) = running() else { return };
     source.handle.ask(Request::Stop).unwrap();
-    let address = door(dir.path(), "door");
+    let address = unix_address(dir.path(), "incoming");
     let destination = Machine::start(dir.path(), Some(&address));
     assert_eq!(source.migrate(&address), MigrationStatus::Completed, "{:?}", source.handle.migration());
     until(|| destination.handle.run_state() == RunState::Paused, || format!("{:?}", destination.handle.run_state()));
@@ -93,7 +93,7 @@ fn a_guest_that_moves_on_and_on_is_nowhere_it_has_been() {
     };
     let mut machines = vec![start(None)];
     for hop in 1..=6 {
-        let address = door(dir.path(), &format!("door{hop}"));
+        let address = unix_address(dir.path(), &format!("incoming{hop}"));
         machines.push(start(Some(&address)));
         let [.., from, to] = machines.as_slice() else { unreachable!() };
         from.await_passes(1);

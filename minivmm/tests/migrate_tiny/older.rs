@@ -6,7 +6,7 @@ use minivmm::control::{Client, Server};
 use minivmm::vm::{MigrationStatus, RunState};
 use serde_json::{Value, json};
 
-use crate::machine::{Machine, door, lab};
+use crate::machine::{Machine, lab, unix_address};
 
 #[test]
 fn a_guest_goes_to_the_release_of_a_schema_or_runs_on_here() {
@@ -31,7 +31,7 @@ fn a_guest_goes_to_the_release_of_a_schema_or_runs_on_here() {
     (unsent["tsc"]["Name"], unsent["tsc"]["Description"]["name"]) = (json!("tsc"), json!("tsc"));
     write("unsent", &unsent);
 
-    let address = door(dir.path(), "door");
+    let address = unix_address(dir.path(), "incoming");
     let destination = Machine::start(dir.path(), Some(&address));
     let states = source.statuses();
     let refusals: [(&str, &[&str]); 2] = [
@@ -60,7 +60,7 @@ fn a_guest_goes_to_the_release_of_a_schema_or_runs_on_here() {
     // The schema of the machine where the guest is now; the refused schemas have no effect.
     let _server = Server::bind(&dir.path().join("there"), destination.handle.clone()).unwrap();
     let mut client = Client::connect(&dir.path().join("there")).unwrap();
-    let address = door(dir.path(), "next");
+    let address = unix_address(dir.path(), "next");
     let next = Machine::start(dir.path(), Some(&address));
     client.execute("migrate", json!({"uri": address.to_string(), "target-schema": file("lacking")})).unwrap();
     assert_eq!(destination.await_end(), MigrationStatus::Failed);

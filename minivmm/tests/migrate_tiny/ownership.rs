@@ -11,7 +11,7 @@ use minivmm::devices::virtio::blk::Image;
 use minivmm::vm::{MigrationStatus, Request, RunState};
 use vmstate::ownership::{Access, Record, Resource};
 
-use crate::machine::{Machine, PATIENCE, door, lab, until};
+use crate::machine::{Machine, TIMEOUT, lab, unix_address, until};
 
 fn image(dir: &Path, name: &str) -> PathBuf {
     let path = dir.join(name);
@@ -37,7 +37,12 @@ pub(crate) fn generation(path: &Path) -> Option<u64> {
 /// Migrates from `source` to `destination`, which refuses before the first page and waits for another source; returns the
 /// reason. The guest runs on at the source.
 fn refused(source: &Machine, destination: Machine, dir: &Path) -> String {
-    assert_eq!(source.migrate(&door(dir, "door")), MigrationStatus::Failed, "{:?}", source.handle.migration());
+    assert_eq!(
+        source.migrate(&unix_address(dir, "incoming")),
+        MigrationStatus::Failed,
+        "{:?}",
+        source.handle.migration()
+    );
     let info = source.handle.migration();
     assert_eq!((info.figures.normal_pages, info.figures.zero_pages), (0, 0), "{info:?}");
     let error = || destination.handle.migration().error;
@@ -54,7 +59,7 @@ fn refused(source: &Machine, destination: Machine, dir: &Path) -> String {
 #[test]
 fn a_copy_of_the_disk_is_refused_and_the_disk_itself_is_not() {
     let Some(dir) = lab() else { return };
-    let (dir, address) = (dir.path(), door(dir.path(), "door"));
+    let (dir, address) = (dir.path(), unix_address(dir.path(), "incoming"));
     let source = Machine::start(dir, None);
     let disk = dir.join("disk");
     assert_eq!(generation(&disk), Some(1), "the boot was recorded");
@@ -82,7 +87,7 @@ fn a_copy_of_the_disk_is_refused_and_the_disk_itself_is_not() {
 #[test]
 fn swapped_disks_are_named() {
     let Some(dir) = lab() else { return };
-    let (dir, address) = (dir.path(), door(dir.path(), "door"));
+    let (dir, address) = (dir.path(), unix_address(dir.path(), "incoming"));
     let (one, two) = (image(dir, "one"), image(dir, "two"));
     let source = Machine::start_with(dir, None, writable(&[&one, &two]));
     source.await_passes(1);
@@ -98,7 +103,7 @@ fn swapped_disks_are_named() {
 #[test]
 fn a_lease_speaks_for_a_guest_without_disks() {
     let Some(dir) = lab() else { return };
-    let (dir, address) = (dir.path(), door(dir.path(), "door"));
+    let (dir, address) = (dir.path(), unix_address(dir.path(), "incoming"));
     let machine = |incoming, lease: Option<&str>| {
         Machine::start_leased(dir, incoming, Vec::new(), lease.map(|name| dir.join(name)))
     };
@@ -118,7 +123,7 @@ fn a_lease_speaks_for_a_guest_without_disks() {
 #[test]
 fn nobody_writes_to_a_read_only_disk_before_during_and_after_the_hand_over() {
     let Some(dir) = lab() else { return };
-    let (dir, address) = (dir.path(), door(dir.path(), "door"));
+    let (dir, address) = (dir.path(), unix_address(dir.path(), "incoming"));
     let (disk, read_only) = (image(dir, "disk"), image(dir, "read-only"));
     let with = |incoming| {
         let disks = [
@@ -135,7 +140,7 @@ fn nobody_writes_to_a_read_only_disk_before_during_and_after_the_hand_over() {
     std::thread::scope(|scope| {
         let attempts = scope.spawn(|| {
             let mut attempts = 0_u64;
-            let deadline = Instant::now() + PATIENCE;
+            let deadline = Instant::now() + TIMEOUT;
             while !over.load(Ordering::Relaxed) && Instant::now() < deadline {
                 assert!(writer.resource().lock().is_err(), "a writer got in");
                 attempts += 1;
@@ -157,7 +162,7 @@ fn nobody_writes_to_a_read_only_disk_before_during_and_after_the_hand_over() {
 #[test]
 fn a_guest_whose_disk_cannot_be_written_back_stays() {
     let Some(dir) = lab() else { return };
-    let (dir, address) = (dir.path(), door(dir.path(), "door"));
+    let (dir, address) = (dir.path(), unix_address(dir.path(), "incoming"));
     let disk = PathBuf::from("/proc/self/oom_score_adj");
     let source = Machine::start_with(dir, None, writable(&[&disk]));
     source.await_passes(1);

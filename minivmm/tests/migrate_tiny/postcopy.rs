@@ -12,7 +12,7 @@ use std::time::Duration;
 use minivmm::config::Address;
 use minivmm::vm::{MigrationInfo, MigrationStatus, ParameterChange, Request, RunState, Terms};
 
-use crate::machine::{Machine, PATIENCE, door, lab, until};
+use crate::machine::{Machine, TIMEOUT, lab, unix_address, until};
 use crate::tls::{certificates, set, waiting};
 
 /// Starts a machine whose guest never fits into its downtime limit, and one that waits for it. `None` without support for it.
@@ -25,7 +25,7 @@ fn machines(dir: &Path) -> Option<(Machine, Machine, Address)> {
     source.await_passes(1);
     let change = ParameterChange::default().with("postcopy-ram", true).with("downtime-limit", Duration::ZERO);
     source.handle.ask(Request::MigrateSetParameters(change)).unwrap();
-    let address = door(dir, "door");
+    let address = unix_address(dir, "incoming");
     let destination = Machine::start(dir, Some(&address));
     Some((source, destination, address))
 }
@@ -58,7 +58,7 @@ fn a_guest_runs_before_all_of_its_memory_is_there() {
     assert_eq!(source.handle.migration().block_time, None);
     source.quit();
     // The destination is a machine like any other.
-    let address = door(dir.path(), "next");
+    let address = unix_address(dir.path(), "next");
     let next = Machine::start(dir.path(), Some(&address));
     let change = ParameterChange::default().with("postcopy-ram", true);
     destination.handle.ask(Request::MigrateSetParameters(change)).unwrap();
@@ -136,7 +136,7 @@ fn ten_cuts_in_one_migration() {
                 address.clone()
             }
             _ => {
-                let elsewhere = door(dir.path(), &format!("door{cut}"));
+                let elsewhere = unix_address(dir.path(), &format!("incoming{cut}"));
                 destination.handle.recover_postcopy(elsewhere.clone()).unwrap();
                 elsewhere
             }
@@ -180,7 +180,7 @@ fn a_connection_that_takes_the_place_of_an_encrypted_one_is_encrypted() {
     unused.quit();
     let (certs, _) = certificates(dir.path().join("certs"), false);
     let (others, _) = certificates(dir.path().join("others"), false);
-    let address = door(dir.path(), "encrypted");
+    let address = unix_address(dir.path(), "encrypted");
     let destination = waiting(dir.path(), &address, &[("tls-creds", &certs), ("tls-authz", "CN=minivmm client")]);
     set(&source, &[("tls-creds", &certs), ("tls-hostname", "there")]);
     let change = ParameterChange::default().with("postcopy-preempt", true);
@@ -257,7 +257,7 @@ fn a_migration_that_began_without_it_does_not_go_on_so() {
     set(ParameterChange::default().with("postcopy-ram", true));
     let refusal = source.handle.ask(Request::MigrateStartPostcopy).unwrap_err().0;
     assert!(refusal.contains("postcopy-ram was off when this one began"), "{refusal}");
-    set(ParameterChange::default().with("downtime-limit", PATIENCE));
+    set(ParameterChange::default().with("downtime-limit", TIMEOUT));
     assert_eq!(source.await_end(), MigrationStatus::Completed, "{:?}", source.handle.migration());
     source.quit();
     destination.quit();

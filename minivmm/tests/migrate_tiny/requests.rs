@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 
-use crate::machine::{Machine, PATIENCE, Pair, door, lab, pair, running, until};
+use crate::machine::{Machine, Pair, TIMEOUT, lab, pair, running, unix_address, until};
 use crate::proxy::{Proxy, Word};
 
 /// A unix listener that accepts no connection, and the connections that fill its backlog.
@@ -37,7 +37,7 @@ const AT_ONCE: Duration = Duration::from_secs(9);
 #[test]
 fn a_migration_that_does_not_get_through_is_cancelled_at_once() {
     let Some((dir, source)) = running() else { return };
-    let address = door(dir.path(), "full");
+    let address = unix_address(dir.path(), "full");
     let _full = full_backlog(&address);
     let statuses = source.statuses();
     source.handle.ask(Request::Migrate(address, Terms::default())).unwrap();
@@ -55,7 +55,7 @@ fn a_migration_that_does_not_get_through_is_cancelled_at_once() {
 #[test]
 fn a_reset_or_quit_does_not_wait_for_a_connection() {
     let Some((dir, source)) = running() else { return };
-    let address = door(dir.path(), "full");
+    let address = unix_address(dir.path(), "full");
     let _full = full_backlog(&address);
     source.handle.ask(Request::Migrate(address.clone(), Terms::default())).unwrap();
     let asked = Instant::now();
@@ -73,7 +73,7 @@ fn resets_go_along_with_a_migration() {
     let Some((dir, source)) = running() else { return };
     // A round takes half a minute, and leaves more than fits into the pause.
     source.limit(Duration::from_millis(1), 256 << 10);
-    let address = door(dir.path(), "door");
+    let address = unix_address(dir.path(), "incoming");
     let destination = Machine::start(dir.path(), Some(&address));
     source.handle.ask(Request::Migrate(address, Terms::default())).unwrap();
     for times in 1..=3 {
@@ -87,7 +87,7 @@ fn resets_go_along_with_a_migration() {
         assert_eq!(source.handle.migration().status(), MigrationStatus::Active, "{:?}", source.handle.migration());
     }
     source.await_passes(1);
-    source.limit(PATIENCE, 0);
+    source.limit(TIMEOUT, 0);
     assert_eq!(source.await_end(), MigrationStatus::Completed, "{:?}", source.handle.migration());
     // The guest checks all of its memory in each pass, and does not notice the migration.
     destination.await_passes(3);
@@ -129,7 +129,7 @@ fn a_stop_at_a_waiting_destination_is_kept_and_cont_takes_it_back() {
     stopped.handle.ask(Request::Cont).unwrap();
     stopped.await_passes(2);
 
-    let address = door(dir.path(), "second");
+    let address = unix_address(dir.path(), "second");
     let running = Machine::start(dir.path(), Some(&address));
     running.handle.ask(Request::Stop).unwrap();
     running.handle.ask(Request::Cont).unwrap();
@@ -166,18 +166,18 @@ fn strangers_do_not_end_a_waiting_destination() {
 #[test]
 fn a_waiting_destination_quits_and_leaves_no_socket() {
     let Some(dir) = lab() else { return };
-    let address = door(dir.path(), "door");
+    let address = unix_address(dir.path(), "incoming");
     let destination = Machine::start(dir.path(), Some(&address));
     destination.handle.ask(Request::Quit).unwrap();
     assert_eq!(destination.end(), End::Quit);
-    assert!(!dir.path().join("door").exists(), "the socket's file is left");
+    assert!(!dir.path().join("incoming").exists(), "the socket's file is left");
 }
 
 /// Returns source, destination, and a wire that holds `word` while the source's guest is stopped.
 fn held_at(word: Word, dir: &std::path::Path) -> (Machine, Machine, Proxy) {
     let source = Machine::start(dir, None);
     source.await_passes(1);
-    let address = door(dir, "door");
+    let address = unix_address(dir, "incoming");
     let destination = Machine::start(dir, Some(&address));
     let proxy = Proxy::holding(word, dir, &address);
     source.handle.ask(Request::Migrate(proxy.address.clone(), Terms::default())).unwrap();
@@ -196,7 +196,7 @@ fn refused_meanwhile(source: &Machine) {
         );
     }
     let before = source.handle.parameters();
-    let parameters = ParameterChange::default().with("downtime-limit", before.downtime_limit + PATIENCE);
+    let parameters = ParameterChange::default().with("downtime-limit", before.downtime_limit + TIMEOUT);
     let again = Request::Migrate(Address::Unix("/nowhere".into()), Terms { parameters, ..Terms::default() });
     assert!(source.handle.ask(again).unwrap_err().0.contains("under way already"));
     assert_eq!(source.handle.parameters(), before, "those of the migration that is under way");
@@ -260,7 +260,7 @@ fn a_cancel_during_the_switch_over_lets_the_guest_go_on_at_once() {
 #[test]
 fn a_switch_over_waits_until_somebody_lets_it_begin() {
     let Some((dir, source)) = running() else { return };
-    let [at, next] = ["door", "next"].map(|name| door(dir.path(), name));
+    let [at, next] = ["incoming", "next"].map(|name| unix_address(dir.path(), name));
     let there = Machine::start(dir.path(), Some(&at));
     let statuses = source.statuses();
     source.handle.set_pauses_before_switchover(true);
@@ -302,7 +302,7 @@ fn a_switch_over_waits_until_somebody_lets_it_begin() {
 #[test]
 fn a_query_waits_for_nobody_while_the_guest_moves() {
     let Some((dir, source)) = running() else { return };
-    let at = door(dir.path(), "door");
+    let at = unix_address(dir.path(), "incoming");
     let there = Machine::start(dir.path(), Some(&at));
     let sleeps = || getrusage(UsageWho::RUSAGE_THREAD).unwrap().voluntary_context_switches();
     let (mut asked, mut slept, mut longest) = (0_u32, 0_u32, Duration::ZERO);

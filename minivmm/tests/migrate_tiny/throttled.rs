@@ -7,7 +7,7 @@ use minivmm::vm::{MigrationStatus, ParameterChange, Request, RunState, Terms};
 use vmstate::migrate::ParameterValue;
 use vmstate_lab::tiny;
 
-use crate::machine::{Machine, PATIENCE, door, lab, until};
+use crate::machine::{Machine, TIMEOUT, lab, unix_address, until};
 
 const PAGES: u64 = 512;
 
@@ -34,7 +34,7 @@ fn a_guest_that_dirties_more_than_goes_arrives_once_it_is_throttled() {
     let Some(dir) = lab() else { return };
     let kernel = tiny::with_code(&DIRTIES_SLOWLY);
     let source = Machine::start_kernel(dir.path(), None, Vec::new(), None, &kernel);
-    let address = door(dir.path(), "door");
+    let address = unix_address(dir.path(), "incoming");
     let destination = Machine::start_kernel(dir.path(), Some(&address), Vec::new(), None, &kernel);
     source.await_line();
     // All pages take 0.2 s of a round and would take 2 s of the pause, whose limit is 1 ms: so the pause is never short enough.
@@ -45,7 +45,7 @@ fn a_guest_that_dirties_more_than_goes_arrives_once_it_is_throttled() {
         .with("max-bandwidth", limit.get())
         .with("avail-switchover-bandwidth", PAGES * 4096 / 2)
         .with("downtime-limit", Duration::from_millis(1))
-        .with("deadline", PATIENCE * 2)
+        .with("deadline", TIMEOUT * 2)
         .with("deadline-action", ParameterValue::Word("switch-over".into()))
         .with("cpu-throttle-initial", 80));
     source.handle.ask(Request::Migrate(address, Terms::default())).unwrap();

@@ -7,7 +7,7 @@ use minivmm::config::ListenAt;
 use minivmm::vm::{MigrationStatus, ParameterChange, Request, RunState};
 use vmstate::migrate::ParameterValue;
 
-use crate::machine::{Machine, PATIENCE, door, free_port, running, until};
+use crate::machine::{Machine, TIMEOUT, free_port, running, unix_address, until};
 
 pub(crate) fn certificates(directory: PathBuf, self_signed: bool) -> (String, Vec<String>) {
     let wanted = Wanted { directory: directory.clone(), hosts: vec!["there".into()], days: 1, self_signed };
@@ -51,7 +51,7 @@ fn who_is_not_trusted_stays_where_it_was_and_both_sides_say_why() {
     let (here, here_pins) = certificates(dir.path().join("here"), true);
     let (at_there, there_pins) = certificates(dir.path().join("there"), true);
     let (other, _) = certificates(dir.path().join("other"), false);
-    let at = door(dir.path(), "door");
+    let at = unix_address(dir.path(), "incoming");
     // Pins of each side: the server's, then the client's.
     let there = waiting(dir.path(), &at, &[("tls-creds", &at_there), ("tls-pin", &here_pins[1])]);
     let refused = |parameters: &[(&'static str, &str)], here: &str, there_says: &str| {
@@ -77,7 +77,7 @@ fn who_is_not_trusted_stays_where_it_was_and_both_sides_say_why() {
         "the client refuses",
     );
     set(&source, &[("tls-creds", &here), ("tls-pin", &there_pins[0])]);
-    source.limit(PATIENCE, 0);
+    source.limit(TIMEOUT, 0);
     assert_eq!(source.migrate(&at), MigrationStatus::Completed, "{:?}", source.handle.migration());
     there.await_passes(2);
     source.quit();

@@ -17,10 +17,10 @@ use nix::sys::stat::fstat;
 use nix::unistd::geteuid;
 use serde_json::json;
 use tempfile::TempDir;
-use vmstate_lab::patience::until;
 use vmstate_lab::process::Process;
 use vmstate_lab::skip::skip;
 use vmstate_lab::tiny;
+use vmstate_lab::wait::until;
 
 use crate::service::{self, Unit};
 
@@ -131,21 +131,21 @@ fn a_guest_boots_resets_and_moves_with_nothing_but_what_was_passed() {
 
     let (there_qmp, incoming) =
         (listen(there.path(), "minivmm-qmp.socket"), listen(there.path(), "minivmm-incoming.socket"));
-    let door = there.path().join("incoming.sock");
+    let incoming_socket = there.path().join("incoming.sock");
     // Like the end of a tunnel at the source, open for every local user.
-    fs::set_permissions(&door, Permissions::from_mode(0o666)).unwrap();
+    fs::set_permissions(&incoming_socket, Permissions::from_mode(0o666)).unwrap();
     let unit = Unit::read("minivmm.service").with("minivmm.service.d/incoming.conf");
     let mut destination = Machine::start(&unit, there.path(), &[&there_qmp, &incoming]);
     let mut other = destination.control();
     for machine in [&source, &destination] {
         is_confined(machine);
     }
-    client.execute("migrate", json!({"uri": format!("unix:{}", door.display())})).unwrap();
+    client.execute("migrate", json!({"uri": format!("unix:{}", incoming_socket.display())})).unwrap();
     until("pass at the destination", || passes(&destination) > 1);
     assert_eq!(other.execute("query-status", json!({})).unwrap()["status"], "running");
     // The destination has closed the incoming socket, which only its maker still holds.
     let inode = |socket: &UnixListener| format!("socket:[{}]", fstat(socket).unwrap().st_ino);
-    until("shut door", || destination.descriptors_of(&inode(&incoming)) == 0);
+    until("closed socket", || destination.descriptors_of(&inode(&incoming)) == 0);
     assert_eq!(destination.descriptors_of(&inode(&there_qmp)), 1);
     until("end at the source", || client.execute("query-migrate", json!({})).unwrap()["status"] == "completed");
     for (machine, client) in [(source, &mut client), (destination, &mut other)] {

@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
-use vmstate_lab::patience::until;
 use vmstate_lab::process::Process;
 use vmstate_lab::python::Python;
+use vmstate_lab::wait::until;
 use vmstate_lab::{skip, tiny};
 
 /// Finds Python with the client; prints that the test is skipped and returns `None` if it or KVM is missing.
@@ -43,15 +43,15 @@ fn start(folder: &TempDir, name: &str, incoming: Option<&str>) -> (Process, Path
 fn the_public_client_migrates_a_guest_twice() {
     let Some(python) = python() else { return };
     let folder = tempfile::tempdir().unwrap();
-    let doors = ["middle-door", "end-door"].map(|door| folder.path().join(door));
+    let incoming = ["middle-incoming", "end-incoming"].map(|name| folder.path().join(name));
     let machines = [
         start(&folder, "source", None),
-        start(&folder, "middle", Some(&format!("unix:{}", doors[0].display()))),
+        start(&folder, "middle", Some(&format!("unix:{}", incoming[0].display()))),
         start(&folder, "end", Some("defer")),
     ];
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/qmp_client/migrate.py");
     let sockets = machines.iter().map(|(_, socket)| socket);
-    let output = python.command().arg(script).args(sockets).args(&doors).output().unwrap();
+    let output = python.command().arg(script).args(sockets).args(&incoming).output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
     print!("{said}");

@@ -11,7 +11,7 @@ import time
 
 from qemu.qmp import EventListener, ExecuteError, QMPClient
 
-PATIENCE_S = 120
+TIMEOUT_S = 120
 ENDS = ("completed", "failed", "cancelled", "unacknowledged", "undecided")
 
 
@@ -133,4 +133,4 @@ async def main(sockets, middle_door, end_door):
     await quit_all(source, middle, end)
 
 
-asyncio.run(asyncio.wait_for(main(sys.argv[1:4], *sys.argv[4:6]), PATIENCE_S))
+asyncio.run(asyncio.wait_for(main(sys.argv[1:4], *sys.argv[4:6]), TIMEOUT_S))

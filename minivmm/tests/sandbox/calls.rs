@@ -19,7 +19,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use nix::unistd::{Pid, chroot, execv, getppid};
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
 use vm_memory::mmap::MmapRegion;
-use vmstate_lab::patience::until;
+use vmstate_lab::wait::until;
 
 /// Environment variable that names the case of a child process.
 const CASE: &str = "MINIVMM_SANDBOX_CASE";

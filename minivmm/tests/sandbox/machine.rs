@@ -14,9 +14,9 @@ use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use serde_json::json;
 use tempfile::TempDir;
-use vmstate_lab::patience::{PATIENCE, find, until};
 use vmstate_lab::process::Process;
 use vmstate_lab::tiny;
+use vmstate_lab::wait::{TIMEOUT, find, until};
 
 /// A machine with the tiny guest and a disk; dropping it ends the process.
 struct Machine {
@@ -56,8 +56,8 @@ impl Machine {
         let path = self.folder.path().join("qmp");
         let mut client = find("control socket", || Client::connect(&path).ok());
         until("running guest", || client.execute("query-status", json!({})).unwrap()["status"] == "running");
-        let patient = json!({"downtime-limit": PATIENCE.as_millis() as u64});
-        client.execute("migrate-set-parameters", patient).unwrap();
+        let limit = json!({"downtime-limit": TIMEOUT.as_millis() as u64});
+        client.execute("migrate-set-parameters", limit).unwrap();
         client
     }
 
@@ -110,9 +110,9 @@ fn all_threads_are_confined_also_those_of_a_reset_and_of_a_migration() {
     client.execute("system_reset", json!({})).unwrap();
     all_are_confined(&machine, &always);
     // A destination that sends nothing.
-    let door = machine.folder.path().join("door");
-    let _listener = UnixListener::bind(&door).unwrap();
-    client.execute("migrate", json!({"uri": format!("unix:{}", door.display())})).unwrap();
+    let incoming_socket = machine.folder.path().join("incoming");
+    let _listener = UnixListener::bind(&incoming_socket).unwrap();
+    client.execute("migrate", json!({"uri": format!("unix:{}", incoming_socket.display())})).unwrap();
     until("migration thread", || machine.threads().contains_key("migration"));
     all_are_confined(&machine, &["migration"]);
     client.execute("migrate_cancel", json!({})).unwrap();
@@ -176,18 +176,19 @@ fn a_guest_goes_over_what_commands_carry() {
 fn a_confined_guest_goes_with_its_disk() {
     let Some(machine) = Machine::start(&[]) else { return };
     let mut client = machine.control();
-    let [copy, door, qmp] = ["copy", "door", "qmp2"].map(|name| machine.folder.path().join(name).display().to_string());
+    let [copy, incoming_socket, qmp] =
+        ["copy", "incoming", "qmp2"].map(|name| machine.folder.path().join(name).display().to_string());
     let mut command = Command::new(env!("CARGO_BIN_EXE_minivmm"));
     command
         .args(["run", "--memory", "64M", "--cpus", "2", "--serial", "none"])
         .args(["--disk", &format!("{copy},create=4096"), "--control", &format!("unix:{qmp}")])
-        .args(["--incoming", &format!("unix:{door}")])
+        .args(["--incoming", &format!("unix:{incoming_socket}")])
         .stdin(Stdio::null());
     let mut there = Process::start(&mut command).unwrap();
     let mut arrived = find("control socket", || Client::connect(Path::new(&qmp)).ok());
     let control = format!("unix:{}", machine.folder.path().join("qmp").display());
     let mut command = Command::new(env!("CARGO_BIN_EXE_minivmm"));
-    command.args(["migrate", "--control", &control, "--copy-disk", &format!("unix:{door}")]);
+    command.args(["migrate", "--control", &control, "--copy-disk", &format!("unix:{incoming_socket}")]);
     let moved = command.stdin(Stdio::null()).output().unwrap();
     assert!(moved.status.success(), "{}", String::from_utf8_lossy(&moved.stderr));
     until("the guest there", || arrived.execute("query-status", json!({})).unwrap()["status"] == "running");

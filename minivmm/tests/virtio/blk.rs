@@ -10,7 +10,7 @@ use tempfile::NamedTempFile;
 use vm_memory::{Bytes, GuestAddress};
 use vmstate::ownership::OwnershipError;
 
-use crate::driver::{BUFFERS, Driver, EVENT_IDX, INDIRECT, INDIRECT_DESCRIPTOR, NEXT, PATIENCE, WRITE, memory};
+use crate::driver::{BUFFERS, Driver, EVENT_IDX, INDIRECT, INDIRECT_DESCRIPTOR, NEXT, TIMEOUT, WRITE, memory};
 use crate::mmio::disk;
 
 const IN: u32 = 0;
@@ -249,7 +249,7 @@ fn a_request_made_while_paused_is_done_after_resume() {
     let (mut driver, _file) = disk(4096);
     driver.start(EVENT_IDX);
     assert_eq!(request(&mut driver, FLUSH, 0, 0, 1), 0);
-    driver.device.pause(PATIENCE).unwrap();
+    driver.device.pause(TIMEOUT).unwrap();
     driver.queues[0].offer(&[(BUFFERS, 16, false), (STATUS, 1, true)]);
     driver.notify(0);
     std::thread::sleep(Duration::from_millis(20));
@@ -275,7 +275,7 @@ fn images_are_locked_against_others() {
     assert!(second.resource().lock().is_err());
     drop((reader, other_reader));
     // Another test may be starting a program, which holds all files of this process until it executes.
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + TIMEOUT;
     while let Err(error) = second.resource().lock() {
         assert!(Instant::now() < end, "{error}");
         std::thread::sleep(Duration::from_millis(1));

@@ -24,7 +24,7 @@ pub const BUFFERS: u64 = 2 << 20;
 pub const QUEUE_SIZE: u16 = 16;
 
 /// Bound of a wait, for a busy host.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+pub const TIMEOUT: Duration = Duration::from_secs(120);
 
 pub fn memory() -> GuestMemory {
     GuestMemory::from_ranges(&[(GuestAddress(0), MEMORY)]).unwrap()
@@ -128,9 +128,9 @@ impl<M: Model> Driver<M> {
     }
 
     pub fn until(&mut self, what: &str, mut condition: impl FnMut(&mut Self) -> bool) {
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + TIMEOUT;
         while !condition(self) {
-            assert!(Instant::now() < end, "waited {PATIENCE:?} for {what}");
+            assert!(Instant::now() < end, "waited {TIMEOUT:?} for {what}");
             std::thread::sleep(Duration::from_micros(100));
         }
     }
@@ -256,12 +256,12 @@ impl Queue {
     }
 
     pub fn wait_used(&mut self) -> (u32, u32) {
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + TIMEOUT;
         loop {
             if let Some(used) = self.poll_used() {
                 return used;
             }
-            assert!(Instant::now() < end, "waited {PATIENCE:?} for a used buffer");
+            assert!(Instant::now() < end, "waited {TIMEOUT:?} for a used buffer");
             std::thread::sleep(Duration::from_micros(50));
         }
     }

@@ -11,7 +11,7 @@ use minivmm::devices::virtio::{Limiter, Model};
 use tempfile::NamedTempFile;
 use vm_memory::{Bytes, GuestAddress};
 
-use crate::driver::{BUFFERS, Driver, EVENT_IDX, PATIENCE, memory};
+use crate::driver::{BUFFERS, Driver, EVENT_IDX, TIMEOUT, memory};
 use crate::net::{MRG_RXBUF, Network, RECEIVE, TRANSMIT, Wire, frame, net};
 use crate::state::{move_to, save};
 use crate::threads::{await_end, processor_time};
@@ -144,7 +144,7 @@ fn a_disk_that_rests_is_paused_and_moved_at_once() {
     offer(&mut driver, 1, 1 << 20);
     driver.until("a quarter", |_| std::fs::read(file.path()).unwrap()[(256 << 10) - 1] == 7);
     // The clock stands, so no token is ever added.
-    driver.device.pause(PATIENCE).unwrap();
+    driver.device.pause(TIMEOUT).unwrap();
     assert_eq!(save(&mut driver.device)[24 + 57 + 4 + 16..][..2], [0, 0], "next available");
     let mut driver = move_to(driver, blk(&file));
     driver.wait(0);

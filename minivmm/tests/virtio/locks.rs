@@ -9,7 +9,7 @@ use minivmm::devices::virtio::mmio::Virtio;
 use minivmm::devices::virtio::net::Offloads;
 use tempfile::NamedTempFile;
 
-use crate::driver::{Driver, PATIENCE, memory};
+use crate::driver::{Driver, TIMEOUT, memory};
 use crate::net::{net, rings};
 use crate::state::{BLK, fixture, guest_of_fixture, load};
 
@@ -23,7 +23,7 @@ fn disk() -> Blk {
 fn linux<M: Model>(model: M, name: &str, indices: &[(u64, u16)]) -> Virtio<M> {
     let mut device = Driver::new(model, guest_of_fixture(indices)).device;
     // A running device would read rings that are not there.
-    device.pause(PATIENCE).unwrap();
+    device.pause(TIMEOUT).unwrap();
     load(&mut device, &fixture(name)).unwrap();
     device
 }

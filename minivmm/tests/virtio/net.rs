@@ -12,7 +12,7 @@ use minivmm::devices::virtio::net::{Announcing, Backend, Net, Offloads};
 use vm_memory::{Bytes, GuestAddress};
 use vmstate::VmState;
 
-use crate::driver::{BUFFERS, Driver, EVENT_IDX, PATIENCE, memory};
+use crate::driver::{BUFFERS, Driver, EVENT_IDX, TIMEOUT, memory};
 use crate::state::{fixture, guest_of_fixture, load, move_to, save};
 
 pub const MAC: [u8; 6] = [0x52, 0x54, 0x00, 0x12, 0x34, 0x56];
@@ -76,7 +76,7 @@ pub fn net(can: Offloads) -> (Net<Wire>, Network) {
 pub fn wire(can: Offloads) -> (Wire, Network) {
     let (ours, theirs) = UnixDatagram::pair().unwrap();
     ours.set_nonblocking(true).unwrap();
-    theirs.set_read_timeout(Some(PATIENCE)).unwrap();
+    theirs.set_read_timeout(Some(TIMEOUT)).unwrap();
     let set = Arc::<Mutex<Offloads>>::default();
     (Wire { socket: ours, can, set: set.clone() }, Network { socket: theirs, set })
 }
@@ -140,7 +140,7 @@ fn configuration_is_address_and_status() {
 #[test]
 fn a_card_that_was_given_another_address_has_it_once_the_guest_resets_it() {
     let (mut driver, _network) = card(STATUS);
-    driver.device.pause(PATIENCE).unwrap();
+    driver.device.pause(TIMEOUT).unwrap();
     let bytes = save(&mut driver.device);
     let (wire, _network) = wire(Offloads::default());
     let given = [0x52, 0x54, 0x00, 0x77, 0x77, 0x77];
@@ -360,7 +360,7 @@ fn a_card_announces_itself_as_often_as_it_is_told() {
 #[test]
 fn a_source_that_goes_on_does_not_announce() {
     let (mut driver, network) = card(STATUS | CTRL_VQ | GUEST_ANNOUNCE);
-    driver.device.pause(PATIENCE).unwrap();
+    driver.device.pause(TIMEOUT).unwrap();
     save(&mut driver.device);
     driver.device.resume();
     assert_eq!(driver.read32(0x060) & 2, 0);
@@ -388,7 +388,7 @@ fn qemus_card_loads_and_saves_byte_for_byte() {
         assert_eq!(section.len(), 48944);
         let (model, _network) = net(Offloads::default());
         let mut driver = Driver::new(model, guest_of_fixture(&rings(indices)));
-        driver.device.pause(PATIENCE).unwrap();
+        driver.device.pause(TIMEOUT).unwrap();
         load(&mut driver.device, &section).unwrap();
         assert_eq!(driver.device.fault(), None);
         assert_eq!(save(&mut driver.device), section, "{accelerator}");
@@ -398,7 +398,7 @@ fn qemus_card_loads_and_saves_byte_for_byte() {
 #[test]
 fn offloads_that_the_network_here_lacks_are_refused() {
     let (mut driver, _network) = card(GUEST_CSUM | CTRL_VQ | CTRL_GUEST_OFFLOADS);
-    driver.device.pause(PATIENCE).unwrap();
+    driver.device.pause(TIMEOUT).unwrap();
     let bytes = save(&mut driver.device);
     let (poor, _other) = net(Offloads::default());
     let mut poor = Driver::new(poor, driver.memory.clone());

@@ -6,9 +6,9 @@ use std::process::{Command, Stdio};
 
 use minivmm::devices::virtio::net::{Net, Stream};
 use vmstate_lab::packages;
-use vmstate_lab::patience::find;
 use vmstate_lab::process::Process;
 use vmstate_lab::skip::skip;
+use vmstate_lab::wait::find;
 
 use crate::driver::{Driver, memory};
 use crate::net::{MAC, MRG_RXBUF, send};

@@ -11,7 +11,7 @@ use minivmm::devices::virtio::{Broken, Ring};
 use minivmm::memory::GuestMemory;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use crate::driver::{BUFFERS, Driver, PATIENCE, memory};
+use crate::driver::{BUFFERS, Driver, TIMEOUT, memory};
 use crate::net::{CONTROL, CTRL_VQ, MAC, Network, TRANSMIT, Wire, frame, send, wire};
 use crate::state::move_to;
 
@@ -95,7 +95,7 @@ fn it_has_stopped_when_the_device_has_and_another_card_goes_on_from_there() {
     let (mut driver, plane, _network) = card();
     driver.queues[TRANSMIT].offer(&[(BUFFERS, 100, false)]);
     driver.notify(TRANSMIT);
-    driver.device.pause(PATIENCE).unwrap();
+    driver.device.pause(TIMEOUT).unwrap();
     assert!(!plane.running.load(Ordering::SeqCst));
     assert_eq!(*plane.moved.lock().unwrap(), [100], "by the mover alone");
     assert!(driver.line.is_high(), "its last interrupt is the guest's");
@@ -113,7 +113,7 @@ fn it_has_stopped_when_the_device_has_and_another_card_goes_on_from_there() {
 #[test]
 fn it_goes_on_after_a_pause_and_is_told_of_to_the_driver() {
     let (mut driver, plane, _network) = card();
-    driver.device.pause(PATIENCE).unwrap();
+    driver.device.pause(TIMEOUT).unwrap();
     driver.device.resume();
     until_running(&mut driver, &plane, true);
     assert!(!driver.line.is_high());

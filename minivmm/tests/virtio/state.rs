@@ -13,7 +13,7 @@ use vm_memory::{Bytes, GuestAddress};
 use vmstate::Section;
 use vmstate::codec::{Reader, Writer};
 
-use crate::driver::{BUFFERS, Driver, EVENT_IDX, PATIENCE};
+use crate::driver::{BUFFERS, Driver, EVENT_IDX, TIMEOUT};
 use crate::mmio::disk;
 
 pub fn fixture(name: &str) -> Vec<u8> {
@@ -99,7 +99,7 @@ pub fn flush(driver: &mut Driver<Blk>) -> u8 {
 
 /// Moves the driver of `from`, its guest memory and its rings to another device.
 pub fn move_to<A: Model, B: Model>(mut from: Driver<A>, model: B) -> Driver<B> {
-    from.device.pause(PATIENCE).unwrap();
+    from.device.pause(TIMEOUT).unwrap();
     let bytes = save(&mut from.device);
     let mut to = Driver::new(model, from.memory.clone());
     load(&mut to.device, &bytes).unwrap();
@@ -126,7 +126,7 @@ fn a_disk_goes_on_where_another_stopped() {
             assert_eq!(flush(&mut driver), 0);
         }
         // A request that came too late for the source, and an interrupt that the guest has not handled.
-        driver.device.pause(PATIENCE).unwrap();
+        driver.device.pause(TIMEOUT).unwrap();
         driver.queues[0].offer(&[(BUFFERS, 16, false), (BUFFERS + 64, 1, true)]);
         driver.notify(0);
         let bytes = save(&mut driver.device);
@@ -160,7 +160,7 @@ fn the_first_completion_after_a_load_interrupts_unasked() {
     driver.start(EVENT_IDX);
     assert_eq!(flush(&mut driver), 0);
     offer(&mut driver);
-    driver.device.pause(PATIENCE).unwrap();
+    driver.device.pause(TIMEOUT).unwrap();
     assert!(!driver.line.is_high(), "the driver wants no interrupt before the thousandth");
     driver.device.resume();
     let mut driver = move_to(driver, Blk::new(Arc::new(Image::open(file.path(), false).unwrap())));
@@ -210,11 +210,11 @@ fn a_load_that_fails_changes_nothing() {
     let (mut driver, _file) = disk(4096);
     driver.start(EVENT_IDX);
     assert_eq!(flush(&mut driver), 0);
-    driver.device.pause(PATIENCE).unwrap();
+    driver.device.pause(TIMEOUT).unwrap();
     let before = save(&mut driver.device);
     let (image, _sparse) = sparse_disk(16 << 20);
     let mut other = Driver::new(Blk::new(image), guest_of_fixture(&BLK[0].1));
-    other.device.pause(PATIENCE).unwrap();
+    other.device.pause(TIMEOUT).unwrap();
     load(&mut other.device, &section).unwrap();
     let interesting = (0..section.len()).filter(|at| *at < 200 || section[*at] != 0 || at % 997 == 0);
     let (mut refused, mut loaded) = (0, 0);
@@ -276,7 +276,7 @@ fn ring_indices_are_read_when_all_is_loaded_and_not_before() {
     for _ in 0..3 {
         assert_eq!(flush(&mut driver), 0);
     }
-    driver.device.pause(PATIENCE).unwrap();
+    driver.device.pause(TIMEOUT).unwrap();
     let bytes = save(&mut driver.device);
     let image = Arc::new(Image::open(file.path(), false).unwrap());
     let mut moved = Driver::new(Blk::new(image), driver.memory.clone());

@@ -11,7 +11,7 @@ use minivmm::devices::virtio::net::{Backend, Net, Offloads, Stream};
 use tempfile::TempDir;
 use vm_memory::{Bytes, GuestAddress};
 
-use crate::driver::{BUFFERS, Driver, PATIENCE, memory};
+use crate::driver::{BUFFERS, Driver, TIMEOUT, memory};
 use crate::net::{MAC, MRG_RXBUF, RECEIVE, STATUS, TRANSMIT, buffer, frame, offer, send};
 use crate::state::move_to;
 
@@ -33,18 +33,18 @@ impl Peer {
 
     /// Accepts the next connection.
     fn accept(&self) -> UnixStream {
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + TIMEOUT;
         loop {
             match self.listener.accept() {
                 Ok((stream, _)) => {
                     stream.set_nonblocking(false).unwrap();
-                    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-                    stream.set_write_timeout(Some(PATIENCE)).unwrap();
+                    stream.set_read_timeout(Some(TIMEOUT)).unwrap();
+                    stream.set_write_timeout(Some(TIMEOUT)).unwrap();
                     return stream;
                 }
                 Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
             }
-            assert!(Instant::now() < end, "waited {PATIENCE:?} for a connection");
+            assert!(Instant::now() < end, "waited {TIMEOUT:?} for a connection");
             thread::sleep(Duration::from_millis(5));
         }
     }

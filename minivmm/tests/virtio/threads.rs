@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use crate::driver::PATIENCE;
+use crate::driver::TIMEOUT;
 
 /// Finds the thread with this name, of at most 15 bytes.
 fn find(name: &str) -> Option<PathBuf> {
@@ -15,7 +15,7 @@ fn find(name: &str) -> Option<PathBuf> {
 
 /// Processor time of the thread with this name. A thread sets its name when it first runs, so this waits for it.
 pub fn processor_time(name: &str) -> Duration {
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + TIMEOUT;
     let task = loop {
         match find(name) {
             Some(task) => break task,
@@ -30,7 +30,7 @@ pub fn processor_time(name: &str) -> Duration {
 
 /// Waits for the end of the thread with this name, which has run.
 pub fn await_end(name: &str) {
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + TIMEOUT;
     while find(name).is_some() {
         assert!(Instant::now() < end, "thread {name} goes on");
         std::thread::sleep(Duration::from_millis(1));

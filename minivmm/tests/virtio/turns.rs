@@ -12,7 +12,7 @@ use minivmm::devices::virtio::net::{Backend, Net, Offloads};
 use minivmm::memory::GuestMemory;
 use vm_memory::{Bytes, GuestAddress};
 
-use crate::driver::{BUFFERS, Driver, INDIRECT, PATIENCE, USED, memory};
+use crate::driver::{BUFFERS, Driver, INDIRECT, TIMEOUT, USED, memory};
 use crate::net::{CONTROL, CTRL_VQ, RECEIVE, TRANSMIT, frame};
 
 const TURN: usize = 256;
@@ -78,7 +78,7 @@ fn done(receive: u16, transmit: u16, control: u16) -> Vec<(Done, u16)> {
     let mut driver = Driver::new(Net::new(network, [2, 0, 0, 0, 0, 1]), memory);
     driver.queues.iter_mut().for_each(|queue| queue.size = ALL);
     driver.start(INDIRECT | CTRL_VQ);
-    driver.device.pause(PATIENCE).unwrap();
+    driver.device.pause(TIMEOUT).unwrap();
     let (table, data) = (BUFFERS, BUFFERS + 0x1000);
     for _ in 0..receive {
         driver.queues[RECEIVE].offer(&[(data, 100, true)]);

@@ -31,7 +31,7 @@ const SPAN: u64 = 8;
 const PASS: usize = PAGES as usize;
 /// Number of ticks that are watched before a migration.
 const WATCHED: usize = 1000;
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Time after an arrival in which the monitors are not queried.
 const QUIET: Duration = Duration::from_millis(200);
@@ -77,7 +77,7 @@ pub(crate) fn migrate(scratch: &Path, programs: &Programs, route: &Route, mode: 
         (vmm, from) = (arrived, to);
     }
     vmm.type_in("q")?;
-    let off = vmm.process().wait(Instant::now() + PATIENCE)?.success();
+    let off = vmm.process().wait(Instant::now() + TIMEOUT)?.success();
     report.end(Check::off(off));
     Ok(report)
 }
@@ -124,7 +124,7 @@ impl Journey<'_> {
         }
         let migration = completed(migration)?;
         std::thread::sleep(QUIET);
-        destination.await_status("running", Instant::now() + PATIENCE)?;
+        destination.await_status("running", Instant::now() + TIMEOUT)?;
         let arrived = self.ready.elapsed().saturating_sub(felt::since_resume(&destination));
         let left_behind = source.status()?;
         let stopped = felt::stopped(&source, &destination);
@@ -132,7 +132,7 @@ impl Journey<'_> {
         let record = linux::ended(record, [&from, &to], &migration, &mut source);
         // Quit the source and read its console to the end, so that the guest's last tick there is included.
         source.qmp.execute("quit", Value::Null)?;
-        source.wait_end(Instant::now() + PATIENCE)?;
+        source.wait_end(Instant::now() + TIMEOUT)?;
 
         progress.show("letting the guest work at the destination", "");
         await_ticks(&destination, PASS)?;
@@ -162,7 +162,7 @@ impl Journey<'_> {
             Mode::Precopy | Mode::Postcopy => {
                 let uri = format!("unix:{at}");
                 let mut vmm = self.start(to, Some(uri.clone()))?.connect()?;
-                vmm.await_status("inmigrate", Instant::now() + PATIENCE)?;
+                vmm.await_status("inmigrate", Instant::now() + TIMEOUT)?;
                 (self.mode.ready(vmm)?, uri)
             }
             Mode::Update => {
@@ -175,7 +175,7 @@ impl Journey<'_> {
         let mut record = Record::default();
         self.mode.start(source, &uri)?;
         let destination = destination.connect()?;
-        let migration = source.follow_migration(Instant::now() + PATIENCE, |info| {
+        let migration = source.follow_migration(Instant::now() + TIMEOUT, |info| {
             show_migration(progress, info);
             record.look(info);
         })?;
@@ -191,7 +191,7 @@ impl Journey<'_> {
 }
 
 fn await_ticks(vmm: &Vmm, ticks: usize) -> Result<()> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while vmm.console().len() < ticks {
         if Instant::now() > deadline {
             let sentence = format!("the guest does not get to tick {ticks}; console: {:?}", vmm.console());

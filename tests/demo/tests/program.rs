@@ -14,7 +14,7 @@ use vmstate_lab::skip;
 const LAB: &str = env!("CARGO_BIN_EXE_lab");
 
 /// Time limit of a refusal; a first process never ends.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Runs the program in new namespaces; `None`, with a skip, where the user may make none.
 fn contained(namespaces: &[&str], arguments: &[&str]) -> Option<Output> {
@@ -31,7 +31,7 @@ fn contained(namespaces: &[&str], arguments: &[&str]) -> Option<Output> {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     };
     let mut child = streams(unshare(LAB).args(arguments));
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while child.try_wait().unwrap().is_none() {
         if Instant::now() > deadline {
             child.kill().unwrap();

@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use vmstate_lab::error::Result;
 use vmstate_lab::faults::case;
 use vmstate_lab::faults::cell::Phase;
-use vmstate_lab::faults::qemu::{QEMU_TABLE, QemuRow, Way};
+use vmstate_lab::faults::qemu::{Direction, QEMU_TABLE, QemuRow};
+use vmstate_lab::faults::setup::{Memory, Setup, TINY};
 use vmstate_lab::faults::side::Side;
-use vmstate_lab::faults::subject::{Ground, Memory, TINY};
 use vmstate_lab::qemu;
 use vmstate_lab::tiny;
 use vmstate_lab::vmm::{Config, Program};
@@ -24,7 +24,7 @@ const LOAD: (u64, u64) = (16, 0x800);
 /// The phases of an ordinary run; `VMSTATE_FAULTS=all` selects all phases.
 const COMMIT: [Phase; 2] = [Phase::Eof, Phase::Shut];
 
-fn ground(directory: &std::path::Path, way: Way) -> Result<Ground> {
+fn setup(directory: &std::path::Path, direction: Direction) -> Result<Setup> {
     let (kernel, disk) = (directory.join("tiny"), directory.join("disk"));
     std::fs::write(&kernel, tiny::bzimage()).map_err(failed)?;
     std::fs::write(&disk, [0; 64 << 10]).map_err(failed)?;
@@ -42,8 +42,8 @@ fn ground(directory: &std::path::Path, way: Way) -> Result<Ground> {
         more: Vec::new(),
     };
     let (ours, theirs) = (Program::Minivmm(minivmm().to_owned()), Program::Qemu(qemu::at_least(qemu::NEEDED)?, "kvm"));
-    let (program, peer) = if way == Way::ToQemu { (ours, theirs) } else { (theirs, ours) };
-    Ok(Ground { subject: TINY, launcher: Some(place::lab().to_owned()), program, peer, memory: Memory::Main, config })
+    let (program, peer) = if direction == Direction::ToQemu { (ours, theirs) } else { (theirs, ours) };
+    Ok(Setup { test_guest: TINY, launcher: Some(place::lab().to_owned()), program, peer, memory: Memory::Main, config })
 }
 
 /// Runs each case with a guest of its own; returns a sentence for each deviation from the row.
@@ -52,17 +52,17 @@ fn walk(row: &QemuRow, phases: &[Phase]) -> Result<Vec<String>> {
     for (phase, cell) in row.cells.iter().filter(|(phase, _)| phases.contains(phase)) {
         let begun = std::time::Instant::now();
         let directory = scratch()?;
-        let ground = ground(directory.path(), row.way)?;
-        let walked = Side::boot(&ground).and_then(|mut source| {
-            if row.way == Way::FromQemu {
+        let setup = setup(directory.path(), row.direction)?;
+        let outcome = Side::boot(&setup).and_then(|mut source| {
+            if row.direction == Direction::FromQemu {
                 source.vmm.listen(true).map_err(|error| error.to_string())?;
             }
-            case::walk(&ground, source, row.fault, *phase, cell)
+            case::run(&setup, source, row.fault, *phase, cell)
         });
-        println!("{:?}, {:?}, {phase:?}: {:?}", row.way, row.fault, begun.elapsed());
-        if let Err(why) = walked {
+        println!("{:?}, {:?}, {phase:?}: {:?}", row.direction, row.fault, begun.elapsed());
+        if let Err(why) = outcome {
             println!("FAILED: {why}");
-            failures.push(format!("{:?}, {:?}, {phase:?}: {why}", row.way, row.fault));
+            failures.push(format!("{:?}, {:?}, {phase:?}: {why}", row.direction, row.fault));
         }
     }
     Ok(failures)

@@ -18,7 +18,7 @@ pub(super) const RAM_MIB: u64 = 16;
 const PAGES: u64 = 256;
 /// Time between the begins of two passes, in 65536 ticks of the time stamp counter: some 10 ms.
 const SPAN: u64 = 0x200;
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 /// Number of further passes after which the guest counts as running.
 pub(super) const PASSES: u64 = 3;
 
@@ -82,7 +82,7 @@ impl Peer {
     pub(super) fn wait_as(&mut self, program: &Program, change: impl FnOnce(&mut Config)) -> Result<(Vmm, String)> {
         let uri = format!("unix:{}", self.directory.join(format!("incoming{}", self.started)).display());
         let mut vmm = self.start(program, Some(uri.clone()), change)?;
-        vmm.await_status("inmigrate", within(PATIENCE))?;
+        vmm.await_status("inmigrate", within(TIMEOUT))?;
         Ok((vmm, uri))
     }
 
@@ -137,7 +137,7 @@ pub(super) fn migrate(source: &mut Vmm, uri: &str) -> Result<String> {
 
 /// Waits until the guest has reached `pass`.
 pub(super) fn await_pass(vmm: &Vmm, pass: u64) -> Result<()> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while last_pass(vmm)? < pass {
         ensure(Instant::now() < deadline, || {
             format!("the guest does not reach pass {pass}; console {:?}; monitor {:?}", vmm.console(), vmm.errors())

@@ -31,7 +31,7 @@ fn exchange(mut here: SocketChannel, there: SocketChannel) {
 #[test]
 fn only_a_socket_that_nobody_listens_at_is_replaced() {
     let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("door");
+    let path = dir.path().join("incoming");
     let killed = std::os::unix::net::UnixListener::bind(&path).unwrap();
     let refused = || Listener::unix(&path).unwrap_err();
     assert_eq!(refused().kind(), io::ErrorKind::AddrInUse);
@@ -52,7 +52,7 @@ fn only_a_socket_that_nobody_listens_at_is_replaced() {
 #[test]
 fn a_listener_removes_no_file_but_its_own() {
     let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("door");
+    let path = dir.path().join("incoming");
     let listener = Listener::unix(&path).unwrap();
     listener.remove_file();
     assert!(!path.exists());
@@ -200,7 +200,7 @@ fn only_its_user_may_connect_to_a_unix_listener() {
     use std::os::unix::fs::MetadataExt;
 
     let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("door");
+    let path = directory.path().join("incoming");
     let listener = Listener::unix(&path).unwrap();
     assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
     assert!(Listener::unix(&path).is_err(), "somebody listens there");
@@ -250,7 +250,7 @@ fn a_full_backlog_delays_no_client_beyond_its_timeout() {
 #[test]
 fn strays_do_not_end_the_wait_for_a_source() {
     let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("door");
+    let path = directory.path().join("incoming");
     let listener = Listener::unix(&path).unwrap();
     let connect = || SocketChannel::connect_unix(&path, LONG, &|| true).unwrap();
     let _silent = connect();
@@ -278,7 +278,7 @@ fn strays_do_not_end_the_wait_for_a_source() {
 #[test]
 fn a_source_that_resumes_is_recognised() {
     let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("door");
+    let path = directory.path().join("incoming");
     let listener = Listener::unix(&path).unwrap();
     let connect = |bytes: &[u8]| {
         let mut source = SocketChannel::connect_unix(&path, LONG, &|| true).unwrap();
@@ -303,7 +303,7 @@ fn a_source_that_resumes_is_recognised() {
 #[test]
 fn a_source_that_begins_while_it_is_looked_at_is_not_dropped() {
     let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("door");
+    let path = directory.path().join("incoming");
     let listener = Listener::unix(&path).unwrap();
     for attempt in 0..SOURCES {
         let deadline = Instant::now() + LONG;

@@ -13,8 +13,8 @@ use vmstate::migrate::source::{self, Departure, Outgoing, SourceOptions};
 use vmstate::migrate::{Control, Parameters};
 use vmstate::ram::{GuestRam, copied_in, copied_out};
 use vmstate::section::Sections;
-use vmstate_lab::patience::PATIENCE;
 use vmstate_lab::random::Random;
+use vmstate_lab::wait::TIMEOUT;
 
 use crate::guest::{Arrived, Guest};
 
@@ -110,7 +110,7 @@ impl Rig {
     pub(crate) fn run(&self, here: &Guest, there: &Guest) -> Ended {
         let directory = tempfile::tempdir().unwrap();
         let listener = &Listener::unix(directory.path().join("listener")).unwrap();
-        let connect = || SocketChannel::connect_unix(directory.path().join("listener"), PATIENCE, &|| true).unwrap();
+        let connect = || SocketChannel::connect_unix(directory.path().join("listener"), TIMEOUT, &|| true).unwrap();
         let over = &AtomicBool::new(false);
         thread::scope(|scope| {
             let arriving = scope.spawn(|| self.arrive(listener, there, &|| !over.load(Ordering::SeqCst)));

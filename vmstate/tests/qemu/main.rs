@@ -35,7 +35,7 @@ use vmstate::migrate::{ArrivalReport, Claim, Control, Machine, SourcePhase};
 use vmstate::ram::{DirtyLog, GuestRam, RamBlock};
 use vmstate::schema::{Description, MaybeStatic};
 use vmstate::section::{Section, Sections};
-use vmstate_lab::patience::{PATIENCE, find};
+use vmstate_lab::wait::{TIMEOUT, find};
 
 const QEMU: &str = "qemu-system-x86_64";
 /// RAM blocks of `-M microvm,acpi=on -m 16M`.
@@ -284,10 +284,10 @@ fn qemu_takes_our_pages_and_says_so() {
     let socket = directory.path().join("socket");
     let mut qemu = Qemu::start(&["-incoming", &format!("unix:{}", socket.display())]);
     // The socket's file exists before QEMU listens.
-    let mut channel = find("listener", || SocketChannel::connect_unix(&socket, PATIENCE, &|| true).ok());
+    let mut channel = find("listener", || SocketChannel::connect_unix(&socket, TIMEOUT, &|| true).ok());
     let ram = Ram::filled();
     let (mut machine, control) = (Vm { running: true, ..Vm::default() }, Control::default());
-    control.set_downtime_limit(PATIENCE);
+    control.set_downtime_limit(TIMEOUT);
     let (flash, mut sections) = (Flash::new(3), Sections::new());
     sections.add_iterative(flash.clone()).unwrap().beyond_qemu();
     let departure = depart(&mut channel, &mut machine, &mut sections, &ram, &control);
@@ -311,7 +311,7 @@ fn qemu_refuses_a_section_in_parts_that_it_lacks_before_the_first_page() {
     let mut qemu = Qemu::start(&["-incoming", "defer"]);
     let uri = format!("unix:{}", socket.display());
     qemu.execute("migrate-incoming", json!({"uri": uri, "exit-on-error": false}));
-    let mut channel = find("listener", || SocketChannel::connect_unix(&socket, PATIENCE, &|| true).ok());
+    let mut channel = find("listener", || SocketChannel::connect_unix(&socket, TIMEOUT, &|| true).ok());
     let mut machine = Vm { running: true, ..Vm::default() };
     let (flash, mut sections) = (Flash::new(3), Sections::new());
     sections.add_iterative(flash.clone()).unwrap();
@@ -394,7 +394,7 @@ fn depart(
     control: &Control,
 ) -> Departure {
     let clock = &MonotonicClock::new();
-    source::run(Outgoing { channel, clock, machine, sections, ram, log: &mut Still }, &patient(), control)
+    source::run(Outgoing { channel, clock, machine, sections, ram, log: &mut Still }, &long_timeouts(), control)
 }
 
 /// Receives the guest of the first source that connects.
@@ -404,7 +404,7 @@ fn arrive(
     sections: &mut Sections<'_>,
     ram: &dyn GuestRam,
 ) -> Result<ArrivalReport> {
-    taken_in(&mut listener.accept(PATIENCE)?, machine, sections, ram).into_result()
+    taken_in(&mut listener.accept(TIMEOUT)?, machine, sections, ram).into_result()
 }
 
 fn taken_in(channel: &mut dyn Channel, machine: &mut Vm, sections: &mut Sections<'_>, ram: &dyn GuestRam) -> Arrival {
@@ -413,9 +413,9 @@ fn taken_in(channel: &mut dyn Channel, machine: &mut Vm, sections: &mut Sections
     destination::run(incoming, &lenient(), &Control::default())
 }
 
-fn patient() -> SourceOptions {
+fn long_timeouts() -> SourceOptions {
     let mut options = SourceOptions::new("microvm");
-    options.answer = PATIENCE;
+    options.answer = TIMEOUT;
     options
 }
 

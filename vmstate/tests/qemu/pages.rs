@@ -11,10 +11,10 @@ use vmstate::migrate::source::{self, Outgoing};
 use vmstate::migrate::{Control, SourcePhase};
 use vmstate::ram::GuestRam;
 use vmstate::section::{Section, Sections};
-use vmstate_lab::patience::{PATIENCE, find};
 use vmstate_lab::random::Random;
+use vmstate_lab::wait::{TIMEOUT, find};
 
-use super::{BLOCKS, Qemu, Ram, Still, Vm, devices, lenient, patient, skipped};
+use super::{BLOCKS, Qemu, Ram, Still, Vm, devices, lenient, long_timeouts, skipped};
 
 /// The guest sees firmware in this range, and RAM around it.
 const FIRMWARE: std::ops::Range<usize> = 0xe_0000..0x10_0000;
@@ -88,7 +88,7 @@ where
     fill(&sent, number.into());
     send(
         &sent,
-        || (wire.connect)(find("listener", || SocketChannel::connect_unix(&socket, PATIENCE, &|| true).ok())),
+        || (wire.connect)(find("listener", || SocketChannel::connect_unix(&socket, TIMEOUT, &|| true).ok())),
         number,
         compression,
     );
@@ -121,10 +121,10 @@ where
 
 fn send<C: Channel + Send>(ram: &Ram, connect: impl Fn() -> C, number: u8, compression: Compression) {
     let (mut main, senders) = (connect(), Senders::new(number, compression));
-    let mut options = patient();
+    let mut options = long_timeouts();
     options.page_channels = Some(senders.clone());
     let control = Control::default();
-    control.set_downtime_limit(PATIENCE);
+    control.set_downtime_limit(TIMEOUT);
     let departure = thread::scope(|scope| {
         for id in 0..number {
             let (mut channel, worker) = (connect(), senders.worker(id));
@@ -221,7 +221,7 @@ fn each_page_goes_encrypted_over_page_channels_to_qemu_and_back() {
         objects: ["server", "client"].map(object).concat(),
         connect: &|socket| {
             let mut channel = TlsChannel::client(socket, &client, "there.example").unwrap();
-            channel.handshake(PATIENCE).unwrap();
+            channel.handshake(TIMEOUT).unwrap();
             channel
         },
         listen: &|listener| listener.with_tls(server.clone()),
@@ -234,9 +234,9 @@ fn each_page_goes_encrypted_over_page_channels_to_qemu_and_back() {
     wire.tell(&mut qemu, "server");
     qemu.execute("migrate-incoming", json!({"uri": format!("unix:{}", socket.display()), "exit-on-error": false}));
     let other = authority.write(&path.join("other"), "client", Flaw::Missing);
-    let socket = find("listener", || SocketChannel::connect_unix(&socket, PATIENCE, &|| true).ok());
+    let socket = find("listener", || SocketChannel::connect_unix(&socket, TIMEOUT, &|| true).ok());
     let mut channel = TlsChannel::client(socket, &TlsClient::new(&other).unwrap(), "there.example").unwrap();
-    let refused = channel.handshake(PATIENCE).and_then(|()| channel.receive(&mut [0; 8], PATIENCE));
+    let refused = channel.handshake(TIMEOUT).and_then(|()| channel.receive(&mut [0; 8], TIMEOUT));
     let error = refused.expect_err("QEMU has answered").to_string();
     assert!(error.contains("TLS: "), "{error}");
 }

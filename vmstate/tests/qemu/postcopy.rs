@@ -15,9 +15,9 @@ use vmstate::migrate::{Control, SourcePhase};
 use vmstate::ram::{GuestRam, LateMemory, RamBlock};
 use vmstate::raw::stream::{PageRequest, PageSizes, Reply};
 use vmstate::section::{Section, Sections};
-use vmstate_lab::patience::find;
+use vmstate_lab::wait::find;
 
-use super::{BLOCKS, PATIENCE, Qemu, Ram, Vm, arrive, depart, devices, skipped};
+use super::{BLOCKS, Qemu, Ram, TIMEOUT, Vm, arrive, depart, devices, skipped};
 
 /// A page of the guest, far from the first pages that are sent.
 pub(super) const WANTED: u64 = 0x3ab_c000;
@@ -136,10 +136,10 @@ fn qemu_takes_our_guest_in_post_copy_and_says_so() {
     qemu.switch_on(&["postcopy-ram"]);
     let uri = format!("unix:{}", socket.display());
     qemu.execute("migrate-incoming", json!({"uri": uri, "exit-on-error": false}));
-    let mut channel = find("listener", || SocketChannel::connect_unix(&socket, PATIENCE, &|| true).ok());
+    let mut channel = find("listener", || SocketChannel::connect_unix(&socket, TIMEOUT, &|| true).ok());
     let ram = Ram::filled();
     let (mut machine, control) = (Vm { running: true, ..Vm::default() }, Control::default());
-    control.set_downtime_limit(PATIENCE);
+    control.set_downtime_limit(TIMEOUT);
     control.set_postcopy_ram(true);
     control.start_postcopy();
     let mut sections = Sections::new();

@@ -13,10 +13,10 @@ use serde_json::json;
 use vmstate::channel::{Channel, Listener, SocketChannel};
 use vmstate::migrate::{Control, DestinationPhase, Phase, SourcePhase};
 use vmstate::section::{Section, Sections};
-use vmstate_lab::patience::find;
+use vmstate_lab::wait::find;
 
 use super::postcopy::{Late, WANTED, filled};
-use super::{PATIENCE, Qemu, Ram, Vm, depart, devices, skipped, taken_in};
+use super::{Qemu, Ram, TIMEOUT, Vm, depart, devices, skipped, taken_in};
 
 /// A page of the guest's that is not zero, far from where the pages begin.
 const FAR: u64 = 3999 * 4096;
@@ -43,7 +43,7 @@ impl Channel for Holding<'_> {
     }
 
     fn urgent(&mut self) -> io::Result<Option<Box<dyn Channel>>> {
-        let socket = SocketChannel::connect_unix(self.path, PATIENCE, &|| true)?;
+        let socket = SocketChannel::connect_unix(self.path, TIMEOUT, &|| true)?;
         Ok(Some(Box::new(socket)))
     }
 }
@@ -79,7 +79,7 @@ impl Channel for Meeting<'_> {
 
 fn preempting() -> Control {
     let control = Control::default();
-    control.set_downtime_limit(PATIENCE);
+    control.set_downtime_limit(TIMEOUT);
     let mut parameters = control.parameters();
     (parameters.postcopy_ram, parameters.postcopy_preempt) = (true, true);
     control.set_parameters(parameters).unwrap();
@@ -110,7 +110,7 @@ fn a_page_that_is_waited_for_comes_while_all_others_stand_still() {
             arrival.report
         });
         let first = scope.spawn(|| find("page", || lets().then(|| there.puts()[0])));
-        let socket = SocketChannel::connect_unix(&path, PATIENCE, &|| true).unwrap();
+        let socket = SocketChannel::connect_unix(&path, TIMEOUT, &|| true).unwrap();
         let mut channel = Holding { socket, path: &path, control: &control, lets: &lets };
         let mut machine = Vm { running: true, ..Vm::default() };
         let departure = depart(&mut channel, &mut machine, &mut Sections::new(), &here, &control);
@@ -140,7 +140,7 @@ fn a_source_without_a_second_connection_keeps_its_guest() {
             let mut channel = listener.accept_source(&|| true).unwrap();
             taken_in(&mut channel, &mut Vm::default(), &mut Sections::new(), &there)
         });
-        let mut channel = SocketChannel::connect_unix(&path, PATIENCE, &|| true).unwrap();
+        let mut channel = SocketChannel::connect_unix(&path, TIMEOUT, &|| true).unwrap();
         let departure = depart(&mut channel, &mut machine, &mut Sections::new(), &Ram::new(), &control);
         drop(channel);
         assert_eq!(arrival.join().unwrap().phase, DestinationPhase::Failed);
@@ -165,7 +165,7 @@ fn a_qemu_that_has_our_guest_is_sent_the_page_that_it_waits_for_while_all_others
     let mut qemu = Qemu::start(&["-incoming", "defer"]);
     qemu.switch_on(&["postcopy-ram", "postcopy-preempt"]);
     qemu.execute("migrate-incoming", json!({"uri": format!("unix:{}", path.display()), "exit-on-error": false}));
-    let socket = find("listener", || SocketChannel::connect_unix(&path, PATIENCE, &|| true).ok());
+    let socket = find("listener", || SocketChannel::connect_unix(&path, TIMEOUT, &|| true).ok());
     let (ram, control, dump) = (Ram::filled(), preempting(), directory.path().join("dump"));
     let is_dumped = AtomicBool::new(false);
     let departure = thread::scope(|scope| {

@@ -10,10 +10,10 @@ use vmstate::channel::{Channel, Listener, SocketChannel};
 use vmstate::error::Error;
 use vmstate::migrate::{Control, DestinationPhase, SourcePhase};
 use vmstate::section::{Section, Sections};
-use vmstate_lab::patience::find;
+use vmstate_lab::wait::find;
 
 use super::postcopy::{Late, filled};
-use super::{PATIENCE, Qemu, Ram, Vm, depart, devices, skipped, taken_in};
+use super::{Qemu, Ram, TIMEOUT, Vm, depart, devices, skipped, taken_in};
 
 /// A connection that breaks after a number of bytes in either direction, once it is armed, and is then replaced by others.
 struct Breaking<'a> {
@@ -86,12 +86,12 @@ fn a_qemu_that_has_our_guest_takes_the_rest_over_further_connections() {
     let socket = directory.path().join("socket");
     let mut qemu = Qemu::start(&["-incoming", "defer"]);
     qemu.switch_on(&["postcopy-ram"]);
-    let connect = |path: &std::path::Path| SocketChannel::connect_unix(path, PATIENCE, &|| true).ok();
+    let connect = |path: &std::path::Path| SocketChannel::connect_unix(path, TIMEOUT, &|| true).ok();
     qemu.execute("migrate-incoming", json!({"uri": format!("unix:{}", socket.display()), "exit-on-error": false}));
     let first = find("listener", || connect(&socket));
     let ram = Ram::filled();
     let (mut machine, control) = (Vm { running: true, ..Vm::default() }, Control::default());
-    control.set_downtime_limit(PATIENCE);
+    control.set_downtime_limit(TIMEOUT);
     control.set_postcopy_ram(true);
     control.start_postcopy();
     let mut number = 0;
@@ -160,7 +160,7 @@ fn a_qemu_whose_guest_we_have_sends_the_rest_over_further_connections() {
             qemu.execute("migrate-set-parameters", json!({"max-postcopy-bandwidth": 0}));
         }
         qemu.execute("migrate", uri);
-        listener.accept_resuming(PATIENCE).unwrap()
+        listener.accept_resuming(TIMEOUT).unwrap()
     };
     let mut channel = Breaking {
         socket: Some(first),

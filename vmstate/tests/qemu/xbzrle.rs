@@ -12,9 +12,9 @@ use vmstate::migrate::source::{self, Outgoing};
 use vmstate::migrate::{Control, SourcePhase};
 use vmstate::ram::{DirtyLog, GuestRam};
 use vmstate::section::{Section, Sections};
-use vmstate_lab::patience::{PATIENCE, find};
+use vmstate_lab::wait::{TIMEOUT, find};
 
-use super::{Qemu, Ram, Vm, devices, lenient, patient, skipped};
+use super::{Qemu, Ram, Vm, devices, lenient, long_timeouts, skipped};
 
 /// The guest writes the first half of each page in this range, without end.
 const WRITTEN: Range<usize> = 0x1_0000..0x9_0000;
@@ -85,7 +85,7 @@ fn we_take_the_differences_of_qemus_pages() {
             set(&mut qemu, json!({"max-bandwidth": 0, "downtime-limit": 60_000}));
             qemu.await_completed()
         });
-        let mut channel = listener.accept(PATIENCE).unwrap();
+        let mut channel = listener.accept(TIMEOUT).unwrap();
         let (clock, channel) = (&MonotonicClock::new(), &mut channel);
         let incoming = Incoming { channel, clock, machine: &mut machine, sections: &mut sections, ram: &ram };
         let arrival = destination::run(incoming, &lenient(), &Control::default()).into_result().unwrap();
@@ -122,7 +122,7 @@ impl DirtyLog for Writes<'_> {
         }
         self.rounds += 1;
         if self.rounds == 6 {
-            self.control.set_downtime_limit(PATIENCE);
+            self.control.set_downtime_limit(TIMEOUT);
         }
         for page in PAGES {
             let at = page * 4096 + (page * 97 + self.rounds * 1013) % 4096;
@@ -147,7 +147,7 @@ fn qemu_takes_the_differences_of_our_pages() {
     let directory = tempfile::tempdir().unwrap();
     let (socket, dump) = (directory.path().join("socket"), directory.path().join("dump"));
     let mut qemu = Qemu::start(&["-incoming", &format!("unix:{}", socket.display())]);
-    let mut channel = find("listener", || SocketChannel::connect_unix(&socket, PATIENCE, &|| true).ok());
+    let mut channel = find("listener", || SocketChannel::connect_unix(&socket, TIMEOUT, &|| true).ok());
     let (ram, control) = (Ram::new(), Control::default());
     for page in PAGES {
         let bytes: Vec<u8> = (0..4096).map(|at| (at * page % 251) as u8 | 1).collect();
@@ -167,7 +167,7 @@ fn qemu_takes_the_differences_of_our_pages() {
         ram: &ram,
         log: &mut Writes { ram: &ram, control: &control, rounds: 0 },
     };
-    let departure = source::run(outgoing, &patient(), &control);
+    let departure = source::run(outgoing, &long_timeouts(), &control);
     assert_eq!(departure.phase, SourcePhase::Completed, "{:?}", departure.error);
     let count = control.progress().xbzrle.unwrap();
     let written = PAGES.end - PAGES.start;

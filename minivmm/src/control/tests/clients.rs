@@ -14,7 +14,7 @@ use nix::sys::socket::{
 };
 use serde_json::{Value, json};
 use vmstate::migrate::{Phase, SourcePhase};
-use vmstate_lab::waited::Waited;
+use vmstate_lab::sleep_timer::SleepTimer;
 
 use super::{Talk, running};
 use crate::config::Address;
@@ -22,7 +22,7 @@ use crate::control::{Client, ClientError, Server};
 use crate::vm::{Event, Handle, Request, RunState};
 
 /// Bound of a wait, enough for a busy host.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The machine gets the descriptor that the client passed: bytes written at the machine come out of the client's pipe.
 #[test]
@@ -39,8 +39,7 @@ fn a_client_passes_descriptors_and_names_them() {
     let unknown = "File descriptor named 'move' has not been found";
     assert_eq!(said(other.execute("migrate", migrate.clone())), unknown, "a name belongs to its client");
     client.execute("migrate", migrate.clone()).unwrap();
-    let Ok(Request::Migrate(Address::Descriptor { name, passed: Some(passed) }, _)) = seen.recv_timeout(PATIENCE)
-    else {
+    let Ok(Request::Migrate(Address::Descriptor { name, passed: Some(passed) }, _)) = seen.recv_timeout(TIMEOUT) else {
         panic!("no migration")
     };
     assert_eq!(name, "move");
@@ -94,7 +93,7 @@ struct Peer {
 impl Peer {
     fn connect(path: &Path) -> Self {
         let stream = UnixStream::connect(path).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(TIMEOUT)).unwrap();
         let mut peer = Self { input: BufReader::new(stream) };
         assert!(peer.next().get("QMP").is_some());
         peer
@@ -259,7 +258,7 @@ fn a_client_that_waits_for_an_answer_is_never_closed_for_another_one() {
     for peer in &mut waiting {
         peer.send(r#"{"execute":"stop"}"#);
     }
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while queue.len() < 16 {
         assert!(Instant::now() < deadline, "{} of 16 wait", queue.len());
         thread::sleep(Duration::from_millis(1));
@@ -289,7 +288,7 @@ fn the_server_closes_while_a_client_waits_for_a_driver_that_is_stuck() {
         drop(server);
         closed.send(()).unwrap();
     });
-    closes.recv_timeout(PATIENCE).unwrap();
+    closes.recv_timeout(TIMEOUT).unwrap();
     assert!(!path.exists());
 }
 
@@ -310,11 +309,11 @@ fn a_client_that_does_not_read_is_cut_off_and_never_waited_for() {
     let mut deaf = Peer::connect(&path);
     deaf.send("{\"execute\":\"qmp_capabilities\"}");
     assert_eq!(deaf.next(), json!({"return": {}}));
-    let before = Waited::now();
+    let timer = SleepTimer::start();
     for round in 0..20_000 {
         shared.set_run_state(if round % 2 == 0 { RunState::Paused } else { RunState::Running });
     }
-    let waited = before.since();
+    let waited = timer.elapsed();
     assert!(waited < Duration::from_secs(1), "publishing waited {waited:?}");
     // The client reads what the kernel had buffered, then the end of the connection.
     let mut rest = Vec::new();
@@ -334,7 +333,7 @@ fn a_client_that_reads_no_answer_is_cut_off() {
     let _server = Server::bind(&path, handle).unwrap();
     let mut deaf = Peer::at_work(&path);
     let stream = deaf.input.get_mut();
-    stream.set_write_timeout(Some(PATIENCE)).unwrap();
+    stream.set_write_timeout(Some(TIMEOUT)).unwrap();
     let cut = (0..1 << 20).find_map(|_| stream.write_all(br#"{"execute":"query-commands"}"#).err());
     assert_eq!(cut.map(|error| error.kind()), Some(ErrorKind::BrokenPipe));
 }
@@ -428,7 +427,7 @@ fn queries_need_nobody_who_may_wait() {
     });
     let (asked, answered) = channel();
     thread::spawn(move || shared.notify(Event::PowerDown));
-    tells.recv_timeout(PATIENCE).unwrap();
+    tells.recv_timeout(TIMEOUT).unwrap();
     thread::spawn(move || {
         let mut talk = Talk::negotiated(&handle);
         for query in ["", "-rounds", "-sections", "-heat", "-parameters", "-capabilities"] {
@@ -437,7 +436,7 @@ fn queries_need_nobody_who_may_wait() {
         }
     });
     for _ in 0..6 {
-        assert!(!answered.recv_timeout(PATIENCE).expect("an answer while all others wait"));
+        assert!(!answered.recv_timeout(TIMEOUT).expect("an answer while all others wait"));
     }
     drop(queue);
 }

@@ -16,7 +16,7 @@ use super::wire::{ALIGN, Head, QueueHead, RingAddresses, Tail};
 use super::{Broken, Model, QUEUE_SIZE_MAX, Ring};
 
 /// How long a device that was not paused may take to finish its current piece of work; it cannot be saved otherwise.
-const PATIENCE: Duration = Duration::from_secs(2);
+const TIMEOUT: Duration = Duration::from_secs(2);
 
 const NEEDS_RESET: u8 = VIRTIO_CONFIG_S_NEEDS_RESET as u8;
 const FEATURES_OK: u8 = VIRTIO_CONFIG_S_FEATURES_OK as u8;
@@ -206,7 +206,7 @@ impl<M: Model> Wire for Virtio<M> {
         debug_assert!(M::QUEUES.iter().all(|size| *size <= QUEUE_SIZE_MAX));
         // A writer of its own, for the length; errors of the inner parts are reported by the outer one.
         let mut inner = Writer::new();
-        let saved = self.worker.core.quiesced_within(PATIENCE, |active| {
+        let saved = self.worker.core.quiesced_within(TIMEOUT, |active| {
             self.head(&active.rings, active.model.config()).save(&mut inner)?;
             active.model.save_state(&mut inner)
         });

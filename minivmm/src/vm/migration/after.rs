@@ -173,7 +173,7 @@ mod tests {
             nets: Vec::new(),
             serial: Serial::None,
             control,
-            incoming: Some(ListenAt::Address(Address::Unix(dir.path().join("door")))),
+            incoming: Some(ListenAt::Address(Address::Unix(dir.path().join("incoming")))),
             restore: Restore::default(),
             tls: Tls::default(),
             kvm: None,

@@ -56,7 +56,7 @@ pub(in crate::vm) struct EngineMachine {
 }
 
 /// How long a rehearsal waits for the driver, which may be busy.
-const PATIENCE: Duration = Duration::from_millis(200);
+const TIMEOUT: Duration = Duration::from_millis(200);
 
 /// Niceness of a thread that cleans up (nice(2)). The thread must not starve on a busy host: until it ends, queries say that a
 /// migration is active.
@@ -245,7 +245,7 @@ impl Machine for EngineMachine {
         let (standing, over) = mpsc::channel();
         self.handle.tell(EngineRequest::Rehearse(Rehearsing { stands, over }));
         // A device that is busy now does not predict the pause; the guest runs on.
-        let Ok(stop) = stood.recv_timeout(PATIENCE) else { return Ok(None) };
+        let Ok(stop) = stood.recv_timeout(TIMEOUT) else { return Ok(None) };
         self.standing = Some(standing);
         // Writing the state to the destination's KVM takes the reverse of the calls that read it.
         Ok(Some(Rehearsal { stop, load: stop }))

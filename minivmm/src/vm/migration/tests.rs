@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex};
 
 use vmstate::channel::Listener;
 use vmstate::channel::tls::TlsServer;
-use vmstate_lab::patience::{PATIENCE, until};
 use vmstate_lab::tiny;
+use vmstate_lab::wait::{TIMEOUT, until};
 
 use super::*;
 use crate::config::{Config, Cpu, Restore, Serial, Tls};
@@ -84,7 +84,7 @@ fn asked_by(key: u8) -> Option<Asked> {
 fn a_reset_just_before_the_switch_over_is_carried_out_before_the_state_is_read() {
     const ENTRY: u64 = 0x10_0200;
     let Some(Asked { mut vm, _dir }) = asked_by(b'r') else { return };
-    assert!(vm.switch_over(PATIENCE).is_ok());
+    assert!(vm.switch_over(TIMEOUT).is_ok());
     let state = vm.state.lock().unwrap();
     assert_eq!(state.hypervisor.vcpus[0].cpu.eip, ENTRY);
     assert_eq!(vm.machine.events().first(), None);
@@ -95,7 +95,7 @@ fn a_reset_just_before_the_switch_over_is_carried_out_before_the_state_is_read()
 #[test]
 fn a_power_off_just_before_the_switch_over_refuses_it() {
     let Some(Asked { mut vm, _dir }) = asked_by(b'q') else { return };
-    match vm.switch_over(PATIENCE) {
+    match vm.switch_over(TIMEOUT) {
         Err(Outcome::Refused(Refusal(why))) => assert!(why.starts_with("the guest powered off"), "{why}"),
         _ => panic!("the guest is off"),
     }
@@ -110,14 +110,15 @@ fn a_connection_is_closed_once_the_end_of_its_migration_is_told() {
         return vmstate_lab::skip::skip(error);
     }
     let dir = tempfile::tempdir().unwrap();
-    let door = dir.path().join("door");
+    let incoming_socket = dir.path().join("incoming");
     let mut vm = Vm::new(config(dir.path()), Box::new(std::io::sink())).unwrap();
     assert!(
-        vm.receive(Origin::Listener(Listener::unix(&door).unwrap().with_tls(None::<TlsServer>)), None, true).is_ok()
+        vm.receive(Origin::Listener(Listener::unix(&incoming_socket).unwrap().with_tls(None::<TlsServer>)), None, true)
+            .is_ok()
     );
     // Header; a configuration with the machine name; and the command OPEN_RETURN_PATH.
     let name = [&[0, 0, 0, MACHINE_TYPE.len() as u8], MACHINE_TYPE.as_bytes()].concat();
-    let mut source = UnixStream::connect(&door).unwrap();
+    let mut source = UnixStream::connect(&incoming_socket).unwrap();
     source.write_all(&[b"QEVM\0\0\0\x03\x07", &*name, b"\x08\0\x01\0\0"].concat()).unwrap();
     until("source that is looked at", || vm.shared.migration().figures.bytes > 0);
     assert!(vm.incoming.as_ref().unwrap().control.cancel());
@@ -132,7 +133,7 @@ fn a_connection_is_closed_once_the_end_of_its_migration_is_told() {
     assert!(matches!(vm.ended(end), Err(Outcome::Ended(End::Failed(why))) if why.contains("did not run here")));
     answer.send(Ok(())).unwrap();
     source.set_nonblocking(false).unwrap();
-    source.set_read_timeout(Some(PATIENCE)).unwrap();
+    source.set_read_timeout(Some(TIMEOUT)).unwrap();
     source.read_to_end(&mut said).unwrap();
 }
 
@@ -140,7 +141,7 @@ fn a_connection_is_closed_once_the_end_of_its_migration_is_told() {
 #[test]
 fn a_machine_that_ends_leaves_no_socket_though_its_migration_does_not_end() {
     let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("door");
+    let path = dir.path().join("incoming");
     let listener = Arc::new(Listener::unix(&path).unwrap().with_tls(None::<TlsServer>));
     let theirs = Arc::clone(&listener);
     let (end, ends) = std::sync::mpsc::channel::<()>();

@@ -13,7 +13,7 @@ use minivmm::irq::IrqLine;
 const BEGIN: &[u8] = b"\xff\0<begin>\0\xff";
 const END: &[u8] = b"\xff\0<end>\0\xff";
 /// Time limit for the thread of a console.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A console that is not compared; consoles 0 and 1 are.
 pub(super) const UNWATCHED: usize = 2;
@@ -108,7 +108,7 @@ impl Console {
         self.print(END);
         let (paper, changed) = &*self.paper.0;
         let paper = paper.lock().unwrap();
-        let (mut paper, late) = changed.wait_timeout_while(paper, PATIENCE, |paper| !paper.ends_with(END)).unwrap();
+        let (mut paper, late) = changed.wait_timeout_while(paper, TIMEOUT, |paper| !paper.ends_with(END)).unwrap();
         assert!(!late.timed_out(), "a console does not print");
         let all = std::mem::take(&mut *paper);
         let begin = all.windows(BEGIN.len()).rposition(|window| window == BEGIN).expect("a beginning");

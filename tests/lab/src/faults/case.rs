@@ -6,17 +6,17 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::beside::Habits;
 use super::cell::{Cell, Fault, Guest, Phase};
 use super::descriptors::Message;
-use super::ending::{Ending, Told, answered, says};
 use super::marks::Mark;
-use super::place::{Oddities, Place};
+use super::outcome::{CommandResult, Outcome, await_state, check_answer};
+use super::page_channels::PageChannelOptions;
+use super::relay::{Alteration, Behaviour, Part};
+use super::setup::Setup;
 use super::side::Side;
-use super::subject::Ground;
+use super::testbed::{Testbed, TestbedOptions};
 use super::third_party::ThirdParty;
-use super::wire::{Alteration, Part, Wire};
-use super::{PATIENCE, Result, until};
+use super::{Result, TIMEOUT, until};
 
 /// Time limit for the answer to a command while the relay is stalled: less than the time after which the source gives
 /// up by itself, which is 10 s while the guest runs (`SourceOptions`), and the pause's budget once the guest is paused.
@@ -24,60 +24,65 @@ const AT_ONCE: Duration = Duration::from_secs(9);
 /// Number of the page channel for the faults of a single channel.
 const CHANNEL: usize = 1;
 /// Time after which the test goes on while the relay is stalled; no side gives up in this time.
-const A_WHILE: Duration = Duration::from_millis(500);
+const STALL_TIME: Duration = Duration::from_millis(500);
 
 /// Causes the fault for a guest that runs at `source` and checks the outcome. Returns the side that runs the guest
 /// then.
 ///
 /// # Errors
 /// The condition that failed, and the state of both sides.
-pub fn walk(ground: &Ground, source: Side, fault: Fault, phase: Phase, cell: &Cell) -> Result<Option<Side>> {
+pub fn run(setup: &Setup, source: Side, fault: Fault, phase: Phase, cell: &Cell) -> Result<Option<Side>> {
     let Cell::Ends { guest, .. } = *cell else { return Ok(Some(source)) };
-    let mark = ground.mark(phase);
-    let mut place = Place::new(ground, source, &oddities(fault, mark))?;
-    let told = (|| {
+    let mark = setup.mark(phase);
+    let mut testbed = Testbed::new(setup, source, &options(fault, mark))?;
+    let result = (|| {
         if fault == Fault::Cancel {
-            place.pause_for(PATIENCE)?;
+            testbed.pause_for(TIMEOUT)?;
         }
-        place.migrate()?;
+        testbed.migrate()?;
         // A busy emulated host has needed a minute for the first round of a tiny guest.
         if !matches!(fault, Fault::DescriptorsLost | Fault::DescriptorsTorn) {
-            place.wire.await_mark(mark, Instant::now() + 3 * PATIENCE)?;
+            testbed.relay.await_mark(mark, Instant::now() + 3 * TIMEOUT)?;
         }
         if fault == Fault::DestinationKilled && guest == Guest::DiedWithItsProcess {
             // If the destination is killed between `SHUT` and the advance of its record, it has not run the guest, and
             // the source may resume it.
-            until("the destination runs the guest", || Ok(place.destination.answers()?.0 == "running"))?;
+            until("the destination runs the guest", || Ok(testbed.destination.state()?.0 == "running"))?;
         }
-        inject(fault, phase, &mut place)
+        inject(fault, phase, &mut testbed)
     })();
-    check_outcome(&mut place, fault, cell, told)?;
+    check_outcome(&mut testbed, fault, cell, result)?;
     // In some cases the check has migrated the guest once more.
-    let runs = |side: &mut Side| Ok::<_, String>(side.exit_code().is_none() && side.answers()?.0 == "running");
-    if runs(&mut place.source)? {
-        return Ok(Some(place.source));
+    let runs = |side: &mut Side| Ok::<_, String>(side.exit_code().is_none() && side.state()?.0 == "running");
+    if runs(&mut testbed.source)? {
+        return Ok(Some(testbed.source));
     }
-    Ok(if runs(&mut place.destination)? { Some(place.destination) } else { None })
+    Ok(if runs(&mut testbed.destination)? { Some(testbed.destination) } else { None })
 }
 
 /// Checks what `cell` states about a case whose fault was caused, with the answer to the fault's command.
 ///
 /// # Errors
 /// What prevented the fault, or the condition that failed; and the state of both sides.
-pub(super) fn check_outcome(place: &mut Place, fault: Fault, cell: &Cell, told: Result<Told>) -> Result<()> {
+pub(super) fn check_outcome(
+    testbed: &mut Testbed,
+    fault: Fault,
+    cell: &Cell,
+    result: Result<CommandResult>,
+) -> Result<()> {
     let Cell::Ends { guest, source, destination, answer } = *cell else { return Ok(()) };
-    let checked = told.and_then(|told| {
-        says("the source", &mut place.source, source)?;
-        says("the destination", &mut place.destination, destination)?;
-        answered(answer, told)?;
-        let mut ending = Ending { place, fault, source, destination };
-        ending.check(guest)?;
-        ending.lasts(guest)
+    let checked = result.and_then(|result| {
+        await_state("the source", &mut testbed.source, source)?;
+        await_state("the destination", &mut testbed.destination, destination)?;
+        check_answer(answer, result)?;
+        let mut outcome = Outcome { testbed, fault, source, destination };
+        outcome.check(guest)?;
+        outcome.check_lasts(guest)
     });
-    checked.map_err(|why| format!("{why}\n  {}", describe(place)))
+    checked.map_err(|why| format!("{why}\n  {}", describe(testbed)))
 }
 
-pub(super) fn oddities(fault: Fault, mark: Mark) -> Oddities {
+pub(super) fn options(fault: Fault, mark: Mark) -> TestbedOptions {
     let change = |find, at, put| Some(Alteration { find, at, put });
     // Name, instance id 0, version 3 of QEMU's serial port, followed by divider (2 bytes), receive buffer, IER.
     const SERIAL: &[u8] = b"serial\0\0\0\0\0\0\0\x03";
@@ -92,10 +97,10 @@ pub(super) fn oddities(fault: Fault, mark: Mark) -> Oddities {
         Fault::PostLoadFails => change(SERIAL, SERIAL.len() + 3, b"\xf0"),
         _ => None,
     };
-    Oddities {
+    TestbedOptions {
         hold: Some(mark),
         alteration,
-        habits: Habits {
+        page_channels: PageChannelOptions {
             late: (fault == Fault::PagesLate).then_some(CHANNEL),
             stray: (fault == Fault::PagesStray).then_some(CHANNEL),
         },
@@ -111,59 +116,59 @@ pub(super) fn oddities(fault: Fault, mark: Mark) -> Oddities {
     }
 }
 
-fn inject(fault: Fault, phase: Phase, place: &mut Place) -> Result<Told> {
+fn inject(fault: Fault, phase: Phase, testbed: &mut Testbed) -> Result<CommandResult> {
     match fault {
-        Fault::SourceKilled => place.source.kill(),
-        Fault::DestinationKilled => place.destination.kill(),
-        Fault::WireCut => place.wire.behave(Wire::Cut),
+        Fault::SourceKilled => testbed.source.kill(),
+        Fault::DestinationKilled => testbed.destination.kill(),
+        Fault::WireCut => testbed.relay.set_behaviour(Behaviour::Cut),
         Fault::WireStalls => {
-            place.wire.behave(Wire::Stalls);
-            ends_at_source(place)?;
-            place.wire.behave(Wire::Cut);
+            testbed.relay.set_behaviour(Behaviour::Stalls);
+            ends_at_source(testbed)?;
+            testbed.relay.set_behaviour(Behaviour::Cut);
         }
-        Fault::MainCut => place.wire.behave_on(Part::Main, Wire::Cut),
-        Fault::PagesCut => place.wire.behave_on(Part::Pages(CHANNEL), Wire::Cut),
-        Fault::PagesStall => place.wire.behave_on(Part::Pages(CHANNEL), Wire::Stalls),
-        Fault::Strays => strays(place)?,
+        Fault::MainCut => testbed.relay.set_behaviour_of(Part::Main, Behaviour::Cut),
+        Fault::PagesCut => testbed.relay.set_behaviour_of(Part::Pages(CHANNEL), Behaviour::Cut),
+        Fault::PagesStall => testbed.relay.set_behaviour_of(Part::Pages(CHANNEL), Behaviour::Stalls),
+        Fault::Strays => connect_strays(testbed)?,
         Fault::WireTrickles => {
-            place.wire.behave(Wire::Trickles(512));
+            testbed.relay.set_behaviour(Behaviour::Trickles(512));
             match phase {
                 Phase::Setup | Phase::Rounds => {
-                    let mut introduced = || Ok(place.destination.answers()?.1 == "active");
+                    let mut introduced = || Ok(testbed.destination.state()?.1 == "active");
                     until("the destination has received the introduction", &mut introduced)?;
-                    let told = command(place, "migrate_cancel", Value::Null)?;
-                    place.wire.behave(Wire::Flows);
-                    return Ok(told);
+                    let result = command(testbed, "migrate_cancel", Value::Null)?;
+                    testbed.relay.set_behaviour(Behaviour::Flows);
+                    return Ok(result);
                 }
-                _ => ends_at_source(place)?,
+                _ => ends_at_source(testbed)?,
             }
         }
         Fault::LockTaken => {
-            let third = ThirdParty::take(&place.image)?;
-            place.wire.behave(Wire::Flows);
-            ends_at_source(place)?;
-            until("the destination gives up", || Ok(place.destination.answers()?.1 == "failed"))?;
+            let third = ThirdParty::take(&testbed.image)?;
+            testbed.relay.set_behaviour(Behaviour::Flows);
+            ends_at_source(testbed)?;
+            until("the destination gives up", || Ok(testbed.destination.state()?.1 == "failed"))?;
             drop(third);
         }
         Fault::LockTakenBriefly => {
-            let third = ThirdParty::take(&place.image)?;
-            place.wire.behave(Wire::Flows);
+            let third = ThirdParty::take(&testbed.image)?;
+            testbed.relay.set_behaviour(Behaviour::Flows);
             std::thread::sleep(Duration::from_millis(200));
             drop(third);
         }
-        Fault::EofLate => ends_at_source(place)?,
+        Fault::EofLate => ends_at_source(testbed)?,
         Fault::EofLateAfterQuit => {
-            ends_at_source(place)?;
-            let before = place.source.last_pass();
-            until("the guest goes on at the source", || Ok(place.source.last_pass() > before + 2))?;
+            ends_at_source(testbed)?;
+            let before = testbed.source.last_pass();
+            until("the guest goes on at the source", || Ok(testbed.source.last_pass() > before + 2))?;
             // The answer may be lost when the process ends.
-            let _ = place.source.execute("quit", Value::Null);
-            until("the source ends", || Ok(place.source.exit_code().is_some()))?;
+            let _ = testbed.source.execute("quit", Value::Null);
+            until("the source ends", || Ok(testbed.source.exit_code().is_some()))?;
         }
         Fault::GuestPowersOff | Fault::GuestReboots => {
             let powers_off = fault == Fault::GuestPowersOff;
-            let keys = if powers_off { place.subject.power_off } else { place.subject.reboot };
-            let side = if phase == Phase::Shut { &mut place.destination } else { &mut place.source };
+            let keys = if powers_off { testbed.test_guest.power_off } else { testbed.test_guest.reboot };
+            let side = if phase == Phase::Shut { &mut testbed.destination } else { &mut testbed.source };
             // A guest that has just booted may not read its serial port yet.
             let before = side.last_pass();
             until("the guest runs", || Ok(side.last_pass() > before))?;
@@ -172,27 +177,27 @@ fn inject(fault: Fault, phase: Phase, place: &mut Place) -> Result<Told> {
                 until("the process ends", || Ok(side.exit_code().is_some()))?;
             } else {
                 // Bound this wait, because the other side does not wait until every guest has rebooted.
-                let (vcpus, deadline) = (side.first_vcpu(), Instant::now() + A_WHILE);
+                let (vcpus, deadline) = (side.first_vcpu(), Instant::now() + STALL_TIME);
                 while side.first_vcpu() == vcpus && Instant::now() < deadline {
                     std::thread::sleep(Duration::from_millis(1));
                 }
             }
         }
-        Fault::Cancel => return released(place, "migrate_cancel", Value::Null),
+        Fault::Cancel => return released(testbed, "migrate_cancel", Value::Null),
         Fault::Quit => {
             // A process that ends may not answer.
-            let told = command(place, "quit", Value::Null)?;
-            until("the source ends", || Ok(place.source.exit_code().is_some()))?;
-            place.wire.behave(Wire::Flows);
+            let result = command(testbed, "quit", Value::Null)?;
+            until("the source ends", || Ok(testbed.source.exit_code().is_some()))?;
+            testbed.relay.set_behaviour(Behaviour::Flows);
             let lost = |why: &String| why.contains("lost");
-            return Ok(told.map(|told| if told.as_ref().is_err_and(lost) { Ok(()) } else { told }));
+            return Ok(result.map(|result| if result.as_ref().is_err_and(lost) { Ok(()) } else { result }));
         }
-        Fault::Stop => return released(place, "stop", Value::Null),
-        Fault::Reset => return released(place, "system_reset", Value::Null),
-        Fault::PowerButton => return released(place, "system_powerdown", Value::Null),
+        Fault::Stop => return released(testbed, "stop", Value::Null),
+        Fault::Reset => return released(testbed, "system_reset", Value::Null),
+        Fault::PowerButton => return released(testbed, "system_powerdown", Value::Null),
         Fault::SecondMigrate => {
-            let again = json!({ "uri": place.wire.uri() });
-            return released(place, "migrate", again);
+            let again = json!({ "uri": testbed.relay.uri() });
+            return released(testbed, "migrate", again);
         }
         // These faults exist in post-copy only.
         Fault::Damaged | Fault::QuitThere => return Err(format!("{fault:?} belongs to another table")),
@@ -212,15 +217,15 @@ fn inject(fault: Fault, phase: Phase, place: &mut Place) -> Result<Told> {
     }
     match fault {
         Fault::WireCut | Fault::WireStalls | Fault::MainCut => {}
-        Fault::PagesCut | Fault::PagesStall => place.wire.behave_on(Part::Main, Wire::Flows),
-        _ => place.wire.behave(Wire::Flows),
+        Fault::PagesCut | Fault::PagesStall => testbed.relay.set_behaviour_of(Part::Main, Behaviour::Flows),
+        _ => testbed.relay.set_behaviour(Behaviour::Flows),
     }
     Ok(None)
 }
 
 /// Connects a peer with another protocol, a silent one, and two of another migration: one that sends nothing further,
 /// and one that sends all that a page channel sends before the first page.
-fn strays(place: &mut Place) -> Result<()> {
+fn connect_strays(testbed: &mut Testbed) -> Result<()> {
     const OPENING: &[u8] = b"\x11\x22\x33\x44\0\0\0\x01another migration";
     let mut opening = OPENING.to_vec();
     opening.resize(64, 0);
@@ -228,21 +233,21 @@ fn strays(place: &mut Place) -> Result<()> {
     sync.resize(1344, 0);
     let introduced = [&opening[..], &sync].concat();
     for words in [b"GET / HTTP/1.1\r\n\r\n".to_vec(), Vec::new(), opening, introduced] {
-        let stranger = UnixStream::connect(place.destination.door()).and_then(|mut stranger| {
+        let stranger = UnixStream::connect(testbed.destination.incoming_socket()).and_then(|mut stranger| {
             stranger.write_all(&words)?;
             Ok(stranger)
         });
-        place.strangers.push(stranger.map_err(|error| format!("another connection: {error}"))?);
+        testbed.strangers.push(stranger.map_err(|error| format!("another connection: {error}"))?);
     }
     Ok(())
 }
 
 /// Executes a command at the source, and lets the relay pass data once the command is answered.
-pub(super) fn released(place: &mut Place, name: &'static str, arguments: Value) -> Result<Told> {
-    let (answer, asked) = (place.source.ask(name, arguments), Instant::now());
+pub(super) fn released(testbed: &mut Testbed, name: &'static str, arguments: Value) -> Result<CommandResult> {
+    let (answer, asked) = (testbed.source.ask(name, arguments), Instant::now());
     until("a command is answered", || Ok(answer.is_finished()))?;
     let took = asked.elapsed();
-    place.wire.behave(Wire::Flows);
+    testbed.relay.set_behaviour(Behaviour::Flows);
     if took > AT_ONCE {
         return Err(format!("{name} was answered after {took:?}, while the relay was stalled"));
     }
@@ -250,35 +255,35 @@ pub(super) fn released(place: &mut Place, name: &'static str, arguments: Value) 
 }
 
 /// Executes a command at the source.
-fn command(place: &Place, name: &'static str, arguments: Value) -> Result<Told> {
-    join(place.source.ask(name, arguments))
+fn command(testbed: &Testbed, name: &'static str, arguments: Value) -> Result<CommandResult> {
+    join(testbed.source.ask(name, arguments))
 }
 
-fn join(answer: std::thread::JoinHandle<Result<()>>) -> Result<Told> {
+fn join(answer: std::thread::JoinHandle<Result<()>>) -> Result<CommandResult> {
     // Each of the thread's steps has a time limit of its own.
     answer.join().map(Some).map_err(|_| "the thread that executed a command panicked".to_owned())
 }
 
 /// Waits until the source's migration has ended, with any status.
-fn ends_at_source(place: &mut Place) -> Result<()> {
+fn ends_at_source(testbed: &mut Testbed) -> Result<()> {
     until("the source's migration ends", || {
-        if place.source.exit_code().is_some() {
+        if testbed.source.exit_code().is_some() {
             return Ok(true);
         }
-        let (_, status, _) = place.source.answers()?;
+        let (_, status, _) = testbed.source.state()?;
         Ok(!matches!(status.as_str(), "setup" | "active" | "device" | "cancelling" | "pre-switchover"))
     })
 }
 
-fn describe(place: &mut Place) -> String {
-    let marks: Vec<Mark> = place.wire.seen().into_iter().map(|(mark, _)| mark).collect();
+fn describe(testbed: &mut Testbed) -> String {
+    let marks: Vec<Mark> = testbed.relay.seen().into_iter().map(|(mark, _)| mark).collect();
     let side = |name, side: &mut Side| {
         let state = match side.exit_code() {
             Some(code) => format!("ended with {code:?}"),
-            None => format!("{:?}", side.answers()),
+            None => format!("{:?}", side.state()),
         };
         format!("{name}: {state}, last pass {}, stderr {:?}", side.last_pass(), side.vmm.errors())
     };
-    let (source, destination) = (side("source", &mut place.source), side("destination", &mut place.destination));
-    format!("{source}\n  {destination}\n  wire: {marks:?}")
+    let (source, destination) = (side("source", &mut testbed.source), side("destination", &mut testbed.destination));
+    format!("{source}\n  {destination}\n  relay: {marks:?}")
 }

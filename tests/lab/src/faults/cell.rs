@@ -193,7 +193,7 @@ impl Guest {
 
 /// The state of one side at the end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Says {
+pub enum SideState {
     /// The test killed it.
     Killed,
     /// The process ended with this exit code, and its standard error contains this text.
@@ -222,9 +222,9 @@ pub enum Cell {
         /// The guest's state.
         guest: Guest,
         /// The source's state.
-        source: Says,
+        source: SideState,
         /// The destination's state.
-        destination: Says,
+        destination: SideState,
         /// The answer to the command.
         answer: Answer,
     },

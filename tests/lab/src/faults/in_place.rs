@@ -1,20 +1,20 @@
 //! The fault matrix of a guest that is handed over to a new process on its host without a copy of its memory, as data:
 //! `minivmm/tests/faults` runs it; `docs/faults.md` is generated from it.
 
-use super::cell::{Answer, Cell, Fault, Guest, Row, Says};
+use super::cell::{Answer, Cell, Fault, Guest, Row, SideState};
 use super::table::{
     ARRIVED, CANCELLED, DESTINATION_KILLED, DISK_FULL, EARLIER, EOF_LATE, EOF_LATE_AFTER_QUIT, HANDED_OVER,
     LOAD_REFUSED, LOCK_TAKEN, NEVER_RAN, UNACKNOWLEDGED, UNKNOWN_SECTION, asked, back, ends,
 };
 
 /// The new process has no machine before it has received the guest's memory.
-const fn no_machine(why: &'static str) -> Says {
-    Says::Ended(2, why)
+const fn no_machine(why: &'static str) -> SideState {
+    SideState::Ended(2, why)
 }
 
 const BACK: Cell = back("", NEVER_RAN);
-const DIED: Cell = ends(Guest::DiedWithItsProcess, Says::Killed, NEVER_RAN);
-const TAKEN_OVER: Cell = ends(Guest::AtDestination, Says::Killed, ARRIVED);
+const DIED: Cell = ends(Guest::DiedWithItsProcess, SideState::Killed, NEVER_RAN);
+const TAKEN_OVER: Cell = ends(Guest::AtDestination, SideState::Killed, ARRIVED);
 
 /// The rows.
 pub const IN_PLACE_TABLE: &[Row] = &[
@@ -67,12 +67,12 @@ pub const IN_PLACE_TABLE: &[Row] = &[
     Row {
         fault: Fault::Quit,
         cells: [
-            asked(Answer::Done, Guest::DiedWithItsProcess, Says::Ended(0, ""), NEVER_RAN),
-            asked(Answer::Done, Guest::DiedWithItsProcess, Says::Ended(0, ""), NEVER_RAN),
-            asked(Answer::Done, Guest::DiedWithItsProcess, Says::Ended(0, ""), NEVER_RAN),
-            asked(Answer::Done, Guest::DiedWithItsProcess, Says::Ended(0, ""), NEVER_RAN),
-            asked(Answer::Done, Guest::AtDestination, Says::Ended(0, ""), ARRIVED),
-            asked(Answer::Done, Guest::AtDestination, Says::Ended(0, ""), ARRIVED),
+            asked(Answer::Done, Guest::DiedWithItsProcess, SideState::Ended(0, ""), NEVER_RAN),
+            asked(Answer::Done, Guest::DiedWithItsProcess, SideState::Ended(0, ""), NEVER_RAN),
+            asked(Answer::Done, Guest::DiedWithItsProcess, SideState::Ended(0, ""), NEVER_RAN),
+            asked(Answer::Done, Guest::DiedWithItsProcess, SideState::Ended(0, ""), NEVER_RAN),
+            asked(Answer::Done, Guest::AtDestination, SideState::Ended(0, ""), ARRIVED),
+            asked(Answer::Done, Guest::AtDestination, SideState::Ended(0, ""), ARRIVED),
         ],
     },
     DISK_FULL,
@@ -91,7 +91,7 @@ pub const IN_PLACE_TABLE: &[Row] = &[
     Row {
         fault: Fault::OtherCpu,
         cells: [
-            back("the destination refused the guest", Says::Ended(1, "avx512pf")),
+            back("the destination refused the guest", SideState::Ended(1, "avx512pf")),
             EARLIER,
             EARLIER,
             EARLIER,

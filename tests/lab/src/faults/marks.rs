@@ -88,7 +88,7 @@ enum StreamPart {
 
 /// Parses the source's stream as far as needed.
 #[derive(Debug)]
-pub(super) struct Forward {
+pub(super) struct StreamParser {
     part: StreamPart,
     /// The first part of RAM has begun.
     pages: bool,
@@ -100,7 +100,7 @@ pub(super) struct Forward {
     in_place: bool,
 }
 
-impl Forward {
+impl StreamParser {
     pub(super) fn new(in_place: bool) -> Self {
         Self { part: StreamPart::Header, pages: false, paused: false, late: false, in_place }
     }
@@ -270,8 +270,8 @@ fn all_but_the_end(bytes: &[u8]) -> Option<(usize, Option<Mark>)> {
     (bytes.len() > LOOK_BACK).then(|| (bytes.len() - LOOK_BACK, None))
 }
 
-/// As [`Forward::step`] for the destination's answers: type and length, 16 bits each, and the data.
-pub(super) fn answer(bytes: &[u8]) -> Option<(usize, Option<Mark>)> {
+/// As [`StreamParser::step`] for the destination's answers: type and length, 16 bits each, and the data.
+pub(super) fn parse_reply(bytes: &[u8]) -> Option<(usize, Option<Mark>)> {
     let &[kind, kind_low, len, len_low] = bytes.first_chunk::<ANSWER_HEAD>()?;
     let mut len = ANSWER_HEAD + usize::from(u16::from_be_bytes([len, len_low]));
     let whole = bytes.get(..len)?;
@@ -361,7 +361,7 @@ mod tests {
     #[test]
     fn the_first_ping_is_not_held_back() {
         let mut bytes = b"QEVM\0\0\0\x03\x07\0\0\0\x07microvm\x08\0\x01\0\0\x08\0\x02\0\x04who?".to_vec();
-        let mut forward = Forward::new(false);
+        let mut forward = StreamParser::new(false);
         while let Some((len, _)) = forward.step(&bytes) {
             bytes.drain(..len);
         }
@@ -375,7 +375,7 @@ mod tests {
         {
             let (bytes, wanted) = stream(with_pings);
             let chunk = chunk.min(bytes.len());
-            let (mut forward, mut at, mut found) = (Forward::new(false), 0, Vec::new());
+            let (mut forward, mut at, mut found) = (StreamParser::new(false), 0, Vec::new());
             for end in (chunk..bytes.len() + chunk).step_by(chunk) {
                 while let Some((len, mark)) = forward.step(&bytes[at..end.min(bytes.len())]) {
                     found.extend(mark.map(|mark| (at, mark)));
@@ -418,7 +418,7 @@ mod tests {
             (part(3), Some(Mark::LatePages)),
             (vec![0], Some(Mark::Eof)),
         ];
-        for (mut forward, pieces) in [(Forward::new(false), pieces), (Forward::resumed(), again)] {
+        for (mut forward, pieces) in [(StreamParser::new(false), pieces), (StreamParser::resumed(), again)] {
             let bytes: Vec<u8> = pieces.iter().flat_map(|(bytes, _)| bytes).copied().collect();
             let ends = pieces.iter().scan(0, |at, (bytes, _)| Some(std::mem::replace(at, *at + bytes.len())));
             let wanted: Vec<_> = ends.zip(&pieces).filter_map(|(at, (_, mark))| Some((at, (*mark)?))).collect();
@@ -439,7 +439,7 @@ mod tests {
         let runs = b"\0\x02\0\x04runs";
         let mut bytes = [&request[..], bitmap, runs, b"\0\x06\0\x04\0\0\0\x01\0\x01\0\x04\0\0\0\0"].concat();
         let mut found = Vec::new();
-        while let Some((len, mark)) = answer(&bytes) {
+        while let Some((len, mark)) = parse_reply(&bytes) {
             found.push((len, mark));
             bytes.drain(..len);
         }
@@ -450,8 +450,8 @@ mod tests {
     fn answers_are_distinguished() {
         let marks =
             [[0, 2, 0, 4, 0, 0, 0, 5], [0, 2, 0, 4, 0, 0, 0, 6], [0, 1, 0, 4, 0, 0, 0, 0], [0, 1, 0, 4, 0, 0, 0, 1]];
-        let marks = marks.map(|bytes| answer(&bytes).and_then(|(_, mark)| mark));
+        let marks = marks.map(|bytes| parse_reply(&bytes).and_then(|(_, mark)| mark));
         assert_eq!(marks, [Some(Mark::Ready), None, Some(Mark::Shut), Some(Mark::Refusal)]);
-        assert_eq!(answer(&[0, 1, 0, 4, 0, 0, 0]), None);
+        assert_eq!(parse_reply(&[0, 1, 0, 4, 0, 0, 0]), None);
     }
 }

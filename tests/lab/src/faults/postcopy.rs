@@ -1,11 +1,11 @@
 //! The fault matrix of post-copy, as data: the guest is handed over by the command to run, and its memory follows over
 //! connections that may break. `minivmm/tests/faults` runs it; `docs/faults.md` is generated from it.
 
-use super::cell::{Answer, Cell, Fault, Guest, Says};
+use super::cell::{Answer, Cell, Fault, Guest, SideState};
 use super::marks::Mark;
 use super::table::{ARRIVED, CANCELLED, HANDED_OVER, NEVER_RAN, asked, back, ends};
 
-pub use super::postcopy_case::walk;
+pub use super::postcopy_case::run;
 
 /// The phase of a migration in post-copy in which the fault occurs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -77,15 +77,16 @@ pub struct PostcopyRow {
 }
 
 /// The source waits for another connection.
-const WAITS: Says = Says::Answers("finish-migrate", "postcopy-paused", "migrate with resume");
+const WAITS: SideState = SideState::Answers("finish-migrate", "postcopy-paused", "migrate with resume");
 
 /// The destination lacks pages, and waits for another connection.
-const LACKS: Says = Says::Answers("running", "postcopy-paused", "waits for memory that is only at the source");
+const LACKS: SideState =
+    SideState::Answers("running", "postcopy-paused", "waits for memory that is only at the source");
 
 const RESUMED: Cell = ends(Guest::LacksPages, WAITS, LACKS);
-const LOST: Cell = ends(Guest::Lost, Says::Killed, LACKS);
-const DIED: Cell = ends(Guest::DiedWithItsProcess, WAITS, Says::Killed);
-const QUIT: Cell = asked(Answer::Done, Guest::DiedWithItsProcess, WAITS, Says::Ended(0, ""));
+const LOST: Cell = ends(Guest::Lost, SideState::Killed, LACKS);
+const DIED: Cell = ends(Guest::DiedWithItsProcess, WAITS, SideState::Killed);
+const QUIT: Cell = asked(Answer::Done, Guest::DiedWithItsProcess, WAITS, SideState::Ended(0, ""));
 const REFUSED: Cell = asked(Answer::Refused("handed over"), Guest::AtDestination, HANDED_OVER, ARRIVED);
 const UNHEARD: Cell = ends(Guest::AtDestination, WAITS, ARRIVED);
 const NO_CONNECTION: Cell = Cell::No("there is no connection");
@@ -96,27 +97,27 @@ pub const POSTCOPY_TABLE: &[PostcopyRow] = &[
     PostcopyRow {
         fault: Fault::SourceKilled,
         cells: [
-            ends(Guest::DiedWithItsProcess, Says::Killed, NEVER_RAN),
+            ends(Guest::DiedWithItsProcess, SideState::Killed, NEVER_RAN),
             LOST,
             LOST,
             LOST,
             LOST,
             LOST,
-            ends(Guest::AtDestination, Says::Killed, ARRIVED),
-            ends(Guest::AtDestination, Says::Killed, ARRIVED),
+            ends(Guest::AtDestination, SideState::Killed, ARRIVED),
+            ends(Guest::AtDestination, SideState::Killed, ARRIVED),
         ],
     },
     PostcopyRow {
         fault: Fault::DestinationKilled,
         cells: [
-            back("", Says::Killed),
-            back("", Says::Killed),
+            back("", SideState::Killed),
+            back("", SideState::Killed),
             DIED,
             DIED,
             DIED,
             DIED,
             DIED,
-            ends(Guest::DiedWithItsProcess, HANDED_OVER, Says::Killed),
+            ends(Guest::DiedWithItsProcess, HANDED_OVER, SideState::Killed),
         ],
     },
     PostcopyRow {
@@ -143,7 +144,7 @@ pub const POSTCOPY_TABLE: &[PostcopyRow] = &[
     PostcopyRow {
         fault: Fault::LoadRefused,
         cells: [
-            back("the destination refused the guest", Says::Ended(1, "version 99 is newer than 3")),
+            back("the destination refused the guest", SideState::Ended(1, "version 99 is newer than 3")),
             EARLIER,
             EARLIER,
             EARLIER,
@@ -160,7 +161,7 @@ pub const POSTCOPY_TABLE: &[PostcopyRow] = &[
             REFUSED,
             REFUSED,
             REFUSED,
-            asked(Answer::Done, Guest::Lost, Says::Answers("postmigrate", "failed", "it is lost there"), LACKS),
+            asked(Answer::Done, Guest::Lost, SideState::Answers("postmigrate", "failed", "it is lost there"), LACKS),
             REFUSED,
             REFUSED,
             REFUSED,
@@ -169,14 +170,14 @@ pub const POSTCOPY_TABLE: &[PostcopyRow] = &[
     PostcopyRow {
         fault: Fault::QuitThere,
         cells: [
-            asked(Answer::Done, Guest::AtSource, Says::Answers("running", "failed", ""), Says::Ended(0, "")),
-            asked(Answer::Done, Guest::AtSource, Says::Answers("running", "failed", ""), Says::Ended(0, "")),
+            asked(Answer::Done, Guest::AtSource, SideState::Answers("running", "failed", ""), SideState::Ended(0, "")),
+            asked(Answer::Done, Guest::AtSource, SideState::Answers("running", "failed", ""), SideState::Ended(0, "")),
             QUIT,
             QUIT,
             QUIT,
             QUIT,
             QUIT,
-            asked(Answer::Done, Guest::DiedWithItsProcess, HANDED_OVER, Says::Ended(0, "")),
+            asked(Answer::Done, Guest::DiedWithItsProcess, HANDED_OVER, SideState::Ended(0, "")),
         ],
     },
 ];

@@ -4,85 +4,85 @@ use std::time::Instant;
 
 use serde_json::Value;
 
-use super::case::{check_outcome, oddities, released};
+use super::case::{check_outcome, options, released};
 use super::cell::{Cell, Fault};
-use super::ending::Told;
 use super::marks::Mark;
-use super::place::{Oddities, Place};
+use super::outcome::CommandResult;
 use super::postcopy::Moment;
+use super::relay::Behaviour;
+use super::setup::Setup;
 use super::side::Side;
-use super::subject::Ground;
-use super::wire::Wire;
-use super::{PATIENCE, Result, until};
+use super::testbed::{Testbed, TestbedOptions};
+use super::{Result, TIMEOUT, until};
 
 /// Causes the fault for a guest that runs at `source` and checks the outcome.
 ///
 /// # Errors
 /// The condition that failed, and the state of both sides.
-pub fn walk(ground: &Ground, source: Side, fault: Fault, moment: Moment, cell: &Cell) -> Result<()> {
+pub fn run(setup: &Setup, source: Side, fault: Fault, moment: Moment, cell: &Cell) -> Result<()> {
     let Cell::Ends { .. } = cell else { return Ok(()) };
-    let oddities = Oddities { hold: Some(moment.mark()), ..oddities(fault, moment.mark()) };
-    let mut place = Place::new(ground, source, &oddities)?;
-    let told = reach(moment, &mut place).and_then(|()| inject(fault, &mut place));
-    check_outcome(&mut place, fault, cell, told)
+    let options = TestbedOptions { hold: Some(moment.mark()), ..options(fault, moment.mark()) };
+    let mut testbed = Testbed::new(setup, source, &options)?;
+    let result = reach(moment, &mut testbed).and_then(|()| inject(fault, &mut testbed));
+    check_outcome(&mut testbed, fault, cell, result)
 }
 
 /// Migrates until the phase is reached.
-fn reach(moment: Moment, place: &mut Place) -> Result<()> {
-    place.migrate()?;
-    place.wire.await_mark(moment.mark(), Instant::now() + PATIENCE)?;
+fn reach(moment: Moment, testbed: &mut Testbed) -> Result<()> {
+    testbed.migrate()?;
+    testbed.relay.await_mark(moment.mark(), Instant::now() + TIMEOUT)?;
     if moment >= Moment::Runs {
         // The destination reports that it runs the guest just before it does.
-        until("the destination runs the guest", || Ok(place.destination.answers()?.0 == "running"))?;
+        until("the destination runs the guest", || Ok(testbed.destination.state()?.0 == "running"))?;
     }
     if let Moment::Paused | Moment::Recovery = moment {
-        place.wire.behave(Wire::Cut);
+        testbed.relay.set_behaviour(Behaviour::Cut);
         until("both sides notice that the connection broke", || {
-            Ok([&mut place.source, &mut place.destination]
+            Ok([&mut testbed.source, &mut testbed.destination]
                 .into_iter()
-                .all(|side| side.answers().is_ok_and(|(_, status, _)| status == "postcopy-paused")))
+                .all(|side| side.state().is_ok_and(|(_, status, _)| status == "postcopy-paused")))
         })?;
     }
     if moment == Moment::Recovery {
-        place.resume(Some(Mark::Resume))?;
-        place.wire.await_mark(Mark::Resume, Instant::now() + PATIENCE)?;
+        testbed.resume(Some(Mark::Resume))?;
+        testbed.relay.await_mark(Mark::Resume, Instant::now() + TIMEOUT)?;
     }
     Ok(())
 }
 
-fn inject(fault: Fault, place: &mut Place) -> Result<Told> {
+fn inject(fault: Fault, testbed: &mut Testbed) -> Result<CommandResult> {
     match fault {
-        Fault::SourceKilled => place.source.kill(),
-        Fault::DestinationKilled => place.destination.kill(),
+        Fault::SourceKilled => testbed.source.kill(),
+        Fault::DestinationKilled => testbed.destination.kill(),
         Fault::WireCut => {
-            place.wire.behave(Wire::Cut);
+            testbed.relay.set_behaviour(Behaviour::Cut);
             return Ok(None);
         }
         Fault::WireStalls => {
-            place.wire.behave(Wire::Stalls);
+            testbed.relay.set_behaviour(Behaviour::Stalls);
             until("the source gives the connection up", || {
-                let (_, status, _) = place.source.answers()?;
+                let (_, status, _) = testbed.source.state()?;
                 Ok(matches!(status.as_str(), "failed" | "postcopy-paused"))
             })?;
-            place.wire.behave(Wire::Cut);
+            testbed.relay.set_behaviour(Behaviour::Cut);
             return Ok(None);
         }
         Fault::Damaged => {
-            place.wire.behave(Wire::Damaged);
+            testbed.relay.set_behaviour(Behaviour::Damaged);
             return Ok(None);
         }
-        Fault::Cancel => return released(place, "migrate_cancel", Value::Null),
+        Fault::Cancel => return released(testbed, "migrate_cancel", Value::Null),
         Fault::QuitThere => {
             // A process that ends may not answer.
-            let answer = place.destination.ask("quit", Value::Null);
-            until("the destination ends", || Ok(place.destination.exit_code().is_some()))?;
-            place.wire.behave(Wire::Flows);
-            let told = answer.join().map_err(|_| "the thread that executed a command panicked".to_owned())?;
-            return Ok(Some(told.or_else(|why| if why.contains("lost") { Ok(()) } else { Err(why) })));
+            let answer = testbed.destination.ask("quit", Value::Null);
+            until("the destination ends", || Ok(testbed.destination.exit_code().is_some()))?;
+            testbed.relay.set_behaviour(Behaviour::Flows);
+            let result = answer.join().map_err(|_| "the thread that executed a command panicked".to_owned())?;
+            return Ok(Some(result.or_else(|why| if why.contains("lost") { Ok(()) } else { Err(why) })));
         }
         Fault::LoadRefused => {}
         other => return Err(format!("{other:?} belongs to another table")),
     }
-    place.wire.behave(Wire::Flows);
+    testbed.relay.set_behaviour(Behaviour::Flows);
     Ok(None)
 }

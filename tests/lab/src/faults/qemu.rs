@@ -2,25 +2,25 @@
 //! runs the guest before it reports that, and only the image's lock decides. `tests/e2e/qemu/faults.rs` runs it;
 //! `docs/faults.md` is generated from it.
 
-use super::cell::{Answer, Cell, Fault, Guest, Phase, Says};
+use super::cell::{Answer, Cell, Fault, Guest, Phase, SideState};
 
 /// The direction of a migration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
+pub enum Direction {
     /// From a QEMU with the capability `return-path` to a minivmm.
     FromQemu,
     /// From a QEMU without `return-path` to a minivmm.
-    FromDeafQemu,
+    FromQemuWithoutReturnPath,
     /// From a minivmm to a QEMU.
     ToQemu,
 }
 
-impl Way {
+impl Direction {
     /// The direction in words, without a full stop.
     pub fn meaning(self) -> &'static str {
         match self {
             Self::FromQemu => "from a QEMU with `return-path` to minivmm",
-            Self::FromDeafQemu => "from a QEMU without `return-path` to minivmm",
+            Self::FromQemuWithoutReturnPath => "from a QEMU without `return-path` to minivmm",
             Self::ToQemu => "from minivmm to a QEMU",
         }
     }
@@ -30,55 +30,55 @@ impl Way {
 #[derive(Clone, Copy, Debug)]
 pub struct QemuRow {
     /// The direction.
-    pub way: Way,
+    pub direction: Direction,
     /// The fault.
     pub fault: Fault,
     /// The phases in which the fault can occur, each with its outcome.
     pub cells: &'static [(Phase, Cell)],
 }
 
-const fn ends(guest: Guest, source: Says, destination: Says) -> Cell {
+const fn ends(guest: Guest, source: SideState, destination: SideState) -> Cell {
     Cell::Ends { guest, source, destination, answer: Answer::None }
 }
 
-const FAILED: Says = Says::Answers("running", "failed", "");
-const HANDED_OVER: Says = Says::Answers("postmigrate", "completed", "");
-const UNDECIDED: Says = Says::Answers("postmigrate", "undecided", "nothing can prove");
-const ARRIVED: Says = Says::Answers("running", "completed", "");
-const WAITS: Says = Says::Answers("inmigrate", "setup", "");
-const STRANDED: Says = Says::Answers("paused", "failed", "the source most likely, holds");
-const NEVER_RAN: Says = Says::Ended(1, "the guest did not run here");
-const QEMU_NEVER_RAN: Says = Says::Ended(1, "load of migration failed");
+const FAILED: SideState = SideState::Answers("running", "failed", "");
+const HANDED_OVER: SideState = SideState::Answers("postmigrate", "completed", "");
+const UNDECIDED: SideState = SideState::Answers("postmigrate", "undecided", "nothing can prove");
+const ARRIVED: SideState = SideState::Answers("running", "completed", "");
+const WAITS: SideState = SideState::Answers("inmigrate", "setup", "");
+const STRANDED: SideState = SideState::Answers("paused", "failed", "the source most likely, holds");
+const NEVER_RAN: SideState = SideState::Ended(1, "the guest did not run here");
+const QEMU_NEVER_RAN: SideState = SideState::Ended(1, "load of migration failed");
 
 const DIED: Guest = Guest::DiedWithItsProcess;
-const UNHEARD: Cell = ends(Guest::PausedAtSource, HANDED_OVER, Says::Killed);
+const UNHEARD: Cell = ends(Guest::PausedAtSource, HANDED_OVER, SideState::Killed);
 
 /// The rows.
 pub const QEMU_TABLE: &[QemuRow] = &[
     QemuRow {
-        way: Way::FromQemu,
+        direction: Direction::FromQemu,
         fault: Fault::SourceKilled,
         cells: &[
-            (Phase::Setup, ends(DIED, Says::Killed, WAITS)),
-            (Phase::Rounds, ends(DIED, Says::Killed, NEVER_RAN)),
-            (Phase::SwitchOver, ends(DIED, Says::Killed, NEVER_RAN)),
-            (Phase::Eof, ends(Guest::AtDestination, Says::Killed, ARRIVED)),
-            (Phase::Shut, ends(Guest::AtDestination, Says::Killed, ARRIVED)),
+            (Phase::Setup, ends(DIED, SideState::Killed, WAITS)),
+            (Phase::Rounds, ends(DIED, SideState::Killed, NEVER_RAN)),
+            (Phase::SwitchOver, ends(DIED, SideState::Killed, NEVER_RAN)),
+            (Phase::Eof, ends(Guest::AtDestination, SideState::Killed, ARRIVED)),
+            (Phase::Shut, ends(Guest::AtDestination, SideState::Killed, ARRIVED)),
         ],
     },
     QemuRow {
-        way: Way::FromQemu,
+        direction: Direction::FromQemu,
         fault: Fault::DestinationKilled,
         cells: &[
-            (Phase::Setup, ends(Guest::AtSource, FAILED, Says::Killed)),
-            (Phase::Rounds, ends(Guest::AtSource, FAILED, Says::Killed)),
-            (Phase::SwitchOver, ends(Guest::AtSource, FAILED, Says::Killed)),
-            (Phase::Eof, ends(Guest::AtSource, FAILED, Says::Killed)),
-            (Phase::Shut, ends(Guest::StaleAtSource, HANDED_OVER, Says::Killed)),
+            (Phase::Setup, ends(Guest::AtSource, FAILED, SideState::Killed)),
+            (Phase::Rounds, ends(Guest::AtSource, FAILED, SideState::Killed)),
+            (Phase::SwitchOver, ends(Guest::AtSource, FAILED, SideState::Killed)),
+            (Phase::Eof, ends(Guest::AtSource, FAILED, SideState::Killed)),
+            (Phase::Shut, ends(Guest::StaleAtSource, HANDED_OVER, SideState::Killed)),
         ],
     },
     QemuRow {
-        way: Way::FromQemu,
+        direction: Direction::FromQemu,
         fault: Fault::WireCut,
         cells: &[
             (Phase::Setup, ends(Guest::AtSource, FAILED, WAITS)),
@@ -89,12 +89,12 @@ pub const QEMU_TABLE: &[QemuRow] = &[
         ],
     },
     QemuRow {
-        way: Way::FromDeafQemu,
+        direction: Direction::FromQemuWithoutReturnPath,
         fault: Fault::DestinationKilled,
-        cells: &[(Phase::Rounds, ends(Guest::AtSource, FAILED, Says::Killed)), (Phase::Eof, UNHEARD)],
+        cells: &[(Phase::Rounds, ends(Guest::AtSource, FAILED, SideState::Killed)), (Phase::Eof, UNHEARD)],
     },
     QemuRow {
-        way: Way::FromDeafQemu,
+        direction: Direction::FromQemuWithoutReturnPath,
         fault: Fault::WireCut,
         cells: &[
             (Phase::Rounds, ends(Guest::AtSource, FAILED, NEVER_RAN)),
@@ -103,30 +103,30 @@ pub const QEMU_TABLE: &[QemuRow] = &[
         ],
     },
     QemuRow {
-        way: Way::ToQemu,
+        direction: Direction::ToQemu,
         fault: Fault::SourceKilled,
         cells: &[
-            (Phase::Setup, ends(DIED, Says::Killed, QEMU_NEVER_RAN)),
-            (Phase::Rounds, ends(DIED, Says::Killed, QEMU_NEVER_RAN)),
-            (Phase::SwitchOver, ends(DIED, Says::Killed, QEMU_NEVER_RAN)),
-            (Phase::Ready, ends(DIED, Says::Killed, QEMU_NEVER_RAN)),
-            (Phase::Eof, ends(Guest::AtDestination, Says::Killed, ARRIVED)),
-            (Phase::Shut, ends(Guest::AtDestination, Says::Killed, ARRIVED)),
+            (Phase::Setup, ends(DIED, SideState::Killed, QEMU_NEVER_RAN)),
+            (Phase::Rounds, ends(DIED, SideState::Killed, QEMU_NEVER_RAN)),
+            (Phase::SwitchOver, ends(DIED, SideState::Killed, QEMU_NEVER_RAN)),
+            (Phase::Ready, ends(DIED, SideState::Killed, QEMU_NEVER_RAN)),
+            (Phase::Eof, ends(Guest::AtDestination, SideState::Killed, ARRIVED)),
+            (Phase::Shut, ends(Guest::AtDestination, SideState::Killed, ARRIVED)),
         ],
     },
     QemuRow {
-        way: Way::ToQemu,
+        direction: Direction::ToQemu,
         fault: Fault::DestinationKilled,
         cells: &[
-            (Phase::Setup, ends(Guest::AtSource, FAILED, Says::Killed)),
-            (Phase::Rounds, ends(Guest::AtSource, FAILED, Says::Killed)),
-            (Phase::SwitchOver, ends(Guest::AtSource, FAILED, Says::Killed)),
-            (Phase::Eof, ends(Guest::UndecidedAtSource, UNDECIDED, Says::Killed)),
-            (Phase::Shut, ends(DIED, HANDED_OVER, Says::Killed)),
+            (Phase::Setup, ends(Guest::AtSource, FAILED, SideState::Killed)),
+            (Phase::Rounds, ends(Guest::AtSource, FAILED, SideState::Killed)),
+            (Phase::SwitchOver, ends(Guest::AtSource, FAILED, SideState::Killed)),
+            (Phase::Eof, ends(Guest::UndecidedAtSource, UNDECIDED, SideState::Killed)),
+            (Phase::Shut, ends(DIED, HANDED_OVER, SideState::Killed)),
         ],
     },
     QemuRow {
-        way: Way::ToQemu,
+        direction: Direction::ToQemu,
         fault: Fault::WireCut,
         cells: &[
             (Phase::Setup, ends(Guest::AtSource, FAILED, QEMU_NEVER_RAN)),

@@ -9,8 +9,8 @@ use std::time::Instant;
 
 use serde_json::Value;
 
-use super::subject::{Ground, Memory, Subject};
-use super::{PATIENCE, Result, until};
+use super::setup::{Memory, Setup, TestGuest};
+use super::{Result, TIMEOUT, until};
 use crate::qmp::Qmp;
 use crate::vmm::{Config, Program, Started, Vmm};
 
@@ -18,7 +18,7 @@ use crate::vmm::{Config, Program, Started, Vmm};
 const FIRST_PASSES: usize = 3;
 
 /// File name of the socket at which the process waits for a migration.
-const DOOR: &str = "door";
+const INCOMING: &str = "incoming";
 
 /// The byte of an image that a QEMU which writes to the image has locked: `RAW_PL_PERM_BASE` and the number of
 /// `BLK_PERM_WRITE` (block/file-posix.c, include/block/block-common.h).
@@ -31,7 +31,7 @@ pub struct Side {
     pub vmm: Vmm,
     /// Its process id.
     pub process: u32,
-    subject: Subject,
+    test_guest: TestGuest,
     directory: tempfile::TempDir,
     /// The exit code, once the process has ended; the inner `None` is an end by a signal.
     ended: Option<Option<i32>>,
@@ -42,9 +42,9 @@ impl Side {
     ///
     /// # Errors
     /// When the guest does not start.
-    pub fn boot(ground: &Ground) -> Result<Self> {
-        let side = Self::start(ground, &ground.program, |_| ())?;
-        until("the guest boots", || Ok((ground.subject.passes)(&side.vmm.console()).len() >= FIRST_PASSES))
+    pub fn boot(setup: &Setup) -> Result<Self> {
+        let side = Self::start(setup, &setup.program, |_| ())?;
+        until("the guest boots", || Ok((setup.test_guest.passes)(&side.vmm.console()).len() >= FIRST_PASSES))
             .map_err(|why| format!("{why}: {:?} {}", side.vmm.console(), side.vmm.errors()))?;
         Ok(side)
     }
@@ -53,36 +53,36 @@ impl Side {
     ///
     /// # Errors
     /// The output of a process that does not start.
-    pub fn incoming(ground: &Ground, change: impl FnOnce(&mut Config)) -> Result<Self> {
-        Self::start(ground, &ground.peer, |config| {
-            let door = config.control.with_file_name(DOOR);
-            let scheme = if ground.memory == Memory::InPlace { "local" } else { "unix" };
-            config.incoming = Some(format!("{scheme}:{}", door.display()));
+    pub fn incoming(setup: &Setup, change: impl FnOnce(&mut Config)) -> Result<Self> {
+        Self::start(setup, &setup.peer, |config| {
+            let incoming_socket = config.control.with_file_name(INCOMING);
+            let scheme = if setup.memory == Memory::InPlace { "local" } else { "unix" };
+            config.incoming = Some(format!("{scheme}:{}", incoming_socket.display()));
             change(config);
         })
     }
 
-    fn start(ground: &Ground, program: &Program, change: impl FnOnce(&mut Config)) -> Result<Self> {
+    fn start(setup: &Setup, program: &Program, change: impl FnOnce(&mut Config)) -> Result<Self> {
         let directory = tempfile::tempdir().map_err(|error| format!("no temporary directory: {error}"))?;
-        let mut config = ground.config.clone();
+        let mut config = setup.config.clone();
         config.control = directory.path().join("control");
         change(&mut config);
-        let started = Started::spawn(ground.launcher.as_deref(), program, &config);
-        let vmm = match (&config.incoming, ground.memory) {
+        let started = Started::spawn(setup.launcher.as_deref(), program, &config);
+        let vmm = match (&config.incoming, setup.memory) {
             // The control socket appears once the process has the guest's memory.
-            (Some(_), Memory::InPlace) => {
-                started.and_then(|started| started.await_socket(&directory.path().join(DOOR))).map(Started::unconnected)
-            }
+            (Some(_), Memory::InPlace) => started
+                .and_then(|started| started.await_socket(&directory.path().join(INCOMING)))
+                .map(Started::unconnected),
             _ => started.and_then(Started::connect),
         };
         let mut vmm = vmm.map_err(|error| error.to_string())?;
         let process = vmm.process().child().id();
-        Ok(Self { vmm, process, subject: ground.subject, directory, ended: None })
+        Ok(Self { vmm, process, test_guest: setup.test_guest, directory, ended: None })
     }
 
     /// The socket at which the process waits for a migration.
-    pub fn door(&self) -> PathBuf {
-        self.directory.path().join(DOOR)
+    pub fn incoming_socket(&self) -> PathBuf {
+        self.directory.path().join(INCOMING)
     }
 
     /// Kills the process, as a crash would.
@@ -94,7 +94,7 @@ impl Side {
     /// The exit code, once the process has ended by itself and all of its output is read.
     pub fn exit_code(&mut self) -> Option<Option<i32>> {
         if self.ended.is_none() && self.vmm.process().ended().is_some() {
-            self.ended = self.vmm.wait_end(Instant::now() + PATIENCE).ok().map(|status| status.code());
+            self.ended = self.vmm.wait_end(Instant::now() + TIMEOUT).ok().map(|status| status.code());
         }
         self.ended
     }
@@ -103,7 +103,7 @@ impl Side {
     ///
     /// # Errors
     /// When the process does not answer.
-    pub fn answers(&mut self) -> Result<(String, String, String)> {
+    pub fn state(&mut self) -> Result<(String, String, String)> {
         let run_state = self.vmm.status().map_err(|error| error.to_string())?;
         let migration = self.execute("query-migrate", Value::Null)?;
         let text = |name: &str| migration[name].as_str().unwrap_or_default().to_owned();
@@ -122,7 +122,7 @@ impl Side {
     pub fn ask(&self, command: &'static str, arguments: Value) -> JoinHandle<Result<()>> {
         let control = self.directory.path().join("control");
         std::thread::spawn(move || {
-            let mut qmp = Qmp::connect(&control, Instant::now() + PATIENCE).map_err(|error| error.to_string())?;
+            let mut qmp = Qmp::connect(&control, Instant::now() + TIMEOUT).map_err(|error| error.to_string())?;
             qmp.execute(command, arguments).map(drop).map_err(|error| error.to_string())
         })
     }
@@ -130,8 +130,8 @@ impl Side {
     /// Number of the last pass on the console since the guest's last boot; 0 before the first pass.
     pub fn last_pass(&self) -> u64 {
         let console = self.vmm.console();
-        let since = console.rsplit(self.subject.banner).next().unwrap_or_default();
-        (self.subject.passes)(since).last().copied().unwrap_or(0)
+        let since = console.rsplit(self.test_guest.banner).next().unwrap_or_default();
+        (self.test_guest.passes)(since).last().copied().unwrap_or(0)
     }
 
     /// The thread of the guest's first vCPU, which a reset starts again; `None` while there is none.

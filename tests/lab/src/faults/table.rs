@@ -1,37 +1,38 @@
 //! The fault matrix as data: the outcome of a migration for each phase and fault. The tests run it with every guest;
 //! `docs/faults.md` is generated from it.
 
-use super::cell::{Answer, Cell, Fault, Guest, Row, Says};
+use super::cell::{Answer, Cell, Fault, Guest, Row, SideState};
 
-pub(super) const fn ends(guest: Guest, source: Says, destination: Says) -> Cell {
+pub(super) const fn ends(guest: Guest, source: SideState, destination: SideState) -> Cell {
     Cell::Ends { guest, source, destination, answer: Answer::None }
 }
 
-pub(super) const fn asked(answer: Answer, guest: Guest, source: Says, destination: Says) -> Cell {
+pub(super) const fn asked(answer: Answer, guest: Guest, source: SideState, destination: SideState) -> Cell {
     Cell::Ends { guest, source, destination, answer }
 }
 
-pub(super) const fn back(source: &'static str, destination: Says) -> Cell {
+pub(super) const fn back(source: &'static str, destination: SideState) -> Cell {
     ends(Guest::AtSource, failed(source), destination)
 }
 
-const fn failed(why: &'static str) -> Says {
-    Says::Answers("running", "failed", why)
+const fn failed(why: &'static str) -> SideState {
+    SideState::Answers("running", "failed", why)
 }
 
-pub(super) const HANDED_OVER: Says = Says::Answers("postmigrate", "completed", "");
-pub(super) const ARRIVED: Says = Says::Answers("running", "completed", "");
-pub(super) const WAITS: Says = Says::Answers("inmigrate", "setup", "");
+pub(super) const HANDED_OVER: SideState = SideState::Answers("postmigrate", "completed", "");
+pub(super) const ARRIVED: SideState = SideState::Answers("running", "completed", "");
+pub(super) const WAITS: SideState = SideState::Answers("inmigrate", "setup", "");
 /// The source has sent only its header and its first PING, so nothing of the destination's machine has changed.
-pub(super) const fn turned_away(why: &'static str) -> Says {
-    Says::Answers("inmigrate", "setup", why)
+pub(super) const fn turned_away(why: &'static str) -> SideState {
+    SideState::Answers("inmigrate", "setup", why)
 }
 
-pub(super) const NEVER_RAN: Says = Says::Ended(1, "the guest did not run here");
-pub(super) const UNACKNOWLEDGED: Says = Says::Answers("postmigrate", "unacknowledged", "did not confirm");
+pub(super) const NEVER_RAN: SideState = SideState::Ended(1, "the guest did not run here");
+pub(super) const UNACKNOWLEDGED: SideState = SideState::Answers("postmigrate", "unacknowledged", "did not confirm");
 /// The destination's copy is complete, but it could not take the lock: `cont` tries again.
-pub(super) const STRANDED: Says = Says::Answers("paused", "failed", "it stays stopped here; cont tries again");
-pub(super) const CANCELLED: Says = Says::Answers("running", "cancelled", "");
+pub(super) const STRANDED: SideState =
+    SideState::Answers("paused", "failed", "it stays stopped here; cont tries again");
+pub(super) const CANCELLED: SideState = SideState::Answers("running", "cancelled", "");
 
 pub(super) const DELIVERED: Cell = ends(Guest::AtDestination, HANDED_OVER, ARRIVED);
 const DONE_AND_DELIVERED: Cell = asked(Answer::Done, Guest::AtDestination, HANDED_OVER, ARRIVED);
@@ -45,23 +46,23 @@ const PAUSED: Cell = Cell::No("the guest does not run in this phase");
 pub(super) const SOURCE_KILLED: Row = Row {
     fault: Fault::SourceKilled,
     cells: [
-        ends(Guest::DiedWithItsProcess, Says::Killed, turned_away("closed the connection")),
-        ends(Guest::DiedWithItsProcess, Says::Killed, NEVER_RAN),
-        ends(Guest::DiedWithItsProcess, Says::Killed, NEVER_RAN),
-        ends(Guest::DiedWithItsProcess, Says::Killed, NEVER_RAN),
-        ends(Guest::AtDestination, Says::Killed, ARRIVED),
-        ends(Guest::AtDestination, Says::Killed, ARRIVED),
+        ends(Guest::DiedWithItsProcess, SideState::Killed, turned_away("closed the connection")),
+        ends(Guest::DiedWithItsProcess, SideState::Killed, NEVER_RAN),
+        ends(Guest::DiedWithItsProcess, SideState::Killed, NEVER_RAN),
+        ends(Guest::DiedWithItsProcess, SideState::Killed, NEVER_RAN),
+        ends(Guest::AtDestination, SideState::Killed, ARRIVED),
+        ends(Guest::AtDestination, SideState::Killed, ARRIVED),
     ],
 };
 pub(super) const DESTINATION_KILLED: Row = Row {
     fault: Fault::DestinationKilled,
     cells: [
-        back("", Says::Killed),
-        back("", Says::Killed),
-        back("", Says::Killed),
-        back("", Says::Killed),
-        back("", Says::Killed),
-        ends(Guest::DiedWithItsProcess, HANDED_OVER, Says::Killed),
+        back("", SideState::Killed),
+        back("", SideState::Killed),
+        back("", SideState::Killed),
+        back("", SideState::Killed),
+        back("", SideState::Killed),
+        ends(Guest::DiedWithItsProcess, HANDED_OVER, SideState::Killed),
     ],
 };
 
@@ -80,7 +81,7 @@ pub(super) const EOF_LATE_AFTER_QUIT: Row = Row {
         LATER,
         LATER,
         LATER,
-        ends(Guest::DiedWithItsProcess, Says::Ended(0, ""), Says::Ended(1, "someone has run a guest")),
+        ends(Guest::DiedWithItsProcess, SideState::Ended(0, ""), SideState::Ended(1, "someone has run a guest")),
         EARLIER,
     ],
 };
@@ -92,7 +93,7 @@ pub(super) const LOAD_REFUSED: Row = Row {
     cells: [
         LATER,
         LATER,
-        back("the destination refused the guest", Says::Ended(1, "version 99 is newer than 3")),
+        back("the destination refused the guest", SideState::Ended(1, "version 99 is newer than 3")),
         EARLIER,
         EARLIER,
         EARLIER,
@@ -104,7 +105,7 @@ pub(super) const UNKNOWN_SECTION: Row = Row {
     cells: [
         LATER,
         LATER,
-        back("the destination refused the guest", Says::Ended(1, "this machine has no such section")),
+        back("the destination refused the guest", SideState::Ended(1, "this machine has no such section")),
         EARLIER,
         EARLIER,
         EARLIER,
@@ -177,19 +178,24 @@ pub const TABLE: &[Row] = &[
     Row {
         fault: Fault::Quit,
         cells: [
-            asked(Answer::Done, Guest::DiedWithItsProcess, Says::Ended(0, ""), turned_away("closed the connection")),
-            asked(Answer::Done, Guest::DiedWithItsProcess, Says::Ended(0, ""), NEVER_RAN),
-            asked(Answer::Done, Guest::DiedWithItsProcess, Says::Ended(0, ""), NEVER_RAN),
-            asked(Answer::Done, Guest::DiedWithItsProcess, Says::Ended(0, ""), NEVER_RAN),
-            asked(Answer::Done, Guest::AtDestination, Says::Ended(0, ""), ARRIVED),
-            asked(Answer::Done, Guest::AtDestination, Says::Ended(0, ""), ARRIVED),
+            asked(
+                Answer::Done,
+                Guest::DiedWithItsProcess,
+                SideState::Ended(0, ""),
+                turned_away("closed the connection"),
+            ),
+            asked(Answer::Done, Guest::DiedWithItsProcess, SideState::Ended(0, ""), NEVER_RAN),
+            asked(Answer::Done, Guest::DiedWithItsProcess, SideState::Ended(0, ""), NEVER_RAN),
+            asked(Answer::Done, Guest::DiedWithItsProcess, SideState::Ended(0, ""), NEVER_RAN),
+            asked(Answer::Done, Guest::AtDestination, SideState::Ended(0, ""), ARRIVED),
+            asked(Answer::Done, Guest::AtDestination, SideState::Ended(0, ""), ARRIVED),
         ],
     },
     Row {
         fault: Fault::Stop,
         cells: [
-            asked(Answer::Done, Guest::PausedAtDestination, HANDED_OVER, Says::Answers("paused", "completed", "")),
-            asked(Answer::Done, Guest::PausedAtDestination, HANDED_OVER, Says::Answers("paused", "completed", "")),
+            asked(Answer::Done, Guest::PausedAtDestination, HANDED_OVER, SideState::Answers("paused", "completed", "")),
+            asked(Answer::Done, Guest::PausedAtDestination, HANDED_OVER, SideState::Answers("paused", "completed", "")),
             asked(Answer::Refused("cannot stop"), Guest::AtDestination, HANDED_OVER, ARRIVED),
             asked(Answer::Refused("cannot stop"), Guest::AtDestination, HANDED_OVER, ARRIVED),
             asked(Answer::Refused("cannot stop"), Guest::AtDestination, HANDED_OVER, ARRIVED),
@@ -221,12 +227,12 @@ pub const TABLE: &[Row] = &[
     Row {
         fault: Fault::GuestPowersOff,
         cells: [
-            ends(Guest::PoweredOff, Says::Ended(0, ""), turned_away("closed the connection")),
-            ends(Guest::PoweredOff, Says::Ended(0, ""), NEVER_RAN),
+            ends(Guest::PoweredOff, SideState::Ended(0, ""), turned_away("closed the connection")),
+            ends(Guest::PoweredOff, SideState::Ended(0, ""), NEVER_RAN),
             PAUSED,
             PAUSED,
             PAUSED,
-            ends(Guest::PoweredOff, HANDED_OVER, Says::Ended(0, "")),
+            ends(Guest::PoweredOff, HANDED_OVER, SideState::Ended(0, "")),
         ],
     },
     Row {
@@ -248,7 +254,7 @@ pub const TABLE: &[Row] = &[
         cells: [
             LATER,
             LATER,
-            back("the destination refused the guest", Says::Ended(1, "ier 0xf0 has bits")),
+            back("the destination refused the guest", SideState::Ended(1, "ier 0xf0 has bits")),
             EARLIER,
             EARLIER,
             EARLIER,

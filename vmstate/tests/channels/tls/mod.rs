@@ -160,7 +160,7 @@ fn fingerprint(certificate: &Path) -> Fingerprint {
 fn a_listener_sorts_connections_by_their_first_decrypted_bytes() {
     let dir = tempfile::tempdir().unwrap();
     let (server, client) = trusted(dir.path());
-    let path = dir.path().join("door");
+    let path = dir.path().join("incoming");
     let listener = Listener::unix(&path).unwrap().with_tls(server);
     let connect = |bytes: &'static [u8]| {
         let (path, client) = (path.clone(), client.clone());

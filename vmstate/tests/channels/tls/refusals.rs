@@ -14,13 +14,13 @@ struct Said {
 /// A client that tries to send a stream to a waiting listener, followed by a valid client.
 fn try_to_connect(
     dir: &Path,
-    door: Listener<Option<TlsServer>>,
+    listener: Listener<Option<TlsServer>>,
     client: impl FnOnce(SocketChannel) -> io::Result<()> + Send,
 ) -> Said {
     let told = Arc::new(Mutex::new(Vec::new()));
     let log = Arc::clone(&told);
-    let listener = door.telling(move |error| log.lock().unwrap().push(error.to_string()));
-    let path = dir.join("door");
+    let listener = listener.telling(move |error| log.lock().unwrap().push(error.to_string()));
+    let path = dir.join("incoming");
     let over = &AtomicBool::new(false);
     let said = thread::scope(|scope| {
         let client = scope.spawn(move || {
@@ -50,8 +50,8 @@ fn begin(mut channel: impl Channel) -> io::Result<()> {
 
 fn enter(dir: &Path, server: &TlsOptions, client: &TlsOptions) -> Said {
     let (server, client) = both(server, client);
-    let door = Listener::unix(dir.join("door")).unwrap().with_tls(server);
-    try_to_connect(dir, door, move |socket| begin(TlsChannel::client(socket, &client, HOST)?))
+    let listener = Listener::unix(dir.join("incoming")).unwrap().with_tls(server);
+    try_to_connect(dir, listener, move |socket| begin(TlsChannel::client(socket, &client, HOST)?))
 }
 
 #[test]
@@ -65,9 +65,9 @@ fn each_flaw_of_a_clients_certificate_is_named_on_both_sides() {
     ] {
         let dir = tempfile::tempdir().unwrap();
         let authority = Authority::new();
-        let door = authority.write(&dir.path().join("server"), "server", Flaw::None);
+        let server_options = authority.write(&dir.path().join("server"), "server", Flaw::None);
         let comes = authority.write(&dir.path().join("client"), "client", flaw);
-        let said = enter(dir.path(), &door, &comes);
+        let said = enter(dir.path(), &server_options, &comes);
         assert!(said.server.contains(server), "{flaw:?}: {}", said.server);
         assert!(said.client.contains(client), "{flaw:?}: {}", said.client);
     }
@@ -84,9 +84,9 @@ fn each_flaw_of_a_servers_certificate_is_named_on_both_sides() {
     ] {
         let dir = tempfile::tempdir().unwrap();
         let authority = Authority::new();
-        let door = authority.write(&dir.path().join("server"), "server", flaw);
+        let server_options = authority.write(&dir.path().join("server"), "server", flaw);
         let comes = authority.write(&dir.path().join("client"), "client", Flaw::None);
-        let said = enter(dir.path(), &door, &comes);
+        let said = enter(dir.path(), &server_options, &comes);
         assert!(said.client.contains(client), "{flaw:?}: {}", said.client);
         assert!(said.server.contains(server), "{flaw:?}: {}", said.server);
     }
@@ -96,10 +96,10 @@ fn each_flaw_of_a_servers_certificate_is_named_on_both_sides() {
 fn revoked_unauthorized_and_unpinned_certificates_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let authority = Authority::new();
-    let door = authority.write(&dir.path().join("server"), "server", Flaw::None);
+    let server_options = authority.write(&dir.path().join("server"), "server", Flaw::None);
     let comes = authority.write(&dir.path().join("client"), "client", Flaw::None);
 
-    let mut chosen = door.clone();
+    let mut chosen = server_options.clone();
     chosen.authorized = vec!["CN=somebody".into(), "CN=client".into()];
     let said = enter(dir.path(), &chosen, &comes);
     assert!(
@@ -109,14 +109,14 @@ fn revoked_unauthorized_and_unpinned_certificates_are_refused() {
     );
     assert!(said.client.contains("not accepted"), "{}", said.client);
 
-    let mut pinned = door.clone();
-    pinned.pins = vec![fingerprint(&door.directory.join("server-cert.pem"))];
+    let mut pinned = server_options.clone();
+    pinned.pins = vec![fingerprint(&server_options.directory.join("server-cert.pem"))];
     let said = enter(dir.path(), &pinned, &comes);
     let other = fingerprint(&comes.directory.join("client-cert.pem"));
     assert!(said.server.contains(&format!("is not one of tls-pin; its SHA-256 is {other}")), "{}", said.server);
 
-    authority.revoke(&door.directory);
-    let said = enter(dir.path(), &door, &comes);
+    authority.revoke(&server_options.directory);
+    let said = enter(dir.path(), &server_options, &comes);
     assert!(said.server.contains("the client's certificate has been revoked"), "{}", said.server);
     assert!(said.client.contains("has been revoked"), "{}", said.client);
 }
@@ -127,10 +127,10 @@ fn an_authorized_client_comes_in_by_its_name_in_either_order() {
     for name in [r"CN=client,O=Guests\, moved", r"O=Guests\, moved, CN=client"] {
         let dir = tempfile::tempdir().unwrap();
         let authority = Authority::new();
-        let mut door = authority.write(&dir.path().join("server"), "server", Flaw::None);
+        let mut server_options = authority.write(&dir.path().join("server"), "server", Flaw::None);
         let comes = authority.write(&dir.path().join("client"), "client", Flaw::None);
-        door.authorized = vec![name.into()];
-        let (server, client) = both(&door, &comes);
+        server_options.authorized = vec![name.into()];
+        let (server, client) = both(&server_options, &comes);
         let (here, there) = pair();
         let mut client = TlsChannel::client(here, &client, HOST).unwrap();
         let mut server = TlsChannel::server(there, &server).unwrap();
@@ -145,13 +145,13 @@ fn an_authorized_client_comes_in_by_its_name_in_either_order() {
 fn peers_with_and_without_tls_are_recognised() {
     let dir = tempfile::tempdir().unwrap();
     let (server, client) = trusted(dir.path());
-    let door = || Listener::unix(dir.path().join("door")).unwrap();
+    let listener = || Listener::unix(dir.path().join("incoming")).unwrap();
     for (first, what) in [
         (b"QEVM", "a stream that is not encrypted"),
         (b"\x11\x22\x33\x44", "a page channel"),
         (b"GET ", "does not speak TLS"),
     ] {
-        let said = try_to_connect(dir.path(), door().with_tls(server.clone()), move |mut socket| {
+        let said = try_to_connect(dir.path(), listener().with_tls(server.clone()), move |mut socket| {
             socket.send(first, LONG)?;
             // The alert, and the end of the connection.
             while socket.receive(&mut [0; 64], LONG)? > 0 {}
@@ -159,7 +159,7 @@ fn peers_with_and_without_tls_are_recognised() {
         });
         assert!(said.server.contains(what), "{}", said.server);
     }
-    let said = try_to_connect(dir.path(), door().with_tls(None::<TlsServer>), move |socket| {
+    let said = try_to_connect(dir.path(), listener().with_tls(None::<TlsServer>), move |socket| {
         begin(TlsChannel::client(socket, &client, HOST)?)
     });
     assert!(said.server.contains("it speaks TLS, but this side was given no tls-creds"), "{}", said.server);

@@ -27,7 +27,7 @@ fn a_client_gives_a_silent_server_up() {
 fn clients_that_stall_keep_nobody_out() {
     let dir = tempfile::tempdir().unwrap();
     let (server, client) = trusted(dir.path());
-    let path = dir.path().join("door");
+    let path = dir.path().join("incoming");
     let listener = Listener::unix(&path).unwrap().with_tls(server);
     let connect = || SocketChannel::connect_unix(&path, LONG, &|| true).unwrap();
     // The beginning of a ClientHello: a handshake record, a version, and a length that is never complete.

@@ -72,12 +72,12 @@ pub(super) fn send(socket: impl AsFd, descriptors: &[(String, BorrowedFd<'_>)]) 
     Ok(())
 }
 
-/// Receives descriptors and their names; the socket does not block. Gives up when no bytes arrive for `patience`.
+/// Receives descriptors and their names; the socket does not block. Gives up when no bytes arrive for `timeout`.
 ///
 /// # Errors
 /// What is wrong with the message, or missing in it.
-pub(super) fn receive(socket: impl AsFd, patience: Duration) -> Result<Vec<(String, OwnedFd)>, MessageError> {
-    let mut receiver = Receiver { socket, patience, came: 0, descriptors: Vec::new(), lost: false };
+pub(super) fn receive(socket: impl AsFd, timeout: Duration) -> Result<Vec<(String, OwnedFd)>, MessageError> {
+    let mut receiver = Receiver { socket, timeout, came: 0, descriptors: Vec::new(), lost: false };
     let mut length = [0; LENGTH];
     receiver.fill(&mut length)?;
     let length = u32::from_be_bytes(length) as usize;
@@ -103,7 +103,7 @@ pub(super) fn receive(socket: impl AsFd, patience: Duration) -> Result<Vec<(Stri
 
 struct Receiver<S> {
     socket: S,
-    patience: Duration,
+    timeout: Duration,
     /// Bytes received.
     came: usize,
     descriptors: Vec<OwnedFd>,
@@ -114,7 +114,7 @@ struct Receiver<S> {
 impl<S: AsFd> Receiver<S> {
     /// Fills `into`, and keeps the descriptors that come with it.
     fn fill(&mut self, into: &mut [u8]) -> Result<(), MessageError> {
-        let until = Instant::now() + self.patience;
+        let until = Instant::now() + self.timeout;
         let mut filled = 0;
         while let missing @ 1.. = into.len() - filled {
             let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
@@ -133,7 +133,7 @@ impl<S: AsFd> Receiver<S> {
                 Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {
                     let left = until.saturating_duration_since(Instant::now());
                     if left.is_zero() {
-                        let (came, waited) = (self.came, self.patience);
+                        let (came, waited) = (self.came, self.timeout);
                         return Err(MessageError::Stalled { came, missing, waited });
                     }
                     let mut waited = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
@@ -165,7 +165,7 @@ mod tests {
 
     use super::*;
 
-    const PATIENCE: Duration = Duration::from_millis(20);
+    const TIMEOUT: Duration = Duration::from_millis(20);
 
     /// Sends bytes, with descriptors at the first one, as a peer.
     fn sent(bytes: &[u8], descriptors: &[&File]) -> (UnixStream, UnixStream) {
@@ -185,7 +185,7 @@ mod tests {
     fn refused(bytes: &[u8], descriptors: &[&File]) -> String {
         let (peer, ours) = sent(bytes, descriptors);
         drop(peer);
-        receive(&ours, PATIENCE).unwrap_err().to_string()
+        receive(&ours, TIMEOUT).unwrap_err().to_string()
     }
 
     fn file() -> File {
@@ -211,12 +211,12 @@ mod tests {
         for byte in &RAM_AND_TAPS[1..] {
             peer.write_all(&[*byte]).unwrap();
         }
-        check(receive(&ours, PATIENCE).unwrap());
+        check(receive(&ours, TIMEOUT).unwrap());
 
         let (peer, ours) = sent(&[], &[]);
         ours.set_nonblocking(true).unwrap();
         send(&peer, &named.map(|(name, file)| (name.to_owned(), file.as_fd()))).unwrap();
-        check(receive(&ours, PATIENCE).unwrap());
+        check(receive(&ours, TIMEOUT).unwrap());
     }
 
     #[test]
@@ -272,7 +272,7 @@ mod tests {
     #[test]
     fn a_peer_that_stops_is_not_waited_for() {
         let (_peer, ours) = sent(&RAM[..20], &[]);
-        let why = receive(&ours, PATIENCE).unwrap_err().to_string();
+        let why = receive(&ours, TIMEOUT).unwrap_err().to_string();
         assert_eq!(why, "the message stops after 20 bytes, and 8 more did not come within 20ms");
     }
 }

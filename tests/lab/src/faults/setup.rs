@@ -11,7 +11,7 @@ use crate::vmm::{Config, Program, Vmm};
 
 /// The properties of a guest that the matrix needs.
 #[derive(Clone, Copy, Debug)]
-pub struct Subject {
+pub struct TestGuest {
     /// The line that the guest prints once, when it has booted.
     pub banner: &'static str,
     /// The numbers of the passes in the whole lines of a console. The guest makes and counts passes without end.
@@ -31,7 +31,7 @@ pub struct Subject {
 }
 
 /// The tiny guest, whose pass takes a few milliseconds. It prints `E` and halts when its memory or disk is wrong.
-pub const TINY: Subject = Subject {
+pub const TINY: TestGuest = TestGuest {
     banner: tiny::BANNER,
     passes: tiny::passes,
     silence: Duration::from_millis(300),
@@ -48,7 +48,7 @@ pub enum Memory {
     /// On the main channel.
     Main,
     /// On this many page channels, with a minivmm as the source.
-    Beside(u8),
+    PageChannels(u8),
     /// In post-copy, once the guest runs at the destination.
     Late,
     /// Not sent: source and destination are minivmms on one host, which have both mapped it.
@@ -57,9 +57,9 @@ pub enum Memory {
 
 /// The configuration shared by the monitors of one guest.
 #[derive(Clone, Debug)]
-pub struct Ground {
+pub struct Setup {
     /// The guest.
-    pub subject: Subject,
+    pub test_guest: TestGuest,
     /// Starts the monitors; as in [`Process::spawn`](crate::process::Process::spawn).
     pub launcher: Option<PathBuf>,
     /// The program that boots the guest.
@@ -72,7 +72,7 @@ pub struct Ground {
     pub config: Config,
 }
 
-impl Ground {
+impl Setup {
     /// The mark that the relay holds back until a fault of this phase has occurred.
     pub fn mark(&self, phase: Phase) -> Mark {
         match (&self.program, phase) {

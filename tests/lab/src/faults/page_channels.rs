@@ -7,15 +7,15 @@ use std::time::Instant;
 
 use nix::poll::PollFd;
 
-use super::PATIENCE;
-use super::wire::{Lane, Part, Wire, lanes};
+use super::TIMEOUT;
+use super::relay::{Behaviour, Lane, Part, lanes};
 
 /// Offset of a byte of the uuid in a page channel's opening, after magic and version.
 const UUID: usize = 8;
 
 /// Deviations of the page channels.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Habits {
+pub struct PageChannelOptions {
     /// Number of the page channel that reaches the destination only after the test's first order.
     pub late: Option<usize>,
     /// Number of the page channel that is replaced by one of another migration.
@@ -24,10 +24,10 @@ pub struct Habits {
 
 /// The page channels, in the order in which they connected.
 #[derive(Debug)]
-pub(super) struct Beside {
+pub(super) struct PageChannels {
     listener: UnixListener,
     there: PathBuf,
-    habits: Habits,
+    options: PageChannelOptions,
     /// Number of the late page channel, and the source's end of it.
     waiting: Option<(usize, UnixStream)>,
     channels: Vec<Channel>,
@@ -37,18 +37,18 @@ pub(super) struct Beside {
 struct Channel {
     number: usize,
     lanes: [Lane; 2],
-    wire: Wire,
+    behaviour: Behaviour,
     is_stray: bool,
 }
 
-impl Beside {
-    pub(super) fn new(listener: UnixListener, there: PathBuf, habits: Habits) -> Self {
-        Self { listener, there, habits, waiting: None, channels: Vec::new() }
+impl PageChannels {
+    pub(super) fn new(listener: UnixListener, there: PathBuf, options: PageChannelOptions) -> Self {
+        Self { listener, there, options, waiting: None, channels: Vec::new() }
     }
 
     /// Adds the descriptors to wait for.
     pub(super) fn await_too<'a>(&'a self, polled: &mut Vec<PollFd<'a>>) {
-        let open = self.channels.iter().filter(|channel| channel.wire == Wire::Flows);
+        let open = self.channels.iter().filter(|channel| channel.behaviour == Behaviour::Flows);
         polled.extend(open.flat_map(|channel| &channel.lanes).map(|lane| PollFd::new(lane.from.as_fd(), lane.wants())));
     }
 
@@ -56,31 +56,31 @@ impl Beside {
     pub(super) fn pass(&mut self, most: usize) {
         while let Ok((source, _)) = self.listener.accept() {
             let number = self.channels.len() + usize::from(self.waiting.is_some());
-            if self.habits.late == Some(number) {
+            if self.options.late == Some(number) {
                 self.waiting = Some((number, source));
             } else {
                 self.connect(number, source);
             }
         }
-        for channel in self.channels.iter_mut().filter(|channel| channel.wire != Wire::Stalls) {
+        for channel in self.channels.iter_mut().filter(|channel| channel.behaviour != Behaviour::Stalls) {
             channel.pass(most);
         }
     }
 
     /// Sets the behaviour of a part of the relay.
-    pub(super) fn obey(&mut self, part: Part, wire: Wire) {
-        self.habits.late = None;
+    pub(super) fn set_behaviour(&mut self, part: Part, behaviour: Behaviour) {
+        self.options.late = None;
         if let Some((number, source)) = self.waiting.take() {
             self.connect(number, source);
         }
         for channel in &mut self.channels {
             if part == Part::All || part == Part::Pages(channel.number) {
-                channel.wire = wire;
-                if part != Part::All && matches!(wire, Wire::Cut | Wire::Stalls) {
+                channel.behaviour = behaviour;
+                if part != Part::All && matches!(behaviour, Behaviour::Cut | Behaviour::Stalls) {
                     channel.drain();
                 }
             }
-            if channel.wire == Wire::Cut {
+            if channel.behaviour == Behaviour::Cut {
                 channel.lanes.iter_mut().for_each(Lane::cut);
             }
         }
@@ -95,7 +95,12 @@ impl Beside {
         let Ok(destination) = UnixStream::connect(&self.there) else { return };
         let Ok(mut lanes) = lanes(source, destination) else { return };
         lanes.iter_mut().for_each(|lane| lane.known = u64::MAX);
-        self.channels.push(Channel { number, lanes, wire: Wire::Flows, is_stray: self.habits.stray == Some(number) });
+        self.channels.push(Channel {
+            number,
+            lanes,
+            behaviour: Behaviour::Flows,
+            is_stray: self.options.stray == Some(number),
+        });
     }
 }
 
@@ -124,7 +129,7 @@ impl Channel {
     /// Relays data that was sent until now: it was not on a connection that is cut.
     fn drain(&mut self) {
         let [forward, _] = &mut self.lanes;
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         while !forward.closed && (forward.read() || !forward.held.is_empty()) && Instant::now() < deadline {
             forward.write(usize::MAX);
         }

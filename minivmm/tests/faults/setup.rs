@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use vmstate::ownership::{Access, Resource};
 use vmstate_lab::faults::Result;
-use vmstate_lab::faults::subject::{Ground, Memory, Subject, TINY};
+use vmstate_lab::faults::setup::{Memory, Setup, TINY, TestGuest};
 use vmstate_lab::tiny;
 use vmstate_lab::vmm::{Config, Program};
 
@@ -26,7 +26,7 @@ pub(crate) fn pages_may_come_late() -> bool {
 }
 
 /// Makes kernel and image in `directory`.
-pub(crate) fn ground(directory: &Path, memory: Memory) -> Ground {
+pub(crate) fn setup(directory: &Path, memory: Memory) -> Setup {
     let at = |name: &str| directory.join(name);
     fs::write(at("kernel"), tiny::bzimage()).unwrap();
     fs::write(at("image"), [0; IMAGE_BYTES]).unwrap();
@@ -44,8 +44,8 @@ pub(crate) fn ground(directory: &Path, memory: Memory) -> Ground {
         incoming: None,
         more: if memory == Memory::InPlace { ["--share-memory", "on"].map(str::to_owned).into() } else { Vec::new() },
     };
-    Ground {
-        subject: Subject { pass_on_disk: Some(pass_on_disk), ..TINY },
+    Setup {
+        test_guest: TestGuest { pass_on_disk: Some(pass_on_disk), ..TINY },
         launcher: None,
         program: program.clone(),
         peer: program,

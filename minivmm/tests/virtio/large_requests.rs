@@ -14,7 +14,7 @@ use minivmm::memory::GuestMemory;
 use tempfile::NamedTempFile;
 use vm_memory::{Bytes, GuestAddress};
 
-use crate::driver::{BUFFERS, Buffer, Driver, EVENT_IDX, PATIENCE, memory};
+use crate::driver::{BUFFERS, Buffer, Driver, EVENT_IDX, TIMEOUT, memory};
 use crate::net::TRANSMIT;
 use crate::state::{move_to, save};
 use crate::threads::await_end;
@@ -103,7 +103,7 @@ fn a_pause_waits_for_a_piece_of_a_request() {
     let pauses = |buffers| {
         let (mut driver, _file) = busy_disk(buffers);
         for _ in 0..10 {
-            driver.device.pause(PATIENCE).unwrap();
+            driver.device.pause(TIMEOUT).unwrap();
             let in_hand = driver.queues[0].used_index() == 0;
             driver.device.resume();
             if !in_hand {
@@ -163,7 +163,7 @@ fn the_end_of_a_device_is_not_held_up_by_a_host_that_hangs() {
     driver.start(0);
     driver.queues[TRANSMIT].offer(&[(BUFFERS, 100, false)]);
     driver.notify(TRANSMIT);
-    is_asked.recv_timeout(PATIENCE).unwrap();
+    is_asked.recv_timeout(TIMEOUT).unwrap();
     let error = driver.device.pause(Duration::from_millis(100)).unwrap_err();
     assert!(error.to_string().contains("within 100ms"), "{error}");
     let begun = Instant::now();
@@ -176,7 +176,7 @@ fn the_end_of_a_device_is_not_held_up_by_a_host_that_hangs() {
 fn a_request_in_hand_is_left_to_the_destination() {
     let paused = |buffers| {
         let (mut driver, file) = busy_disk(buffers);
-        driver.device.pause(PATIENCE).unwrap();
+        driver.device.pause(TIMEOUT).unwrap();
         let in_hand = driver.queues[0].used_index() == 0;
         in_hand.then_some((driver, file, buffers))
     };

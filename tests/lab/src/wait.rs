@@ -1,23 +1,23 @@
-//! Waiting for what another process or thread does, however busy the host is, but not for ever.
+//! Bounded waits for another process or thread, long enough for a busy host.
 
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Longest wait for anything.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+/// Time limit of each wait.
+pub const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Looks until `look` finds something.
+/// Calls `look` until it finds something.
 ///
 /// # Panics
-/// When it has found nothing within [`PATIENCE`].
+/// When it has found nothing within [`TIMEOUT`].
 #[track_caller]
 pub fn find<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     loop {
         if let Some(found) = look() {
             return found;
         }
-        assert!(Instant::now() < deadline, "no {what} within {PATIENCE:?}");
+        assert!(Instant::now() < deadline, "no {what} within {TIMEOUT:?}");
         thread::sleep(Duration::from_millis(5));
     }
 }

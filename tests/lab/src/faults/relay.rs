@@ -15,14 +15,14 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::PATIENCE;
-use super::beside::{Beside, Habits};
+use super::TIMEOUT;
 use super::descriptors::{Message, pass};
-use super::marks::{Forward, Mark, answer};
+use super::marks::{Mark, StreamParser, parse_reply};
+use super::page_channels::{PageChannelOptions, PageChannels};
 
 /// The behaviour of the relay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wire {
+pub enum Behaviour {
     /// All data is relayed.
     Flows,
     /// All data is relayed, with the first held byte changed.
@@ -65,15 +65,15 @@ const TRICKLE: Duration = Duration::from_millis(100);
 
 /// The relay; ended when dropped.
 #[derive(Debug)]
-pub struct Proxy {
+pub struct Relay {
     address: PathBuf,
     in_place: bool,
-    orders: Sender<(Part, Wire)>,
+    orders: Sender<(Part, Behaviour)>,
     seen: Arc<Mutex<Vec<(Mark, Instant)>>>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Proxy {
+impl Relay {
     /// Waits at `here` for the source and connects it with `there`. The direction of the mark `hold` stops just before
     /// it. A guest that is handed over in place is preceded by a `message`. A source that `resumes` continues in
     /// post-copy.
@@ -85,7 +85,7 @@ impl Proxy {
         there: &Path,
         hold: Option<Mark>,
         alteration: Option<Alteration>,
-        habits: Habits,
+        page_channels: PageChannelOptions,
         message: Option<Message>,
         resumes: bool,
     ) -> io::Result<Self> {
@@ -98,16 +98,16 @@ impl Proxy {
         let in_place = message.is_some();
         let thread = std::thread::spawn(move || {
             let Some([forward, backward]) = join(&listener, &there, &receiver, message) else { return };
-            let beside = Beside::new(listener, there, habits);
-            let mut relay = Relay {
+            let page_channels = PageChannels::new(listener, there, page_channels);
+            let mut relay = Connections {
                 forward,
                 backward,
-                wire: Wire::Flows,
+                behaviour: Behaviour::Flows,
                 hold,
                 alteration,
                 marks,
-                reader: if resumes { Forward::resumed() } else { Forward::new(in_place) },
-                beside,
+                reader: if resumes { StreamParser::resumed() } else { StreamParser::new(in_place) },
+                page_channels,
             };
             relay.run(&receiver);
         });
@@ -120,14 +120,14 @@ impl Proxy {
     }
 
     /// Sets the behaviour, and holds nothing back any more.
-    pub fn behave(&self, wire: Wire) {
-        self.behave_on(Part::All, wire);
+    pub fn set_behaviour(&self, behaviour: Behaviour) {
+        self.set_behaviour_of(Part::All, behaviour);
     }
 
-    /// As [`behave`](Self::behave), for a part of the relay.
-    pub fn behave_on(&self, part: Part, wire: Wire) {
+    /// As [`set_behaviour`](Self::set_behaviour), for a part of the relay.
+    pub fn set_behaviour_of(&self, part: Part, behaviour: Behaviour) {
         // Fails when both ends have closed and the relay has ended.
-        let _ = self.orders.send((part, wire));
+        let _ = self.orders.send((part, behaviour));
     }
 
     /// The marks seen so far, including held ones, with their times.
@@ -155,9 +155,9 @@ impl Proxy {
     }
 }
 
-impl Drop for Proxy {
+impl Drop for Relay {
     fn drop(&mut self) {
-        self.behave(Wire::Cut);
+        self.set_behaviour(Behaviour::Cut);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
@@ -169,7 +169,7 @@ impl Drop for Proxy {
 fn join(
     listener: &UnixListener,
     there: &Path,
-    orders: &Receiver<(Part, Wire)>,
+    orders: &Receiver<(Part, Behaviour)>,
     message: Option<Message>,
 ) -> Option<[Lane; 2]> {
     let source = loop {
@@ -178,14 +178,14 @@ fn join(
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
             Err(_) => return None,
         }
-        if matches!(orders.try_recv(), Ok((_, Wire::Cut))) {
+        if matches!(orders.try_recv(), Ok((_, Behaviour::Cut))) {
             return None;
         }
         std::thread::sleep(Duration::from_millis(1));
     };
     let destination = UnixStream::connect(there).ok()?;
     if let Some(message) = message {
-        source.set_read_timeout(Some(PATIENCE)).ok()?;
+        source.set_read_timeout(Some(TIMEOUT)).ok()?;
         pass(&source, &destination, message).ok().filter(|goes_on| *goes_on)?;
     }
     lanes(source, destination).ok()
@@ -294,44 +294,44 @@ impl Lane {
     }
 }
 
-struct Relay {
+struct Connections {
     forward: Lane,
     backward: Lane,
-    wire: Wire,
+    behaviour: Behaviour,
     hold: Option<Mark>,
     alteration: Option<Alteration>,
     marks: Arc<Mutex<Vec<(Mark, Instant)>>>,
-    reader: Forward,
-    beside: Beside,
+    reader: StreamParser,
+    page_channels: PageChannels,
 }
 
-impl Relay {
-    fn run(&mut self, orders: &Receiver<(Part, Wire)>) {
+impl Connections {
+    fn run(&mut self, orders: &Receiver<(Part, Behaviour)>) {
         let mut trickled = Instant::now();
         loop {
             let mut polled = vec![
                 PollFd::new(self.forward.from.as_fd(), self.forward.wants()),
                 PollFd::new(self.backward.from.as_fd(), self.backward.wants()),
             ];
-            self.beside.await_too(&mut polled);
+            self.page_channels.await_too(&mut polled);
             let busy = !(self.forward.ended && self.backward.ended);
             let _ = poll(&mut polled, PollTimeout::from(if busy { 1_u8 } else { 10 }));
             loop {
                 match orders.try_recv() {
-                    Ok((part, wire)) => self.obey(part, wire),
+                    Ok((part, behaviour)) => self.set_behaviour(part, behaviour),
                     Err(std::sync::mpsc::TryRecvError::Empty) => break,
                     Err(std::sync::mpsc::TryRecvError::Disconnected) => return,
                 }
             }
-            let most = match self.wire {
-                Wire::Flows | Wire::Damaged => usize::MAX,
-                Wire::Trickles(bytes) if trickled.elapsed() >= TRICKLE => {
+            let most = match self.behaviour {
+                Behaviour::Flows | Behaviour::Damaged => usize::MAX,
+                Behaviour::Trickles(bytes) if trickled.elapsed() >= TRICKLE => {
                     trickled = Instant::now();
                     bytes
                 }
-                Wire::Stalls | Wire::Trickles(_) | Wire::Cut => 0,
+                Behaviour::Stalls | Behaviour::Trickles(_) | Behaviour::Cut => 0,
             };
-            if self.wire != Wire::Stalls {
+            if self.behaviour != Behaviour::Stalls {
                 if self.forward.read() {
                     self.look_forward();
                 }
@@ -343,30 +343,30 @@ impl Relay {
             }
             // Relay the page channels after reading the main channel: data that was sent on them before a mark is then
             // relayed with the mark.
-            self.beside.pass(most);
-            if self.forward.closed && self.backward.closed && self.beside.is_over() {
+            self.page_channels.pass(most);
+            if self.forward.closed && self.backward.closed && self.page_channels.is_over() {
                 return;
             }
         }
     }
 
-    fn obey(&mut self, part: Part, wire: Wire) {
+    fn set_behaviour(&mut self, part: Part, behaviour: Behaviour) {
         self.hold = None;
-        if wire == Wire::Damaged {
+        if behaviour == Behaviour::Damaged {
             [&mut self.forward, &mut self.backward].into_iter().for_each(Lane::damage);
         }
         (self.forward.stop, self.backward.stop) = (u64::MAX, u64::MAX);
         if let Part::All | Part::Main = part {
-            self.wire = wire;
-            if wire == Wire::Cut {
+            self.behaviour = behaviour;
+            if behaviour == Behaviour::Cut {
                 self.forward.cut();
                 self.backward.cut();
             }
         }
-        self.beside.obey(part, wire);
+        self.page_channels.set_behaviour(part, behaviour);
     }
 
-    fn came(&mut self, mark: Mark) -> bool {
+    fn notice(&mut self, mark: Mark) -> bool {
         let mut marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
         if !marks.iter().any(|(seen, _)| *seen == mark) {
             marks.push((mark, Instant::now()));
@@ -380,7 +380,7 @@ impl Relay {
                 self.alter();
             }
             let Some((len, mark)) = self.reader.step(self.forward.unknown()) else { return };
-            if mark.is_some_and(|mark| self.came(mark)) {
+            if mark.is_some_and(|mark| self.notice(mark)) {
                 self.forward.stop = self.forward.stop.min(self.forward.known);
             }
             self.forward.known += len as u64;
@@ -398,8 +398,8 @@ impl Relay {
     }
 
     fn look_backward(&mut self) {
-        while let Some((len, mark)) = answer(self.backward.unknown()) {
-            if mark.is_some_and(|mark| self.came(mark)) {
+        while let Some((len, mark)) = parse_reply(self.backward.unknown()) {
+            if mark.is_some_and(|mark| self.notice(mark)) {
                 self.backward.stop = self.backward.stop.min(self.backward.known);
             }
             self.backward.known += len as u64;

@@ -1,32 +1,31 @@
-//! How long a thread waits voluntarily, however busy the host is: time in which it neither had a processor nor wanted
-//! one.
+//! How long a thread sleeps, however busy the host is: time in which the thread neither had a processor nor waited for one.
 
 use std::fs;
 use std::time::{Duration, Instant};
 
-/// A point in time of the calling thread.
+/// Measures the time that the calling thread sleeps, from [`SleepTimer::start`] on.
 #[derive(Clone, Copy, Debug)]
-pub struct Waited {
+pub struct SleepTimer {
     begun: Instant,
     active: Duration,
 }
 
-impl Waited {
-    /// The present.
+impl SleepTimer {
+    /// Starts at the present.
     ///
     /// # Panics
     /// When the kernel keeps no scheduler statistics.
     #[must_use]
-    pub fn now() -> Self {
+    pub fn start() -> Self {
         Self { active: active(), begun: Instant::now() }
     }
 
-    /// The time that this thread, which must be the one of [`Waited::now`], has waited since.
+    /// The time that this thread, which must be the one of [`SleepTimer::start`], has slept since.
     ///
     /// # Panics
-    /// As [`Waited::now`].
+    /// As [`SleepTimer::start`].
     #[must_use]
-    pub fn since(&self) -> Duration {
+    pub fn elapsed(&self) -> Duration {
         let elapsed = self.begun.elapsed();
         elapsed.saturating_sub(active().saturating_sub(self.active))
     }
@@ -46,11 +45,11 @@ mod tests {
 
     #[test]
     fn a_sleep_counts_as_waiting_and_work_does_not() {
-        let before = Waited::now();
+        let timer = SleepTimer::start();
         let end = Instant::now() + Duration::from_millis(300);
         while Instant::now() < end {}
-        assert!(before.since() < Duration::from_millis(100), "{:?}", before.since());
+        assert!(timer.elapsed() < Duration::from_millis(100), "{:?}", timer.elapsed());
         std::thread::sleep(Duration::from_millis(300));
-        assert!(before.since() >= Duration::from_millis(250), "{:?}", before.since());
+        assert!(timer.elapsed() >= Duration::from_millis(250), "{:?}", timer.elapsed());
     }
 }
