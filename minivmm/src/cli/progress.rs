@@ -132,16 +132,25 @@ fn told(figures: &Value, style: Style) -> String {
         return phase(figures).into();
     }
     let unit = |text: String| if style >= Style::Brief { text.replace("iB", "").replace(' ', "") } else { text };
-    let of_ram = |member: &str| unit(size(ram[member].as_u64().unwrap_or(0)));
+    // Copied disks have the same members.
+    let bytes = |of: &Value, member: &str| of[member].as_u64().unwrap_or(0);
+    let disk = &figures["disk"];
     let round = &ram["dirty-sync-count"];
     // The round implies the phase `active`.
     let mut text = match (style, phase(figures)) {
         (Style::Short | Style::Brief | Style::Briefest, "active") => String::new(),
         (_, phase) => format!("{phase}, "),
     };
-    text += &format!("round {round}: {} left", of_ram("remaining"));
     if style == Style::All {
-        text += &format!(" of {}, {} sent", of_ram("total"), of_ram("transferred"));
+        let left = |of: &Value| format!("{} left of {}", size(bytes(of, "remaining")), size(bytes(of, "total")));
+        text += &format!("round {round}: {}", left(ram));
+        if !disk.is_null() {
+            text += &format!(", disk {}", left(disk));
+        }
+        text += &format!(", {} sent", size(bytes(ram, "transferred")));
+    } else {
+        let left = bytes(ram, "remaining").saturating_add(bytes(disk, "remaining"));
+        text += &format!("round {round}: {} left", unit(size(left)));
     }
     text += &format!(", {}", unit(rate(sending_rate(ram))));
     // The dirty rate is first measured at the end of round 1.
@@ -177,6 +186,8 @@ fn words(figures: &Value) -> String {
         add("round", ram["dirty-sync-count"].as_u64());
         add("sent-bytes", ram["transferred"].as_u64());
         add("left-bytes", ram["remaining"].as_u64());
+        add("disk-sent-bytes", figures["disk"]["transferred"].as_u64());
+        add("disk-left-bytes", figures["disk"]["remaining"].as_u64());
         add("bytes-per-second", Some(sending_rate(ram)));
         add("dirty-bytes-per-second", Some(dirty_rate(ram)));
         add("throttle-percent", Some(figures["cpu-throttle-percentage"].as_u64().unwrap_or(0)));
@@ -208,6 +219,13 @@ mod tests {
             "active, round 3: 120 MiB left of 1 GiB, 450 MiB sent, 400 MiB/s, guest dirties 128 MiB/s, throttled by 20 %, \
              downtime 120 ms, 2.6 s to go"
         );
+        let mut copies = figures();
+        copies["disk"] = json!({"transferred": 1 << 20, "remaining": 2_u64 << 30, "total": 20_u64 << 30});
+        assert!(
+            sentence(&copies).contains("round 3: 120 MiB left of 1 GiB, disk 2 GiB left of 20 GiB, 450 MiB sent, ")
+        );
+        assert!(fitting(&copies, 77).starts_with("round 3: 2.12G left, "), "{}", fitting(&copies, 77));
+        assert!(words(&copies).contains(" left-bytes=125829120 disk-sent-bytes=1048576 disk-left-bytes=2147483648 "));
         let mut first = figures();
         first["ram"]["dirty-sync-count"] = 1.into();
         assert!(sentence(&first).contains("400 MiB/s, throttled"), "nothing is measured yet");

@@ -12,6 +12,7 @@ use vmstate::migrate::{Phase, Progress};
 use crate::control::report;
 use crate::kvm::exits::Reason;
 use crate::memory::PAGE_SIZE;
+use crate::migration::disk::DiskFigures;
 use crate::vm::{Handle, MigrationStatus};
 
 /// Prints all metrics of the machine. It reads what the driver has published, and never waits.
@@ -46,6 +47,7 @@ pub(super) fn page(handle: &Handle) -> String {
     let under_way = matches!(status, MigrationStatus::Active | MigrationStatus::Device | MigrationStatus::Cancelling);
     page.gauge("minivmm_migration_active", "Whether the guest is being migrated: 1 or 0.", [one(u8::from(under_way))]);
     migration(&mut page, &info.figures);
+    disk(&mut page, info.disk);
     let limits = handle.parameters();
     page.gauge(
         "minivmm_migration_downtime_limit_seconds",
@@ -128,6 +130,14 @@ fn migration(page: &mut Page, figures: &Progress) {
         "Parts of the measured pause.",
         parts.map(|(part, time)| (format!("part=\"{part}\""), seconds(time))),
     );
+}
+
+fn disk(page: &mut Page, figures: Option<DiskFigures>) {
+    let mut gauge =
+        |name, help, of: fn(DiskFigures) -> u64| page.gauge(name, help, figures.map(|figures| one(of(figures))));
+    gauge("minivmm_migration_disk_transferred_bytes", "Data of copied disks sent so far.", |disk| disk.transferred);
+    gauge("minivmm_migration_disk_remaining_bytes", "Content of copied disks still to send.", |disk| disk.remaining);
+    gauge("minivmm_migration_disk_bytes", "Size of the copied disks.", |disk| disk.total);
 }
 
 /// Text of the page so far.

@@ -211,6 +211,7 @@ fn figures() -> Kind {
         optional("cpu-throttle-percentage", Kind::Integer),
         optional("guest-slowdown", Kind::object(slowdown.into_iter().chain([needed("percent", Kind::Number)]))),
         optional("ram", Kind::object(ram.into_iter().chain([needed("mbps", Kind::Number)]))),
+        optional("disk", Kind::object(integers(&["transferred", "remaining", "total"]))),
         optional("page-waits", Kind::object(integers(&["count", "median-us", "p99-us", "longest-us"]))),
         optional("postcopy-blocktime", Kind::Integer),
         optional("postcopy-vcpu-blocktime", Kind::list(Kind::Integer)),

@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::num::NonZeroU64;
+use std::ops::Add;
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
 
@@ -12,6 +13,7 @@ use vmstate::ram::HeatMap;
 use crate::config::{Address, Tls};
 use crate::devices::virtio::net::Announcing;
 use crate::migration::block_time::{BlockClock, BlockTime};
+use crate::migration::disk::{DiskCount, DiskFigures};
 use crate::sync::lock;
 use crate::vm::dirty_rate::DirtyRate;
 use crate::vm::inventory::Inventory;
@@ -33,6 +35,8 @@ pub struct MigrationInfo {
     pub figures: Progress,
     /// How long vCPUs have waited for pages in post-copy, where a destination measures that.
     pub block_time: Option<BlockTime>,
+    /// Figures of the disks whose content is sent, at a source that sends it.
+    pub disk: Option<DiskFigures>,
     /// Reason of the end, if there is one to report.
     pub error: Option<String>,
 }
@@ -108,6 +112,8 @@ pub struct Published {
     measures_block_time: Mutex<bool>,
     /// Block-time measurement of the migration that `migration` describes.
     block_clock: Mutex<Option<BlockClock>>,
+    /// Counts of the disks whose content the migration that `migration` describes sends.
+    disk_counts: Mutex<Vec<Arc<DiskCount>>>,
     dirty_rate: Mutex<DirtyRate>,
     tls: Mutex<Tls>,
     /// Channel for addresses at which a destination waits for its source again, while it waits.
@@ -137,6 +143,7 @@ impl Published {
             pauses_before_switchover: Mutex::default(),
             measures_block_time: Mutex::default(),
             block_clock: Mutex::default(),
+            disk_counts: Mutex::default(),
             dirty_rate: Mutex::default(),
             tls: Mutex::default(),
             recovery: Mutex::default(),
@@ -167,6 +174,8 @@ impl Published {
         if let Some(clock) = &*lock(&self.block_clock) {
             info.block_time = Some(clock.time());
         }
+        let disks = lock(&self.disk_counts);
+        info.disk = disks.iter().map(|count| count.figures()).reduce(Add::add).or(info.disk);
         info
     }
 
@@ -194,6 +203,7 @@ impl Published {
     pub(super) fn begin_migration(self: &Arc<Self>, phase: Phase, control: &Control) {
         *lock(&self.control) = Some(control.clone());
         *lock(&self.block_clock) = None;
+        lock(&self.disk_counts).clear();
         self.update_migration(|info| *info = MigrationInfo { phase, ..Default::default() });
         let published = Arc::downgrade(self);
         if matches!(phase, Phase::Source(_)) {
@@ -273,6 +283,11 @@ impl Published {
         let clock = self.measures_block_time().then(|| BlockClock::new(self.inventory().vcpu_threads));
         lock(&self.block_clock).clone_from(&clock);
         clock
+    }
+
+    /// Publishes the figures of disks whose content the migration that has just begun sends.
+    pub(super) fn set_disk_counts(&self, counts: Vec<Arc<DiskCount>>) {
+        *lock(&self.disk_counts) = counts;
     }
 
     /// How fast the guest dirties its memory, as last measured.

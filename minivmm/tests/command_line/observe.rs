@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use minivmm::config::Address;
 use minivmm::control::MetricsSocket;
+use minivmm::migration::disk::DiskFigures;
 use minivmm::vm::{Handle, Published, RunState};
 use serde_json::{Value, json};
 use vmstate::migrate::{Downtime, Phase, SourcePhase};
@@ -82,6 +83,7 @@ const GET: &[u8] = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n";
 fn migrates(shared: &Published) {
     shared.update_migration(|info| {
         info.phase = Phase::Source(SourcePhase::Rounds);
+        info.disk = Some(DiskFigures { total: 20 << 30, transferred: 3 << 30, remaining: 2 << 30 });
         let figures = &mut info.figures;
         (figures.rounds, figures.bytes, figures.remaining_bytes, figures.ram_bytes) =
             (3, 450 << 20, 120 << 20, 1 << 30);
@@ -118,6 +120,9 @@ fn prometheus_reads_each_metric_in_its_unit() {
         ("minivmm_migration_transferred_bytes", "", 471_859_200.0),
         ("minivmm_migration_remaining_bytes", "", 125_829_120.0),
         ("minivmm_migration_ram_bytes", "", 1_073_741_824.0),
+        ("minivmm_migration_disk_transferred_bytes", "", 3_221_225_472.0),
+        ("minivmm_migration_disk_remaining_bytes", "", 2_147_483_648.0),
+        ("minivmm_migration_disk_bytes", "", 21_474_836_480.0),
         ("minivmm_migration_page_bytes", "kind=\"normal\"", 4_096_000.0),
         ("minivmm_migration_page_bytes", "kind=\"zero\"", 2_048_000.0),
         ("minivmm_migration_page_bytes", "kind=\"xbzrle\"", 0.0),

@@ -138,6 +138,12 @@ fn a_guest_goes_on_with_a_copy_of_its_disk() {
     assert_eq!(marks(&ground.copy), [Mark::Incomplete]);
     let left = pass(&ground.original);
     assert_eq!(ground.migrate(), MigrationStatus::Completed, "{:?}", ground.source.handle.migration());
+    let figures = ground.source.handle.migration().disk.unwrap();
+    assert_eq!((figures.total, figures.remaining), (BYTES, 0));
+    // Pieces are whole blocks; of the rest of the disk the guest has written one block, maybe several times.
+    let beyond = figures.transferred - 4 * PIECE;
+    assert!(beyond > 0 && beyond % 4096 == 0, "{figures:?}");
+    assert_eq!(destination.handle.migration().disk, None, "no disk is sent from there");
     destination.await_passes(3);
     // While the source exists, its lock refuses; afterwards the mark does.
     assert!(refusal(&ground.original).contains("user.minivmm.stale: its guest has gone to another host"));
@@ -213,6 +219,10 @@ fn a_guest_whose_migration_is_cancelled_while_its_disk_goes_stays_and_goes_later
     ground.begin(&ground.address);
     let has_data = || ground.copy.metadata().unwrap().blocks() > 0x1_0000 / 512;
     until(has_data, || format!("{:?}", ground.source.handle.migration()));
+    let info = ground.source.handle.migration();
+    let (figures, memory) = (info.disk.unwrap(), info.figures);
+    assert!(figures.transferred > 0x1_0000 && figures.remaining < BYTES && figures.total == BYTES, "{info:?}");
+    assert!(memory.remaining_bytes <= memory.ram_bytes, "the disk is not counted as memory: {info:?}");
     ground.source.handle.ask(Request::MigrateCancel).unwrap();
     assert_eq!(ground.source.await_end(), MigrationStatus::Cancelled);
     destination.end();

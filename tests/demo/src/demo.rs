@@ -240,7 +240,10 @@ pub(crate) fn completed(migration: Value) -> Result<Value> {
 pub(crate) fn show_migration(progress: &mut Progress, info: &Value) {
     let ram = &info["ram"];
     let mib = |field: &str| ram[field].as_u64().unwrap_or(0) >> 20;
-    let detail = format!("round {}, {} of {} MiB left", ram["dirty-sync-count"], mib("remaining"), mib("total"));
+    let mut detail = format!("round {}, {} of {} MiB left", ram["dirty-sync-count"], mib("remaining"), mib("total"));
+    if let Some(left) = info["disk"]["remaining"].as_u64() {
+        detail += &format!(", {} MiB of the disk", left >> 20);
+    }
     progress.show("migrating", &detail);
 }
 

@@ -1,8 +1,10 @@
 //! Lines of the monitor for people print what QEMU 10.0.2's monitor printed.
 
 use serde_json::json;
+use vmstate::migrate::{Phase, SourcePhase};
 
 use super::{Talk, running};
+use crate::migration::disk::DiskFigures;
 use crate::vm::{ParameterChange, Request, Terms};
 
 /// Returns what a line prints.
@@ -53,5 +55,13 @@ fn information_is_printed_as_qemu_prints_it() {
     for line in ["downtime-limit: 300 ms\r\n", "max-bandwidth: 134217728 bytes/second\r\n", "multifd-channels: 2\r\n"] {
         assert!(parameters.contains(line), "{parameters}");
     }
+    shared.update_migration(|info| {
+        info.phase = Phase::Source(SourcePhase::Rounds);
+        info.disk = Some(DiskFigures { total: 9 << 20, transferred: 3 << 10, remaining: 2 << 20 });
+    });
+    // As in QEMU 9.0 (`hmp_info_migrate`, migration/migration-hmp-cmds.c).
+    let migration = print(&mut talk, "info migrate");
+    let disk = "transferred disk: 3 kbytes\r\nremaining disk: 2048 kbytes\r\ntotal disk: 9216 kbytes\r\n";
+    assert!(migration.contains(disk), "{migration}");
     assert!(print(&mut talk, "info migrate_capabilities").starts_with("xbzrle: off\r\nrdma-pin-all: off\r\n"));
 }

@@ -198,6 +198,7 @@ const EXTENSIONS: &[&str] = &[
     "query-migrate-parameters → max-rounds",
     "query-migrate-parameters → pause-budget",
     "query-migrate-parameters → tls-pin",
+    "query-migrate → disk",
     "query-migrate → downtime-parts",
     "query-migrate → expected-total-time",
     "query-migrate → guest-slowdown",

@@ -11,6 +11,7 @@ use super::{Talk, running};
 use crate::control::kind::Kind;
 use crate::control::table::COMMANDS;
 use crate::migration::block_time::BlockTime;
+use crate::migration::disk::DiskFigures;
 use crate::vm::{DiskFacts, Inventory};
 
 fn ask(talk: &mut Talk, command: &str) -> Value {
@@ -68,6 +69,7 @@ fn every_query_answers_as_the_schema_says() {
                 info.error = Some("why".into());
                 info.block_time =
                     Some(BlockTime { all: Duration::from_millis(5), each: vec![Duration::from_millis(6); 2] });
+                info.disk = Some(DiskFigures::default());
                 let figures = &mut info.figures;
                 figures.expected_downtime = Some(Duration::from_millis(3));
                 figures.expected_total = Some(Duration::from_millis(4));

@@ -5,6 +5,7 @@
 //! body of each PART is records up to an end record (`record.rs`), and so is that of END, followed by the number of all records
 //! that changed the image (`u64`).
 
+mod figures;
 mod record;
 mod source;
 #[cfg(test)]
@@ -19,6 +20,7 @@ use vmstate::schema::Description;
 use vmstate::section::{IterativeSection, Record};
 use vmstate::{Error, ErrorKind, Result};
 
+pub use self::figures::{DiskCount, DiskFigures};
 use self::record::DiskRecord;
 use self::source::Copier;
 use crate::devices::virtio::blk::{Image, Mark};
@@ -38,6 +40,8 @@ pub struct DiskSection {
     image: Arc<Image>,
     /// Sender of the content, at a source while it sends.
     copier: Option<Copier>,
+    /// Counts of the sender, which outlast it.
+    count: Arc<DiskCount>,
     /// Progress of the content, at a destination.
     arrival: Arrival,
 }
@@ -56,7 +60,13 @@ pub enum Arrival {
 impl DiskSection {
     /// Makes the section of the disk on `image`.
     pub fn new(image: &Arc<Image>) -> Self {
-        Self { image: Arc::clone(image), copier: None, arrival: Arrival::None }
+        let count = Arc::new(DiskCount::new(image.bytes()));
+        Self { image: Arc::clone(image), copier: None, count, arrival: Arrival::None }
+    }
+
+    /// Counts of the sender, at a source.
+    pub fn count(&self) -> Arc<DiskCount> {
+        Arc::clone(&self.count)
     }
 
     /// Progress of the content, at a destination.
@@ -129,7 +139,8 @@ impl IterativeSection for DiskSection {
     }
 
     fn setup(&mut self, out: &mut Outbox) -> Result<()> {
-        let (copier, data) = Copier::start(&self.image).map_err(|error| self.failed("could not be read", error))?;
+        let started = Copier::start(&self.image, &self.count);
+        let (copier, data) = started.map_err(|error| self.failed("could not be read", error))?;
         self.copier = Some(copier);
         out.put(&self.image.bytes().to_be_bytes());
         out.put(&data.to_be_bytes());

@@ -2,9 +2,11 @@
 
 use std::io;
 use std::ops::Range;
+use std::sync::Arc;
 
 use vmstate::codec::Outbox;
 
+use super::figures::DiskCount;
 use super::record::{DiskRecord, HEAD};
 use crate::devices::virtio::blk::{GRANULE, Image};
 
@@ -20,8 +22,8 @@ const UNWRITTEN: u64 = 64 << 20;
 pub(super) struct Copier {
     /// Bitmap of the granules to be sent.
     pending: Vec<u64>,
-    /// Number of set bits.
-    count: u64,
+    /// Number of set bits, and bytes of data sent.
+    count: Arc<DiskCount>,
     /// Next granule of the round.
     next: u64,
     /// Number of sent records that change the image.
@@ -36,12 +38,14 @@ impl Copier {
     ///
     /// # Errors
     /// The image cannot be read.
-    pub(super) fn start(image: &Image) -> io::Result<(Self, u64)> {
+    pub(super) fn start(image: &Image, count: &Arc<DiskCount>) -> io::Result<(Self, u64)> {
+        count.reset();
+        let count = Arc::clone(count);
         let mut pending = vec![0; image.changes().words()];
         // Earlier changes are found as data or holes; later ones are marked.
         image.changes().take(&mut pending);
         pending.fill(0);
-        let mut copier = Self { pending, count: 0, next: 0, records: 0, unwritten: 0, buffer: Vec::new() };
+        let mut copier = Self { pending, count, next: 0, records: 0, unwritten: 0, buffer: Vec::new() };
         let (mut offset, mut bytes) = (0, 0);
         while let Some(data) = image.data(offset)? {
             copier.want(&data);
@@ -55,21 +59,21 @@ impl Copier {
         for granule in data.start / GRANULE..data.end.div_ceil(GRANULE) {
             let Some(word) = self.pending.get_mut((granule / WORD) as usize) else { return };
             let bit = 1 << (granule % WORD);
-            self.count += u64::from(*word & bit == 0);
+            self.count.want(u64::from(*word & bit == 0));
             *word |= bit;
         }
     }
 
     /// Bytes that are still to be sent, if none of them is zero.
     pub(super) fn pending(&self, image: &Image) -> u64 {
-        let granules = self.count.saturating_add(image.changes().count());
+        let granules = self.count.pending().saturating_add(image.changes().count());
         granules.min(image.bytes().div_ceil(GRANULE)).saturating_mul(GRANULE + HEAD)
     }
 
     /// Begins a round: takes the marks of all changes until now. A later change is marked for the next round, and a later read
     /// sees all earlier changes.
     pub(super) fn sync(&mut self, image: &Image) {
-        self.count += image.changes().take(&mut self.pending);
+        self.count.want(image.changes().take(&mut self.pending));
         self.next = 0;
     }
 
@@ -90,7 +94,7 @@ impl Copier {
                 break;
             }
         }
-        let over = self.count == 0;
+        let over = self.count.pending() == 0;
         // Also at the end of a round, so that a round includes the write-back, and the pause waits for no data of earlier
         // rounds.
         if self.unwritten >= UNWRITTEN || over && self.unwritten > 0 {
@@ -121,7 +125,7 @@ impl Copier {
         for granule in granules {
             if let Some(word) = self.pending.get_mut((granule / WORD) as usize) {
                 *word &= !(1 << (granule % WORD));
-                self.count -= 1;
+                self.count.done();
             }
         }
     }
@@ -165,6 +169,7 @@ impl Copier {
     fn put_record(&mut self, out: &mut Outbox, record: DiskRecord<'_>) {
         if let DiskRecord::Data { bytes, .. } = record {
             self.unwritten += bytes.len() as u64;
+            self.count.send(bytes.len() as u64);
         }
         self.records += 1;
         record.put(out);

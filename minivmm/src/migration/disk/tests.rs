@@ -93,6 +93,51 @@ fn the_bytes_are_those_of_the_documented_format() {
     assert_eq!(put(|out| section.complete(out).unwrap()), b"\0\0\0\0\0\0\0\0\x04");
 }
 
+/// The oracle is the file: its size, its data in blocks, and the granules that hold them.
+#[test]
+fn the_figures_are_those_of_the_file() {
+    let (file, image) = image(BYTES);
+    image.write(&[7; 6000], GRANULE - 3000).unwrap();
+    image.write(&[7; 512], 3 * GRANULE + 0x4e00).unwrap();
+    let content = std::fs::read(file.path()).unwrap();
+    let holding =
+        |size: u64| content.chunks(size as usize).filter(|chunk| chunk.iter().any(|byte| *byte != 0)).count() as u64;
+    let total = content.len() as u64;
+    let (data, granules) = (holding(4096) * 4096, holding(GRANULE) * GRANULE);
+    assert_eq!((data, granules), (3 * 4096, 3 * GRANULE));
+    let mut section = DiskSection::new(&image);
+    let count = section.count();
+    let expected = |transferred, remaining| DiskFigures { total, transferred, remaining };
+    put(|out| section.setup(out).unwrap());
+    assert_eq!(count.figures(), expected(0, granules));
+    section.sync().unwrap();
+    put(|out| assert!(!section.iterate(out, 1).unwrap()));
+    assert_eq!(count.figures(), expected(4096, granules - GRANULE));
+    put(|out| assert!(section.iterate(out, u64::MAX).unwrap()));
+    assert_eq!(count.figures(), expected(data, 0));
+    // The guest writes a block twice, and one that becomes a hole.
+    image.write(&[8; 512], GRANULE - 4096).unwrap();
+    image.write(&[9; 512], GRANULE - 512).unwrap();
+    image.punch(3 * GRANULE, 0x5000).unwrap();
+    assert_eq!(count.figures(), expected(data, 0));
+    section.sync().unwrap();
+    assert_eq!(count.figures(), expected(data, 2 * GRANULE));
+    put(|out| section.complete(out).unwrap());
+    section.cleanup();
+    assert_eq!(count.figures(), expected(data + 4096, 0));
+    // Another attempt begins anew.
+    put(|out| section.setup(out).unwrap());
+    assert_eq!(count.figures(), expected(0, 2 * GRANULE));
+    // The last granule is shorter.
+    image.write(&vec![7; BYTES as usize], 0).unwrap();
+    section.sync().unwrap();
+    assert_eq!(count.figures(), expected(0, total));
+    assert_eq!(
+        count.figures() + count.figures(),
+        DiskFigures { total: 2 * total, transferred: 0, remaining: 2 * total }
+    );
+}
+
 #[test]
 fn what_no_source_sends_is_refused_and_changes_nothing() {
     let (file, image) = image(BYTES);

@@ -7,7 +7,7 @@ use vmstate::ownership::Role;
 
 use crate::config::Address;
 use crate::devices::virtio::blk::{Image, Mark};
-use crate::migration::disk::{Arrival, DiskSection, SharedDisk};
+use crate::migration::disk::{Arrival, DiskCount, DiskSection, SharedDisk};
 use crate::sync::lock;
 
 /// Why the content of disks is not sent to a file or to a process of this host.
@@ -41,6 +41,11 @@ impl CopiedDisks {
     /// Sections of the disks, by instance.
     pub(super) fn sections(&self) -> Vec<(u32, SharedDisk)> {
         self.0.iter().map(|disk| (disk.index.into(), Arc::clone(&disk.section))).collect()
+    }
+
+    /// Source: counts of the disks' senders.
+    pub(super) fn counts(&self) -> Vec<Arc<DiskCount>> {
+        self.0.iter().map(|disk| lock(&disk.section).count()).collect()
     }
 
     /// Ownership roles of the disks.

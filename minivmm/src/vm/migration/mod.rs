@@ -138,6 +138,7 @@ impl Vm {
         }
         let setup = Phase::Source(SourcePhase::Setup);
         self.shared.begin_migration(setup, &control);
+        self.shared.set_disk_counts(copied.counts());
         *lock(&self.state) =
             MachineState { preflight: self.preflight(), ..MachineState::new(self.machine.vcpus.len()) };
         let parts = Parts { disks: copied.sections(), ..self.parts() }.going_to(release.as_ref());

@@ -445,13 +445,15 @@ impl Source<'_, '_> {
     }
 
     fn publish(&mut self) {
-        let (sent, pending) = (self.pages.moved(), self.pages.pending_bytes() + self.saver.pending_registered());
+        let (sent, pending) = (self.pages.moved(), self.pages.pending_bytes());
+        let pending_of_sections = self.saver.pending_registered();
         let (xbzrle, slowdown, bytes) = (self.pages.xbzrle(), self.slowdown(), self.wire.sent());
         let elapsed = self.clock.now().saturating_sub(self.begun);
         let bytes_per_second = whole(self.measured.wire.bytes_per_second().unwrap_or_default());
         self.control.publish(|progress| {
             (progress.elapsed, progress.setup) = (elapsed, self.report.setup);
             (progress.bytes, progress.remaining_bytes) = (bytes, pending);
+            progress.remaining_section_bytes = pending_of_sections;
             (progress.normal_pages, progress.zero_pages) = (sent.normal, sent.zero);
             (progress.xbzrle, progress.slowdown) = (xbzrle, slowdown);
             progress.bytes_per_second = bytes_per_second;
