@@ -63,19 +63,15 @@ const LINES: &[Line] = &[
     }),
     line(
         "migrate",
-        "[-d] [-r] uri",
-        "migrate to URI (always in the background, as with -d; -r resumes a paused postcopy migration)",
+        "[-d] [-b] [-r] uri",
+        "migrate to URI (always in the background, as with -d; -b without shared storage, with a copy of the disks, as in QEMU up to 9.0; -r \
+         resumes a paused postcopy migration)",
         |caller, words| {
-            let (detached, words) = match words {
-                ["-d", words @ ..] => (true, words),
-                words => (false, words),
-            };
-            let (resume, words) = match words {
-                ["-r", words @ ..] => (true, words),
-                words => (false, words),
-            };
+            let (detached, words) = option("-d", words);
+            let (copies_disks, words) = option("-b", words);
+            let (resumes, words) = option("-r", words);
             let [uri] = exactly(words)?;
-            run(caller, "migrate", json!({"uri": uri, "resume": resume}))?;
+            run(caller, "migrate", json!({"uri": uri, "copy-disk": copies_disks, "resume": resumes}))?;
             Ok(if detached { "" } else { "terminal does not allow synchronous migration, continuing detached\r\n" }
                 .into())
         },
@@ -174,6 +170,14 @@ fn named(name: &str) -> Option<&'static Line> {
 
 fn unknown(what: &str) -> String {
     format!("unknown command: '{what}'\r\n")
+}
+
+/// Returns whether the words begin with the option, and the words after it.
+fn option<'w, 's>(name: &str, words: &'w [&'s str]) -> (bool, &'w [&'s str]) {
+    match words {
+        [first, rest @ ..] if *first == name => (true, rest),
+        _ => (false, words),
+    }
 }
 
 /// Returns the words if there are exactly `N` of them.

@@ -142,7 +142,7 @@ fn a_guest_goes_on_with_a_copy_of_its_disk() {
     assert_eq!((figures.total, figures.remaining), (BYTES, 0));
     // Pieces are whole blocks; of the rest of the disk the guest has written one block, maybe several times.
     let beyond = figures.transferred - 4 * PIECE;
-    assert!(beyond > 0 && beyond % 4096 == 0, "{figures:?}");
+    assert!(beyond > 0 && beyond.is_multiple_of(4096), "{figures:?}");
     assert_eq!(destination.handle.migration().disk, None, "no disk is sent from there");
     destination.await_passes(3);
     // While the source exists, its lock refuses; afterwards the mark does.

@@ -20,9 +20,15 @@ fn lines_ask_the_driver_for_what_they_stand_for() {
     let change = |name, value: u64| Request::MigrateSetParameters(ParameterChange::default().with(name, value));
     let detached = "terminal does not allow synchronous migration, continuing detached\r\n";
     let to = Request::Migrate("unix:/x".parse().unwrap(), Terms::default());
+    let copies = Terms { copies_disks: true, ..Terms::default() };
+    let with_disk = Request::Migrate("unix:/x".parse().unwrap(), copies);
+    let resumes = Request::MigrateResume("unix:/x".parse().unwrap());
     for (line, printed, request) in [
         ("migrate -d unix:/x", "", to.clone()),
         ("migrate unix:/x", detached, to),
+        ("migrate -d -b unix:/x", "", with_disk.clone()),
+        ("migrate -b unix:/x", detached, with_disk),
+        ("migrate -d -b -r unix:/x", "Error: Cannot resume if there is no paused migration\r\n", resumes),
         ("migrate_set_parameter max-bandwidth 20", "", change("max-bandwidth", 20 << 20)),
         ("migrate_set_parameter max-bandwidth 3K", "", change("max-bandwidth", 3 << 10)),
         ("migrate_set_parameter multifd-channels 3", "", change("multifd-channels", 3)),

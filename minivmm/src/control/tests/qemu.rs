@@ -101,6 +101,7 @@ const LINES: &[&str] = &[
     r#"{"execute":"migrate","arguments":{"uri":"unix:/x","detach":5}}"#,
     r#"{"execute":"migrate","arguments":{"uri":"unix:/x","resume":true}}"#,
     r#"{"execute":"migrate","arguments":{"uri":"unix:/x","nope":5}}"#,
+    r#"{"execute":"migrate","arguments":{"uri":"unix:/x","blk":true}}"#,
     r#"{"execute":"migrate","arguments":{"channels":[]}}"#,
     r#"{"execute":"migrate","arguments":{"channels":{}}}"#,
     r#"{"execute":"migrate","arguments":{"channels":[1]}}"#,
