@@ -125,7 +125,7 @@ impl Ram {
     ///
     /// # Errors
     /// [`Error::Memory`].
-    pub fn await_none(&self) -> Result<()> {
+    pub fn end_waits(&self) -> Result<()> {
         let faults = self.faults()?;
         for stretch in self.stretches() {
             let range = uffdio_range { start: stretch.host_address, len: stretch.len };
@@ -327,7 +327,7 @@ mod tests {
         ram.read(0, &mut bytes).unwrap();
         assert_eq!(&bytes, b"guest\0");
         assert!(matches!(ram.put(ram.len(), None), Err(Error::OutsideRam { .. })));
-        ram.await_none().unwrap();
+        ram.end_waits().unwrap();
         ram.read(8 * PAGE_SIZE, &mut bytes).unwrap();
         assert_eq!(bytes, [0; 6]);
     }

@@ -85,8 +85,8 @@ impl LateMemory for MachineRam {
         }
     }
 
-    fn whole(&self) -> vmstate::Result<()> {
-        self.ram.await_none().map_err(unable)?;
+    fn end_waits(&self) -> vmstate::Result<()> {
+        self.ram.end_waits().map_err(unable)?;
         if let Some(clock) = &self.block_clock {
             clock.end(None);
         }
@@ -161,7 +161,7 @@ mod tests {
                 assert_eq!(reader.join().unwrap(), 8);
             });
         }
-        late.whole().unwrap();
+        late.end_waits().unwrap();
         let mut page = [0; 4096];
         late.read(1, 0, &mut page).unwrap();
         assert_eq!(page, [2; 4096]);

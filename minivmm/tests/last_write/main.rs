@@ -40,10 +40,10 @@ fn as_what_changed_of_them() {
 
 #[test]
 fn on_page_channels() {
-    each(Pages::Beside(2, Compression::None), (false, 2));
+    each(Pages::PageChannels(2, Compression::None), (false, 2));
 }
 
 #[test]
 fn compressed_on_page_channels() {
-    each(Pages::Beside(2, Compression::Zstd { level: 1 }), (true, 1));
+    each(Pages::PageChannels(2, Compression::Zstd { level: 1 }), (true, 1));
 }

@@ -39,7 +39,7 @@ pub trait Security: sealed::Sealed {
     fn peek(channel: &mut Self::Channel, into: &mut [u8]) -> io::Result<usize>;
 
     /// True if a refused peer was sent the reason.
-    fn tells(channel: &Self::Channel) -> bool;
+    fn sends_reason(channel: &Self::Channel) -> bool;
 }
 
 mod sealed {
@@ -66,7 +66,7 @@ impl Security for Plain {
         channel.peek(into)
     }
 
-    fn tells(_: &SocketChannel) -> bool {
+    fn sends_reason(_: &SocketChannel) -> bool {
         false
     }
 }
@@ -80,7 +80,7 @@ pub struct Listener<S: Security = Plain> {
     domain: Domain,
     waiting: Box<Mutex<Waiters<S::Channel>>>,
     security: S,
-    turned_away: Box<dyn Fn(&io::Error) + Send + Sync>,
+    on_refusal: Box<dyn Fn(&io::Error) + Send + Sync>,
 }
 
 impl<S: Security> fmt::Debug for Listener<S> {
@@ -147,24 +147,24 @@ impl Listener {
     }
 
     fn new(socket: Socket, domain: Domain, file: Option<SocketFile>) -> Self {
-        Self { socket, domain, file, waiting: Box::default(), security: Plain, turned_away: Box::new(|_| {}) }
+        Self { socket, domain, file, waiting: Box::default(), security: Plain, on_refusal: Box::new(|_| {}) }
     }
 
     /// Secures each connection from now on with `security`.
     #[cfg(feature = "tls")]
     pub(super) fn secured<S: Security>(self, security: S) -> Listener<S> {
-        let Self { socket, domain, file, turned_away, .. } = self;
-        Listener { socket, domain, file, waiting: Box::default(), security, turned_away }
+        let Self { socket, domain, file, on_refusal, .. } = self;
+        Listener { socket, domain, file, waiting: Box::default(), security, on_refusal }
     }
 }
 
 impl<S: Security> Listener<S> {
-    /// Calls `tell` with the reason each time that a connection is refused because of its first bytes: without TLS where TLS is
+    /// Calls `report` with the reason each time that a connection is refused because of its first bytes: without TLS where TLS is
     /// required, with TLS where it is not configured, or with a certificate that is refused. Connections that close or stay
     /// silent are not reported.
     #[must_use]
-    pub fn telling(mut self, tell: impl Fn(&io::Error) + Send + Sync + 'static) -> Self {
-        self.turned_away = Box::new(tell);
+    pub fn on_refusal(mut self, report: impl Fn(&io::Error) + Send + Sync + 'static) -> Self {
+        self.on_refusal = Box::new(report);
         self
     }
 
@@ -244,7 +244,7 @@ impl<S: Security> Listener<S> {
             waiters.awaits_urgent = found.is_none();
             found
         });
-        found.map(|Look { found, .. }| found)
+        found.map(|Attempt { found, .. }| found)
     }
 
     fn accept_one(
@@ -254,16 +254,16 @@ impl<S: Security> Listener<S> {
     ) -> io::Result<S::Channel> {
         loop {
             let slice = waiting.slice()?;
-            let Look { found, came, has_candidates } = self.look(&wanted)?;
-            match (found, came) {
+            let Attempt { found, accepted, has_candidates } = self.look(&wanted)?;
+            match (found, accepted) {
                 (Some(connection), _) => return Ok(connection),
-                (None, Came::Somebody) => {}
+                (None, Accepted::Connection) => {}
                 // Candidates are polled once in each slice: waiting for all of them would wake again and again for bytes that are
                 // only peeked at.
-                (None, Came::Nobody) => {
+                (None, Accepted::NonePending) => {
                     wait(&self.socket, PollFlags::POLLIN, if has_candidates { SLICE / 20 } else { slice })?;
                 }
-                (None, Came::Nothing) => thread::sleep(slice),
+                (None, Accepted::Failed) => thread::sleep(slice),
             }
         }
     }
@@ -272,26 +272,26 @@ impl<S: Security> Listener<S> {
     ///
     /// # Errors
     /// The listening socket is unusable.
-    fn look(&self, wanted: impl Fn(&mut Waiters<S::Channel>) -> Option<S::Channel>) -> io::Result<Look<S::Channel>> {
+    fn look(&self, wanted: impl Fn(&mut Waiters<S::Channel>) -> Option<S::Channel>) -> io::Result<Attempt<S::Channel>> {
         let mut waiters = lock(&self.waiting);
-        let came = match self.socket.accept() {
+        let accepted = match self.socket.accept() {
             Ok((socket, _)) => {
                 // A connection that has already ended is ignored.
                 if let Ok(connection) = self.connection(socket) {
-                    waiters.come(connection);
+                    waiters.add(connection);
                 }
-                Came::Somebody
+                Accepted::Connection
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Came::Nobody,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Accepted::NonePending,
             Err(error) if is_fatal(&error) => return Err(error),
-            Err(_) => Came::Nothing,
+            Err(_) => Accepted::Failed,
         };
-        let refusals = waiters.sort(S::peek, S::tells);
+        let refusals = waiters.sort(S::peek, S::sends_reason);
         let found = wanted(&mut waiters);
         let has_candidates = !waiters.candidates.is_empty();
         drop(waiters);
-        refusals.iter().for_each(&self.turned_away);
-        Ok(Look { found, came, has_candidates })
+        refusals.iter().for_each(&self.on_refusal);
+        Ok(Attempt { found, accepted, has_candidates })
     }
 
     fn connection(&self, socket: Socket) -> io::Result<S::Channel> {
@@ -300,20 +300,20 @@ impl<S: Security> Listener<S> {
 }
 
 /// Result of one attempt to accept a connection.
-struct Look<C> {
+struct Attempt<C> {
     /// The wanted connection.
     found: Option<C>,
-    came: Came,
+    accepted: Accepted,
     /// Some connections have not sent their first bytes.
     has_candidates: bool,
 }
 
 /// What accept(2) returned.
-enum Came {
-    Somebody,
-    Nobody,
-    /// No connection can be accepted for now.
-    Nothing,
+enum Accepted {
+    Connection,
+    NonePending,
+    /// An error that passes.
+    Failed,
 }
 
 /// True if the listening socket itself is unusable. All other errors pass: accept(2) also reports errors of single connections or

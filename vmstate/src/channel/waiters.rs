@@ -24,7 +24,7 @@ const KEPT: usize = 255;
 const INTRODUCTION: Duration = Duration::from_secs(10);
 /// How long a connection stays open after a refusal with a message: closing it at once would lose the message if the peer has
 /// sent anything since.
-const FAREWELL: Duration = Duration::from_secs(1);
+const CLOSE_DELAY: Duration = Duration::from_secs(1);
 
 /// Connections that were accepted and not yet returned to a caller.
 pub(super) struct Waiters<C> {
@@ -58,7 +58,7 @@ impl<C> Default for Waiters<C> {
 
 impl<C> Waiters<C> {
     /// Adds a connection that was just accepted.
-    pub(super) fn come(&mut self, connection: C) {
+    pub(super) fn add(&mut self, connection: C) {
         if self.candidates.len() == usize::from(CANDIDATES) {
             self.candidates.remove(0);
         }
@@ -70,13 +70,13 @@ impl<C> Waiters<C> {
     pub(super) fn sort(
         &mut self,
         peek: impl Fn(&mut C, &mut [u8]) -> io::Result<usize>,
-        tells: impl Fn(&C) -> bool,
+        sends_reason: impl Fn(&C) -> bool,
     ) -> Vec<io::Error> {
         let awaits_urgent = self.awaits_urgent;
         self.candidates.retain(|(_, since)| awaits_urgent || since.elapsed() < INTRODUCTION);
         self.urgent.retain(|(_, since)| since.elapsed() < INTRODUCTION);
         self.resuming.retain(|(_, since)| since.elapsed() < INTRODUCTION);
-        self.leaving.retain(|(_, since)| since.elapsed() < FAREWELL);
+        self.leaving.retain(|(_, since)| since.elapsed() < CLOSE_DELAY);
         let mut refusals = Vec::new();
         let mut index = 0;
         while let Some((connection, _)) = self.candidates.get_mut(index) {
@@ -94,7 +94,7 @@ impl<C> Waiters<C> {
                 Ok(Beginning::Silence | Beginning::Over) => {}
                 Err(why) => {
                     refusals.push(why);
-                    if tells(&connection) {
+                    if sends_reason(&connection) {
                         keep(&mut self.leaving, (connection, Instant::now()), CANDIDATES.into());
                     }
                 }

@@ -46,7 +46,7 @@ impl Meaning {
 
 /// The values that a reader accepts and a writer sends.
 #[derive(Clone, Debug, PartialEq)]
-enum Taken {
+enum Allowed {
     Any,
     These(Rc<Values>),
     /// The value that the machine is configured to have.
@@ -59,7 +59,7 @@ enum Taken {
 #[derive(Clone, Debug)]
 pub(super) struct Item {
     meaning: Meaning,
-    taken: Taken,
+    allowed: Allowed,
     pub(super) bytes: u64,
     /// True if the item is in a map's key, whose order matters.
     pub(super) in_key: bool,
@@ -67,18 +67,18 @@ pub(super) struct Item {
 
 impl Item {
     pub(super) const fn raw_byte() -> Self {
-        Self { meaning: Meaning::Raw, taken: Taken::Any, bytes: 1, in_key: false }
+        Self { meaning: Meaning::Raw, allowed: Allowed::Any, bytes: 1, in_key: false }
     }
 
     /// Words of a bitmap.
     pub(super) const fn words(words: u64) -> Self {
-        Self { meaning: Meaning::Bits, taken: Taken::Any, bytes: words * 8, in_key: false }
+        Self { meaning: Meaning::Bits, allowed: Allowed::Any, bytes: words * 8, in_key: false }
     }
 
     /// The last word of a bitmap, of which only this many bits are used: the others are 0.
     pub(super) fn last_word(bits: u64) -> Self {
-        let taken = Values::all(8, false).limited(&Limit::Within(0, (1 << bits) - 1));
-        Self { taken: Taken::These(taken.into()), ..Self::words(u64::from(bits > 0)) }
+        let values = Values::all(8, false).limited(&Limit::Within(0, (1 << bits) - 1));
+        Self { allowed: Allowed::These(values.into()), ..Self::words(u64::from(bits > 0)) }
     }
 
     /// The item of an encoding whose bytes have one meaning throughout and a fixed size.
@@ -110,23 +110,23 @@ impl Item {
             program::Meaning::Unused => Meaning::Unused,
             program::Meaning::Opaque(_) => Meaning::Opaque(bytes),
         };
-        let taken = match meaning {
-            Meaning::Bool => Taken::These(Values::single(0).or(&Values::single(1)).into()),
-            _ => Taken::Any,
+        let allowed = match meaning {
+            Meaning::Bool => Allowed::These(Values::single(0).or(&Values::single(1)).into()),
+            _ => Allowed::Any,
         };
-        let all = Self { meaning, taken, bytes, in_key: false };
-        let taken = match item.limit {
+        let all = Self { meaning, allowed, bytes, in_key: false };
+        let allowed = match item.limit {
             None => return Some(all),
-            Some(Limit::Equal) => Taken::Equal,
-            Some(Limit::AtMostCurrent) => Taken::AtMost,
+            Some(Limit::Equal) => Allowed::Equal,
+            Some(Limit::AtMostCurrent) => Allowed::AtMost,
             Some(limit @ (Limit::NotZero | Limit::Scalar | Limit::Within(..) | Limit::OneOf(_))) => {
                 match all.values() {
-                    Some(values) => Taken::These(values.limited(limit).into()),
+                    Some(values) => Allowed::These(values.limited(limit).into()),
                     None => return Some(all),
                 }
             }
         };
-        Some(Self { taken, ..all })
+        Some(Self { allowed, ..all })
     }
 
     /// True if the whole item is one integer.
@@ -137,10 +137,10 @@ impl Item {
 
     /// The values that each integer can have; `None` if the item is not made of integers.
     fn values(&self) -> Option<Rc<Values>> {
-        match &self.taken {
-            Taken::These(values) => Some(Rc::clone(values)),
+        match &self.allowed {
+            Allowed::These(values) => Some(Rc::clone(values)),
             // No writer sends a negative value.
-            Taken::AtMost => {
+            Allowed::AtMost => {
                 self.meaning.width().map(|width| Values::not_negative(width, self.meaning.is_signed()).into())
             }
             _ => self.meaning.width().map(|width| Values::all(width, self.meaning.is_signed()).into()),
@@ -156,8 +156,8 @@ impl Item {
 
     /// The cost of the item, besides one step.
     pub(super) fn cost(&self) -> usize {
-        match &self.taken {
-            Taken::These(values) => values.ranges().len(),
+        match &self.allowed {
+            Allowed::These(values) => values.ranges().len(),
             _ => 0,
         }
     }
@@ -233,8 +233,8 @@ impl Rest<'_> {
             _ if zeros => Some(Values::single(0).into()),
             values => values.filter(|_| !from.is_opaque()),
         };
-        let alike = !matches!(self.item.taken, Taken::Any | Taken::These(_))
-            && !matches!(read.item.taken, Taken::Any | Taken::These(_));
+        let alike = !matches!(self.item.allowed, Allowed::Any | Allowed::These(_))
+            && !matches!(read.item.allowed, Allowed::Any | Allowed::These(_));
         Ok(Overlap { bytes, difference, by_size, alike, unless: self.unless(read, sent.as_ref())?, sent })
     }
 
@@ -273,19 +273,19 @@ impl Rest<'_> {
         let order = self.in_order(read)?;
         let Some(width) = read.item.meaning.width() else { return Ok(None) };
         let signed = read.item.meaning.is_signed();
-        let limit = match (&self.item.taken, &read.item.taken) {
-            (_, Taken::Any) | (Taken::Equal, Taken::Equal) => None,
-            (Taken::AtMost, Taken::AtMost) => Some(Rc::new(Values::not_negative(width, signed))),
-            (Taken::Equal, Taken::AtMost) if !signed => None,
-            (_, Taken::Equal) => {
+        let limit = match (&self.item.allowed, &read.item.allowed) {
+            (_, Allowed::Any) | (Allowed::Equal, Allowed::Equal) => None,
+            (Allowed::AtMost, Allowed::AtMost) => Some(Rc::new(Values::not_negative(width, signed))),
+            (Allowed::Equal, Allowed::AtMost) if !signed => None,
+            (_, Allowed::Equal) => {
                 let reason = Reason::NotConfigured { taken: "the value that its machine has".into() };
                 return Ok(Some((Subject::Configuration(field), reason)));
             }
-            (_, Taken::AtMost) => {
+            (_, Allowed::AtMost) => {
                 let reason = Reason::NotConfigured { taken: "0 up to the value that its machine has".into() };
                 return Ok(Some((Subject::Configuration(field), reason)));
             }
-            (_, Taken::These(taken)) => Some(Rc::clone(taken)),
+            (_, Allowed::These(taken)) => Some(Rc::clone(taken)),
         };
         let taken = match (&limit, order) {
             (None, None) => return Ok(None),

@@ -21,7 +21,7 @@ use super::{Claim, Machine, Over};
 use crate::channel::{Channel, Clock};
 use crate::codec::{Limits, Strictness};
 use crate::error::{Error, ErrorKind, Result};
-use crate::ram::multifd::Beside;
+use crate::ram::multifd::PageChannels;
 use crate::ram::{GuestRam, PageCount, PageFigures, RamSection, shares_memory};
 use crate::section::Sections;
 use crate::stream::{Command, Reply};
@@ -106,7 +106,7 @@ impl Arrival {
 /// How long the destination waits for the source's self-description, which it does not need.
 const DESCRIPTION: Duration = Duration::from_secs(1);
 /// How long sending the final answer to the source may take: it is a few bytes, and the guest waits.
-const LAST_WORD: Duration = Duration::from_millis(100);
+const FINAL_ANSWER: Duration = Duration::from_millis(100);
 /// Time between two reports to the machine that pages have arrived.
 const ARRIVING: Duration = Duration::from_millis(50);
 /// Time between two attempts to take the exclusive resources.
@@ -126,11 +126,12 @@ pub fn run(incoming: Incoming<'_, '_>, options: &DestinationOptions, control: &C
         progress.ram_bytes = ram_bytes;
     });
     let late = &LateRam::new(ram);
-    let beside = Beside::from(options.page_channels.as_ref());
-    let _over = Over(beside.clone());
+    let page_channels = PageChannels::from(options.page_channels.as_ref());
+    let _over = Over(page_channels.clone());
     let silence = options.silence.map_or(Timeout::Endless, Timeout::Silence);
-    let wire = Link::new(channel, late, clock, control, options.strictness, options.limits, STREAM).with(&beside);
-    let memory = RamSection::incoming(late).with(&beside);
+    let wire =
+        Link::new(channel, late, clock, control, options.strictness, options.limits, STREAM).with(&page_channels);
+    let memory = RamSection::incoming(late).with(&page_channels);
     let pages = memory.figures();
     let loader =
         Loader::new(wire.serving(late), sections, Box::new(memory), !ram.blocks().is_empty(), options.strictness);
@@ -233,12 +234,12 @@ impl Destination<'_, '_> {
         let mut action = first;
         while action != DestinationAction::End {
             let phase = self.protocol.phase();
-            let event = self.carry_out(action).unwrap_or_else(|error| self.went_wrong(action, error));
+            let event = self.carry_out(action).unwrap_or_else(|error| self.record_failure(action, error));
             action = self.protocol.handle(event, self.clock.now(), &self.timing);
             let now = self.protocol.phase();
             self.pristine &= matches!(now, DestinationPhase::Setup | DestinationPhase::Failed);
             if now != phase {
-                tell_phase(now, &self.span, self.control);
+                publish_phase(now, &self.span, self.control);
             }
         }
     }
@@ -249,7 +250,7 @@ impl Destination<'_, '_> {
             DestinationAction::Receive(until) => self.receive(until.map_or(self.silence, Timeout::Until)),
             DestinationAction::Compare => {
                 if !self.answers {
-                    self.machine.unheard();
+                    self.machine.no_return_path();
                 }
                 self.machine.introduced().map(done)
             }
@@ -277,7 +278,7 @@ impl Destination<'_, '_> {
             }
             DestinationAction::Confirm if !self.answers => Ok(DestinationEvent::Unheard),
             DestinationAction::Confirm => {
-                let told = self.last_word(Reply::Shut(0)).map(done);
+                let told = self.send_final_answer(Reply::Shut(0)).map(done);
                 told.inspect_err(|error| {
                     tracing::warn!("the source could not be told that the guest runs here: {error}")
                 })
@@ -286,8 +287,8 @@ impl Destination<'_, '_> {
             DestinationAction::TakePages => self.take_pages(),
             DestinationAction::Reconnect => Ok(self.recovery().1.reconnect()),
             DestinationAction::Recover(until) => self.recovery().1.recover(until).map(done),
-            DestinationAction::AwaitParting(until) => {
-                self.loader.wire.await_parting(until).map(|()| DestinationEvent::Parted)
+            DestinationAction::AwaitClose(until) => {
+                self.loader.wire.await_close(until).map(|()| DestinationEvent::Closed)
             }
             DestinationAction::Advance => {
                 // Earlier errors did not prevent the completion.
@@ -309,7 +310,7 @@ impl Destination<'_, '_> {
             }
             DestinationAction::Refuse => {
                 // The source finds out in any case, from the broken channel or its own timeout.
-                let _ = self.last_word(Reply::Shut(1));
+                let _ = self.send_final_answer(Reply::Shut(1));
                 Ok(DestinationEvent::Done)
             }
             DestinationAction::End => Ok(DestinationEvent::Done),
@@ -326,7 +327,7 @@ impl Destination<'_, '_> {
     }
 
     /// Keeps the first error, and returns the kind of failure as an event for the protocol.
-    fn went_wrong(&mut self, action: DestinationAction, error: Error) -> DestinationEvent {
+    fn record_failure(&mut self, action: DestinationAction, error: Error) -> DestinationEvent {
         let event = match error.kind() {
             _ if matches!(action, DestinationAction::TakePages | DestinationAction::Recover(_)) => event_of(&error),
             ErrorKind::Cancelled => DestinationEvent::Cancelled,
@@ -399,13 +400,13 @@ impl Destination<'_, '_> {
             self.check_package()?;
             self.publish();
             if self.stream == Stream::Introduced && !self.stopped {
-                self.tell_of_pages();
+                self.report_pages();
             }
         }
     }
 
     /// Informs the machine of arrived pages, unless it was informed just before.
-    fn tell_of_pages(&mut self) {
+    fn report_pages(&mut self) {
         let now = self.clock.now();
         // In post-copy, accessing pages could block.
         if now.saturating_sub(self.told) >= ARRIVING && !self.late.listens() {
@@ -421,7 +422,7 @@ impl Destination<'_, '_> {
         let bytes = self.loader.wire.taken();
         let completed = phase == DestinationPhase::Completed;
         match phase {
-            DestinationPhase::Completed => self.tell_times(),
+            DestinationPhase::Completed => self.send_times(),
             DestinationPhase::Failed => self.late.give_up(),
             _ => {}
         }
@@ -471,7 +472,7 @@ fn event_of(error: &Error) -> DestinationEvent {
 }
 
 /// Publishes the phase that has begun; the last phase is published together with the figures.
-fn tell_phase(phase: DestinationPhase, span: &tracing::Span, control: &Control) {
+fn publish_phase(phase: DestinationPhase, span: &tracing::Span, control: &Control) {
     span.record("phase", tracing::field::debug(phase));
     tracing::info!("phase");
     if !phase.is_final() {

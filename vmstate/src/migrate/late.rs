@@ -247,14 +247,14 @@ impl<'a> LateRam<'a> {
         if pages > 0 {
             return Err(Error::new(ErrorKind::Malformed, format!("{pages} pages of the guest did not arrive")));
         }
-        self.ram.late().map_or(Ok(()), LateMemory::whole)
+        self.ram.late().map_or(Ok(()), LateMemory::end_waits)
     }
 
     /// Ends post-copy without the missing pages, when the guest does not run here: accesses that wait, and the clearing of memory
     /// for the next source, find zeros.
     pub(crate) fn give_up(&self) {
         if let (true, Some(late)) = (self.listens(), self.ram.late())
-            && let Err(error) = late.whole()
+            && let Err(error) = late.end_waits()
         {
             // The reason for giving the pages up was already reported.
             tracing::warn!("accesses still wait for missing pages: {error}");
@@ -279,7 +279,7 @@ impl<'a> LateRam<'a> {
     }
 
     /// Marks pages of a block as arrived; `put` stores each page if the guest may be running in the memory.
-    fn came(
+    fn arrive(
         &self,
         block: usize,
         first: u64,
@@ -363,7 +363,7 @@ impl GuestRam for LateRam<'_> {
                 let (chunks, _) = bytes.as_chunks::<PAGE>();
                 late.put(block, page * PAGE_SIZE, Some(chunks.get(at).unwrap_or(&[0; PAGE])))
             };
-            self.came(block, first, bytes.len() as u64 / PAGE_SIZE, put, || self.ram.write(block, offset, bytes))
+            self.arrive(block, first, bytes.len() as u64 / PAGE_SIZE, put, || self.ram.write(block, offset, bytes))
         })
     }
 
@@ -373,7 +373,7 @@ impl GuestRam for LateRam<'_> {
 
     fn zero_run(&self, block: usize, offset: u64, pages: u64) -> Result<()> {
         let put = |late: &dyn LateMemory, page: u64| late.put(block, page * PAGE_SIZE, None);
-        self.came(block, offset / PAGE_SIZE, pages, put, || self.ram.zero_run(block, offset, pages))
+        self.arrive(block, offset / PAGE_SIZE, pages, put, || self.ram.zero_run(block, offset, pages))
     }
 
     fn changed_bytes(&self, old: &[u8; 4096], new: &[u8; 4096]) -> [u64; 64] {

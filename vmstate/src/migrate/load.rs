@@ -85,7 +85,7 @@ impl<'a, 's> Loader<'a, 's> {
     }
 
     /// Accepts only guest memory from now on.
-    pub(super) fn take_only_pages(&mut self) {
+    pub(super) fn accept_only_pages(&mut self) {
         self.pages_only = true;
     }
 
@@ -367,7 +367,7 @@ impl<'a, 's> Loader<'a, 's> {
             match wire.decode(*timeout, |input| read(section, input, *version)).map_err(place)? {
                 Record::Last => break,
                 Record::Awaited => {
-                    let waited = wire.wait_beside(wait.get_or_insert_default(), *timeout);
+                    let waited = wire.wait_for_page_channels(wait.get_or_insert_default(), *timeout);
                     // A source that has given up sends no more pages.
                     let there = waited.and_then(|()| if *source_listens { wire.receive_at_hand() } else { Ok(()) });
                     there.map_err(|lost| place(lost.at(offset)))?;

@@ -36,10 +36,10 @@ pub use waits::PageWaits;
 use std::time::Duration;
 
 use crate::error::Result;
-use crate::ram::multifd::Beside;
+use crate::ram::multifd::PageChannels;
 
 /// Ends the threads of page channels with the migration, whatever its result.
-struct Over(Beside);
+struct Over(PageChannels);
 
 impl Drop for Over {
     fn drop(&mut self) {
@@ -83,7 +83,7 @@ pub trait Machine {
     ///
     /// # Errors
     /// The guest cannot migrate to that destination; the migration fails.
-    fn meets(&mut self, peer: Peer) -> Result<()> {
+    fn peer_identified(&mut self, peer: Peer) -> Result<()> {
         let _ = peer;
         Ok(())
     }
@@ -148,7 +148,7 @@ pub trait Machine {
     /// Destination, before [`introduced`](Self::introduced): called if the source has opened no return path, as a QEMU without
     /// the capability `return-path`. Such a source does not learn of a refusal, and treats every migration whose bytes it could
     /// send as completed.
-    fn unheard(&mut self) {}
+    fn no_return_path(&mut self) {}
 
     /// Destination: the source's early sections are loaded, and no page was written. The implementation compares both machines
     /// here, and refuses with a list of all differences. It is also called if guest memory does not fit; its list is then sent to

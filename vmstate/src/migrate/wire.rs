@@ -12,7 +12,7 @@ use super::urgent::{IncomingUrgent, OutgoingUrgent};
 use crate::channel::{Channel, Clock};
 use crate::codec::{Limits, Outbox, Reader, Strictness};
 use crate::error::{Error, ErrorKind, Result};
-use crate::ram::multifd::Beside;
+use crate::ram::multifd::PageChannels;
 use crate::ram::{GuestRam, PageCount};
 
 /// The most bytes of a stream that are received at once: they stay in the second-level cache until they are decoded. A page's
@@ -55,7 +55,7 @@ pub(super) struct Link<'a> {
     clock: &'a dyn Clock,
     control: &'a Control,
     /// The page channels, whose bytes count here, and whose failure ends each wait.
-    beside: Beside,
+    page_channels: PageChannels,
     /// In post-copy: the memory whose missing pages each wait requests.
     late: Option<&'a LateRam<'a>>,
     /// Requests for pages that the channel has not accepted yet.
@@ -98,7 +98,7 @@ impl<'a> Link<'a> {
             ram,
             clock,
             control,
-            beside: Beside::Nothing,
+            page_channels: PageChannels::None,
             late: None,
             requests: Outbox::new(),
             outgoing_urgent: None,
@@ -118,8 +118,8 @@ impl<'a> Link<'a> {
 
     /// Adds page channels.
     #[must_use]
-    pub(super) fn with(mut self, beside: &Beside) -> Self {
-        self.beside = beside.clone();
+    pub(super) fn with(mut self, page_channels: &PageChannels) -> Self {
+        self.page_channels = page_channels.clone();
         self
     }
 
@@ -131,8 +131,8 @@ impl<'a> Link<'a> {
     }
 
     /// True if pages arrived on page channels.
-    pub(super) fn has_pages_beside(&self) -> bool {
-        self.beside.bytes() > 0
+    pub(super) fn has_page_channel_data(&self) -> bool {
+        self.page_channels.bytes() > 0
     }
 
     /// The link's clock.
@@ -142,12 +142,12 @@ impl<'a> Link<'a> {
 
     /// Bytes sent so far, including page channels.
     pub(super) fn sent(&self) -> u64 {
-        self.sent + self.beside.bytes()
+        self.sent + self.page_channels.bytes()
     }
 
     /// Bytes received so far, including page channels.
     pub(super) fn taken(&self) -> u64 {
-        self.offset() + self.beside.bytes() + self.urgent.1
+        self.offset() + self.page_channels.bytes() + self.urgent.1
     }
 
     /// Bytes decoded so far.
@@ -275,9 +275,9 @@ impl<'a> Link<'a> {
     ///
     /// # Errors
     /// A timeout if the wait takes too long, `Cancelled`, errors of a page channel.
-    pub(super) fn wait_beside(&self, wait: &mut Wait, timeout: Timeout) -> Result<()> {
+    pub(super) fn wait_for_page_channels(&self, wait: &mut Wait, timeout: Timeout) -> Result<()> {
         self.check()?;
-        let bytes = Some(self.beside.bytes());
+        let bytes = Some(self.page_channels.bytes());
         if wait.bytes.is_none() || (wait.bytes != bytes && matches!(timeout, Timeout::Silence(_))) {
             *wait = Wait { bytes, deadline: self.deadline(timeout) };
         }
@@ -289,7 +289,7 @@ impl<'a> Link<'a> {
 
     fn check(&self) -> Result<()> {
         self.control.check()?;
-        self.beside.check()
+        self.page_channels.check()
     }
 
     fn left(&self, deadline: Option<Duration>) -> Duration {
@@ -368,7 +368,7 @@ impl<'a> Link<'a> {
     ///
     /// # Errors
     /// A timeout if the peer has not closed it until then; errors of the channel.
-    pub(super) fn await_parting(&mut self, until: Duration) -> Result<()> {
+    pub(super) fn await_close(&mut self, until: Duration) -> Result<()> {
         loop {
             self.start = self.end;
             match self.receive(Timeout::Until(until)) {
@@ -409,7 +409,7 @@ impl<'a> Link<'a> {
             };
             match received {
                 Err(error) if is_timeout(&error) && !self.left(deadline).is_zero() => {}
-                Err(error) if is_timeout(&error) => return Err(timed_out(&self.beside.why_silent())),
+                Err(error) if is_timeout(&error) => return Err(timed_out(&self.page_channels.why_silent())),
                 result => {
                     self.look_at_late();
                     return result;

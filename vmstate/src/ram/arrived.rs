@@ -25,7 +25,7 @@ impl<'a, 'b> Arrived<'a, 'b> {
     ///
     /// # Errors
     /// Errors of guest memory.
-    pub(super) fn whole(&mut self, block: usize, offset: u64, bytes: &'b [u8]) -> Result<()> {
+    pub(super) fn add_page(&mut self, block: usize, offset: u64, bytes: &'b [u8]) -> Result<()> {
         if self.block != block || self.zeros > 0 || self.whole.len() == MOST {
             self.put()?;
             self.block = block;

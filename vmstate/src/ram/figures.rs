@@ -1,4 +1,4 @@
-//! Figures and wishes about guest memory that the RAM section shares with the source, the destination and reports.
+//! Figures and settings about guest memory that the RAM section shares with the source, the destination and reports.
 
 use std::ops::Range;
 use std::sync::Mutex;
@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::PAGE_SIZE;
 use super::heat::HeatMap;
-use super::multifd::Beside;
+use super::multifd::PageChannels;
 use super::page_set::PageSet;
 use super::sender::PageCount;
 use super::xbzrle::XbzrleCount;
@@ -19,11 +19,11 @@ pub(crate) struct PageFigures {
     pub(super) zero: AtomicU64,
     pub(super) pending: AtomicU64,
     pub(super) dirtied: AtomicU64,
-    pub(super) beside: Beside,
+    pub(super) page_channels: PageChannels,
     pub(super) xbzrle: Mutex<Option<XbzrleCount>>,
     pub(super) heat: Mutex<HeatMap>,
     pub(super) flushes: AtomicBool,
-    pub(super) wishes: Mutex<Wishes>,
+    pub(super) settings: Mutex<RamSettings>,
     /// In post-copy: pages that the destination's guest waits for, by block.
     pub(super) asked: Mutex<Vec<(usize, Range<u64>)>>,
     /// In post-copy, over another connection: the pages that the destination lacks, by block.
@@ -34,7 +34,7 @@ pub(crate) struct PageFigures {
 
 /// Settings for a source's guest memory, effective from the next [`sync`](IterativeSection::sync) on.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Wishes {
+pub(crate) struct RamSettings {
     /// XBZRLE, with a cache of this many bytes.
     pub(crate) xbzrle_cache: Option<u64>,
     /// The guest is paused: no page will be sent again.
@@ -48,12 +48,12 @@ impl PageFigures {
     pub(crate) fn moved(&self) -> PageCount {
         let in_stream =
             PageCount { normal: self.normal.load(Ordering::Relaxed), zero: self.zero.load(Ordering::Relaxed) };
-        in_stream.and(self.beside.pages())
+        in_stream.and(self.page_channels.pages())
     }
 
     /// Bytes of the pages still to send, in guest memory.
     pub(crate) fn pending_bytes(&self) -> u64 {
-        (self.pending.load(Ordering::Relaxed) + self.beside.unsent()).saturating_mul(PAGE_SIZE)
+        (self.pending.load(Ordering::Relaxed) + self.page_channels.unsent()).saturating_mul(PAGE_SIZE)
     }
 
     /// Pages that became pending after the first round had begun.
@@ -72,8 +72,8 @@ impl PageFigures {
     }
 
     /// Changes the source's settings.
-    pub(crate) fn want(&self, wishes: Wishes) {
-        *lock(&self.wishes) = wishes;
+    pub(crate) fn set_settings(&self, settings: RamSettings) {
+        *lock(&self.settings) = settings;
     }
 
     /// Records that the destination's guest waits for these pages of a block.
@@ -93,7 +93,7 @@ impl PageFigures {
     }
 
     /// Sets the numbers of pages that were sent in the stream, and that are pending.
-    pub(crate) fn tell(&self, sent: PageCount, pending: u64) {
+    pub(crate) fn set(&self, sent: PageCount, pending: u64) {
         self.set_moved(sent);
         self.pending.store(pending, Ordering::Relaxed);
     }

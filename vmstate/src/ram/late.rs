@@ -49,9 +49,10 @@ pub trait LateMemory: Sync {
     /// Errors of the system.
     fn put(&self, block: usize, offset: u64, page: Option<&[u8; 4096]>) -> Result<()>;
 
-    /// Called when every page is present: no access waits any more.
+    /// Ends post-copy: no access waits any more, and a page that is still missing reads as zero. Called when every page is present,
+    /// or when the guest does not run here.
     ///
     /// # Errors
     /// Errors of the system.
-    fn whole(&self) -> Result<()>;
+    fn end_waits(&self) -> Result<()>;
 }

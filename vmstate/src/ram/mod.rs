@@ -27,7 +27,7 @@ use crate::codec::{Outbox, PageRun};
 use crate::error::Result;
 use zero::is_zero;
 
-pub(crate) use figures::{PageFigures, Wishes};
+pub(crate) use figures::{PageFigures, RamSettings};
 pub use gathered::{copied_in, copied_out};
 #[cfg(feature = "vm-memory")]
 pub use guest_memory::{DeviceWrites, MemoryRam};

@@ -110,7 +110,7 @@ impl<'a> RamReceiver<'a> {
                 self.received.zero += 1;
             }
             Contents::Whole => {
-                arrived.whole(page.block, page.offset, input.take(PAGE)?)?;
+                arrived.add_page(page.block, page.offset, input.take(PAGE)?)?;
                 self.received.normal += 1;
             }
             Contents::Runs => {

@@ -9,7 +9,7 @@ use super::cost::{PageCost, SAMPLE};
 use super::figures::PageFigures;
 use super::mapped::read::FilePages;
 use super::mapped::write::PlacedPages;
-use super::multifd::{Beside, Receivers};
+use super::multifd::{PageChannels, Receivers};
 use super::receiver::{RamReceiver, RamRecord};
 use super::record::{RAM_IDSTR, RAM_VERSION, put_end_of_section};
 use super::sender::{PageCount, RamSender};
@@ -29,7 +29,7 @@ pub(crate) struct RamSection<'a> {
     /// True if the pending pages were not sampled since the log was read.
     is_cost_stale: bool,
     receiver: RamReceiver<'a>,
-    beside: Beside,
+    page_channels: PageChannels,
     /// Source: writes pages to their places in a file.
     placed: Option<PlacedPages>,
     /// Destination: the pages in a file.
@@ -84,7 +84,7 @@ impl<'a> RamSection<'a> {
             cost: PageCost::default(),
             is_cost_stale: false,
             receiver: RamReceiver::new(ram),
-            beside: Beside::Nothing,
+            page_channels: PageChannels::None,
             placed: None,
             in_file: None,
             flushes: false,
@@ -94,9 +94,9 @@ impl<'a> RamSection<'a> {
 
     /// Sends or receives the pages on these channels.
     #[must_use]
-    pub(crate) fn with(self, beside: &Beside) -> Self {
-        let figures = Arc::new(PageFigures { beside: beside.clone(), ..PageFigures::default() });
-        Self { beside: beside.clone(), figures, ..self }
+    pub(crate) fn with(self, page_channels: &PageChannels) -> Self {
+        let figures = Arc::new(PageFigures { page_channels: page_channels.clone(), ..PageFigures::default() });
+        Self { page_channels: page_channels.clone(), figures, ..self }
     }
 
     /// Writes the pages to their places in `file`, whose position is the stream's.
@@ -118,11 +118,11 @@ impl<'a> RamSection<'a> {
         if let (Some(placed), Some(sender)) = (&mut self.placed, &mut self.sender) {
             let over = sender.put_in_place(placed, (budget / PAGE_SIZE).max(1))?;
             put_end_of_section(out);
-            self.tell();
+            self.publish();
             return Ok(over);
         }
         let wanted = out.len().saturating_add(budget);
-        if lock(&self.figures.wishes).is_late {
+        if lock(&self.figures.settings).is_late {
             return self.put_late_pages(out, wanted);
         }
         let flushes = self.figures.flushes.swap(false, Ordering::Relaxed);
@@ -132,7 +132,7 @@ impl<'a> RamSection<'a> {
             sender.put_flush(out);
         }
         put_end_of_section(out);
-        self.tell();
+        self.publish();
         if over && let Some(sender) = &self.sender {
             lock(&self.figures.heat).clone_from(sender.heat());
         }
@@ -149,21 +149,21 @@ impl<'a> RamSection<'a> {
         }
         put_end_of_section(out);
         let over = sender.pending_pages() == 0;
-        self.tell();
+        self.publish();
         Ok(over)
     }
 
     fn receivers(&self) -> Result<&Receivers> {
-        if let Beside::Receivers(receivers) = &self.beside {
+        if let PageChannels::Receivers(receivers) = &self.page_channels {
             return Ok(receivers);
         }
         let message = "the source sends pages on page channels, which this destination does not accept: turn capability multifd off there";
         Err(Error::new(ErrorKind::Incompatible, message))
     }
 
-    fn tell(&self) {
+    fn publish(&self) {
         if let Some(sender) = &self.sender {
-            self.figures.tell(sender.sent_in_stream(), sender.pending_pages());
+            self.figures.set(sender.sent_in_stream(), sender.pending_pages());
             *lock(&self.figures.xbzrle) = sender.xbzrle();
         }
     }
@@ -177,7 +177,8 @@ impl IterativeSection for RamSection<'_> {
 
     fn setup(&mut self, out: &mut Outbox) -> Result<()> {
         if let Some(log) = self.log.take() {
-            let senders = if let Beside::Senders(senders) = &self.beside { Some(senders.clone()) } else { None };
+            let senders =
+                if let PageChannels::Senders(senders) = &self.page_channels { Some(senders.clone()) } else { None };
             self.sender = Some(RamSender::start(self.ram, log)?.with(senders));
         }
         match &mut self.placed {
@@ -187,7 +188,7 @@ impl IterativeSection for RamSection<'_> {
             }
             None => self.sender()?.put_blocks(out),
         }
-        self.tell();
+        self.publish();
         Ok(())
     }
 
@@ -203,21 +204,21 @@ impl IterativeSection for RamSection<'_> {
     }
 
     fn sync(&mut self) -> Result<()> {
-        let wishes = *lock(&self.figures.wishes);
+        let settings = *lock(&self.figures.settings);
         let sender = self.sender()?;
-        sender.use_xbzrle(wishes.xbzrle_cache.filter(|_| !wishes.is_late));
-        if wishes.is_last_stage {
+        sender.use_xbzrle(settings.xbzrle_cache.filter(|_| !settings.is_late));
+        if settings.is_last_stage {
             sender.begin_last_stage();
         }
         let dirtied = sender.sync()?;
-        if wishes.is_late {
+        if settings.is_late {
             let mut runs = Vec::new();
             sender.pending_runs(|block, run| runs.push((block, run)));
             *lock(&self.figures.lacking) = runs;
         }
         self.figures.add_dirtied(dirtied);
         self.is_cost_stale = true;
-        self.tell();
+        self.publish();
         Ok(())
     }
 
@@ -277,9 +278,9 @@ impl IterativeSection for RamSection<'_> {
             // A source with page channels has no page with contents in the stream, and one without has some, because a guest
             // cannot run on zeros alone.
             if self.receiver.received().normal == 0 {
-                self.beside.check_flushed()?;
+                self.page_channels.check_flushed()?;
             }
-            self.beside.close();
+            self.page_channels.close();
         }
         Ok(record)
     }
@@ -303,7 +304,7 @@ impl EngineSection for RamSection<'_> {
                 sender.put_pages(out, out.len())?;
             }
         }
-        self.tell();
+        self.publish();
         Ok(())
     }
 
@@ -366,7 +367,7 @@ mod tests {
             if waits {
                 assert!(receivers.await_start().is_none());
             }
-            let mut section = RamSection::incoming(&ram).with(&Beside::Receivers(receivers));
+            let mut section = RamSection::incoming(&ram).with(&PageChannels::Receivers(receivers));
             let bytes = page.bytes_mut().clone();
             let mut input = Reader::new(&bytes, 0, Strictness::Strict, Limits::default());
             let loaded = section.load_end(&mut input, RAM_VERSION);

@@ -70,7 +70,7 @@ impl Sections<'_> {
 impl Older {
     fn new(name: &str, here: &Description, there: &Description) -> Result<Self, String> {
         let version = here.version.min(there.version);
-        if let Some(problem) = unsayable(version, here.minimum_version, there.minimum_version) {
+        if let Some(problem) = no_common_version(version, here.minimum_version, there.minimum_version) {
             return Err(problem);
         }
         let known = there.all_subsections();
@@ -85,7 +85,7 @@ impl Older {
 }
 
 /// Why no common version exists to send at.
-fn unsayable(version: u32, oldest_here: u32, oldest_there: u32) -> Option<String> {
+fn no_common_version(version: u32, oldest_here: u32, oldest_there: u32) -> Option<String> {
     if version < oldest_there {
         return Some(format!("its newest version is {version}, the oldest that loads there is {oldest_there}"));
     }

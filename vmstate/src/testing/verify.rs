@@ -137,12 +137,12 @@ fn is_same(kept: &Schema, today: &Schema) -> bool {
     kept == today
         || (versions(kept) == versions(today)
             && check_schemas(kept, today).sections.iter().all(SectionReport::is_plain)
-            && !says_less(kept, today))
+            && !lacks_limit(kept, today))
 }
 
 /// True if `kept` lacks a limit on elements that today's schema has, as in the first releases of this library: a lowered limit
 /// would go unnoticed.
-fn says_less(kept: &Schema, today: &Schema) -> bool {
+fn lacks_limit(kept: &Schema, today: &Schema) -> bool {
     let report = check_schemas(kept, today);
     let mut comparisons = report.sections.iter().flat_map(|section| &section.comparisons);
     let is_unknown =
@@ -183,7 +183,7 @@ fn not_kept(missing: &[Missing], newest: Option<&Entry>, today: &Schema) -> Stri
     let schema = missing.iter().any(|file| file.name == SCHEMA);
     match newest {
         None => text.push_str("nothing is kept yet\n"),
-        Some(entry) if schema && says_less(&entry.schema, today) => {
+        Some(entry) if schema && lacks_limit(&entry.schema, today) => {
             let number = entry.number;
             let _ = writeln!(
                 text,

@@ -35,17 +35,15 @@ fn as_differences_on_the_main_channel() {
 #[test]
 fn on_page_channels() {
     let wires = [(1, false), (2, false), (4, false), (3, true)];
-    each(wires.map(|(channels, copies)| Wire { pages: Pages::Beside(channels, Compression::None), copies }));
+    each(wires.map(|(channels, copies)| Wire { pages: Pages::PageChannels(channels, Compression::None), copies }));
 }
 
 #[cfg(feature = "zstd")]
 #[test]
 fn compressed_on_page_channels() {
     let wires = [(1, 1, false), (2, 3, true), (4, 1, false)];
-    each(
-        wires.map(|(channels, level, copies)| Wire {
-            pages: Pages::Beside(channels, Compression::Zstd { level }),
-            copies,
-        }),
-    );
+    each(wires.map(|(channels, level, copies)| Wire {
+        pages: Pages::PageChannels(channels, Compression::Zstd { level }),
+        copies,
+    }));
 }

@@ -26,7 +26,7 @@ pub(crate) enum Pages {
     /// On the main channel, as differences.
     Deltas,
     /// On this many page channels.
-    Beside(u8, Compression),
+    PageChannels(u8, Compression),
 }
 
 /// The connection for pages.
@@ -160,7 +160,7 @@ impl Rig {
         let mut main = self.uneven(connect(), None);
         let mut options = SourceOptions::new("toy");
         let (channels, compression) = match self.wire.pages {
-            Pages::Beside(channels, compression) => (channels, compression),
+            Pages::PageChannels(channels, compression) => (channels, compression),
             Pages::Main | Pages::Deltas => (0, Compression::None),
         };
         let senders = &Senders::new(channels, compression);

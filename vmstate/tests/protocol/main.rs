@@ -10,11 +10,12 @@ mod total;
 mod world;
 
 use explore::{Explored, explore};
-use vmstate::raw::protocol::Way;
+use vmstate::raw::protocol::Mode;
 use world::{Disk, LOST, Rules, STALE_AT_DESTINATION, STALE_AT_SOURCE, TWO};
 
-const SHARED: Rules = Rules { disk: Disk::Shared, fence: true, third_party: true, way: Way::Whole, reconnects: false };
-const POSTCOPY: Rules = Rules { way: Way::Postcopy, ..SHARED };
+const SHARED: Rules =
+    Rules { disk: Disk::Shared, fence: true, third_party: true, mode: Mode::Precopy, reconnects: false };
+const POSTCOPY: Rules = Rules { mode: Mode::Postcopy, ..SHARED };
 const RECOVERY: Rules = Rules { reconnects: true, ..POSTCOPY };
 
 /// The violated rules in order; the test's output has the shortest path to each.
@@ -99,7 +100,7 @@ fn in_post_copy_over_further_connections_one_guest_and_never_a_stale_one() {
 fn in_post_copy_without_an_answer_one_guest_and_never_a_stale_one() {
     for reconnects in [false, true] {
         for third_party in [false, true] {
-            let rules = Rules { way: Way::PostcopyUnanswered, reconnects, third_party, ..SHARED };
+            let rules = Rules { mode: Mode::PostcopyUnanswered, reconnects, third_party, ..SHARED };
             let explored = walked(rules);
             assert!(explored.violations.is_empty());
             assert!(explored.completed && explored.interrupted && explored.recovered == reconnects);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use vmstate::migrate::{Claim, DestinationPhase, SourcePhase};
 use vmstate::raw::protocol::{
-    DestinationAction, DestinationEvent, DestinationProtocol, SourceAction, SourceEvent, SourceProtocol, Timing, Way,
+    DestinationAction, DestinationEvent, DestinationProtocol, Mode, SourceAction, SourceEvent, SourceProtocol, Timing,
     ping,
 };
 use vmstate::raw::stream::Reply;
@@ -150,13 +150,13 @@ impl World {
                 let messages = put(&[Message::Introduction, Message::Ping(ping::INTRODUCTION)]);
                 step("S introduces itself", Done, NOW, &messages);
             }
-            SourceAction::Round => step("S has sent its rounds", RoundOver(Some(rules.way)), NOW, &nothing),
+            SourceAction::Round => step("S has sent its rounds", RoundOver(Some(rules.mode)), NOW, &nothing),
             SourceAction::Pause => {
                 step("S does not pause", Refused, NOW, &nothing);
                 step("S pauses", Done, NOW, &|world| (world.source_runs, world.was_paused) = (false, true));
             }
             // As to a QEMU: the order to run is in the package.
-            SourceAction::SendPackage(_) if rules.way == Way::PostcopyUnanswered => {
+            SourceAction::SendPackage(_) if rules.mode == Mode::PostcopyUnanswered => {
                 step("S sends the package", Done, NOW, &put(&[Message::Stopped, Message::Run]));
                 step(
                     "S sends the package and then cannot send",
@@ -215,7 +215,7 @@ impl World {
                 }
             }
             // A QEMU does not advance the record, which then proves nothing.
-            SourceAction::Claim if rules.way == Way::PostcopyUnanswered => {
+            SourceAction::Claim if rules.mode == Mode::PostcopyUnanswered => {
                 step("S claims nothing", Claimed(Claim::Undecidable), NOW, &nothing);
             }
             SourceAction::Claim => {
@@ -363,7 +363,7 @@ impl World {
                 step("D says that it runs", Done, NOW, &say(Reply::Pong(ping::RUNS)));
                 step("D cannot say that it runs", Deadline, NOW, &nothing);
             }
-            DestinationAction::AwaitParting(_) => unreachable!("this source asks whether everything is loaded"),
+            DestinationAction::AwaitClose(_) => unreachable!("this source asks whether everything is loaded"),
             DestinationAction::Advance => {
                 step("D cannot advance", Refused, NOW, &nothing);
                 step("D advances", Done, NOW, &|world| world.advance_destination());
@@ -371,7 +371,7 @@ impl World {
             DestinationAction::Resume => {
                 step("D does not start", Refused, NOW, &nothing);
                 step("D runs", Done, NOW, &|world| world.destination_starts());
-                if self.forward.cut && rules.way == Way::Postcopy {
+                if self.forward.cut && rules.mode == Mode::Postcopy {
                     step("D finds the wire broken while it starts", Broken, NOW, &nothing);
                 }
             }

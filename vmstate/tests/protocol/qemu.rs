@@ -113,7 +113,7 @@ impl World {
             change(|world| (world.qemu, world.wire) = (Qemu::Killed, Wire::Broken));
         }
         let notices = (self.qemu == Qemu::Waits && self.wire != Wire::Open) || self.qemu == Qemu::WireGone;
-        use DestinationEvent::{Broken, Claimed, Deadline, Done, Parted, Unheard};
+        use DestinationEvent::{Broken, Claimed, Closed, Deadline, Done, Unheard};
         match self.action {
             DestinationAction::RefuseCancels => steps.push(self.destination(Done, NOW)),
             DestinationAction::Confirm if !listens => steps.push(self.destination(Unheard, NOW)),
@@ -126,8 +126,8 @@ impl World {
                     steps.push(self.destination(Broken, NOW));
                 }
             }
-            DestinationAction::AwaitParting(_) => match self.wire {
-                Wire::Closed => steps.push(self.destination(Parted, NOW)),
+            DestinationAction::AwaitClose(_) => match self.wire {
+                Wire::Closed => steps.push(self.destination(Closed, NOW)),
                 Wire::Broken => steps.push(self.destination(Broken, NOW)),
                 Wire::Open => {
                     let mut late = self.destination(Deadline, NOW);

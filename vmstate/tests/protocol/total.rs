@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use vmstate::migrate::{Claim, DestinationPhase, SourcePhase};
 use vmstate::raw::protocol::{
-    DestinationAction, DestinationEvent, DestinationProtocol, SourceAction, SourceEvent, SourceProtocol, Timing, Way,
+    DestinationAction, DestinationEvent, DestinationProtocol, Mode, SourceAction, SourceEvent, SourceProtocol, Timing,
     ping,
 };
 use vmstate::raw::stream::Reply;
@@ -27,7 +27,7 @@ const STEPS: [Duration; 2] = [Duration::ZERO, Duration::from_secs(2)];
 fn source_events() -> Vec<SourceEvent> {
     use SourceEvent::{Broken, Cancelled, Claimed, Deadline, Done, Refused, Replied, RoundOver};
     let pongs = [0, ping::INTRODUCTION, ping::READY, ping::ROUND, ping::RUNS].map(Reply::Pong);
-    let rounds = [None, Some(Way::Whole), Some(Way::Postcopy), Some(Way::PostcopyUnanswered)].map(RoundOver);
+    let rounds = [None, Some(Mode::Precopy), Some(Mode::Postcopy), Some(Mode::PostcopyUnanswered)].map(RoundOver);
     let mut events = vec![Done, Refused, Cancelled, Broken, Deadline];
     events.extend(rounds);
     events.extend([Reply::Shut(0), Reply::Shut(1)].into_iter().chain(pongs).map(Replied));
@@ -37,9 +37,9 @@ fn source_events() -> Vec<SourceEvent> {
 
 fn destination_events() -> Vec<DestinationEvent> {
     use DestinationEvent::{
-        Asked, Broken, Cancelled, Claimed, Deadline, Done, Ended, Introduced, Parted, Refused, Run, Stopped, Unheard,
+        Asked, Broken, Cancelled, Claimed, Closed, Deadline, Done, Ended, Introduced, Refused, Run, Stopped, Unheard,
     };
-    let mut events = vec![Done, Unheard, Refused, Introduced, Stopped, Ended, Run, Parted, Cancelled, Broken, Deadline];
+    let mut events = vec![Done, Unheard, Refused, Introduced, Stopped, Ended, Run, Closed, Cancelled, Broken, Deadline];
     for number in [1, 5, 6] {
         events.extend([true, false].map(|complete| Asked { number, complete }));
     }

@@ -1,7 +1,7 @@
 //! The world around the two state machines: disk, wire, third party, and the rules that must hold.
 
 use vmstate::migrate::{Claim, DestinationPhase, SourcePhase};
-use vmstate::raw::protocol::{DestinationProtocol, SourceProtocol, Way};
+use vmstate::raw::protocol::{DestinationProtocol, Mode, SourceProtocol};
 use vmstate::raw::stream::Reply;
 
 use crate::model::{Destination, Source};
@@ -37,7 +37,7 @@ pub(crate) struct Rules {
     /// True if another process takes the disk's lock and runs guests of its own.
     pub(crate) third_party: bool,
     /// How the source hands its guest over.
-    pub(crate) way: Way,
+    pub(crate) mode: Mode,
     /// True if both sides are connected again after a break.
     pub(crate) reconnects: bool,
 }
@@ -218,7 +218,7 @@ impl World {
     pub(crate) fn is_proved(&self, rules: Rules) -> bool {
         match rules.disk {
             // The source has released its resources by then.
-            _ if rules.way == Way::PostcopyUnanswered => true,
+            _ if rules.mode == Mode::PostcopyUnanswered => true,
             // A copy has another token, or a lock that no process holds; a lock without effect appears to be free.
             Disk::Copied | Disk::Unlocked => !rules.fence,
             Disk::Shared => !rules.fence || (self.holder.is_some_and(|holder| holder != Who::Destination)),

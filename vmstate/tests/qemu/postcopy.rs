@@ -235,7 +235,7 @@ impl LateMemory for Late {
         self.ram.write(block, offset, page.unwrap_or(&[0; 4096]))
     }
 
-    fn whole(&self) -> Result<()> {
+    fn end_waits(&self) -> Result<()> {
         self.waits.lock().unwrap().whole = true;
         Ok(())
     }

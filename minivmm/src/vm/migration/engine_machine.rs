@@ -197,7 +197,7 @@ impl Machine for EngineMachine {
         Err(written)
     }
 
-    fn meets(&mut self, peer: Peer) -> vmstate::Result<()> {
+    fn peer_identified(&mut self, peer: Peer) -> vmstate::Result<()> {
         self.to_qemu = peer == Peer::Qemu;
         if self.to_qemu && !self.copied.roles().is_empty() {
             let why = "the destination is a QEMU, which takes no content of a disk: share the disks, and migrate without --copy-disk";
@@ -212,7 +212,7 @@ impl Machine for EngineMachine {
         Ok(())
     }
 
-    fn unheard(&mut self) {
+    fn no_return_path(&mut self) {
         self.unheard = true;
         if self.from_file {
             return;

@@ -76,7 +76,7 @@ impl Vm {
         let (begun, listener) = match origin {
             Origin::Listener(listener) => {
                 let (log, shared) = (Mutex::new(SparingLog::default()), Arc::clone(&self.shared));
-                let listener = Arc::new(listener.telling(move |why| {
+                let listener = Arc::new(listener.on_refusal(move |why| {
                     let why = format!("a connection was turned away: {why}");
                     lock(&log).say(&why);
                     shared.update_migration(|info| {

@@ -61,7 +61,7 @@ pub(in crate::vm) struct Incoming {
 }
 
 /// How long a migration that ends with its machine may take to close its sockets.
-const FAREWELL: Duration = Duration::from_millis(200);
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// Gives up a migration: the machine has ended, and answers no migration thread any more.
 pub(in crate::vm) fn give_up(outgoing: Option<Outgoing>, incoming: Option<Incoming>) {
@@ -73,7 +73,7 @@ pub(in crate::vm) fn give_up(outgoing: Option<Outgoing>, incoming: Option<Incomi
     for (control, thread) in outgoing.into_iter().chain(incoming) {
         // A refusal means that the guest is being handed over, which does not need this machine.
         let _ = control.cancel();
-        let until = Instant::now() + FAREWELL;
+        let until = Instant::now() + CLOSE_TIMEOUT;
         while !thread.is_finished() && Instant::now() < until {
             std::thread::sleep(Duration::from_millis(1));
         }

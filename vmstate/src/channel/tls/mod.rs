@@ -26,7 +26,7 @@ const CHUNK: usize = 64 << 10;
 /// The most bytes that are read from the transport at once.
 const INCOMING: usize = 64 << 10;
 /// How long a closing connection may wait for a full transport to take its last messages.
-const FAREWELL: Duration = Duration::from_millis(100);
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// A channel that encrypts data for another channel, and decrypts received data.
 ///
@@ -177,7 +177,7 @@ impl<C: Channel> TlsChannel<C> {
         if let Err(error) = self.session.process_new_packets() {
             self.broken = true;
             // Sends the alert, if the transport accepts it in time.
-            let mut wire = Wire { channel: &mut self.inner, timeout: FAREWELL };
+            let mut wire = Wire { channel: &mut self.inner, timeout: CLOSE_TIMEOUT };
             while self.session.wants_write() && self.session.write_tls(&mut wire).is_ok() {}
             return Err(refusal::of(&error, self.is_server(), &self.first));
         }
@@ -192,7 +192,11 @@ impl<C: Channel> TlsChannel<C> {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
                     self.broken = true;
-                    return Err(if self.heard { refusal::truncated() } else { refusal::unheard(self.is_server()) });
+                    return Err(if self.heard {
+                        refusal::truncated()
+                    } else {
+                        refusal::closed_after_handshake(self.is_server())
+                    });
                 }
                 result => {
                     self.heard |= result.as_ref().is_ok_and(|count| *count > 0);
@@ -202,7 +206,7 @@ impl<C: Channel> TlsChannel<C> {
             match self.fill(&until) {
                 Err(error) if is_closed(&error) && !self.heard => {
                     self.broken = true;
-                    return Err(refusal::unheard(self.is_server()));
+                    return Err(refusal::closed_after_handshake(self.is_server()));
                 }
                 filled => filled?,
             };
@@ -248,7 +252,7 @@ impl<C: Channel> Drop for TlsChannel<C> {
             return;
         }
         self.session.send_close_notify();
-        let _ = self.flush(&Deadline::new(FAREWELL));
+        let _ = self.flush(&Deadline::new(CLOSE_TIMEOUT));
     }
 }
 
@@ -268,7 +272,7 @@ impl Security for Option<TlsServer> {
     }
 
     /// TLS sends an alert.
-    fn tells(channel: &Connection) -> bool {
+    fn sends_reason(channel: &Connection) -> bool {
         matches!(channel, Connection::Tls(_))
     }
 }

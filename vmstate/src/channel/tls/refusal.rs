@@ -82,7 +82,7 @@ fn said(alert: AlertDescription, peer: &str) -> String {
 }
 
 /// The error for a peer that closed the connection after the handshake was complete for this side, without sending anything.
-pub(super) fn unheard(is_server: bool) -> io::Error {
+pub(super) fn closed_after_handshake(is_server: bool) -> io::Error {
     let peer = if is_server { "client" } else { "server" };
     io::Error::new(
         io::ErrorKind::UnexpectedEof,

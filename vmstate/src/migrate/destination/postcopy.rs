@@ -1,7 +1,7 @@
 //! Post-copy: the guest runs here while some of its pages are still at the source, and the destination requests the pages that
 //! the guest waits for.
 
-use super::{Destination, LAST_WORD, Package, Stream};
+use super::{Destination, FINAL_ANSWER, Package, Stream};
 use crate::error::{Error, ErrorKind, Result};
 use crate::migrate::protocol::{DestinationEvent, ping};
 use crate::migrate::wire::Timeout;
@@ -14,7 +14,7 @@ impl Destination<'_, '_> {
             Command::PostcopyAdvise(sizes) if self.stream == Stream::Opened => self.late.advise(*sizes)?,
             Command::PostcopyRamDiscard(discard) => self.late.discard(discard)?,
             Command::Packaged(length) if self.package == Package::None && self.stream == Stream::Introduced => {
-                if self.loader.wire.has_pages_beside() {
+                if self.loader.wire.has_page_channel_data() {
                     return Err(malformed("post-copy with page channels"));
                 }
                 let begins = self.loader.wire.offset();
@@ -58,7 +58,7 @@ impl Destination<'_, '_> {
         }
         let (loader, late) = (&mut self.loader, self.late);
         // The package had all devices; their state is handed to the machine from now on.
-        loader.take_only_pages();
+        loader.accept_only_pages();
         self.machine.loaded_late(&mut || loader.serve().inspect_err(|_| late.give_up()))
     }
 
@@ -76,7 +76,7 @@ impl Destination<'_, '_> {
     /// Reports to the source that the guest is about to run here. A source that does not receive it finds the exclusive resources
     /// taken.
     pub(super) fn confirm_run(&mut self) -> Result<()> {
-        let until = Timeout::Until(self.clock.now().saturating_add(LAST_WORD));
+        let until = Timeout::Until(self.clock.now().saturating_add(FINAL_ANSWER));
         self.answer(Reply::Pong(ping::RUNS), until)
     }
 

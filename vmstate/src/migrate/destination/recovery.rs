@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Destination, event_of, tell_phase};
+use super::{Destination, event_of, publish_phase};
 use crate::channel::Clock;
 use crate::codec::Outbox;
 use crate::error::{Error, ErrorKind, Result};
@@ -55,7 +55,7 @@ impl Recovery<'_, '_, '_> {
             let action = self.protocol.handle(event, self.clock.now(), self.timing);
             let now = self.protocol.phase();
             if now != before {
-                tell_phase(now, self.span, self.control);
+                publish_phase(now, self.span, self.control);
             }
             event = match action {
                 DestinationAction::Reconnect => self.reconnect(),

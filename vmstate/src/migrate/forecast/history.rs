@@ -7,7 +7,7 @@ use crate::migrate::policy::RoundFigures;
 /// Number of rounds in which a minimum of the pending bytes is searched.
 const LOOKED_BACK: usize = 8;
 /// A round helped only if it left less than this part of the previous minimum.
-const HELPED: f64 = 0.95;
+const USEFUL_RATIO: f64 = 0.95;
 
 /// The pending, dirtied and sent bytes at the end of each round.
 #[derive(Debug)]
@@ -34,7 +34,7 @@ impl History {
             self.pending.pop_front();
         }
         self.pending.push_back(pending);
-        if pending < self.least * HELPED {
+        if pending < self.least * USEFUL_RATIO {
             (self.least, self.stalled) = (pending, 0);
         } else {
             self.stalled = self.stalled.saturating_add(1);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Chunk, Tells, WireSpeed};
+use super::{Chunk, Measures, WireSpeed};
 use crate::ram::PageCount;
 
 const MS: f64 = 1e-3;
@@ -55,7 +55,7 @@ impl Link {
                 !is_there
             });
             let pages = PageCount { normal: bytes / 4104, zero: 0 };
-            self.measured.sent(Chunk { waited, ..Chunk::new(begun, bytes, pages, Tells::Rounds) });
+            self.measured.sent(Chunk { waited, ..Chunk::new(begun, bytes, pages, Measures::Rounds) });
             self.free = self.free.max(self.now) + bytes as f64 / self.speed;
             let random = self.random();
             let late = match self.late {

@@ -16,7 +16,7 @@ use super::Rehearsal;
 use super::policy::{Figures, RoundFigures};
 use history::History;
 use rate::Rate;
-pub(crate) use speed::{Chunk, Tells, WireSpeed};
+pub(crate) use speed::{Chunk, Measures, WireSpeed};
 
 /// Both rates adapt within this much measured time. It is QEMU's default downtime limit, and so about the longest time that they
 /// have to predict.
@@ -81,7 +81,7 @@ fn mean(a: Duration, b: Duration) -> Duration {
 
 /// The current state of the migration.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Standing {
+pub(crate) struct MigrationState {
     /// Bytes still to be sent of the sections in parts.
     pub(crate) pending_bytes: u64,
     /// Cost of the pause besides the rehearsed parts.
@@ -139,8 +139,8 @@ impl Measured {
     }
 
     /// The figures that `policy` decides upon.
-    pub(crate) fn figures(&self, standing: &Standing) -> Figures {
-        let &Standing { pending_bytes, switch_over_cost, since_sync, elapsed, rounds, throttle } = standing;
+    pub(crate) fn figures(&self, state: &MigrationState) -> Figures {
+        let &MigrationState { pending_bytes, switch_over_cost, since_sync, elapsed, rounds, throttle } = state;
         let dirtied = self.dirtied.per_second().unwrap_or_default();
         let rehearsed = self.rehearsed.unwrap_or_default();
         Figures {
@@ -180,11 +180,11 @@ mod tests {
     fn figures_hold_what_was_measured() {
         let mut measured = Measured::new();
         let pages = PageCount { normal: 1000, zero: 0 };
-        let probe = Chunk::new(Duration::ZERO, 0, PageCount::default(), Tells::Rounds);
+        let probe = Chunk::new(Duration::ZERO, 0, PageCount::default(), Measures::Rounds);
         measured.wire.sent(probe);
         assert!(measured.wire.answered(2 * MS));
         measured.wire.sent(Chunk { begun: 2 * MS, bytes: 4_104_000, pages, ..probe });
-        let mut standing = Standing {
+        let mut state = MigrationState {
             pending_bytes: 500 * 4104,
             switch_over_cost: 5 * MS,
             since_sync: Duration::ZERO,
@@ -193,20 +193,20 @@ mod tests {
             throttle: Some(7),
         };
         // Within the first round: unanswered bytes count as well, and nothing is known about the rest.
-        let figures = measured.figures(&standing);
+        let figures = measured.figures(&state);
         assert_eq!(figures.pending_bytes, 1500.0 * 4104.0);
         assert_eq!((figures.dirty_bytes_per_second, figures.wire_bytes_per_second), (0.0, f64::INFINITY));
         assert_eq!((figures.switch_over_cost, figures.stopping), (5 * MS, 5 * MS));
 
         assert!(measured.wire.answered(44 * MS));
-        standing.pending_bytes = 410_400;
+        state.pending_bytes = 410_400;
         measured.logs_read(50 * MS, MS, 410_400);
         let rehearsal = |stop, load, save, bytes| Rehearsed::new(Rehearsal { stop, load }, save, bytes);
         measured.prepared(3 * MS);
         measured.prepared(MS);
         measured.rehearsed(rehearsal(3 * MS, 4 * MS, 3 * MS, 700.0));
         measured.rehearsed(rehearsal(MS, 2 * MS, MS, 800.0));
-        let figures = measured.figures(&standing);
+        let figures = measured.figures(&state);
         assert_eq!((figures.pending_bytes, figures.device_bytes), (410_400.0, 800.0));
         assert!((figures.dirty_bytes_per_second - 410_400.0 / 50e-3).abs() < 1.0);
         assert!((figures.wire_bytes_per_second - 4_104_000.0 / 40e-3).abs() < 1.0);
@@ -218,11 +218,11 @@ mod tests {
         assert_eq!(figures.least_switch_over_cost, 5 * MS);
         for least in [5, 5, 13, 13, 58] {
             measured.rehearsed(rehearsal(20 * MS, 20 * MS, 5 * MS, 0.0));
-            assert_eq!(measured.figures(&standing).least_switch_over_cost, least * MS);
+            assert_eq!(measured.figures(&state).least_switch_over_cost, least * MS);
         }
         assert_eq!((figures.round_trip, figures.throttle), (2 * MS, Some(7)));
         // A quarter of the last round later.
-        standing.since_sync = Duration::from_micros(12_500);
-        assert!((measured.figures(&standing).pending_bytes - 1.25 * 410_400.0).abs() < 1.0);
+        state.since_sync = Duration::from_micros(12_500);
+        assert!((measured.figures(&state).pending_bytes - 1.25 * 410_400.0).abs() < 1.0);
     }
 }

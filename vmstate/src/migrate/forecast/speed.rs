@@ -18,7 +18,7 @@ use crate::ram::{NORMAL_RECORD, PageCount};
 
 /// The speed that the answer to a chunk measures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Tells {
+pub(crate) enum Measures {
     /// The wire's speed in the rounds.
     Rounds,
     /// The wire's speed in a pause: the guest was paused.
@@ -43,7 +43,7 @@ pub(crate) struct Chunk {
     /// The pages in it.
     pub(crate) pages: PageCount,
     /// The speed that the chunk measures.
-    pub(crate) tells: Tells,
+    pub(crate) measures: Measures,
     /// Number of flushes of page channels that were begun before its probe.
     pub(crate) flushes: u64,
     /// How long the source has waited for its bandwidth limit since the previous chunk.
@@ -54,8 +54,8 @@ pub(crate) struct Chunk {
 
 impl Chunk {
     /// A chunk that was sent at once, without a flush before it.
-    pub(crate) fn new(begun: Duration, bytes: u64, pages: PageCount, tells: Tells) -> Self {
-        Self { begun, bytes, pages, tells, flushes: 0, waited: Duration::ZERO, last_piece: None }
+    pub(crate) fn new(begun: Duration, bytes: u64, pages: PageCount, measures: Measures) -> Self {
+        Self { begun, bytes, pages, measures, flushes: 0, waited: Duration::ZERO, last_piece: None }
     }
 }
 
@@ -63,7 +63,7 @@ impl Chunk {
 #[derive(Debug)]
 pub(crate) struct WireSpeed {
     /// By chunks that consist of whole pages.
-    telling: Stretches,
+    whole_pages: Stretches,
     /// By all chunks.
     any: Stretches,
     /// By all chunks, in pages of either kind.
@@ -80,9 +80,9 @@ impl WireSpeed {
     /// A speed without a measurement.
     pub(crate) fn new() -> Self {
         Self {
-            telling: Stretches::forgiving(WINDOW),
-            any: Stretches::forgiving(WINDOW),
-            pages: Stretches::forgiving(WINDOW),
+            whole_pages: Stretches::without_outlier(WINDOW),
+            any: Stretches::without_outlier(WINDOW),
+            pages: Stretches::without_outlier(WINDOW),
             paused: Stretches::new(PAUSED_WINDOW),
             unanswered: VecDeque::new(),
             unanswered_bytes: 0,
@@ -114,7 +114,7 @@ impl WireSpeed {
     /// Records that the answer to the oldest unanswered probe arrived at `at`. False if there is no such probe.
     pub(crate) fn answered(&mut self, at: Duration) -> bool {
         let Some(chunk) = self.unanswered.pop_front() else { return false };
-        let Chunk { begun, bytes, pages, tells, waited, last_piece, .. } = chunk;
+        let Chunk { begun, bytes, pages, measures, waited, last_piece, .. } = chunk;
         self.unanswered_bytes -= bytes;
         let whole_way = at.saturating_sub(last_piece.map_or(begun, |(begun, _)| begun));
         if bytes > 0 {
@@ -130,16 +130,16 @@ impl WireSpeed {
             // A zero page is as much work for both sides as a whole page, and almost nothing on the wire: a chunk of zero pages
             // measures the speed of the processors.
             let whole = pages.normal >= pages.zero;
-            match tells {
-                Tells::Rounds => {
+            match measures {
+                Measures::Rounds => {
                     self.any.add(bytes as f64, busy, doubt);
                     self.pages.add(pages.total() as f64, busy, doubt);
                     if whole {
-                        self.telling.add(bytes as f64, busy, doubt);
+                        self.whole_pages.add(bytes as f64, busy, doubt);
                     }
                 }
-                Tells::Pause if whole && bytes >= LEAST_SAMPLE => self.paused.add(bytes as f64, busy, doubt),
-                Tells::Pause | Tells::Nothing => {}
+                Measures::Pause if whole && bytes >= LEAST_SAMPLE => self.paused.add(bytes as f64, busy, doubt),
+                Measures::Pause | Measures::Nothing => {}
             }
         } else if begun >= self.last_answer {
             self.lateness.answered_alone(whole_way);
@@ -167,13 +167,13 @@ impl WireSpeed {
     /// Bytes a second from the source's memory to the destination's, at full speed while the guest runs; `None` before the first
     /// answer.
     pub(crate) fn bytes_per_second(&self) -> Option<f64> {
-        self.telling.per_second().or_else(|| self.any.per_second())
+        self.whole_pages.per_second().or_else(|| self.any.per_second())
     }
 
     /// Pages a second at full speed while the guest runs, including zero pages as long as there were hardly any others. `None`
     /// before the first answer.
     pub(crate) fn pages_per_second(&self) -> Option<f64> {
-        let whole = self.telling.per_second().map(|bytes| bytes / NORMAL_RECORD as f64);
+        let whole = self.whole_pages.per_second().map(|bytes| bytes / NORMAL_RECORD as f64);
         whole.or_else(|| self.pages.per_second())
     }
 
@@ -222,7 +222,7 @@ mod tests {
     impl Pipe {
         fn new(speed: f64, round_trip: Duration) -> Self {
             let mut measured = WireSpeed::new();
-            measured.sent(Chunk::new(Duration::ZERO, 0, PageCount::default(), Tells::Rounds));
+            measured.sent(Chunk::new(Duration::ZERO, 0, PageCount::default(), Measures::Rounds));
             assert!(measured.answered(round_trip));
             Self { speed, round_trip, free: Duration::ZERO, measured, answers: VecDeque::new() }
         }
@@ -231,11 +231,11 @@ mod tests {
         fn send(&mut self, at: Duration, bytes: u64) {
             let pages = PageCount { normal: bytes / 4104, zero: 0 };
             self.free = self.free.max(at) + Duration::from_secs_f64(bytes as f64 / self.speed);
-            self.measured.sent(Chunk::new(at, bytes, pages, Tells::Rounds));
+            self.measured.sent(Chunk::new(at, bytes, pages, Measures::Rounds));
             self.answers.push_back(self.free + self.round_trip);
         }
 
-        fn hear_all(&mut self) {
+        fn acknowledge_all(&mut self) {
             for at in std::mem::take(&mut self.answers) {
                 assert!(self.measured.answered(at));
             }
@@ -255,7 +255,7 @@ mod tests {
         }
         assert_eq!((pipe.measured.unanswered(), pipe.measured.unanswered_bytes()), (64, 64 << 20));
         assert_eq!(pipe.measured.bytes_per_second(), None);
-        pipe.hear_all();
+        pipe.acknowledge_all();
         pipe.assert_measured(40e6);
         assert_eq!((pipe.measured.unanswered(), pipe.measured.round_trip()), (0, MS));
         assert!(!pipe.measured.answered(Duration::from_secs(9)), "nobody asked");
@@ -267,7 +267,7 @@ mod tests {
         for turn in 1..100 {
             // 10 MB/s: each chunk has left the wire long before the next one begins.
             pipe.send(turn * 100 * MS, 1_000_000);
-            pipe.hear_all();
+            pipe.acknowledge_all();
         }
         pipe.assert_measured(20e6);
     }
@@ -278,7 +278,7 @@ mod tests {
             let mut pipe = Pipe::new(1e9, 20 * MS);
             for turn in 1..10 {
                 pipe.send(turn * 25 * MS, chunk);
-                pipe.hear_all();
+                pipe.acknowledge_all();
             }
             pipe.assert_measured(1e9);
             assert_eq!(pipe.measured.round_trip(), 20 * MS);
@@ -291,14 +291,14 @@ mod tests {
         for _ in 0..1000 {
             pipe.send(MS, KIB * KIB);
         }
-        pipe.hear_all();
+        pipe.acknowledge_all();
         for speed in [50e6, 400e6] {
             pipe.speed = speed;
             let mut at = pipe.free + 2 * MS;
             // Three windows of busy time leave a twentieth of the weight of earlier measurements.
             for _ in 0..=(0.9 * speed / (64 * KIB) as f64) as u32 {
                 pipe.send(at, 64 * KIB);
-                pipe.hear_all();
+                pipe.acknowledge_all();
                 at = pipe.free + 2 * MS;
             }
             let measured = pipe.measured.bytes_per_second().unwrap();
@@ -310,7 +310,7 @@ mod tests {
     #[test]
     fn zero_pages_tell_only_as_long_as_nothing_else_does() {
         let mut speed = WireSpeed::new();
-        let chunk = |begun, bytes, normal, zero| Chunk::new(begun, bytes, PageCount { normal, zero }, Tells::Rounds);
+        let chunk = |begun, bytes, normal, zero| Chunk::new(begun, bytes, PageCount { normal, zero }, Measures::Rounds);
         speed.sent(chunk(Duration::ZERO, 0, 0, 0));
         speed.answered(MS);
         speed.sent(chunk(MS, 9_000, 0, 1000));
@@ -328,27 +328,28 @@ mod tests {
     #[test]
     fn the_speed_of_a_pause_is_measured_apart() {
         let mut speed = WireSpeed::new();
-        let chunk = |at: u32, bytes, normal, zero, tells| Chunk::new(at * MS, bytes, PageCount { normal, zero }, tells);
-        speed.sent(chunk(0, 0, 0, 0, Tells::Rounds));
+        let chunk =
+            |at: u32, bytes, normal, zero, measures| Chunk::new(at * MS, bytes, PageCount { normal, zero }, measures);
+        speed.sent(chunk(0, 0, 0, 0, Measures::Rounds));
         speed.answered(MS);
-        speed.sent(chunk(1, 1_000_000, 250, 0, Tells::Rounds));
+        speed.sent(chunk(1, 1_000_000, 250, 0, Measures::Rounds));
         speed.answered(12 * MS);
         assert_eq!((speed.bytes_per_second(), speed.paused_bytes_per_second()), (Some(1e8), Some(1e8)));
-        speed.sent(chunk(12, 1_000_000, 250, 0, Tells::Pause));
+        speed.sent(chunk(12, 1_000_000, 250, 0, Measures::Pause));
         speed.answered(17 * MS);
         assert_eq!((speed.bytes_per_second(), speed.paused_bytes_per_second()), (Some(1e8), Some(2.5e8)));
         // Zero pages measure nothing here either; a measurement two windows old has a seventh of its weight.
-        speed.sent(chunk(17, 9_000, 0, 1000, Tells::Pause));
+        speed.sent(chunk(17, 9_000, 0, 1000, Measures::Pause));
         speed.answered(20 * MS);
         assert_eq!(speed.paused_bytes_per_second(), Some(2.5e8));
-        speed.sent(chunk(20, 4_000, 1, 0, Tells::Pause));
+        speed.sent(chunk(20, 4_000, 1, 0, Measures::Pause));
         speed.answered(50 * MS);
         assert_eq!(speed.paused_bytes_per_second(), Some(2.5e8));
-        speed.sent(chunk(50, 8_000_000, 2000, 0, Tells::Pause));
+        speed.sent(chunk(50, 8_000_000, 2000, 0, Measures::Pause));
         speed.answered(91 * MS);
         assert!((speed.paused_bytes_per_second().unwrap() / 2.02e8 - 1.0).abs() < 0.01, "{speed:?}");
         // A lower speed than while the guest runs is ignored.
-        speed.sent(chunk(91, 8_000_000, 2000, 0, Tells::Pause));
+        speed.sent(chunk(91, 8_000_000, 2000, 0, Measures::Pause));
         speed.answered(1092 * MS);
         assert_eq!(speed.paused_bytes_per_second(), Some(1e8));
     }
@@ -358,7 +359,7 @@ mod tests {
         let mut speed = WireSpeed::new();
         assert_eq!(speed.round_trip(), Duration::ZERO);
         for (begun, at) in [(0, 50), (50, 52), (60, 70)] {
-            speed.sent(Chunk::new(begun * MS, 0, PageCount::default(), Tells::Rounds));
+            speed.sent(Chunk::new(begun * MS, 0, PageCount::default(), Measures::Rounds));
             assert!(speed.answered(at * MS));
         }
         assert_eq!(speed.round_trip(), 2 * MS);

@@ -61,7 +61,7 @@ impl Stretches {
     }
 
     /// Ignores a single answer that is as late as after a lost packet.
-    pub(super) fn forgiving(window: Duration) -> Self {
+    pub(super) fn without_outlier(window: Duration) -> Self {
         Self { forgives: true, ..Self::new(window) }
     }
 

@@ -70,7 +70,7 @@ impl LateMemory for Noting {
         self.note(format!("put {block} {offset:#x} {}", page.is_some()))
     }
 
-    fn whole(&self) -> Result<()> {
+    fn end_waits(&self) -> Result<()> {
         self.note("whole".to_owned())
     }
 }

@@ -96,12 +96,12 @@ impl Memory {
 
     /// Pages that are pending.
     pub(super) fn pending_pages(&self) -> u64 {
-        super::whole((self.normal() + self.zero).round())
+        super::round_down((self.normal() + self.zero).round())
     }
 
     /// Pages that were sent.
     pub(super) fn sent(&self) -> PageCount {
-        PageCount { normal: super::whole(self.sent.0.round()), zero: super::whole(self.sent.1.round()) }
+        PageCount { normal: super::round_down(self.sent.0.round()), zero: super::round_down(self.sent.1.round()) }
     }
 
     /// Hands about `budget` bytes to the wire, one page at least; returns also whether the round is complete.
@@ -113,13 +113,13 @@ impl Memory {
             let share = if wanted > normal - NO_PAGE { 1.0 } else { wanted / normal };
             self.regions.iter_mut().for_each(|region| region.take(share));
             self.sent.0 += normal * share;
-            taken.bytes = super::whole((normal * share * NORMAL_RECORD as f64).round()).max(1);
+            taken.bytes = super::round_down((normal * share * NORMAL_RECORD as f64).round()).max(1);
         } else if self.zero > 0.0 {
             let most = SCANNED_BYTES_PER_SECOND / 10.0 / PAGE_SIZE as f64;
             let pages = (budget as f64 / ZERO_RECORD as f64).clamp(1.0, most).min(self.zero);
             self.zero -= pages;
             self.sent.1 += pages;
-            taken.bytes = super::whole(pages * ZERO_RECORD as f64);
+            taken.bytes = super::round_down(pages * ZERO_RECORD as f64);
             taken.scan = Duration::from_secs_f64(pages * PAGE_SIZE as f64 / SCANNED_BYTES_PER_SECOND);
         }
         (taken, self.normal() < NO_PAGE && self.zero < NO_PAGE)

@@ -258,7 +258,7 @@ pub fn run(scenario: &Scenario) -> Result<Plan> {
     let (figures, ram) = (Arc::<PageFigures>::default(), NoRam::new(scenario.memory));
     let section = PlannedMemory { world: world.clone(), figures: Arc::clone(&figures), notes: Rc::clone(&notes) };
     // The length of a chunk does not change its cost here, so chunks are as long as allowed: a tenth of a second.
-    let longest_chunk = (whole(world::bytes_per_second(&scenario.connection)) / 10).max(CHUNK);
+    let longest_chunk = (round_down(world::bytes_per_second(&scenario.connection)) / 10).max(CHUNK);
     let memory = Memory { section: Box::new(section), pages: figures, ram: &ram, longest_chunk };
     let mut options = SourceOptions::new("planned");
     // The parts of the pause are given, and measured by rehearsals.
@@ -278,6 +278,6 @@ pub fn run(scenario: &Scenario) -> Result<Plan> {
     clippy::cast_sign_loss,
     reason = "`as` saturates here, which is what is wanted"
 )]
-fn whole(number: f64) -> u64 {
+fn round_down(number: f64) -> u64 {
     number as u64
 }

@@ -24,7 +24,7 @@ pub(super) struct PlannedMachine {
 }
 
 impl Machine for PlannedMachine {
-    fn meets(&mut self, _: Peer) -> Result<()> {
+    fn peer_identified(&mut self, _: Peer) -> Result<()> {
         self.world.pass(self.scenario.setup);
         Ok(())
     }
@@ -167,9 +167,9 @@ pub(super) struct PlannedMemory {
 }
 
 impl PlannedMemory {
-    fn tell(&self) {
+    fn publish(&self) {
         let (sent, pending) = self.world.pages();
-        self.figures.tell(sent, pending);
+        self.figures.set(sent, pending);
     }
 }
 
@@ -182,18 +182,18 @@ impl IterativeSection for PlannedMemory {
     }
 
     fn setup(&mut self, _: &mut Outbox) -> Result<()> {
-        self.tell();
+        self.publish();
         Ok(())
     }
 
     fn pending(&mut self) -> u64 {
-        super::whole(self.world.pending_bytes())
+        super::round_down(self.world.pending_bytes())
     }
 
     fn sync(&mut self) -> Result<()> {
         let dirtied = self.world.sync();
-        self.figures.add_dirtied(super::whole(dirtied.round()));
-        self.tell();
+        self.figures.add_dirtied(super::round_down(dirtied.round()));
+        self.publish();
         Ok(())
     }
 
@@ -204,7 +204,7 @@ impl IterativeSection for PlannedMemory {
         }
         let (taken, over) = self.world.take(budget);
         out.put_pages(PageRun { block: 0, offset: 0, len: taken.bytes });
-        self.tell();
+        self.publish();
         Ok(over)
     }
 

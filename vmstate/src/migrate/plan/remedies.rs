@@ -33,9 +33,9 @@ impl Scenario {
     /// As for [`Scenario::check`].
     pub fn remedies(&self) -> Result<Remedies> {
         let bytes_per_second = self.least(self.connection.bytes_per_second as f64, |scenario, speed| {
-            scenario.connection.bytes_per_second = super::whole(speed);
+            scenario.connection.bytes_per_second = super::round_down(speed);
             let limit = &mut scenario.parameters.max_bandwidth;
-            *limit = limit.and_then(|own| NonZeroU64::new(own.get().max(super::whole(speed))));
+            *limit = limit.and_then(|own| NonZeroU64::new(own.get().max(super::round_down(speed))));
         })?;
         let limit = self.parameters.downtime_limit.max(Duration::from_millis(1));
         let downtime_limit = self.least(limit.as_secs_f64(), |scenario, limit| {
@@ -45,7 +45,7 @@ impl Scenario {
         throttled.parameters.auto_converge = true;
         let auto_converge = if self.parameters.auto_converge { None } else { completed(&throttled)? };
         Ok(Remedies {
-            bytes_per_second: bytes_per_second.map(|speed| super::whole(speed.ceil())),
+            bytes_per_second: bytes_per_second.map(|speed| super::round_down(speed.ceil())),
             downtime_limit: downtime_limit.map(Duration::from_secs_f64),
             auto_converge: auto_converge.map(|plan| plan.report.slowdown.highest_throttle_percent),
         })

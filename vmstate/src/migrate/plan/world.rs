@@ -202,7 +202,7 @@ impl Channel for World {
         let next = state.answers.get(next).map(|&(arrives, _)| arrives);
         let until_then = next.map_or(f64::INFINITY, |arrives| ((arrives - now).as_secs_f64() * speed).ceil());
         // At most a tenth of a second at once, so that the source checks its deadline.
-        let count = len.min(super::whole(until_then)).min(super::whole(speed / 10.0).max(1));
+        let count = len.min(super::round_down(until_then)).min(super::round_down(speed / 10.0).max(1));
         let time = Duration::try_from_secs_f64(count as f64 / speed).unwrap_or(Duration::MAX);
         let share = if count < state.waiting { count as f64 / state.waiting as f64 } else { 1.0 };
         state.waiting = state.waiting.saturating_sub(count);

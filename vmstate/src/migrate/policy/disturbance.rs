@@ -43,7 +43,7 @@ impl Known<'_> {
     }
 
     /// True if the rounds make no progress and each costs the guest.
-    pub(super) fn is_a_burden_for_nothing(self) -> bool {
+    pub(super) fn is_futile(self) -> bool {
         self.parameters.aim == Aim::LeastDisturbance && self.figures.stalled_rounds >= STALLED_ROUNDS
     }
 }

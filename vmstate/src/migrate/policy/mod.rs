@@ -128,7 +128,7 @@ pub struct Forecast {
 const COLD_ROUNDS: u32 = 3;
 /// The ratio of dirtied to sent bytes above which no end is in sight. A guest that writes all its pages over and over dirties
 /// each only once a round, so the ratio comes close to 1 and never exceeds it.
-const HOPELESS: f64 = 0.95;
+const NO_PROGRESS_RATIO: f64 = 0.95;
 
 /// The switch-over requires that the pause fits even if the pages take a tenth longer than expected. A forecast that is right on
 /// average and just fits is exceeded every other time; and since it is evaluated after each round until it fits once, it is then
@@ -136,9 +136,9 @@ const HOPELESS: f64 = 0.95;
 const MARGIN: f64 = 1.1;
 /// It also requires that the pause fits with both answers twice as late as usual.
 const LATENESS: u32 = 2;
-/// The most rounds that are predicted. At the ratio [`HOPELESS`], a tenth of the pending bytes is left after 45 rounds, so a
+/// The most rounds that are predicted. At the ratio [`NO_PROGRESS_RATIO`], a tenth of the pending bytes is left after 45 rounds, so a
 /// migration that needs more has no end in sight either.
-const FORETOLD: u32 = 1000;
+const PREDICTED_ROUNDS: u32 = 1000;
 
 /// The decision at the end of a round, with the forecast on which it is based.
 pub fn decide(figures: &Figures, parameters: &Parameters) -> (RoundDecision, Forecast) {
@@ -147,7 +147,7 @@ pub fn decide(figures: &Figures, parameters: &Parameters) -> (RoundDecision, For
 }
 
 /// The forecast at any moment.
-pub fn foretell(figures: &Figures, parameters: &Parameters) -> Forecast {
+pub fn forecast(figures: &Figures, parameters: &Parameters) -> Forecast {
     Known { figures, parameters }.forecast()
 }
 
@@ -199,7 +199,7 @@ impl Known<'_> {
         if let Some(decision) = throttle::decide(figures, parameters, fits) {
             return decision;
         }
-        if !fits && self.is_a_burden_for_nothing() && !over_the_limit_in_the_end {
+        if !fits && self.is_futile() && !over_the_limit_in_the_end {
             let rounds = figures.stalled_rounds;
             return RoundDecision::GiveUp(GiveUpReason::Stalled { expected_downtime, rounds });
         }
@@ -223,7 +223,7 @@ impl Known<'_> {
             (DeadlineAction::Throttle, Some(now)) if now > highest => RoundDecision::ThrottleLess(highest),
             (DeadlineAction::Throttle, Some(percent)) => {
                 let reason = match throttle::share(self.figures) {
-                    Some(shares) if shares.least >= HOPELESS => {
+                    Some(shares) if shares.least >= NO_PROGRESS_RATIO => {
                         Some(GiveUpReason::Throttle { expected_downtime, percent })
                     }
                     Some(_) if self.has_settled() => {
@@ -240,7 +240,7 @@ impl Known<'_> {
     fn has_settled(self) -> bool {
         let [Some(last), Some(before)] = self.figures.last_rounds else { return false };
         self.figures.stalled_rounds >= disturbance::STALLED_ROUNDS
-            && last.dirtied_bytes >= before.dirtied_bytes * HOPELESS
+            && last.dirtied_bytes >= before.dirtied_bytes * NO_PROGRESS_RATIO
     }
 
     /// The reason, if even without a pending page the pause would certainly exceed its limit.
@@ -311,8 +311,8 @@ impl Known<'_> {
         // The pending bytes of the rounds converge to this number, which the guest dirties in the round trip of a round. NaN is 0
         // / 0: nothing is sent, and nothing is dirtied.
         let least = figures.dirty_bytes_per_second * self.answer().as_secs_f64() / (1.0 - ratio);
-        let has_end = ratio < HOPELESS && self.fits(least);
-        for _ in 0..FORETOLD {
+        let has_end = ratio < NO_PROGRESS_RATIO && self.fits(least);
+        for _ in 0..PREDICTED_ROUNDS {
             if self.fits(pending) && !self.is_worth_a_round(pending) {
                 return Some(elapsed.saturating_add(self.expected(pending)));
             }

@@ -11,7 +11,7 @@
 //!     the wire breaks from Resume on: Reconnect ─► Recover ─► Resume or TakePages, where it was
 //!     nobody connects again, or memory refuses a page: End (Interrupted)
 //!
-//! from a source that asked nothing and listens:         … RefuseCancels ─► Confirm ─► AwaitParting ─► Sleep ─► Claim ─► Advance ─► …
+//! from a source that asked nothing and listens:         … RefuseCancels ─► Confirm ─► AwaitClose ─► Sleep ─► Claim ─► Advance ─► …
 //! ```
 //!
 //! A QEMU that sends its guest in post-copy asks nothing, releases its disks before it reports that, and does not run the guest
@@ -24,7 +24,7 @@
 
 use std::time::Duration;
 
-use super::{Timing, Way};
+use super::{Mode, Timing};
 use crate::migrate::Claim;
 use crate::migrate::phase::DestinationPhase;
 
@@ -48,7 +48,7 @@ pub enum DestinationAction {
     /// Report to the source that this side runs the guest.
     Confirm,
     /// Drop the rest of the stream until the source closes the connection, at the latest until this moment.
-    AwaitParting(Duration),
+    AwaitClose(Duration),
     /// Advance the fence.
     Advance,
     /// Run the guest, if it ran at the source.
@@ -75,7 +75,7 @@ pub enum DestinationEvent {
     /// The source opened no return path, so nothing was sent to it.
     Unheard,
     /// The source has closed the connection in order.
-    Parted,
+    Closed,
     /// This side's machine or devices refused the action, or cannot load the stream.
     Refused,
     /// From the stream: the early sections and the list of RAM blocks have arrived, and no page was written.
@@ -107,7 +107,7 @@ pub enum DestinationEvent {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct DestinationProtocol {
     step: Step,
-    way: Way,
+    mode: Mode,
     phase: DestinationPhase,
     /// When the introduction must be complete.
     introduction_ends: Duration,
@@ -131,7 +131,7 @@ enum Step {
     Answering(u32),
     Closing,
     /// Until this moment.
-    Parting(Duration),
+    AwaitingClose(Duration),
     Settling(Duration),
     /// With the end of the time for claiming.
     Claiming(Duration),
@@ -141,8 +141,8 @@ enum Step {
     Resuming,
     TakingPages,
     /// The connection is broken; the step that continues over another one.
-    Disconnected(GoesOn),
-    Recovering(GoesOn),
+    Disconnected(ResumeStep),
+    Recovering(ResumeStep),
     /// The guest has all of its memory.
     Finishing,
     /// To this phase.
@@ -152,16 +152,16 @@ enum Step {
 
 /// The step that continues over another connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum GoesOn {
+enum ResumeStep {
     Resuming,
     TakingPages,
 }
 
-impl From<GoesOn> for Step {
-    fn from(goes_on: GoesOn) -> Self {
-        match goes_on {
-            GoesOn::Resuming => Self::Resuming,
-            GoesOn::TakingPages => Self::TakingPages,
+impl From<ResumeStep> for Step {
+    fn from(resume_step: ResumeStep) -> Self {
+        match resume_step {
+            ResumeStep::Resuming => Self::Resuming,
+            ResumeStep::TakingPages => Self::TakingPages,
         }
     }
 }
@@ -171,9 +171,9 @@ impl DestinationProtocol {
     pub fn begin(now: Duration, timing: &Timing) -> (Self, DestinationAction) {
         let introduction_ends = now.saturating_add(timing.answer);
         let (step, phase) = (Step::Introduction, DestinationPhase::Setup);
-        let way = Way::Whole;
+        let mode = Mode::Precopy;
         (
-            Self { step, way, phase, introduction_ends, loaded: false, asked: false, parted: false, runs: false },
+            Self { step, mode, phase, introduction_ends, loaded: false, asked: false, parted: false, runs: false },
             DestinationAction::Receive(Some(introduction_ends)),
         )
     }
@@ -193,7 +193,7 @@ impl DestinationProtocol {
     pub fn handle(&mut self, event: DestinationEvent, now: Duration, timing: &Timing) -> DestinationAction {
         let step = self.next(event, now, timing);
         if (self.step, event) == (Step::Receiving, DestinationEvent::Run) {
-            self.way = Way::Postcopy;
+            self.mode = Mode::Postcopy;
         }
         let phase = self.phase_at(step, event);
         debug_assert!(phase == self.phase || self.phase.may_become(phase), "{:?} to {phase:?}", self.phase);
@@ -201,7 +201,7 @@ impl DestinationProtocol {
         self.asked |= matches!((self.step, event), (Step::Loading(Some(_)), DestinationEvent::Done));
         self.parted |= matches!(
             (self.step, event),
-            (Step::Parting(_), DestinationEvent::Parted) | (Step::Confirming, DestinationEvent::Unheard)
+            (Step::AwaitingClose(_), DestinationEvent::Closed) | (Step::Confirming, DestinationEvent::Unheard)
         );
         self.runs |= (self.step, event) == (Step::Resuming, DestinationEvent::Done);
         (self.step, self.phase) = (step, phase);
@@ -210,7 +210,7 @@ impl DestinationProtocol {
 
     fn next(&self, event: DestinationEvent, now: Duration, timing: &Timing) -> Step {
         use DestinationEvent::{
-            Asked, Broken, Claimed, Deadline, Done, Ended, Introduced, Parted, Run, Stopped, Unheard,
+            Asked, Broken, Claimed, Closed, Deadline, Done, Ended, Introduced, Run, Stopped, Unheard,
         };
         match (self.step, event) {
             (Step::Introduction, Introduced) => Step::Comparing,
@@ -222,22 +222,22 @@ impl DestinationProtocol {
             (Step::Loading(Some(number)), Done) => Step::Answering(number),
             // QEMU's source pings before its introduction is over.
             (Step::Answering(_), Done) if self.phase == DestinationPhase::Setup => Step::Introduction,
-            (Step::Answering(_), Done) if self.way == Way::Postcopy => Step::TakingPages,
+            (Step::Answering(_), Done) if self.mode == Mode::Postcopy => Step::TakingPages,
             (Step::Answering(_), Done) => Step::Receiving,
             // A source that asks nothing (QEMU's) ends the stream at once.
             (Step::Receiving, Ended | Run) if !self.loaded => Step::Loading(None),
             (Step::Receiving, Ended | Run) | (Step::Loading(None), Done) => Step::Closing,
-            (Step::Closing, Done) if self.asked || self.way == Way::Postcopy => {
+            (Step::Closing, Done) if self.asked || self.mode == Mode::Postcopy => {
                 Step::Claiming(now.saturating_add(timing.claim_timeout))
             }
             (Step::Closing, Done) => Step::Confirming,
-            (Step::Parting(_), Parted) => Step::Settling(now.saturating_add(timing.settle)),
+            (Step::AwaitingClose(_), Closed) => Step::Settling(now.saturating_add(timing.settle)),
             // The connection is gone, and a source that still waits for `SHUT 0` will notice it.
-            (Step::Parting(_), _) => Step::Settling(now.saturating_add(timing.claim_timeout)),
+            (Step::AwaitingClose(_), _) => Step::Settling(now.saturating_add(timing.claim_timeout)),
             (Step::Settling(_), _) => Step::Claiming(now.saturating_add(timing.claim_timeout)),
             (Step::Claiming(_), Claimed(Claim::Won)) if !self.asked => Step::Advancing,
             (Step::Claiming(_), Claimed(Claim::Undecidable))
-                if !self.asked && (self.parted || self.way == Way::Postcopy) =>
+                if !self.asked && (self.parted || self.mode == Mode::Postcopy) =>
             {
                 Step::Advancing
             }
@@ -250,27 +250,29 @@ impl DestinationProtocol {
             (Step::Waiting(until), _) => Step::Claiming(until),
             // Whether it was sent or not: a source that does not receive it finds the resources taken.
             (Step::Confirming, _) if self.asked => Step::Advancing,
-            (Step::Confirming, Done) => Step::Parting(now.saturating_add(timing.answer)),
+            (Step::Confirming, Done) => Step::AwaitingClose(now.saturating_add(timing.answer)),
             (Step::Confirming, Unheard) => Step::Claiming(now.saturating_add(timing.claim_timeout)),
             (Step::Confirming, _) => Step::Settling(now.saturating_add(timing.claim_timeout)),
             (Step::Advancing, Done) => Step::Resuming,
-            (Step::Resuming, Done) if self.way == Way::Postcopy => Step::TakingPages,
+            (Step::Resuming, Done) if self.mode == Mode::Postcopy => Step::TakingPages,
             (Step::Resuming, Done) => Step::Over,
             (Step::TakingPages, Asked { number, .. }) => Step::Answering(number),
             (Step::TakingPages, Ended) => Step::Finishing,
-            (Step::TakingPages | Step::Answering(_), Broken | Deadline) if self.way == Way::Postcopy => {
-                Step::Disconnected(GoesOn::TakingPages)
+            (Step::TakingPages | Step::Answering(_), Broken | Deadline) if self.mode == Mode::Postcopy => {
+                Step::Disconnected(ResumeStep::TakingPages)
             }
-            (Step::Resuming, Broken | Deadline) if self.way == Way::Postcopy => Step::Disconnected(GoesOn::Resuming),
+            (Step::Resuming, Broken | Deadline) if self.mode == Mode::Postcopy => {
+                Step::Disconnected(ResumeStep::Resuming)
+            }
             (Step::TakingPages | Step::Finishing, _) => Step::Over,
-            (Step::Answering(_), _) if self.way == Way::Postcopy => Step::Over,
-            (Step::Disconnected(goes_on), Done) => Step::Recovering(goes_on),
+            (Step::Answering(_), _) if self.mode == Mode::Postcopy => Step::Over,
+            (Step::Disconnected(resume_step), Done) => Step::Recovering(resume_step),
             (Step::Disconnected(_), _) => Step::Over,
-            (Step::Recovering(goes_on), Done) => goes_on.into(),
+            (Step::Recovering(resume_step), Done) => resume_step.into(),
             // Another process may have connected.
-            (Step::Recovering(goes_on), _) => Step::Disconnected(goes_on),
+            (Step::Recovering(resume_step), _) => Step::Disconnected(resume_step),
             // The source was informed that the guest runs here: this copy will be the only one, so it is completed and kept.
-            (Step::Advancing | Step::Resuming, _) if self.way == Way::Postcopy => Step::TakingPages,
+            (Step::Advancing | Step::Resuming, _) if self.mode == Mode::Postcopy => Step::TakingPages,
             (Step::Advancing | Step::Resuming, _) => Step::Over,
             (Step::Refusing(_) | Step::Over, _) => Step::Over,
             _ => Step::Refusing(DestinationPhase::Failed),
@@ -280,9 +282,9 @@ impl DestinationProtocol {
     /// The final phase of a guest whose resources cannot be taken. A whole copy may be the only one left, so it is kept: the
     /// resources may still become free. In post-copy only the source's copy is whole.
     fn kept(&self) -> DestinationPhase {
-        match self.way {
-            Way::Whole => DestinationPhase::Stranded,
-            Way::Postcopy | Way::PostcopyUnanswered => DestinationPhase::Failed,
+        match self.mode {
+            Mode::Precopy => DestinationPhase::Stranded,
+            Mode::Postcopy | Mode::PostcopyUnanswered => DestinationPhase::Failed,
         }
     }
 
@@ -299,7 +301,9 @@ impl DestinationProtocol {
             (Step::Answering(_), Step::Loading(_)) => Ready,
             (Step::Resuming, Step::Recovering(_)) => Postcopy,
             (Step::Claiming(_) | Step::Waiting(_), _) => Commit,
-            (Step::Confirming | Step::Parting(_) | Step::Settling(_) | Step::Advancing | Step::Resuming, _) => Commit,
+            (Step::Confirming | Step::AwaitingClose(_) | Step::Settling(_) | Step::Advancing | Step::Resuming, _) => {
+                Commit
+            }
             (Step::TakingPages, Step::Resuming) if event == DestinationEvent::Done => Postcopy,
             (Step::Disconnected(_), _) => PostcopyPaused,
             (Step::Recovering(_), _) => PostcopyRecover,
@@ -324,11 +328,11 @@ impl DestinationProtocol {
             Step::Loading(_) => DestinationAction::Load,
             Step::Answering(number) => DestinationAction::Answer(number),
             Step::Closing => DestinationAction::RefuseCancels,
-            Step::Parting(until) => DestinationAction::AwaitParting(until),
+            Step::AwaitingClose(until) => DestinationAction::AwaitClose(until),
             Step::Settling(until) => DestinationAction::Sleep(until),
             Step::Claiming(_) => DestinationAction::Claim,
             Step::Waiting(_) => DestinationAction::Sleep(now.saturating_add(timing.retry)),
-            Step::Confirming if self.way == Way::Postcopy => DestinationAction::ConfirmRun,
+            Step::Confirming if self.mode == Mode::Postcopy => DestinationAction::ConfirmRun,
             Step::Confirming | Step::Finishing => DestinationAction::Confirm,
             Step::TakingPages => DestinationAction::TakePages,
             Step::Disconnected(_) => DestinationAction::Reconnect,

@@ -41,9 +41,9 @@ pub mod ping {
 
 /// When the guest runs at the destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Way {
+pub enum Mode {
     /// After all of its memory has arrived.
-    Whole,
+    Precopy,
     /// Post-copy: before all of its memory has arrived. The commit is `POSTCOPY_RUN`, in place of the end of the stream, which
     /// then comes after the last page.
     Postcopy,

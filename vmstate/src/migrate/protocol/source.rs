@@ -17,7 +17,7 @@
 
 use std::time::Duration;
 
-use super::{Timing, Way, ping};
+use super::{Mode, Timing, ping};
 use crate::migrate::Claim;
 use crate::migrate::phase::SourcePhase;
 use crate::stream::Reply;
@@ -80,7 +80,7 @@ pub enum SourceEvent {
     /// This side's machine, devices or memory refused the action, or the policy gave up.
     Refused,
     /// A round is complete. With a way: the guest shall be handed over in this way.
-    RoundOver(Option<Way>),
+    RoundOver(Option<Mode>),
     /// The destination has answered, to an action that waits or in the middle of one that sends.
     Replied(Reply),
     /// The result of taking the resources.
@@ -97,7 +97,7 @@ pub enum SourceEvent {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct SourceProtocol {
     step: Step,
-    way: Way,
+    mode: Mode,
     paused: bool,
     /// True if nothing more can come from the destination.
     deaf: bool,
@@ -117,7 +117,7 @@ enum Step {
     Ending(Duration),
     Committing,
     Serving,
-    Parting,
+    AwaitingClose,
     /// The connection is broken. The phase if there is no other connection.
     Disconnected(SourcePhase),
     Recovering(SourcePhase),
@@ -133,7 +133,7 @@ enum Step {
 impl SourceProtocol {
     /// A source whose guest may run, and its first action.
     pub fn begin() -> (Self, SourceAction) {
-        (Self { step: Step::Introducing, way: Way::Whole, paused: false, deaf: false }, SourceAction::Introduce)
+        (Self { step: Step::Introducing, mode: Mode::Precopy, paused: false, deaf: false }, SourceAction::Introduce)
     }
 
     /// The source's phase.
@@ -149,7 +149,7 @@ impl SourceProtocol {
             Step::Ending(_) | Step::Committing | Step::Claiming(_) | Step::Waiting(_) | Step::Advancing => {
                 SourcePhase::Commit
             }
-            Step::Serving | Step::Parting => SourcePhase::Postcopy,
+            Step::Serving | Step::AwaitingClose => SourcePhase::Postcopy,
             Step::Disconnected(_) => SourcePhase::PostcopyPaused,
             Step::Recovering(_) => SourcePhase::PostcopyRecover,
             Step::Resuming(from, _) => from,
@@ -162,8 +162,8 @@ impl SourceProtocol {
     pub fn handle(&mut self, event: SourceEvent, now: Duration, timing: &Timing) -> SourceAction {
         let before = self.phase();
         self.deaf = (self.deaf || event == SourceEvent::Broken) && !matches!(self.step, Step::Disconnected(_));
-        if let (Step::Rounds, SourceEvent::RoundOver(Some(way))) = (self.step, event) {
-            self.way = way;
+        if let (Step::Rounds, SourceEvent::RoundOver(Some(mode))) = (self.step, event) {
+            self.mode = mode;
         }
         self.step = self.next(event, now, timing);
         self.paused |= matches!(self.step, Step::Sending(_) | Step::Closing);
@@ -192,18 +192,18 @@ impl SourceProtocol {
             (Step::Releasing, Done) if self.is_unanswered() => Step::Sending(now.saturating_add(timing.pause_budget)),
             (Step::Releasing, Done) => Step::Ending(now.saturating_add(timing.pause_budget)),
             (Step::Ending(_) | Step::Committing | Step::Waiting(_), Replied(reply)) if self.is_taken_over(reply) => {
-                match self.way {
-                    Way::Whole => Step::Over(SourcePhase::Completed),
-                    Way::Postcopy | Way::PostcopyUnanswered => Step::Serving,
+                match self.mode {
+                    Mode::Precopy => Step::Over(SourcePhase::Completed),
+                    Mode::Postcopy | Mode::PostcopyUnanswered => Step::Serving,
                 }
             }
-            (Step::Serving, Done) => Step::Parting,
-            (Step::Parting, Replied(Reply::Shut(0))) => Step::Over(SourcePhase::Completed),
+            (Step::Serving, Done) => Step::AwaitingClose,
+            (Step::AwaitingClose, Replied(Reply::Shut(0))) => Step::Over(SourcePhase::Completed),
             // The guest has run there: this side's copy is stale, whatever happened to the other.
-            (Step::Serving | Step::Parting, SourceEvent::Broken | Deadline) => {
+            (Step::Serving | Step::AwaitingClose, SourceEvent::Broken | Deadline) => {
                 Step::Disconnected(SourcePhase::Interrupted)
             }
-            (Step::Serving | Step::Parting, _) => Step::Over(SourcePhase::Interrupted),
+            (Step::Serving | Step::AwaitingClose, _) => Step::Over(SourcePhase::Interrupted),
             (Step::Disconnected(into), Done) => Step::Recovering(into),
             (Step::Disconnected(into), _) => Step::Over(into),
             (Step::Recovering(_), Done) => Step::Serving,
@@ -237,22 +237,22 @@ impl SourceProtocol {
 
     /// True if the destination reports that it runs the guest.
     fn is_taken_over(&self, reply: Reply) -> bool {
-        match self.way {
-            Way::Whole => reply == Reply::Shut(0),
-            Way::Postcopy => reply == Reply::Pong(ping::RUNS),
-            Way::PostcopyUnanswered => false,
+        match self.mode {
+            Mode::Precopy => reply == Reply::Shut(0),
+            Mode::Postcopy => reply == Reply::Pong(ping::RUNS),
+            Mode::PostcopyUnanswered => false,
         }
     }
 
     fn is_unanswered(&self) -> bool {
-        self.way == Way::PostcopyUnanswered
+        self.mode == Mode::PostcopyUnanswered
     }
 
     /// After a commit that was not confirmed: the guest may run at the destination, which in post-copy then lacks pages.
     fn elsewhere(&self, phase: SourcePhase) -> Step {
-        match self.way {
-            Way::Whole => Step::Over(phase),
-            Way::Postcopy | Way::PostcopyUnanswered => Step::Disconnected(phase),
+        match self.mode {
+            Mode::Precopy => Step::Over(phase),
+            Mode::Postcopy | Mode::PostcopyUnanswered => Step::Disconnected(phase),
         }
     }
 
@@ -267,19 +267,19 @@ impl SourceProtocol {
             Step::Greeting => SourceAction::Await(now.saturating_add(timing.answer)),
             Step::Rounds => SourceAction::Round,
             Step::Pausing(_) => SourceAction::Pause,
-            Step::Sending(until) => match self.way {
-                Way::Whole => SourceAction::SendRest(until),
-                Way::Postcopy | Way::PostcopyUnanswered => SourceAction::SendPackage(until),
+            Step::Sending(until) => match self.mode {
+                Mode::Precopy => SourceAction::SendRest(until),
+                Mode::Postcopy | Mode::PostcopyUnanswered => SourceAction::SendPackage(until),
             },
             Step::Confirming(until) => SourceAction::Await(until),
             Step::Closing => SourceAction::RefuseCancels,
             Step::Releasing => SourceAction::Release,
-            Step::Ending(until) => match self.way {
-                Way::Whole => SourceAction::SendEnd(until),
-                Way::Postcopy | Way::PostcopyUnanswered => SourceAction::SendRun(until),
+            Step::Ending(until) => match self.mode {
+                Mode::Precopy => SourceAction::SendEnd(until),
+                Mode::Postcopy | Mode::PostcopyUnanswered => SourceAction::SendRun(until),
             },
             Step::Serving => SourceAction::Serve,
-            Step::Parting => SourceAction::Await(now.saturating_add(timing.answer)),
+            Step::AwaitingClose => SourceAction::Await(now.saturating_add(timing.answer)),
             Step::Disconnected(_) => SourceAction::Reconnect,
             Step::Recovering(_) => SourceAction::Recover(now.saturating_add(timing.answer)),
             Step::Committing => SourceAction::Await(now.saturating_add(timing.pause_budget)),

@@ -78,7 +78,7 @@ pub fn save_in_place(saving: Saving<'_, '_>, control: &Control, pause: &mut dyn 
             out.clear();
             let over = saver.iterate(&mut out, CHUNK, Which::Others)? && memory_is_over;
             wire.send_unanswered(&mut out)?;
-            progress.tell();
+            progress.publish();
             if over {
                 break;
             }
@@ -105,7 +105,7 @@ pub fn save_in_place(saving: Saving<'_, '_>, control: &Control, pause: &mut dyn 
     wire.send_unanswered(&mut out)?;
     downtime.devices = watch.lap();
     control.publish(|progress| progress.downtime = Some(downtime));
-    progress.tell();
+    progress.publish();
     Ok(())
 }
 
@@ -146,10 +146,10 @@ impl Progress<'_> {
 
     fn round(&self, number: u32) {
         self.control.publish(|progress| progress.rounds = number);
-        self.tell();
+        self.publish();
     }
 
-    fn tell(&self) {
+    fn publish(&self) {
         let (moved, pending) = (self.pages.moved(), self.pages.pending_bytes());
         let (bytes, elapsed) = (self.bytes(), self.begun.elapsed());
         let ram_bytes = self.ram.blocks().iter().map(|block| block.len).sum();

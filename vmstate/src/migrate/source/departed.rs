@@ -31,7 +31,7 @@ impl Source<'_, '_> {
 
     /// Receives from a destination of this library how long it took to load the `sections`, in their order. A destination of an
     /// older release closes the connection instead.
-    pub(super) fn hear_times(&mut self, sections: &mut [SectionReport]) {
+    pub(super) fn receive_times(&mut self, sections: &mut [SectionReport]) {
         if self.peer == Peer::Qemu {
             return;
         }

@@ -1,9 +1,9 @@
 //! The source: sends a running guest, and ends with the guest running here, or with the destination's confirmation that it runs
 //! there. A blocking driver: [`SourceProtocol`] decides what to do next, and `phase.rs` has the phase diagrams.
 
-mod beside;
 mod departed;
 mod pace;
+mod page_channels;
 mod postcopy;
 mod recovery;
 mod rehearsal;
@@ -31,8 +31,8 @@ use crate::migrate::report::{DepartureReport, Downtime, Slowdown};
 use crate::migrate::save::{Saved, Saver, SendPhase};
 use crate::migrate::wire::{ANSWERS, Link, Timeout, is_timeout};
 use crate::migrate::{Claim, Machine, Over, Peer};
-use crate::ram::multifd::Beside;
-use crate::ram::{DirtyLog, EngineSection, GuestRam, PageFigures, RamBlock, RamSection, Wishes, shares_memory};
+use crate::ram::multifd::PageChannels;
+use crate::ram::{DirtyLog, EngineSection, GuestRam, PageFigures, RamBlock, RamSection, RamSettings, shares_memory};
 use crate::section::Sections;
 use crate::stream::{Command, Element, IGNORE_SHARED, Reply, put_configuration, put_header};
 
@@ -102,7 +102,7 @@ pub(super) const CHUNK: u64 = 1 << 20;
 /// Time between two attempts to take the exclusive resources back.
 const RETRY: Duration = Duration::from_millis(10);
 /// How long to wait for the reason of a destination that broke the connection.
-const LAST_WORDS: Duration = Duration::from_millis(100);
+const REASON_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// The parts of a source besides guest memory.
 pub(super) struct Host<'a, 's> {
@@ -126,9 +126,9 @@ pub(super) struct Memory<'a> {
 /// Sends the guest. Returns when this side has ended.
 pub fn run(outgoing: Outgoing<'_, '_>, options: &SourceOptions, control: &Control) -> Departure {
     let Outgoing { channel, clock, machine, sections, ram, log } = outgoing;
-    let beside = Beside::from(options.page_channels.as_ref());
-    let section = RamSection::outgoing(ram, log).with(&beside);
-    let longest_chunk = if options.page_channels.is_some() { beside::PORTION } else { CHUNK };
+    let page_channels = PageChannels::from(options.page_channels.as_ref());
+    let section = RamSection::outgoing(ram, log).with(&page_channels);
+    let longest_chunk = if options.page_channels.is_some() { page_channels::PORTION } else { CHUNK };
     let memory = Memory { pages: section.figures(), section: Box::new(section), ram, longest_chunk };
     send(Host { channel, clock, machine, sections }, memory, options, control)
 }
@@ -137,8 +137,8 @@ pub fn run(outgoing: Outgoing<'_, '_>, options: &SourceOptions, control: &Contro
 pub(super) fn send(host: Host<'_, '_>, memory: Memory<'_>, options: &SourceOptions, control: &Control) -> Departure {
     let Host { channel, clock, machine, sections } = host;
     let Memory { section, pages, ram, longest_chunk } = memory;
-    let beside = Beside::from(options.page_channels.as_ref());
-    let _over = Over(beside.clone());
+    let page_channels = PageChannels::from(options.page_channels.as_ref());
+    let _over = Over(page_channels.clone());
     let begun = clock.now();
     let span = tracing::info_span!("migration", side = "source", phase = ?SourcePhase::Setup);
     let _inside = span.enter();
@@ -153,7 +153,8 @@ pub(super) fn send(host: Host<'_, '_>, memory: Memory<'_>, options: &SourceOptio
         return Departure { phase: SourcePhase::Failed, error: Some(error), report: DepartureReport::default() };
     }
     let saver = Saver::new(sections, section, clock);
-    let wire = Link::new(channel, ram, clock, control, Strictness::Strict, Limits::default(), ANSWERS).with(&beside);
+    let wire =
+        Link::new(channel, ram, clock, control, Strictness::Strict, Limits::default(), ANSWERS).with(&page_channels);
     let (protocol, first) = SourceProtocol::begin();
     let mut source = Source {
         protocol,
@@ -182,7 +183,7 @@ pub(super) fn send(host: Host<'_, '_>, memory: Memory<'_>, options: &SourceOptio
         synced: begun,
         rehearsed: None,
         rests_until: None,
-        stood_for_rehearsals: Duration::ZERO,
+        paused_for_rehearsals: Duration::ZERO,
         buffer: Outbox::new(),
         saved: Vec::new(),
         report: DepartureReport::default(),
@@ -239,7 +240,7 @@ struct Source<'a, 's> {
     /// A switch-over was postponed because the guest had just been paused for a rehearsal: the guest runs until this moment.
     rests_until: Option<Duration>,
     /// How long the guest was paused for rehearsals.
-    stood_for_rehearsals: Duration,
+    paused_for_rehearsals: Duration,
     buffer: Outbox,
     /// The sections that were sent whole, for the self-description.
     saved: Vec<Saved>,
@@ -284,7 +285,7 @@ impl Source<'_, '_> {
     fn carry_out(&mut self, action: SourceAction) -> SourceEvent {
         match action {
             SourceAction::Introduce => self.introduce().map(|()| SourceEvent::Done),
-            SourceAction::Round => self.round_and_way().map(SourceEvent::RoundOver),
+            SourceAction::Round => self.round_and_mode().map(SourceEvent::RoundOver),
             SourceAction::Pause => self.pause().map(|()| SourceEvent::Done),
             SourceAction::SendRest(until) => self.send_rest(until).map(|()| SourceEvent::Done),
             SourceAction::SendPackage(until) => self.send_package(until).map(|()| SourceEvent::Done),
@@ -297,7 +298,7 @@ impl Source<'_, '_> {
                     self.answered = Some(reply);
                     Ok(SourceEvent::Replied(reply))
                 }
-                Err(broken) => Err(self.last_words(broken)),
+                Err(broken) => Err(self.refusal_or(broken)),
             },
             SourceAction::RefuseCancels => self.refuse_cancels().map(|()| SourceEvent::Done),
             SourceAction::Release => self.machine.release().map(|()| SourceEvent::Done),
@@ -317,11 +318,11 @@ impl Source<'_, '_> {
             SourceAction::Resume => self.machine.resume().map(|()| SourceEvent::Done),
             SourceAction::End => Ok(SourceEvent::Done),
         }
-        .unwrap_or_else(|error| self.went_wrong(action, error))
+        .unwrap_or_else(|error| self.record_failure(action, error))
     }
 
     /// Keeps the first error, and returns the kind of failure of `action` as an event for the protocol.
-    fn went_wrong(&mut self, action: SourceAction, error: Error) -> SourceEvent {
+    fn record_failure(&mut self, action: SourceAction, error: Error) -> SourceEvent {
         let event = match error.kind() {
             ErrorKind::Cancelled if self.control.is_cancelled() => SourceEvent::Cancelled,
             // A disk's I/O error says nothing about the wire.
@@ -374,7 +375,7 @@ impl Source<'_, '_> {
             other => return Err(unexpected(other)),
         };
         tracing::debug!(peer = ?self.peer, "met");
-        self.machine.meets(self.peer)
+        self.machine.peer_identified(self.peer)
     }
 
     /// Publishes the last figures, cleans up, and returns the result.
@@ -401,7 +402,7 @@ impl Source<'_, '_> {
                 self.machine.departed();
             }
             self.send_description();
-            self.hear_times(&mut sections);
+            self.receive_times(&mut sections);
         }
         self.control.sections_went(sections);
         self.report.bytes = self.wire.sent();
@@ -419,7 +420,7 @@ impl Source<'_, '_> {
     fn slowdown(&self) -> Slowdown {
         Slowdown {
             throttled: self.machine.throttled(),
-            rehearsed: self.stood_for_rehearsals,
+            rehearsed: self.paused_for_rehearsals,
             highest_throttle_percent: self.machine.highest(),
         }
     }
@@ -433,14 +434,14 @@ impl Source<'_, '_> {
     fn flush(&mut self, timeout: Timeout) -> Result<()> {
         let sent = self.wire.send(&mut self.buffer, timeout);
         self.buffer.clear();
-        sent.map_err(|broken| self.last_words(broken))
+        sent.map_err(|broken| self.refusal_or(broken))
     }
 
     /// Makes the pages pending that were written so far. In the last stage the guest is paused.
     fn sync(&mut self, is_last_stage: bool) -> Result<()> {
         let parameters = self.control.parameters();
         let xbzrle_cache = parameters.xbzrle.then_some(parameters.xbzrle_cache_size);
-        self.pages.want(Wishes { xbzrle_cache, is_last_stage, is_late: self.is_late });
+        self.pages.set_settings(RamSettings { xbzrle_cache, is_last_stage, is_late: self.is_late });
         self.saver.sync()
     }
 
@@ -449,7 +450,7 @@ impl Source<'_, '_> {
         let pending_of_sections = self.saver.pending_registered();
         let (xbzrle, slowdown, bytes) = (self.pages.xbzrle(), self.slowdown(), self.wire.sent());
         let elapsed = self.clock.now().saturating_sub(self.begun);
-        let bytes_per_second = whole(self.measured.wire.bytes_per_second().unwrap_or_default());
+        let bytes_per_second = round_down(self.measured.wire.bytes_per_second().unwrap_or_default());
         self.control.publish(|progress| {
             (progress.elapsed, progress.setup) = (elapsed, self.report.setup);
             (progress.bytes, progress.remaining_bytes) = (bytes, pending);
@@ -472,6 +473,6 @@ fn over_budget(budget: Duration, error: Error) -> Error {
 
 /// Rounds down to an integer; a value out of range becomes the nearest one in range.
 #[expect(clippy::cast_possible_truncation, reason = "`as` saturates here, which is what is wanted")]
-fn whole(number: f64) -> u64 {
+fn round_down(number: f64) -> u64 {
     number as u64
 }

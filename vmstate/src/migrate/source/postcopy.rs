@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::Source;
 use crate::error::{Error, ErrorKind, Result};
 use crate::migrate::Peer;
-use crate::migrate::protocol::Way;
+use crate::migrate::protocol::Mode;
 use crate::migrate::save::{SendPhase, Which};
 use crate::migrate::wire::Timeout;
 use crate::ram::PAGE_SIZE;
@@ -41,19 +41,19 @@ impl Source<'_, '_> {
     }
 
     /// Sends one round, and returns in which way the guest is handed over, if it is.
-    pub(super) fn round_and_way(&mut self) -> Result<Option<Way>> {
+    pub(super) fn round_and_mode(&mut self) -> Result<Option<Mode>> {
         if !self.round_and_verdict()? {
             return Ok(None);
         }
         self.await_machine()?;
         if !self.wants_postcopy() {
-            return Ok(Some(Way::Whole));
+            return Ok(Some(Mode::Precopy));
         }
         // Before the pause, so that connecting is not part of the downtime.
         self.connect_urgent()?;
         Ok(Some(match self.peer {
-            Peer::Vmstate => Way::Postcopy,
-            Peer::Qemu => Way::PostcopyUnanswered,
+            Peer::Vmstate => Mode::Postcopy,
+            Peer::Qemu => Mode::PostcopyUnanswered,
         }))
     }
 
@@ -119,7 +119,7 @@ impl Source<'_, '_> {
         }
         self.wire.shorten_queue();
         loop {
-            self.hear_requests()?;
+            self.read_requests()?;
             self.put_urgent()?;
             let over = self.saver.iterate(&mut self.buffer, CHUNK, Which::Memory)?;
             self.flush_behind_urgent()?;
@@ -165,7 +165,7 @@ impl Source<'_, '_> {
         let (mut sent, mut moved) = (self.wire.sent(), self.clock.now());
         loop {
             let deadline = moved.saturating_add(self.options.answer);
-            let all = self.wire.send_both(&mut self.buffer, deadline).map_err(|broken| self.last_words(broken))?;
+            let all = self.wire.send_both(&mut self.buffer, deadline).map_err(|broken| self.refusal_or(broken))?;
             if all {
                 self.buffer.clear();
                 return Ok(());
@@ -175,24 +175,24 @@ impl Source<'_, '_> {
             } else {
                 self.wire.await_room(!self.buffer.is_empty())?;
             }
-            self.hear_requests()?;
+            self.read_requests()?;
             self.put_urgent()?;
         }
     }
 
     /// Reads the requests that have already arrived.
-    fn hear_requests(&mut self) -> Result<()> {
+    fn read_requests(&mut self) -> Result<()> {
         loop {
             match self.wire.poll_until(Duration::ZERO, Returned::read) {
                 Ok(Some(Returned::Pages(request))) => self.note(&request)?,
                 Ok(Some(Returned::Reply(reply))) => {
-                    let until = self.clock.now().saturating_add(super::LAST_WORDS);
+                    let until = self.clock.now().saturating_add(super::REASON_TIMEOUT);
                     let reply = self.taken(reply, until)?;
                     return Err(super::unexpected(reply));
                 }
                 Ok(Some(other)) => return Err(super::recovery::nobody_asked(other)),
                 Ok(None) => return Ok(()),
-                Err(broken) => return Err(self.last_words(broken)),
+                Err(broken) => return Err(self.refusal_or(broken)),
             }
         }
     }

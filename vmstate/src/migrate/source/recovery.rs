@@ -36,7 +36,7 @@ impl Source<'_, '_> {
         let timeout = Timeout::Until(until);
         let blocks = self.blocks;
         let lacking = blocks.iter().map(|block| {
-            self.tell(Command::RecvBitmap(block.name.clone()), timeout)?;
+            self.send_command(Command::RecvBitmap(block.name.clone()), timeout)?;
             match self.next_of_recovery(timeout)? {
                 Returned::Bitmap(name) if name == block.name => {}
                 other => return Err(nobody_asked(other)),
@@ -46,7 +46,7 @@ impl Source<'_, '_> {
         let lacking =
             lacking.map(|received| received.map(|pages| pages.complement())).collect::<Result<Vec<PageSet>>>()?;
         self.connect_urgent()?;
-        self.tell(Command::PostcopyResume, timeout)?;
+        self.send_command(Command::PostcopyResume, timeout)?;
         match self.next_of_recovery(timeout)? {
             Returned::ResumeAck => {}
             other => return Err(nobody_asked(other)),
@@ -57,7 +57,7 @@ impl Source<'_, '_> {
         Ok(())
     }
 
-    fn tell(&mut self, command: Command, timeout: Timeout) -> Result<()> {
+    fn send_command(&mut self, command: Command, timeout: Timeout) -> Result<()> {
         Element::Command(command).write(self.buffer.bytes_mut());
         let sent = self.wire.send(&mut self.buffer, timeout);
         self.buffer.clear();

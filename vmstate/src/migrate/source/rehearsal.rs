@@ -4,10 +4,10 @@
 
 use std::time::Duration;
 
-use super::{Source, pace, whole};
+use super::{Source, pace, round_down};
 use crate::error::Result;
 use crate::migrate::Rehearsal;
-use crate::migrate::forecast::{Rehearsed, Tells};
+use crate::migrate::forecast::{Measures, Rehearsed};
 use crate::migrate::save::SendPhase;
 use crate::stream::Reply;
 
@@ -35,40 +35,41 @@ impl Source<'_, '_> {
     /// Otherwise only reads the log. Returns until when the guest shall run, if it was paused.
     pub(super) fn rehearse(&mut self, read_log: impl FnOnce(&mut Self) -> Result<()>) -> Result<Option<Duration>> {
         let Some(machine) = self.machine.rehearse()? else { return read_log(self).map(|()| None) };
-        let stands = self.clock.now();
-        let measured = read_log(self).and_then(|()| self.measure_standing(machine));
+        let paused_at = self.clock.now();
+        let measured = read_log(self).and_then(|()| self.measure_paused(machine));
         self.machine.resume()?;
         // The guest has written nothing until now.
         self.synced = self.clock.now();
-        let stood = machine.stop + self.synced.saturating_sub(stands);
-        self.stood_for_rehearsals += stood;
+        let paused = machine.stop + self.synced.saturating_sub(paused_at);
+        self.paused_for_rehearsals += paused;
         measured?;
-        self.hear_all()?;
-        Ok(Some(self.synced.saturating_add(stood.max(REST))))
+        self.await_replies()?;
+        Ok(Some(self.synced.saturating_add(paused.max(REST))))
     }
 
     /// Saves the sections that are sent whole, without sending them, and sends a part of those in parts, as the pause will.
-    fn measure_standing(&mut self, machine: Rehearsal) -> Result<()> {
+    fn measure_paused(&mut self, machine: Rehearsal) -> Result<()> {
         self.measure_save(machine);
         // Nothing before the first round: a wire of unknown speed could block the guest for long.
         let speed = self.measured.wire.bytes_per_second().unwrap_or_default();
-        let wanted = whole(speed * (self.control.parameters().downtime_limit / PART).as_secs_f64()).min(MOST_BYTES);
+        let wanted =
+            round_down(speed * (self.control.parameters().downtime_limit / PART).as_secs_f64()).min(MOST_BYTES);
         // A limit allows only one piece at once.
         let limit = self.control.parameters().max_bandwidth;
         let wanted = limit.map_or(wanted, |limit| wanted.min(pace::piece(limit.get())));
         let chunk = wanted / CHUNKS;
         if chunk > 0 {
-            let mut over = self.send_chunk(chunk, Tells::Nothing)?;
+            let mut over = self.send_chunk(chunk, Measures::Nothing)?;
             for _ in 1..CHUNKS {
                 if !over {
-                    over = self.send_chunk(chunk, Tells::Pause)?;
+                    over = self.send_chunk(chunk, Measures::Pause)?;
                 }
             }
         }
         let until = self.clock.now().saturating_add(WAIT);
         while self.measured.wire.unanswered() > 0 {
             let Some(reply) = self.wire.poll_until(until, Reply::read)? else { break };
-            self.hear(reply)?;
+            self.handle_reply(reply)?;
         }
         Ok(())
     }

@@ -2,18 +2,18 @@
 
 use std::time::Duration;
 
-use super::{LAST_WORDS, Source};
+use super::{REASON_TIMEOUT, Source};
 use crate::error::{Error, ErrorKind, Result};
 use crate::migrate::wire::{Timeout, is_timeout};
 use crate::stream::{Reply, Returned, read_reason};
 
 impl Source<'_, '_> {
     /// The destination's refusal, if it sent one before the connection broke; else `broken`.
-    pub(super) fn last_words(&mut self, broken: Error) -> Error {
+    pub(super) fn refusal_or(&mut self, broken: Error) -> Error {
         if is_timeout(&broken) || broken.kind() != ErrorKind::Io {
             return broken;
         }
-        let timeout = Timeout::Until(self.clock.now().saturating_add(LAST_WORDS));
+        let timeout = Timeout::Until(self.clock.now().saturating_add(REASON_TIMEOUT));
         match self.await_reply(timeout) {
             Err(refused) if refused.kind() == ErrorKind::Peer => refused,
             _ => broken,
@@ -22,7 +22,7 @@ impl Source<'_, '_> {
 
     pub(super) fn await_reply(&mut self, timeout: Timeout) -> Result<Reply> {
         let reply = self.next_reply(timeout)?;
-        let until = self.clock.now().saturating_add(LAST_WORDS);
+        let until = self.clock.now().saturating_add(REASON_TIMEOUT);
         self.taken(reply, if let Timeout::Until(moment) = timeout { moment.min(until) } else { until })
     }
 

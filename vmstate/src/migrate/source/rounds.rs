@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::{LAST_WORDS, Source, pace, unexpected, whole};
+use super::{REASON_TIMEOUT, Source, pace, round_down, unexpected};
 use crate::error::{Error, ErrorKind, Result};
-use crate::migrate::forecast::{Chunk, Standing, Tells};
+use crate::migrate::forecast::{Chunk, Measures, MigrationState};
 use crate::migrate::multifd::Senders;
 use crate::migrate::parameters::Parameters;
 use crate::migrate::policy::{self, Figures, RoundDecision};
@@ -33,15 +33,15 @@ impl Source<'_, '_> {
             // The destination is awake, and nothing else is on the wire: these answers take exactly a round trip. They belong to
             // the introduction, which has no bandwidth limit.
             while self.measured.wire.wants_lone_probe() {
-                self.probe(self.clock.now(), PageCount::default(), Tells::Nothing)?;
-                self.hear_all()?;
+                self.probe(self.clock.now(), PageCount::default(), Measures::Nothing)?;
+                self.await_replies()?;
             }
             self.pace.lift(self.wire.sent(), self.clock.now());
             self.rehearse(Self::rounds_begin)?;
         }
         let put_off = self.rests_until.take();
         if let Some(moment) = put_off {
-            self.hear_until(moment)?;
+            self.read_replies_until(moment)?;
         }
         let Some(round) = self.round()? else { return Ok(true) };
         // Both before the log is read, so that the guest's writes meanwhile are among the pending pages.
@@ -56,7 +56,7 @@ impl Source<'_, '_> {
             self.round_over(round)?;
             None
         };
-        self.foretell();
+        self.publish_forecast();
         let parameters = self.control.parameters();
         match policy::decide(&self.figures(), &parameters).0 {
             // The guest was just paused. Another pause now would be felt as one long pause: it runs for another round.
@@ -132,7 +132,7 @@ impl Source<'_, '_> {
             seconds = round.duration.as_secs_f64(),
             "round over"
         );
-        let dirty_pages_per_second = whole(round.dirtied as f64 / lasted.as_secs_f64());
+        let dirty_pages_per_second = round_down(round.dirtied as f64 / lasted.as_secs_f64());
         self.control.publish(|progress| progress.dirty_pages_per_second = dirty_pages_per_second);
         Ok(())
     }
@@ -144,17 +144,17 @@ impl Source<'_, '_> {
         let _round = tracing::info_span!("round", round = self.report.rounds.len() + 1).entered();
         loop {
             self.await_turn()?;
-            let over = self.send_chunk(self.chunk(), Tells::Rounds)?;
-            self.foretell();
+            let over = self.send_chunk(self.chunk(), Measures::Rounds)?;
+            self.publish_forecast();
             if self.is_overdue()? {
                 // The contents of a socket's buffer are transferred while the guest still runs; and without an answer, the length
                 // of the pause is unknown. The pages dirtied in the round are pending from now on: they determine how long the
                 // pause may take.
                 self.await_sent(0, self.running())?;
-                self.hear_all()?;
+                self.await_replies()?;
                 self.sync(false)?;
                 self.synced = self.clock.now();
-                self.foretell();
+                self.publish_forecast();
                 return Ok(None);
             }
             if over {
@@ -163,7 +163,7 @@ impl Source<'_, '_> {
         }
         // Sent data may still be in a socket's buffer: only the answers show that it was transferred.
         self.await_sent(0, self.running())?;
-        self.hear_all()?;
+        self.await_replies()?;
         let duration = self.clock.now().saturating_sub(begun);
         let bytes = self.wire.sent() - bytes;
         Ok(Some(Round { duration, bytes, pages: self.pages.moved().since(pages), dirtied: 0 }))
@@ -178,34 +178,34 @@ impl Source<'_, '_> {
             None => wire.bytes_per_second(),
             Some(_) => wire.pages_per_second().map(|pages| pages * NORMAL_RECORD as f64),
         };
-        let speed = speed.map(|speed| whole(speed) / u64::from(CHUNKS_PER_SECOND));
+        let speed = speed.map(|speed| round_down(speed) / u64::from(CHUNKS_PER_SECOND));
         piece.min(speed.unwrap_or(FIRST_CHUNK)).min(self.longest_chunk)
     }
 
     /// Sends a chunk of about `wanted` pending bytes, and a probe. True if the round is complete.
-    pub(super) fn send_chunk(&mut self, wanted: u64, tells: Tells) -> Result<bool> {
+    pub(super) fn send_chunk(&mut self, wanted: u64, measures: Measures) -> Result<bool> {
         if self.options.page_channels.is_some() {
-            return self.send_beside(wanted, tells);
+            return self.send_on_page_channels(wanted, measures);
         }
         let (begun, sent) = (self.clock.now(), self.pages.moved());
         let over = self.saver.iterate(&mut self.buffer, wanted, Which::All)?;
-        self.probe(begun, self.pages.moved().since(sent), tells)?;
+        self.probe(begun, self.pages.moved().since(sent), measures)?;
         Ok(over)
     }
 
     /// Sends the buffer, which holds `pages`, and a probe after it; reads answers meanwhile. In a round, it is sent in pieces
     /// that the bandwidth limit allows at once.
-    pub(super) fn probe(&mut self, begun: Duration, pages: PageCount, tells: Tells) -> Result<()> {
+    pub(super) fn probe(&mut self, begun: Duration, pages: PageCount, measures: Measures) -> Result<()> {
         let (bytes, flushes) = (self.buffer.len(), self.options.page_channels.as_ref().map_or(0, Senders::flushes));
         Element::Command(Command::Ping(ping::ROUND)).write(self.buffer.bytes_mut());
         // The round trip already includes a ping.
         let ping_bytes = self.buffer.len().saturating_sub(bytes);
-        let whole = Chunk { flushes, ..Chunk::new(begun, bytes, pages, tells) };
+        let whole = Chunk { flushes, ..Chunk::new(begun, bytes, pages, measures) };
         let (mut chunk, mut in_pieces) = (Some(whole), false);
         let mut took_some = self.clock.now();
         // With page channels, almost nothing is sent on this channel.
-        let mut most = if tells == Tells::Rounds && flushes == 0 { 0 } else { u64::MAX };
-        let deadline = self.control.parameters().deadline.filter(|_| tells == Tells::Rounds);
+        let mut most = if measures == Measures::Rounds && flushes == 0 { 0 } else { u64::MAX };
+        let deadline = self.control.parameters().deadline.filter(|_| measures == Measures::Rounds);
         while !self.buffer.is_empty() {
             // A chunk may be long for a wire whose speed is still unknown.
             if deadline.is_some_and(|deadline| self.clock.now().saturating_sub(self.begun) >= deadline) {
@@ -226,10 +226,10 @@ impl Source<'_, '_> {
             }
             let deadline = took_some.max(self.pace.at()).saturating_add(self.options.answer);
             let sent = self.wire.send_piece(&mut self.buffer, most, Some(deadline), LISTEN);
-            if sent.map_err(|broken| self.last_words(broken))? {
+            if sent.map_err(|broken| self.refusal_or(broken))? {
                 took_some = self.clock.now();
             }
-            self.hear_until(Duration::ZERO)?;
+            self.read_replies_until(Duration::ZERO)?;
         }
         self.buffer.clear();
         Ok(())
@@ -251,7 +251,7 @@ impl Source<'_, '_> {
                 return Ok(if piece < NORMAL_RECORD { piece } else { u64::MAX });
             }
             // A change of the limit takes effect then.
-            self.hear_until(due.min(now.saturating_add(Duration::from_secs(1) / CHUNKS_PER_SECOND)))?;
+            self.read_replies_until(due.min(now.saturating_add(Duration::from_secs(1) / CHUNKS_PER_SECOND)))?;
             self.waited += self.clock.now().saturating_sub(now);
             if self.is_overdue()? {
                 return Ok(u64::MAX);
@@ -260,31 +260,31 @@ impl Source<'_, '_> {
     }
 
     /// Reads answers until this moment, and those that have already arrived.
-    pub(super) fn hear_until(&mut self, moment: Duration) -> Result<()> {
+    pub(super) fn read_replies_until(&mut self, moment: Duration) -> Result<()> {
         loop {
             match self.wire.poll_until(moment, Reply::read) {
-                Ok(Some(reply)) => self.hear(reply)?,
+                Ok(Some(reply)) => self.handle_reply(reply)?,
                 Ok(None) => return Ok(()),
-                Err(broken) => return Err(self.last_words(broken)),
+                Err(broken) => return Err(self.refusal_or(broken)),
             }
         }
     }
 
     /// Waits until every probe is answered.
-    pub(super) fn hear_all(&mut self) -> Result<()> {
+    pub(super) fn await_replies(&mut self) -> Result<()> {
         while self.measured.wire.unanswered() > 0 {
             let deadline = self.clock.now().saturating_add(self.options.answer);
             match self.await_reply(Timeout::Until(deadline)) {
-                Ok(reply) => self.hear(reply)?,
-                Err(broken) => return Err(self.last_words(broken)),
+                Ok(reply) => self.handle_reply(reply)?,
+                Err(broken) => return Err(self.refusal_or(broken)),
             }
         }
         self.report.round_trip = self.measured.wire.round_trip();
         Ok(())
     }
 
-    pub(super) fn hear(&mut self, reply: Reply) -> Result<()> {
-        let until = self.clock.now().saturating_add(LAST_WORDS);
+    pub(super) fn handle_reply(&mut self, reply: Reply) -> Result<()> {
+        let until = self.clock.now().saturating_add(REASON_TIMEOUT);
         let reply = self.taken(reply, until)?;
         self.count_arrived();
         match reply {
@@ -294,9 +294,9 @@ impl Source<'_, '_> {
     }
 
     /// Publishes the forecast.
-    fn foretell(&mut self) {
+    fn publish_forecast(&mut self) {
         let figures = self.figures();
-        let forecast = policy::foretell(&figures, &self.control.parameters());
+        let forecast = policy::forecast(&figures, &self.control.parameters());
         tracing::trace!(?figures, ?forecast, "forecast");
         self.expected_pause = forecast.downtime;
         self.publish();
@@ -309,14 +309,14 @@ impl Source<'_, '_> {
     }
 
     fn figures(&mut self) -> Figures {
-        let standing = Standing {
-            pending_bytes: self.saver.pending().saturating_add(self.unanswered_beside()),
+        let state = MigrationState {
+            pending_bytes: self.saver.pending().saturating_add(self.unanswered_on_page_channels()),
             switch_over_cost: self.options.switch_over_cost,
             since_sync: self.clock.now().saturating_sub(self.synced),
             elapsed: self.clock.now().saturating_sub(self.begun),
             rounds: u32::try_from(self.report.rounds.len()).unwrap_or(u32::MAX),
             throttle: self.machine.percent(),
         };
-        self.measured.figures(&standing)
+        self.measured.figures(&state)
     }
 }

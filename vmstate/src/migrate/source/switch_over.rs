@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::Source;
 use crate::error::{Error, Result};
 use crate::migrate::Peer;
-use crate::migrate::forecast::Tells;
+use crate::migrate::forecast::Measures;
 use crate::migrate::protocol::ping;
 use crate::migrate::save::{SendPhase, Which};
 use crate::migrate::wire::Timeout;
@@ -38,9 +38,9 @@ impl Source<'_, '_> {
         let now = self.clock.now();
         if now.saturating_sub(*heard) >= KEEP_UP {
             *heard = now;
-            self.probe(now, PageCount::default(), Tells::Nothing)?;
+            self.probe(now, PageCount::default(), Measures::Nothing)?;
         }
-        self.hear_until(now.saturating_add(ASK))
+        self.read_replies_until(now.saturating_add(ASK))
     }
 
     pub(super) fn pause(&mut self) -> Result<()> {

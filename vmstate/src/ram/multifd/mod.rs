@@ -25,18 +25,18 @@ const NEVER_FLUSHES: &str =
 
 /// The page channels of one migration, if it has any.
 #[derive(Clone, Debug, Default)]
-pub(crate) enum Beside {
+pub(crate) enum PageChannels {
     #[default]
-    Nothing,
+    None,
     Senders(Senders),
     Receivers(Receivers),
 }
 
-impl Beside {
+impl PageChannels {
     /// Pages that were sent or received on the channels.
     pub(crate) fn pages(&self) -> PageCount {
         match self {
-            Self::Nothing => PageCount::default(),
+            Self::None => PageCount::default(),
             Self::Senders(senders) => senders.sent(),
             Self::Receivers(receivers) => receivers.received(),
         }
@@ -45,7 +45,7 @@ impl Beside {
     /// Bytes that were sent or received on the channels.
     pub(crate) fn bytes(&self) -> u64 {
         match self {
-            Self::Nothing => 0,
+            Self::None => 0,
             Self::Senders(senders) => senders.bytes(),
             Self::Receivers(receivers) => receivers.bytes(),
         }
@@ -54,7 +54,7 @@ impl Beside {
     /// Pages that were given to the channels and are not sent yet.
     pub(crate) fn unsent(&self) -> u64 {
         match self {
-            Self::Nothing | Self::Receivers(_) => 0,
+            Self::None | Self::Receivers(_) => 0,
             Self::Senders(senders) => senders.unsent(),
         }
     }
@@ -62,7 +62,7 @@ impl Beside {
     /// Returns an error if a channel has failed.
     pub(crate) fn check(&self) -> Result<()> {
         match self {
-            Self::Nothing => Ok(()),
+            Self::None => Ok(()),
             Self::Senders(senders) => senders.check(),
             Self::Receivers(receivers) => receivers.check(),
         }
@@ -95,22 +95,22 @@ impl Beside {
     /// Ends the channels' threads: no more pages follow.
     pub(crate) fn close(&self) {
         match self {
-            Self::Nothing => {}
+            Self::None => {}
             Self::Senders(senders) => senders.close(),
             Self::Receivers(receivers) => receivers.close(),
         }
     }
 }
 
-impl From<Option<&Senders>> for Beside {
+impl From<Option<&Senders>> for PageChannels {
     fn from(senders: Option<&Senders>) -> Self {
-        senders.map_or(Self::Nothing, |senders| Self::Senders(senders.clone()))
+        senders.map_or(Self::None, |senders| Self::Senders(senders.clone()))
     }
 }
 
-impl From<Option<&Receivers>> for Beside {
+impl From<Option<&Receivers>> for PageChannels {
     fn from(receivers: Option<&Receivers>) -> Self {
-        receivers.map_or(Self::Nothing, |receivers| Self::Receivers(receivers.clone()))
+        receivers.map_or(Self::None, |receivers| Self::Receivers(receivers.clone()))
     }
 }
 

@@ -19,7 +19,7 @@ fn try_to_connect(
 ) -> Said {
     let told = Arc::new(Mutex::new(Vec::new()));
     let log = Arc::clone(&told);
-    let listener = listener.telling(move |error| log.lock().unwrap().push(error.to_string()));
+    let listener = listener.on_refusal(move |error| log.lock().unwrap().push(error.to_string()));
     let path = dir.join("incoming");
     let over = &AtomicBool::new(false);
     let said = thread::scope(|scope| {

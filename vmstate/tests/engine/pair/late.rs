@@ -125,7 +125,7 @@ impl LateMemory for Guest {
         Ok(())
     }
 
-    fn whole(&self) -> Result<()> {
+    fn end_waits(&self) -> Result<()> {
         let mut memory = self.memory.lock().unwrap();
         memory.late.whole = memory.late.listens && !memory.late.waits();
         Ok(())

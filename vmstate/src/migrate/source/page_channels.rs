@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{CHUNK, Source};
 use crate::error::Result;
-use crate::migrate::forecast::Tells;
+use crate::migrate::forecast::Measures;
 use crate::migrate::phase::SourcePhase;
 use crate::migrate::save::Which;
 use crate::migrate::wire::Timeout;
@@ -22,13 +22,13 @@ const BETWEEN_PROBES: Duration = Duration::from_millis(100);
 impl Source<'_, '_> {
     /// Gives page channels about `wanted` bytes of pending pages, once they have no more than that left to send. A probe follows
     /// when one is due. True if the round is complete.
-    pub(super) fn send_beside(&mut self, wanted: u64, tells: Tells) -> Result<bool> {
+    pub(super) fn send_on_page_channels(&mut self, wanted: u64, measures: Measures) -> Result<bool> {
         self.await_sent(wanted / NORMAL_RECORD, self.running())?;
         // An answer that is read late makes the wire seem slow, and keeps portions as small as before the first answer.
-        self.hear_until(Duration::ZERO)?;
+        self.read_replies_until(Duration::ZERO)?;
         let now = self.clock.now();
         let begun = *self.unprobed.get_or_insert(now);
-        let is_due = tells != Tells::Rounds
+        let is_due = measures != Measures::Rounds
             || (self.measured.wire.bytes_per_second().is_none() && self.measured.wire.unanswered() == 0)
             || now.saturating_sub(begun) >= BETWEEN_PROBES
             || self.buffer.len() >= CHUNK;
@@ -42,7 +42,7 @@ impl Source<'_, '_> {
         }
         if is_due || over {
             self.unprobed = None;
-            self.probe(begun, PageCount::default(), tells)?;
+            self.probe(begun, PageCount::default(), measures)?;
         }
         Ok(over)
     }
@@ -71,10 +71,10 @@ impl Source<'_, '_> {
             match is_done(senders, SLICE) {
                 Ok(true) => return Ok(()),
                 Ok(false) => {}
-                Err(broken) => return Err(self.last_words(broken)),
+                Err(broken) => return Err(self.refusal_or(broken)),
             }
-            self.wire.wait_beside(&mut wait, timeout).map_err(|broken| self.last_words(broken))?;
-            self.hear_until(Duration::ZERO)?;
+            self.wire.wait_for_page_channels(&mut wait, timeout).map_err(|broken| self.refusal_or(broken))?;
+            self.read_replies_until(Duration::ZERO)?;
             if self.protocol.phase() == SourcePhase::Rounds {
                 self.is_overdue()?;
             }
@@ -91,7 +91,7 @@ impl Source<'_, '_> {
     }
 
     /// Bytes, in the same unit, that page channels have sent and the destination has not acknowledged.
-    pub(super) fn unanswered_beside(&self) -> u64 {
+    pub(super) fn unanswered_on_page_channels(&self) -> u64 {
         self.options.page_channels.as_ref().map_or(0, |senders| in_stream(senders.unanswered()))
     }
 }
