@@ -111,7 +111,7 @@ impl Error {
 
 /// Prints a sentence for the user on standard error, as one line of printable text.
 #[expect(clippy::print_stderr, reason = "all messages are printed here")]
-pub fn say(sentence: impl Display) {
+pub fn print_message(sentence: impl Display) {
     if AS_JSON.load(Ordering::Relaxed) {
         eprintln!("{}", event("warn", Printable(sentence).to_string().into(), "minivmm"));
         return;
@@ -125,28 +125,28 @@ pub(crate) fn event(level: &str, message: Value, target: &str) -> Value {
     json!({"time": since.as_micros() as f64 / 1e6, "level": level, "message": message, "target": target})
 }
 
-/// Whether [`say`] writes JSON.
+/// Whether [`print_message`] writes JSON.
 static AS_JSON: AtomicBool = AtomicBool::new(false);
 
-/// Makes [`say`] print events as the JSON log does.
-pub fn say_as_json() {
+/// Makes [`print_message`] print events as the JSON log does.
+pub fn print_messages_as_json() {
     AS_JSON.store(true, Ordering::Relaxed);
 }
 
 /// Messages that a peer can cause at any rate, limited to one in 10 s, so that a peer cannot fill the user's log.
 #[derive(Debug, Default)]
-pub struct SparingLog {
+pub struct RateLimitedLog {
     last: Option<Instant>,
 }
 
-/// How long a [`SparingLog`] is silent after a message.
+/// How long a [`RateLimitedLog`] is silent after a message.
 const QUIET: Duration = Duration::from_secs(10);
 
-impl SparingLog {
+impl RateLimitedLog {
     /// Prints the sentence unless another one was printed in the last 10 s.
-    pub fn say(&mut self, sentence: impl Display) {
+    pub fn print(&mut self, sentence: impl Display) {
         if self.last.is_none_or(|last| last.elapsed() >= QUIET) {
-            say(sentence);
+            print_message(sentence);
             self.last = Some(Instant::now());
         }
     }

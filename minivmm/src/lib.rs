@@ -1,6 +1,6 @@
 //! minivmm: a small KVM virtual-machine monitor that boots Linux and live-migrates it with `vmstate`.
 
-// Messages go through `error::say`, so that text from a peer cannot control the terminal.
+// Messages go through `error::print_message`, so that text from a peer cannot control the terminal.
 #![deny(clippy::print_stderr)]
 
 pub mod boot;

@@ -13,7 +13,7 @@ use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 use vmstate::error::Printable;
 
-use crate::error::{event, say, say_as_json};
+use crate::error::{event, print_message, print_messages_as_json};
 
 /// Level and format of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,7 +48,7 @@ impl Log {
     /// Begins logging, for the whole process and until it ends.
     pub fn begin(self) {
         if self.json {
-            say_as_json();
+            print_messages_as_json();
         }
         // Fails only if there is a subscriber already, which is kept then.
         let _ = tracing::subscriber::set_global_default(tracing_subscriber::registry().with(self));
@@ -108,7 +108,7 @@ impl Log {
                 other => write!(sentence, " {name}={other}"),
             };
         }
-        say(sentence);
+        print_message(sentence);
     }
 }
 

@@ -15,7 +15,7 @@ use crate::cli::{
 use crate::config::{Address, Config, ListenAt};
 use crate::console::{self, Console};
 use crate::control::{ClientError, ControlSocket, MetricsSocket, Server};
-use crate::error::say;
+use crate::error::print_message;
 use crate::passed;
 use crate::sandbox::{self, Kind, OnViolation};
 use crate::vm::{End, Handle, Request, Vm};
@@ -112,7 +112,7 @@ fn run(config: Config, confined: bool, metrics: Option<&Address>) -> ExitCode {
     };
     if let Some(input) = input {
         let (keyboard, handle) = (vm.keyboard(), vm.handle());
-        let quit = move || handle.tell(Request::Quit);
+        let quit = move || handle.send(Request::Quit);
         if let Err(error) = input.pump(move |bytes| keyboard.send(bytes), quit) {
             return fail(&format!("cannot spawn the thread for the console: {error}"));
         }
@@ -126,16 +126,16 @@ fn run(config: Config, confined: bool, metrics: Option<&Address>) -> ExitCode {
 /// The first signal ends the machine in order, the second one ends the process at once. Before there is a machine, the first
 /// one ends the process at once, too: opening its parts may take long.
 fn end_on_signal(signals: &SigSet, machine: &OnceLock<Handle>) {
-    let mut told = false;
+    let mut asked_to_quit = false;
     while let Ok(signal) = signals.wait() {
         match machine.get() {
-            Some(handle) if !told => handle.tell(Request::Quit),
+            Some(handle) if !asked_to_quit => handle.send(Request::Quit),
             _ => {
                 console::restore();
                 std::process::exit(128 + signal as i32);
             }
         }
-        told = true;
+        asked_to_quit = true;
     }
 }
 
@@ -189,7 +189,7 @@ fn translate(translation: Translation) -> ExitCode {
     match translation {
         Ok(words) => print(format!("{}\n", cli::line(&words)).as_bytes()),
         Err(parts) => {
-            parts.iter().for_each(say);
+            parts.iter().for_each(print_message);
             ExitCode::from(EXIT_USAGE)
         }
     }
@@ -214,6 +214,6 @@ fn fail(sentence: &dyn Display) -> ExitCode {
 }
 
 fn end(sentence: &dyn Display, code: u8) -> ExitCode {
-    say(sentence);
+    print_message(sentence);
     ExitCode::from(code)
 }

@@ -101,8 +101,8 @@ impl Guest {
     }
 
     /// Time for which each vCPU was stopped.
-    fn stood(&self) -> Vec<Duration> {
-        self.vcpus.iter().map(|vcpu| vcpu.brake().stood()).collect()
+    fn stopped_time(&self) -> Vec<Duration> {
+        self.vcpus.iter().map(|vcpu| vcpu.throttle().stopped_time()).collect()
     }
 
     /// Progress of both in a second, while pages are taken.
@@ -128,10 +128,10 @@ fn only_the_vcpu_that_dirties_is_slowed() {
         assert_eq!(throttle.shares(), [0, 0]);
         let free = guest.speeds(Duration::from_millis(250));
         (dirties, computes) = (dirties.max(free[0]), computes.max(free[1]));
-        let before = guest.stood();
+        let before = guest.stopped_time();
         assert!(throttle.slow(80));
         let slowed = guest.speeds(Duration::from_millis(100));
-        let (shares, after) = (throttle.shares(), guest.stood());
+        let (shares, after) = (throttle.shares(), guest.stopped_time());
         (70..=80).contains(&shares[0])
             && shares[1] == 0
             && after[0] > before[0]
@@ -139,8 +139,8 @@ fn only_the_vcpu_that_dirties_is_slowed() {
             && slowed[0] < 0.5 * dirties
             && slowed[1] >= 0.9 * computes
     });
-    let stood = guest.stood();
-    assert!(throttle.stood() >= (stood[0] + stood[1]) / 2, "{:?} of {stood:?}", throttle.stood());
+    let stopped = guest.stopped_time();
+    assert!(throttle.stopped_time() >= (stopped[0] + stopped[1]) / 2, "{:?} of {stopped:?}", throttle.stopped_time());
     drop(throttle);
     until("look at a guest that nothing slows", || guest.speeds(Duration::from_millis(50))[0] >= 0.6 * dirties);
     guest.log.stop(&guest.vm);
@@ -156,8 +156,8 @@ fn a_vcpu_that_stands_pauses_at_once_and_a_new_machine_begins_unthrottled() {
         throttle.slow(99) && throttle.shares() == [99, 0]
     });
     let quickest = (0..10).map(|_| {
-        let stood = guest.stood()[0];
-        until("stand", || guest.stood()[0] > stood);
+        let stopped = guest.stopped_time()[0];
+        until("stop", || guest.stopped_time()[0] > stopped);
         // After a stop it runs for 1 ms.
         std::thread::sleep(Duration::from_millis(3));
         let begun = Instant::now();
@@ -171,11 +171,11 @@ fn a_vcpu_that_stands_pauses_at_once_and_a_new_machine_begins_unthrottled() {
     assert!(quickest < Duration::from_millis(30), "{quickest:?}");
 
     let Some(made) = Guest::start() else { return };
-    let stood = throttle.stood();
-    assert!(stood > Duration::ZERO);
+    let stopped = throttle.stopped_time();
+    assert!(stopped > Duration::ZERO);
     throttle.follow(&made.vm, &made.vcpus);
     assert_eq!(throttle.shares(), [0, 0]);
-    assert!(throttle.stood() >= stood, "what the guest stood before its reset counts");
+    assert!(throttle.stopped_time() >= stopped, "what the guest stood before its reset counts");
     drop(guest);
     assert!(throttle.slow(99));
     drop(throttle);

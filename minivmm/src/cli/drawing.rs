@@ -124,11 +124,11 @@ impl Canvas {
         self.put(&format!(r#"<text class="{class}" x="{x:.1}" y="{y:.1}">{}</text>"#, escape(text)));
     }
 
-    /// Draws a bar with the tooltip `tells`.
-    pub(super) fn bar(&mut self, class: &str, [x, y]: [f64; 2], [width, height]: [f64; 2], tells: &str) {
+    /// Draws a bar with the tooltip `title`.
+    pub(super) fn bar(&mut self, class: &str, [x, y]: [f64; 2], [width, height]: [f64; 2], title: &str) {
         self.put(&format!(
             r#"<rect class="{class}" x="{x:.1}" y="{y:.1}" width="{width:.1}" height="{height:.1}"><title>{}</title></rect>"#,
-            escape(tells)
+            escape(title)
         ));
     }
 

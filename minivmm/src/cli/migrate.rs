@@ -23,7 +23,7 @@ use crate::cli::update::UpdateArgs;
 use crate::command;
 use crate::config::Address;
 use crate::control::{Client, ClientError};
-use crate::error::say;
+use crate::error::print_message;
 use crate::passed;
 use crate::sandbox::{self, Kind};
 
@@ -210,7 +210,7 @@ impl MigrateArgs {
             let to = to.to_string();
             let written = report.write((&to, outcome.sentence()), figures.unwrap_or_default(), client);
             // A report that cannot be written does not change how the migration ended.
-            written.unwrap_or_else(say);
+            written.unwrap_or_else(print_message);
         }
         outcome
     }
@@ -245,7 +245,7 @@ impl MigrateArgs {
                 Outcome::Unacknowledged(failure(figures))
             }
             _ => {
-                let mut sentence = format!("{}; {}", failure(figures), whereabouts(client));
+                let mut sentence = format!("{}; {}", failure(figures), guest_location(client));
                 if let (Address::Exec(_), None | Some(0)) = (to, figures["ram"]["transferred"].as_u64()) {
                     sentence += ONE_WAY;
                 }
@@ -315,7 +315,7 @@ impl Again {
                     "minivmm migrate --resume ADDRESS reconnects; Ctrl-C gives up the rest of the guest's memory, and with it the guest"
                 }
             };
-            say(format_args!("{why} ({what})"));
+            print_message(format_args!("{why} ({what})"));
         }
         let Some(uri) = &self.uri else { return Ok(()) };
         match client.execute("migrate", json!({"uri": uri, "resume": true})) {
@@ -365,7 +365,7 @@ fn state(client: &mut Client) -> Result<String, ClientError> {
 }
 
 /// Where the guest of a failed migration is, as the machine reports it.
-fn whereabouts(client: &mut Client) -> String {
+fn guest_location(client: &mut Client) -> String {
     match state(client) {
         Ok(state) if state == "running" => "the guest runs on where it was".into(),
         Ok(state) => format!("the guest is where it was, in state {state}"),
@@ -381,24 +381,26 @@ struct Interrupts {
 }
 
 /// Time until the next poll of the signals, which asks the machine to cancel; and time for that request to be sent.
-const ASKED_WITHIN: Duration = Duration::from_secs(1);
-const ON_ITS_WAY: Duration = Duration::from_millis(50);
+const POLL_TIMEOUT: Duration = Duration::from_secs(1);
+const SEND_TIME: Duration = Duration::from_millis(50);
 
 impl Interrupts {
     fn new() -> io::Result<Self> {
         let signals = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM]);
         signals.thread_block()?;
         let pending = Arc::new(AtomicBool::new(false));
-        let told = Arc::clone(&pending);
+        let is_pending = Arc::clone(&pending);
         let (asking, asked) = mpsc::channel();
         sandbox::spawn(Kind::Console, "signals", move || {
             if signals.wait().is_ok() {
-                told.store(true, Ordering::Release);
+                is_pending.store(true, Ordering::Release);
                 let _ = signals.wait();
                 // Bounded: a machine that does not answer must not keep the process.
-                let _ = asked.recv_timeout(ASKED_WITHIN);
-                thread::sleep(ON_ITS_WAY);
-                say("the machine was asked to cancel; this command does not wait for its answer: see minivmm status");
+                let _ = asked.recv_timeout(POLL_TIMEOUT);
+                thread::sleep(SEND_TIME);
+                print_message(
+                    "the machine was asked to cancel; this command does not wait for its answer: see minivmm status",
+                );
                 std::process::exit(EXIT_UNKNOWN.into());
             }
         })?;

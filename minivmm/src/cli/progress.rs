@@ -116,17 +116,17 @@ enum Style {
 
 /// All figures, for a person.
 pub(super) fn sentence(figures: &Value) -> String {
-    told(figures, Style::All)
+    line(figures, Style::All)
 }
 
 /// As many figures as fit into `room`, for a person; the last one may be cut off in a terminal of less than 80 columns.
 fn fitting(figures: &Value, room: usize) -> String {
     let fits = |text: &String| text.chars().count() <= room;
-    let mut longer = [Style::All, Style::Short, Style::Brief].into_iter().map(|style| told(figures, style));
-    longer.find(fits).unwrap_or_else(|| told(figures, Style::Briefest))
+    let mut longer = [Style::All, Style::Short, Style::Brief].into_iter().map(|style| line(figures, style));
+    longer.find(fits).unwrap_or_else(|| line(figures, Style::Briefest))
 }
 
-fn told(figures: &Value, style: Style) -> String {
+fn line(figures: &Value, style: Style) -> String {
     let ram = &figures["ram"];
     if ram.is_null() {
         return phase(figures).into();

@@ -7,7 +7,7 @@ use clap::{ArgAction, Args};
 use crate::cli::tls::TlsArgs;
 use crate::cli::{UsageError, values};
 use crate::config::{Address, Config, Cpu, Disk, ListenAt, Net, Restore, Serial};
-use crate::error::say;
+use crate::error::print_message;
 use crate::files::{self, Fit, Mode};
 use crate::log::Log;
 use crate::passed;
@@ -147,7 +147,7 @@ impl RunArgs {
         let named = named.into_iter().chain(disks).chain(nets);
         let uses: Vec<_> = named.filter_map(|(flag, path)| Some((flag, passed::reference(path?)?))).collect();
         for (number, name) in passed::take(&uses).map_err(UsageError)? {
-            say(format_args!("descriptor {number} ({name}) was passed, and no flag names it: it is closed"));
+            print_message(format_args!("descriptor {number} ({name}) was passed, and no flag names it: it is closed"));
         }
         Ok(())
     }

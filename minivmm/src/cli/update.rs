@@ -22,11 +22,11 @@ use super::migrate::Outcome;
 use super::progress;
 use crate::config::Address;
 use crate::control::{ClientError, aside};
-use crate::error::say;
+use crate::error::print_message;
 
 /// How long the new process may take until it waits for the guest.
 const READY: Duration = Duration::from_secs(10);
-const LOOK: Duration = Duration::from_millis(2);
+const CHECK_INTERVAL: Duration = Duration::from_millis(2);
 
 /// Flags of `minivmm migrate` for a new process on this host.
 #[derive(Args, Clone, Debug, Default)]
@@ -64,10 +64,10 @@ impl UpdateArgs {
         match &outcome {
             Ok(Outcome::Completed) => {
                 // Before the old process ends: it removes only its own socket's file, so that at any time there is a socket.
-                take_name(&control).unwrap_or_else(say);
+                take_name(&control).unwrap_or_else(print_message);
                 match old.execute("quit", json!({})) {
                     Err(ClientError::Refused(why)) => {
-                        say(format_args!(
+                        print_message(format_args!(
                             "process {process}, which had the guest, does not end: {why}; end it: kill {process}"
                         ));
                     }
@@ -218,7 +218,7 @@ fn await_ready(new: &mut Child, at: &Path) -> Result<(), ClientError> {
                 "the new process does not wait for the guest after {READY:?}, and was ended; the guest is where it was"
             )));
         }
-        thread::sleep(LOOK);
+        thread::sleep(CHECK_INTERVAL);
     }
     Ok(())
 }

@@ -51,7 +51,7 @@ pub(super) fn time(text: &str) -> Option<Duration> {
 pub(super) fn bytes_per_second(text: &str) -> Result<u64, String> {
     let number = text.strip_suffix("/s").unwrap_or(text);
     scaled(number.strip_suffix('B').unwrap_or(number), 1024.0)
-        .and_then(whole)
+        .and_then(integer)
         .ok_or_else(|| "write bytes a second, as 500M/s or 1.5G/s".into())
 }
 
@@ -62,7 +62,7 @@ pub(super) fn bandwidth(text: &str) -> Result<u64, String> {
     let bytes = if text.ends_with("/s") || text.ends_with('B') { bytes_per_second(text).ok() } else { None };
     let wire = match bits {
         None if bytes.is_some() => bytes,
-        _ => scaled(bits.unwrap_or(text), 1000.0).and_then(|bits| whole(bits / 8.0)),
+        _ => scaled(bits.unwrap_or(text), 1000.0).and_then(|bits| integer(bits / 8.0)),
     };
     wire.filter(|&wire| wire > 0)
         .ok_or_else(|| "write bits a second, as 100G or 100Gbit/s, or bytes, as 12G/s; more than 0".into())
@@ -102,7 +102,7 @@ fn fraction(text: &str) -> Option<f64> {
 
 /// Converts a number that fits into 64 bits.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the range is checked before")]
-fn whole(number: f64) -> Option<u64> {
+fn integer(number: f64) -> Option<u64> {
     (0.0..=u64::MAX as f64 / 2.0).contains(&number).then(|| number.round() as u64)
 }
 

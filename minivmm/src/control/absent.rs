@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 /// Whether a capability can be switched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Standing {
+enum Support {
     /// Can be switched: a parameter of vmstate that is a flag.
     Switched,
     /// Can be switched: [`PAUSE`] and [`BLOCK_TIME`], which only the machine has.
@@ -19,7 +19,7 @@ enum Standing {
     Never(&'static str),
 }
 
-use Standing::{Always, Never, Own, Switched};
+use Support::{Always, Never, Own, Switched};
 
 /// Capability with which a migration waits before its switch-over.
 pub(super) const PAUSE: &str = "pause-before-switchover";
@@ -27,7 +27,7 @@ pub(super) const PAUSE: &str = "pause-before-switchover";
 /// Capability with which a destination measures how long its vCPUs wait for pages in post-copy.
 pub(super) const BLOCK_TIME: &str = "postcopy-blocktime";
 
-const CAPABILITIES: &[(&str, Standing)] = &[
+const CAPABILITIES: &[(&str, Support)] = &[
     ("xbzrle", Switched),
     ("rdma-pin-all", Never("minivmm has no RDMA transport")),
     ("auto-converge", Switched),
@@ -104,7 +104,7 @@ pub(super) fn capability_names() -> impl Iterator<Item = &'static str> {
 
 /// Lists each capability that cannot be switched: its name, on or off, and the reason.
 pub(super) fn reasons() -> impl Iterator<Item = (&'static str, &'static str, &'static str)> {
-    CAPABILITIES.iter().filter_map(|(name, standing)| match standing {
+    CAPABILITIES.iter().filter_map(|(name, support)| match support {
         Switched | Own => None,
         Always(why) => Some((*name, "on", *why)),
         Never(why) => Some((*name, "off", *why)),
@@ -113,13 +113,13 @@ pub(super) fn reasons() -> impl Iterator<Item = (&'static str, &'static str, &'s
 
 /// Body of `query-migrate-capabilities`; `own` says whether one of the machine's own is on.
 pub(super) fn capabilities(parameters: &Parameters, own: impl Fn(&str) -> bool) -> Value {
-    let state = |name, standing| match standing {
+    let state = |name, support| match support {
         Switched => flag(name).map_or(Value::Bool(false), |flag| report::value(&flag.of(parameters))),
         Own => own(name).into(),
         Always(_) => true.into(),
         Never(_) => false.into(),
     };
-    CAPABILITIES.iter().map(|&(name, standing)| json!({"capability": name, "state": state(name, standing)})).collect()
+    CAPABILITIES.iter().map(|&(name, support)| json!({"capability": name, "state": state(name, support)})).collect()
 }
 
 /// Returns the parameter that switching the capability `name` sets, or `None` where there is nothing to set.
@@ -127,8 +127,8 @@ pub(super) fn capabilities(parameters: &Parameters, own: impl Fn(&str) -> bool) 
 /// # Errors
 /// The reason for which the capability cannot be switched on.
 pub(super) fn switch(name: &str, on: bool) -> Result<Option<&'static Parameter>, String> {
-    let standing = CAPABILITIES.iter().find(|(known, _)| *known == name).map(|(_, standing)| *standing);
-    match standing {
+    let support = CAPABILITIES.iter().find(|(known, _)| *known == name).map(|(_, support)| *support);
+    match support {
         Some(Switched) => Ok(flag(name)),
         Some(Always(why)) if !on => Err(format!("Capability '{name}' cannot be switched off: {why}")),
         Some(Never(why)) if on => Err(format!("Capability '{name}' is not supported: {why}")),
@@ -152,7 +152,7 @@ mod tests {
         for flag in flags {
             assert_eq!(switch(flag.name, true).unwrap().map(|parameter| parameter.name), Some(flag.name));
         }
-        let switched = CAPABILITIES.iter().filter(|(_, standing)| *standing == Switched);
+        let switched = CAPABILITIES.iter().filter(|(_, support)| *support == Switched);
         assert!(switched.into_iter().all(|(name, _)| flag(name).is_some()));
     }
 }

@@ -19,11 +19,11 @@ struct Line {
     /// Arguments of the command, as QEMU's help shows them.
     takes: &'static str,
     about: &'static str,
-    carry_out: fn(&Caller, &[&str]) -> Result<String, Wrong>,
+    carry_out: fn(&Caller, &[&str]) -> Result<String, CommandError>,
 }
 
 /// Why a command is not carried out.
-enum Wrong {
+enum CommandError {
     /// The line lacks an argument.
     Lacks,
     /// The line has one argument too many.
@@ -34,7 +34,7 @@ enum Wrong {
     Refused(Failure),
 }
 
-impl From<Failure> for Wrong {
+impl From<Failure> for CommandError {
     fn from(failure: Failure) -> Self {
         Self::Refused(failure)
     }
@@ -55,9 +55,9 @@ const LINES: &[Line] = &[
     line("help|?", "[cmd]", "show the help", |_, words| Ok(help(words.first().copied()))),
     line("info", "[subcommand]", "show various information about the system state", |caller, words| match words {
         [] => Ok(info::help()),
-        [what, ..] => info::show(caller, what).map_err(Wrong::Refused).and_then(|shown| match shown {
+        [what, ..] => info::show(caller, what).map_err(CommandError::Refused).and_then(|shown| match shown {
             Some(shown) if words.len() == 1 => Ok(shown),
-            Some(_) => Err(Wrong::TooLong),
+            Some(_) => Err(CommandError::TooLong),
             None => Ok(unknown(&format!("info {what}"))),
         }),
     }),
@@ -104,7 +104,7 @@ const LINES: &[Line] = &[
             let state = match state {
                 "on" => true,
                 "off" => false,
-                _ => return Err(Wrong::Expected("'on' or 'off'")),
+                _ => return Err(CommandError::Expected("'on' or 'off'")),
             };
             if !crate::control::absent::capability_names().any(|known| known == name) {
                 return Err(Failure::generic(format!("invalid parameter value: {name}")).into());
@@ -144,14 +144,17 @@ fn carry_out(caller: &Caller, text: &str) -> String {
     let Some((name, words)) = words.split_first() else { return String::new() };
     let Some(line) = named(name) else { return unknown(name) };
     let help = |what: String| format!("{what}\r\nTry \"help {name}\" for more information\r\n");
-    let taken =
-        if line.takes.is_empty() && !words.is_empty() { Err(Wrong::TooLong) } else { (line.carry_out)(caller, words) };
+    let taken = if line.takes.is_empty() && !words.is_empty() {
+        Err(CommandError::TooLong)
+    } else {
+        (line.carry_out)(caller, words)
+    };
     match taken {
         Ok(text) => text,
-        Err(Wrong::Lacks) => help(format!("{}: string expected", line.names)),
-        Err(Wrong::TooLong) => help(format!("{}: extraneous characters at the end of line", line.names)),
-        Err(Wrong::Expected(what)) => help(format!("Expected {what}")),
-        Err(Wrong::Refused(failure)) => format!("Error: {}\r\n", failure.desc),
+        Err(CommandError::Lacks) => help(format!("{}: string expected", line.names)),
+        Err(CommandError::TooLong) => help(format!("{}: extraneous characters at the end of line", line.names)),
+        Err(CommandError::Expected(what)) => help(format!("Expected {what}")),
+        Err(CommandError::Refused(failure)) => format!("Error: {}\r\n", failure.desc),
     }
 }
 
@@ -159,7 +162,7 @@ const fn line(
     names: &'static str,
     takes: &'static str,
     about: &'static str,
-    carry_out: fn(&Caller, &[&str]) -> Result<String, Wrong>,
+    carry_out: fn(&Caller, &[&str]) -> Result<String, CommandError>,
 ) -> Line {
     Line { names, takes, about, carry_out }
 }
@@ -181,19 +184,19 @@ fn option<'w, 's>(name: &str, words: &'w [&'s str]) -> (bool, &'w [&'s str]) {
 }
 
 /// Returns the words if there are exactly `N` of them.
-fn exactly<'w, const N: usize>(words: &[&'w str]) -> Result<[&'w str; N], Wrong> {
-    <[&str; N]>::try_from(words).map_err(|_| if words.len() < N { Wrong::Lacks } else { Wrong::TooLong })
+fn exactly<'w, const N: usize>(words: &[&'w str]) -> Result<[&'w str; N], CommandError> {
+    <[&str; N]>::try_from(words).map_err(|_| if words.len() < N { CommandError::Lacks } else { CommandError::TooLong })
 }
 
-fn run(caller: &Caller, command: &str, arguments: Value) -> Result<String, Wrong> {
-    let Value::Object(arguments) = arguments else { return Err(Wrong::Lacks) };
+fn run(caller: &Caller, command: &str, arguments: Value) -> Result<String, CommandError> {
+    let Value::Object(arguments) = arguments else { return Err(CommandError::Lacks) };
     answer(caller, Band::In, command, arguments)?;
     Ok(String::new())
 }
 
 /// Reads a parameter's value as the monitor takes it: bytes a second in MiB, other sizes in bytes, unless a suffix says
 /// otherwise.
-fn parameter(name: &str, text: &str) -> Result<Value, Wrong> {
+fn parameter(name: &str, text: &str) -> Result<Value, CommandError> {
     if !is_parameter(name) {
         return Err(Failure::generic(format!("invalid parameter value: {name}")).into());
     }

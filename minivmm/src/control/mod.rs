@@ -28,5 +28,5 @@ mod tests;
 pub use client::{Client, ClientError};
 pub use manual::tables;
 pub use metrics::{Metrics, MetricsSocket};
-pub use qmp::{Conversation, Said, Session};
+pub use qmp::{ParsedCommand, Session, SessionState};
 pub use socket::{ControlError, ControlSocket, Server, aside};

@@ -26,7 +26,7 @@ const EXECUTE_OUT_OF_BAND: &str = "exec-oob";
 /// QMP session of one client.
 #[derive(Debug)]
 pub struct Session<R> {
-    conversation: Conversation,
+    state: SessionState,
     input: Input<R>,
     /// The client sent a command that is too long.
     over: bool,
@@ -34,7 +34,7 @@ pub struct Session<R> {
 
 /// What client and machine have negotiated, which decides what the client may send. A clone does not see later changes.
 #[derive(Clone, Debug)]
-pub struct Conversation {
+pub struct SessionState {
     caller: Caller,
     negotiated: bool,
     out_of_band: bool,
@@ -42,9 +42,9 @@ pub struct Conversation {
 
 /// A command of a client, or the error in its text.
 #[derive(Debug)]
-pub struct Said(Result<Value, String>);
+pub struct ParsedCommand(Result<Value, String>);
 
-impl Said {
+impl ParsedCommand {
     /// Whether the client asked for execution out of band.
     pub fn is_out_of_band(&self) -> bool {
         self.0.as_ref().is_ok_and(|command| command.get(EXECUTE_OUT_OF_BAND).is_some())
@@ -55,14 +55,14 @@ impl<R: Read> Session<R> {
     /// Begins a session with the client whose bytes `source` reads.
     pub fn new(handle: Handle, source: R) -> Self {
         let caller = Caller { handle, descriptors: Descriptors::default() };
-        let conversation = Conversation { caller, negotiated: false, out_of_band: false };
-        Self { conversation, input: Input::new(source), over: false }
+        let state = SessionState { caller, negotiated: false, out_of_band: false };
+        Self { state, input: Input::new(source), over: false }
     }
 
     /// Adds the descriptors that the client passes.
     #[must_use]
     pub(super) fn with_descriptors(mut self, descriptors: Descriptors) -> Self {
-        self.conversation.caller.descriptors = descriptors;
+        self.state.caller.descriptors = descriptors;
         self
     }
 
@@ -71,13 +71,13 @@ impl<R: Read> Session<R> {
         line(&json!({"QMP": {"version": report::version(), "capabilities": [OUT_OF_BAND]}}))
     }
 
-    /// Returns the negotiated state, which does not change any more once it [is negotiated](Conversation::is_negotiated).
-    pub fn conversation(&self) -> &Conversation {
-        &self.conversation
+    /// Returns the negotiated state, which does not change any more once it [is negotiated](SessionState::is_negotiated).
+    pub fn state(&self) -> &SessionState {
+        &self.state
     }
 
     /// Waits for the client's next command; `None` once the client has left, or has sent a command that is too long.
-    pub fn listen(&mut self) -> Option<Said> {
+    pub fn next_command(&mut self) -> Option<ParsedCommand> {
         let first = self.input.begin().filter(|_| !self.over)?;
         let value = Deserializer::from_reader(&mut self.input).into_iter().next()?;
         match value {
@@ -86,43 +86,43 @@ impl<R: Read> Session<R> {
                 if !matches!(first, b'{' | b'[' | b'"') {
                     self.input.give_back();
                 }
-                Some(Said(Ok(value)))
+                Some(ParsedCommand(Ok(value)))
             }
             Err(error) => match error.classify() {
                 Category::Io if self.input.left == 0 => {
                     self.over = true;
                     let what = format!("the command is longer than {COMMAND_MAX} bytes; the connection is closed");
-                    Some(Said(Err(what)))
+                    Some(ParsedCommand(Err(what)))
                 }
                 Category::Io | Category::Eof => None,
                 Category::Syntax | Category::Data => {
                     self.input.skip_line();
-                    Some(Said(Err(format!("JSON parse error, {error}"))))
+                    Some(ParsedCommand(Err(format!("JSON parse error, {error}"))))
                 }
             },
         }
     }
 
     /// Answers a command; waits for the driver if the command does.
-    pub fn answer(&mut self, said: Said) -> Vec<u8> {
-        self.conversation.answer(said)
+    pub fn answer(&mut self, command: ParsedCommand) -> Vec<u8> {
+        self.state.answer(command)
     }
 }
 
-impl Conversation {
+impl SessionState {
     /// Whether the client may be sent events.
     pub fn is_negotiated(&self) -> bool {
         self.negotiated
     }
 
-    /// Whether the client may ask [out of band](Said::is_out_of_band).
+    /// Whether the client may ask [out of band](ParsedCommand::is_out_of_band).
     pub fn is_out_of_band(&self) -> bool {
         self.out_of_band
     }
 
     /// Like [`Session::answer`].
-    pub fn answer(&mut self, Said(said): Said) -> Vec<u8> {
-        line(&match said {
+    pub fn answer(&mut self, ParsedCommand(command): ParsedCommand) -> Vec<u8> {
+        line(&match command {
             Ok(command) => self.execute(command),
             Err(what) => failure(None, Failure::generic(what)),
         })

@@ -18,7 +18,7 @@ use nix::sys::stat::{Mode, fchmod};
 use socket2::{Domain, Socket, Type};
 
 use crate::control::descriptors::Incoming;
-use crate::control::qmp::{Conversation, Said, Session, line};
+use crate::control::qmp::{ParsedCommand, Session, SessionState, line};
 use crate::control::report;
 use crate::passed;
 use crate::sandbox::{self, Kind};
@@ -107,17 +107,17 @@ type Clients = Arc<Mutex<Vec<Client>>>;
 struct Client {
     stream: UnixStream,
     outgoing: SyncSender<Outgoing>,
-    standing: Arc<Standing>,
+    state: Arc<ClientState>,
     thread: JoinHandle<()>,
 }
 
 /// State of a client, which its reader thread maintains.
 #[derive(Debug)]
-struct Standing {
+struct ClientState {
     negotiated: AtomicBool,
     /// Commands of the client that are being executed or wait for execution.
     pending: AtomicUsize,
-    heard: Mutex<Instant>,
+    last_command: Mutex<Instant>,
 }
 
 /// A message for a client, or the end of the messages.
@@ -201,7 +201,7 @@ impl Server {
         handle.subscribe(move |event| match audience.upgrade() {
             Some(clients) => {
                 if let Some(message) = report::event(event, SystemTime::now()) {
-                    tell(&lock(&clients), &line(&message));
+                    broadcast(&lock(&clients), &line(&message));
                 }
                 true
             }
@@ -329,16 +329,16 @@ fn accept(listener: &UnixListener, clients: &Mutex<Vec<Client>>, handle: &Handle
 /// Chooses the client to disconnect: none that waits for an answer; first one that has not negotiated, then the one that was
 /// silent for longest.
 fn longest_idle(clients: &[Client]) -> Option<usize> {
-    let standings = clients.iter().map(|client| &client.standing).enumerate();
-    let idle = standings.filter(|(_, standing)| standing.pending.load(Ordering::SeqCst) == 0);
-    let least = idle.min_by_key(|(_, standing)| (standing.negotiated.load(Ordering::SeqCst), *lock(&standing.heard)));
+    let states = clients.iter().map(|client| &client.state).enumerate();
+    let idle = states.filter(|(_, state)| state.pending.load(Ordering::SeqCst) == 0);
+    let least = idle.min_by_key(|(_, state)| (state.negotiated.load(Ordering::SeqCst), *lock(&state.last_command)));
     least.map(|(index, _)| index)
 }
 
 /// Queues an event for each client. A client whose queue is full is disconnected, so that no client misses an event or blocks
 /// the publishing thread.
-fn tell(clients: &[Client], message: &[u8]) {
-    for client in clients.iter().filter(|client| client.standing.negotiated.load(Ordering::SeqCst)) {
+fn broadcast(clients: &[Client], message: &[u8]) {
+    for client in clients.iter().filter(|client| client.state.negotiated.load(Ordering::SeqCst)) {
         if client.outgoing.try_send(Some(message.to_vec())).is_err() {
             let _ = client.stream.shutdown(Shutdown::Both);
         }
@@ -350,80 +350,80 @@ fn serve(stream: UnixStream, handle: Handle) -> io::Result<Client> {
     stream.set_write_timeout(Some(WRITE_TIMEOUT))?;
     let (input, output) = (stream.try_clone()?, stream.try_clone()?);
     let (outgoing, messages) = sync_channel(OUTGOING_MAX);
-    let standing = Arc::new(Standing {
+    let state = Arc::new(ClientState {
         negotiated: AtomicBool::new(false),
         pending: AtomicUsize::new(0),
-        heard: Mutex::new(Instant::now()),
+        last_command: Mutex::new(Instant::now()),
     });
     let writer = spawn("qmp-write", move || write(output, &messages))?;
     let thread = {
-        let (outgoing, standing) = (outgoing.clone(), Arc::clone(&standing));
+        let (outgoing, state) = (outgoing.clone(), Arc::clone(&state));
         spawn("qmp-read", move || {
             let incoming = Incoming::new(&input);
             let descriptors = incoming.descriptors();
-            serve_commands(Session::new(handle, incoming).with_descriptors(descriptors), &outgoing, &standing);
+            serve_commands(Session::new(handle, incoming).with_descriptors(descriptors), &outgoing, &state);
             let _ = outgoing.send(None);
             let _ = writer.join();
             let _ = input.shutdown(Shutdown::Both);
         })?
     };
-    Ok(Client { stream, outgoing, standing, thread })
+    Ok(Client { stream, outgoing, state, thread })
 }
 
 /// Serves a client until it leaves or cannot be written to. A client that does not read its answers blocks only its own thread.
-fn serve_commands(mut session: Session<Incoming<'_>>, outgoing: &SyncSender<Outgoing>, standing: &Arc<Standing>) {
+fn serve_commands(mut session: Session<Incoming<'_>>, outgoing: &SyncSender<Outgoing>, state: &Arc<ClientState>) {
     let mut alive = outgoing.send(Some(session.greeting())).is_ok();
-    let mut turns: Option<Turns> = None;
-    while alive && let Some(said) = session.listen() {
-        standing.pending.fetch_add(1, Ordering::SeqCst);
-        // Recorded before the answer is sent: a client that has its answer then counts as heard before every client that sends
+    let mut command_thread: Option<CommandThread> = None;
+    while alive && let Some(command) = session.next_command() {
+        state.pending.fetch_add(1, Ordering::SeqCst);
+        // Recorded before the answer is sent: a client that has its answer then counts as active before every client that sends
         // later.
-        *lock(&standing.heard) = Instant::now();
-        if let Some(turns) = turns.as_ref().filter(|_| !said.is_out_of_band()) {
-            alive = turns.said.send(said).is_ok();
+        *lock(&state.last_command) = Instant::now();
+        if let Some(command_thread) = command_thread.as_ref().filter(|_| !command.is_out_of_band()) {
+            alive = command_thread.commands.send(command).is_ok();
             continue;
         }
-        let answer = session.answer(said);
-        let conversation = session.conversation();
-        if conversation.is_out_of_band() && turns.is_none() {
-            turns = Turns::begin(conversation.clone(), outgoing.clone(), Arc::clone(standing)).ok();
-            alive = turns.is_some();
+        let answer = session.answer(command);
+        let session_state = session.state();
+        if session_state.is_out_of_band() && command_thread.is_none() {
+            command_thread = CommandThread::begin(session_state.clone(), outgoing.clone(), Arc::clone(state)).ok();
+            alive = command_thread.is_some();
         }
         // Set before the answer is sent: the client must get every event that follows its answer.
-        standing.negotiated.store(conversation.is_negotiated(), Ordering::SeqCst);
+        state.negotiated.store(session_state.is_negotiated(), Ordering::SeqCst);
         alive = alive && outgoing.send(Some(answer)).is_ok();
-        standing.pending.fetch_sub(1, Ordering::SeqCst);
+        state.pending.fetch_sub(1, Ordering::SeqCst);
     }
-    if let Some(Turns { said, thread }) = turns {
-        drop(said);
+    if let Some(CommandThread { commands, thread }) = command_thread {
+        drop(commands);
         let _ = thread.join();
     }
 }
 
 /// Thread that executes a client's commands in order while the reader goes on, for clients that may send commands out of band.
-struct Turns {
-    said: SyncSender<Said>,
+struct CommandThread {
+    commands: SyncSender<ParsedCommand>,
     thread: JoinHandle<()>,
 }
 
-impl Turns {
+impl CommandThread {
     fn begin(
-        mut conversation: Conversation,
+        mut session_state: SessionState,
         outgoing: SyncSender<Outgoing>,
-        standing: Arc<Standing>,
+        state: Arc<ClientState>,
     ) -> io::Result<Self> {
         // One more command is being executed.
-        let (said, sayings) = sync_channel(WAITING_MAX - 1);
-        let thread = spawn("qmp-turns", move || {
-            for said in sayings {
-                let answered = outgoing.send(Some(conversation.answer(said)));
-                standing.pending.fetch_sub(1, Ordering::SeqCst);
+        let (commands, received) = sync_channel(WAITING_MAX - 1);
+        let thread = spawn("qmp-commands", move || {
+            for command in received {
+                let answered = outgoing.send(Some(session_state.answer(command)));
+                state.pending.fetch_sub(1, Ordering::SeqCst);
                 if answered.is_err() {
                     return;
                 }
             }
         })?;
-        Ok(Self { said, thread })
+        Ok(Self { commands, thread })
     }
 }
 

@@ -62,15 +62,15 @@ impl Ged {
 
     /// Presses the power button: the guest may then shut down.
     pub fn press_power_button(&mut self) {
-        self.tell(GED_POWER_BUTTON);
+        self.notify(GED_POWER_BUTTON);
     }
 
     /// Signals that the generation id has changed.
     pub fn generation_changed(&mut self) {
-        self.tell(GED_GENERATION);
+        self.notify(GED_GENERATION);
     }
 
-    fn tell(&mut self, event: u8) {
+    fn notify(&mut self, event: u8) {
         self.ged_state.sel |= u32::from(event);
         self.pulse();
     }

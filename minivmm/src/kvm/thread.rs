@@ -9,7 +9,7 @@
 //! ```
 //!
 //! A vCPU also pauses by itself: after an event that it reports, and at its next exit once the machine is [halted](Halt). The
-//! throttle can keep a running one outside the guest for a while ([`Brake`]); any other request ends that at once.
+//! throttle can keep a running one outside the guest for a while ([`VcpuThrottle`]); any other request ends that at once.
 
 use std::fmt;
 use std::os::unix::thread::JoinHandleExt;
@@ -64,7 +64,7 @@ pub struct VcpuThread {
 
 /// Stops one vCPU for the throttle, from any thread, also after the vCPU's thread has ended.
 #[derive(Clone)]
-pub struct Brake(Arc<VcpuControl>);
+pub struct VcpuThrottle(Arc<VcpuControl>);
 
 struct VcpuControl {
     vcpu: Mutex<Vcpu>,
@@ -85,9 +85,9 @@ struct ThreadState {
     /// Whether the thread holds the vCPU.
     running: bool,
     /// Time until which the throttle keeps the vCPU out of the guest.
-    stands_until: Option<Instant>,
+    stopped_until: Option<Instant>,
     /// Time for which the throttle has stopped the vCPU.
-    stood: Duration,
+    stopped_time: Duration,
 }
 
 /// A thread, which is not joined while its [`ThreadState`] is locked and [`Wanted::End`] is not requested.
@@ -119,9 +119,9 @@ impl fmt::Debug for VcpuThread {
     }
 }
 
-impl fmt::Debug for Brake {
+impl fmt::Debug for VcpuThrottle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Brake").field("stood", &self.stood()).finish_non_exhaustive()
+        f.debug_struct("VcpuThrottle").field("stopped_time", &self.stopped_time()).finish_non_exhaustive()
     }
 }
 
@@ -149,8 +149,8 @@ impl VcpuThread {
             state: Mutex::new(ThreadState {
                 wanted: Wanted::Pause,
                 running: false,
-                stands_until: None,
-                stood: Duration::ZERO,
+                stopped_until: None,
+                stopped_time: Duration::ZERO,
             }),
             changed: Condvar::new(),
         });
@@ -181,8 +181,8 @@ impl VcpuThread {
     }
 
     /// Returns the handle with which the throttle stops the vCPU.
-    pub fn brake(&self) -> Brake {
-        Brake(Arc::clone(&self.shared))
+    pub fn throttle(&self) -> VcpuThrottle {
+        VcpuThrottle(Arc::clone(&self.shared))
     }
 
     /// Locks the paused vCPU. Blocks while the vCPU runs: pause it first.
@@ -223,7 +223,7 @@ impl VcpuThread {
         state.wanted = wanted;
         // Counted as running from here on, so that a pause right after waits until the thread has seen both requests.
         state.running |= wanted == Wanted::Run;
-        state.stands_until = None;
+        state.stopped_until = None;
         drop(state);
         self.shared.changed.notify_all();
     }
@@ -235,12 +235,12 @@ impl VcpuThread {
     }
 }
 
-impl Brake {
+impl VcpuThrottle {
     /// Keeps the vCPU out of the guest until then, if it is to run.
-    pub fn stand(&self, until: Instant) {
+    pub fn stop_until(&self, until: Instant) {
         let mut state = lock(&self.0.state);
         if state.wanted == Wanted::Run {
-            state.stands_until = Some(until);
+            state.stopped_until = Some(until);
             // Under the lock, which is taken before the thread is joined.
             self.0.kick();
         }
@@ -248,13 +248,13 @@ impl Brake {
 
     /// Ends the throttle's pause of the vCPU.
     pub fn release(&self) {
-        lock(&self.0.state).stands_until = None;
+        lock(&self.0.state).stopped_until = None;
         self.0.changed.notify_all();
     }
 
     /// Time for which the throttle has stopped the vCPU so far.
-    pub fn stood(&self) -> Duration {
-        lock(&self.0.state).stood
+    pub fn stopped_time(&self) -> Duration {
+        lock(&self.0.state).stopped_time
     }
 
     /// Processor time of the vCPU's thread so far; zero once the thread has ended.
@@ -345,16 +345,16 @@ impl VcpuControl {
         let begun = Instant::now();
         let mut now = begun;
         while state.wanted == Wanted::Run
-            && let Some(left) = state.stands_until.map(|until| until.saturating_duration_since(now))
+            && let Some(left) = state.stopped_until.map(|until| until.saturating_duration_since(now))
         {
             if left.is_zero() {
-                state.stands_until = None;
+                state.stopped_until = None;
             } else {
                 state = wait_within(&self.changed, state, left);
                 now = Instant::now();
             }
         }
-        state.stood += now - begun;
+        state.stopped_time += now - begun;
         state.wanted == Wanted::Run
     }
 

@@ -17,7 +17,7 @@ use std::thread::{self, JoinHandle};
 
 use rustix::thread::{CapabilitySet, CapabilitySets, remove_capability_from_bounding_set, set_capabilities};
 
-use crate::error::say;
+use crate::error::print_message;
 use filter::Filters;
 pub use violation::OnViolation;
 
@@ -144,7 +144,7 @@ pub fn spawn<T: Send + 'static>(
 ) -> io::Result<JoinHandle<T>> {
     thread::Builder::new().name(name.into()).spawn(move || {
         if let Err(error) = confine(kind) {
-            say(error);
+            print_message(error);
             std::process::abort();
         }
         body()
@@ -176,6 +176,6 @@ fn drop_bounding_set() {
 fn report_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let thread = thread::current();
-        say(format_args!("thread {} {panic}", thread.name().unwrap_or("without a name")));
+        print_message(format_args!("thread {} {panic}", thread.name().unwrap_or("without a name")));
     }));
 }

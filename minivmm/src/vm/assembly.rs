@@ -17,7 +17,7 @@ use crate::vm::handle::Handle;
 use crate::vm::inventory::Inventory;
 use crate::vm::keyboard::Keyboard;
 use crate::vm::machine::Machine;
-use crate::vm::migration::ended::LeftStanding;
+use crate::vm::migration::ended::LeftStopped;
 use crate::vm::migration::handover::{HandedOver, await_guest};
 use crate::vm::migration::incoming::{self, Origin};
 use crate::vm::migration::look_up::LookUp;
@@ -60,7 +60,7 @@ pub struct Vm {
     /// The incoming migration, while there is one.
     pub(super) incoming: Option<Incoming>,
     /// Set while a migration has left the guest stopped: the guest is claimed before it resumes.
-    pub(super) left_standing: Option<LeftStanding>,
+    pub(super) left_stopped: Option<LeftStopped>,
     /// At a destination: whether the guest stays stopped when it arrives.
     pub(super) arrives_stopped: bool,
     /// Source of the incoming migration's guest, until the driver runs.
@@ -116,7 +116,7 @@ impl Vm {
             state,
             outgoing: None,
             incoming: None,
-            left_standing: None,
+            left_stopped: None,
             arrives_stopped: false,
             origin,
         })

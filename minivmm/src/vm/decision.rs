@@ -38,7 +38,7 @@ pub(super) fn decide(request: &AnyRequest, state: RunState, under_way: UnderWay)
 
 /// Whether the guest's actions on its machine (reset, power-off) are carried out. Where they are not, no vCPU runs; a
 /// switch-over carries out earlier actions, and after a failed vCPU they have no effect.
-pub(super) fn heeds_the_guest(state: RunState) -> bool {
+pub(super) fn handles_guest_events(state: RunState) -> bool {
     matches!(state, RunState::Running | RunState::Paused)
 }
 

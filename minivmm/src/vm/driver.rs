@@ -4,11 +4,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::error::say;
+use crate::error::print_message;
 use crate::sandbox::{self, Kind};
 use crate::sync::lock;
 use crate::vm::assembly::{End, Outcome, Vm};
-use crate::vm::decision::{Decision, UnderWay, decide, heeds_the_guest};
+use crate::vm::decision::{Decision, UnderWay, decide, handles_guest_events};
 use crate::vm::dirty_rate::{self, DirtyRate};
 use crate::vm::migration::{schema, under_way};
 use crate::vm::published::Event;
@@ -45,7 +45,7 @@ impl Vm {
             Awaited::Gone => {}
             Awaited::Failed(why) => return End::Failed(why),
             Awaited::Stuck => {
-                say("ended while the machine was busy; its work in flight was not waited for");
+                print_message("ended while the machine was busy; its work in flight was not waited for");
                 return End::Quit;
             }
         }
@@ -70,9 +70,9 @@ impl Vm {
             return end;
         }
         loop {
-            let heeded = heeds_the_guest(self.shared.run_state());
+            let handles_events = handles_guest_events(self.shared.run_state());
             let events = self.machine.events();
-            let end = match self.queue.next(&|| events.first().filter(|_| heeded)) {
+            let end = match self.queue.next(&|| events.first().filter(|_| handles_events)) {
                 Next::Asked(envelope) => self.answer(envelope),
                 Next::Guest(event) => self.serve_guest(event),
             };
@@ -122,7 +122,7 @@ impl Vm {
         match outcome {
             Ok(()) => None,
             Err(Outcome::Refused(refusal)) => {
-                say(format_args!("{what} waits: {refusal}"));
+                print_message(format_args!("{what} waits: {refusal}"));
                 None
             }
             Err(Outcome::Ended(end)) => Some(end),
@@ -200,7 +200,7 @@ impl Vm {
     fn cont(&mut self, vouched: bool) -> std::result::Result<(), Refusal> {
         match self.shared.run_state() {
             RunState::InMigrate => self.arrives_stopped = false,
-            RunState::Paused | RunState::PostMigrate if self.left_standing.is_some() => self.take_back(vouched)?,
+            RunState::Paused | RunState::PostMigrate if self.left_stopped.is_some() => self.take_back(vouched)?,
             RunState::Prelaunch | RunState::Paused => self.start(),
             _ => {}
         }
@@ -227,7 +227,7 @@ impl Vm {
             return Err(Outcome::Ended(End::Failed(why)));
         }
         self.machine.pause_vcpus(TIMEOUT).map_err(|error| Refusal(error.to_string()))?;
-        say(&why);
+        print_message(&why);
         self.shared.set_run_state(RunState::InternalError);
         Ok(())
     }

@@ -65,7 +65,7 @@ impl Handle {
     }
 
     /// Sends a request without waiting for the answer, for threads that the driver waits for.
-    pub fn tell(&self, request: impl Into<AnyRequest>) {
+    pub fn send(&self, request: impl Into<AnyRequest>) {
         // If the driver has ended, nothing is to be done.
         let _ = self.requests.put((request.into(), channel().0));
     }

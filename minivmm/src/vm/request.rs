@@ -142,7 +142,7 @@ pub enum EngineRequest {
 #[derive(Debug)]
 pub struct Rehearsing {
     /// To the migration thread: the guest is stopped, after this time. Dropped without a value: the guest runs.
-    pub stands: Sender<Duration>,
+    pub stopped: Sender<Duration>,
     /// From the migration thread, which drops its end once the guest may resume.
     pub over: Receiver<()>,
 }

@@ -46,7 +46,7 @@ fn quit_and_sigterm_end_the_process_while_its_disk_does_not_answer() {
             let mut user = guest.process.user();
             let Some(hanging) = guest.hang() else { return };
             if stops {
-                guest.process.user().tell("stop");
+                guest.process.user().send("stop");
             }
             match how {
                 "quit" => {
@@ -154,7 +154,7 @@ fn a_migration_is_cancelled_at_once_while_a_disk_does_not_answer() {
     // Long enough to be in the middle of the check.
     std::thread::sleep(Duration::from_secs(2));
     let asked = Instant::now();
-    user.tell("migrate_cancel");
+    user.send("migrate_cancel");
     let mut other = guest.process.user();
     until("end of the migration", || {
         let (answer, _) = other.ask("query-migrate");

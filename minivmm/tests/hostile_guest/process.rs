@@ -137,7 +137,7 @@ pub(crate) struct User(BufReader<UnixStream>);
 
 impl User {
     /// Sends a command whose answer is not read.
-    pub(crate) fn tell(&mut self, command: &str) {
+    pub(crate) fn send(&mut self, command: &str) {
         self.0.get_mut().write_all(json!({"execute": command}).to_string().as_bytes()).unwrap();
     }
 

@@ -44,17 +44,17 @@ impl DataPlane for Plane {
         Ok(())
     }
 
-    fn news(&self) -> Result<bool, Broken> {
+    fn take_interrupt(&self) -> Result<bool, Broken> {
         Ok(self.used.read().is_ok())
     }
 }
 
-struct Beside {
+struct SeparatePlane {
     wire: Wire,
     plane: Arc<Plane>,
 }
 
-impl Backend for Beside {
+impl Backend for SeparatePlane {
     fn fd(&self) -> RawFd {
         self.wire.fd()
     }
@@ -75,18 +75,18 @@ impl Backend for Beside {
     }
 }
 
-fn card() -> (Driver<Net<Beside>>, Arc<Plane>, Network) {
+fn card() -> (Driver<Net<SeparatePlane>>, Arc<Plane>, Network) {
     let (wire, network) = wire(Offloads::ALL);
     let used = EventFd::new(EFD_NONBLOCK).unwrap();
     let plane = Arc::new(Plane { running: false.into(), moved: Mutex::default(), used });
-    let mut driver = Driver::new(Net::new(Beside { wire, plane: plane.clone() }, MAC), memory());
+    let mut driver = Driver::new(Net::new(SeparatePlane { wire, plane: plane.clone() }, MAC), memory());
     assert!(!plane.running.load(Ordering::SeqCst), "no driver yet");
     driver.start(CTRL_VQ);
     until_running(&mut driver, &plane, true);
     (driver, plane, network)
 }
 
-fn until_running(driver: &mut Driver<Net<Beside>>, plane: &Plane, running: bool) {
+fn until_running(driver: &mut Driver<Net<SeparatePlane>>, plane: &Plane, running: bool) {
     driver.until("the mover", |_| plane.running.load(Ordering::SeqCst) == running);
 }
 

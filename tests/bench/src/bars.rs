@@ -21,7 +21,7 @@ const FOOT: f64 = 20.0;
 
 /// Draws groups of the same data. `place` says where they were measured.
 pub(crate) fn draw(groups: &[Group], place: &str, command: &str) -> String {
-    let rows: usize = groups.iter().map(|group| group.taken.len()).sum();
+    let rows: usize = groups.iter().map(|group| group.results.len()).sum();
     let height = TOP + rows as f64 * STEP + groups.len() as f64 * (NAME + ROOM) + FOOT;
     let first = groups.first();
     let title = first.map_or_else(String::new, |group| format!("Moving {} MiB of {} memory", group.mib, group.data));

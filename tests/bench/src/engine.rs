@@ -17,7 +17,7 @@ use vmstate::section::Sections;
 
 use crate::case::{Data, Encoding, Transport, Variant};
 use crate::guest::{Guest, Log, Still};
-use crate::measured::{Taken, processor_time};
+use crate::measured::{TurnResult, processor_time};
 use crate::memory::{Ends, Memory};
 
 const CONNECT: Duration = Duration::from_secs(10);
@@ -71,7 +71,7 @@ pub(crate) struct Leaving<'a> {
 }
 
 /// Migrates the source into the target. Changed pages are measured from the pause on, in which all of them are sent.
-pub(crate) fn run(memory: &Memory, ends: &Ends, transport: Transport, variant: Variant) -> Taken {
+pub(crate) fn run(memory: &Memory, ends: &Ends, transport: Transport, variant: Variant) -> TurnResult {
     let (data, certificates) = (memory.data, memory.certificates());
     let (listener, connect) = listen_as(transport, &certificates);
     let control = Control::default();
@@ -99,7 +99,7 @@ pub(crate) fn run(memory: &Memory, ends: &Ends, transport: Transport, variant: V
         _ => report.total,
     };
     let (cpu, bytes) = guest.before.get();
-    Taken { time, cpu: processor_time(std::process::id()) - cpu, bytes: report.bytes - bytes }
+    TurnResult { time, cpu: processor_time(std::process::id()) - cpu, bytes: report.bytes - bytes }
 }
 
 /// Migrates the source into the target, over connections from `connect` to `listener`.

@@ -13,7 +13,7 @@ use vmstate::ram::GuestRam;
 
 use crate::case::{Limit, Transport};
 use crate::engine::listen;
-use crate::measured::{Taken, processor_time};
+use crate::measured::{TurnResult, processor_time};
 use crate::memory::{Ends, MIB, PAGE};
 
 const WAIT: Duration = Duration::from_secs(10);
@@ -22,7 +22,7 @@ const COPIED: usize = 64 << 20;
 /// Number of pages that a word of a bitmap covers.
 const GROUP: u32 = u64::BITS;
 
-pub(crate) fn run(limit: Limit, ends: &Ends, transport: Transport) -> Taken {
+pub(crate) fn run(limit: Limit, ends: &Ends, transport: Transport) -> TurnResult {
     let source = MachineRam::leaving(ends.source.clone(), &Firmware::default(), false);
     let target = MachineRam::arriving(ends.target.clone(), Firmware::default());
     let len = ends.source.len();
@@ -67,11 +67,11 @@ pub(crate) fn run(limit: Limit, ends: &Ends, transport: Transport) -> Taken {
 }
 
 /// Time and processor time of `work`, which runs once.
-fn measured(work: impl FnOnce()) -> Taken {
+fn measured(work: impl FnOnce()) -> TurnResult {
     let before = processor_time(std::process::id());
     let begun = Instant::now();
     work();
-    Taken { time: begun.elapsed(), cpu: processor_time(std::process::id()) - before, bytes: 0 }
+    TurnResult { time: begun.elapsed(), cpu: processor_time(std::process::id()) - before, bytes: 0 }
 }
 
 /// The runs of pages, a MiB each, that socket `number` of `count` transfers.

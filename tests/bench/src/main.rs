@@ -27,7 +27,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use case::{Data, Filter, Limit, Sender, Transport, Variant, Word};
-use measured::{Group, Taken};
+use measured::{Group, TurnResult};
 use memory::Memory;
 
 /// Size of the memory under a bandwidth limit, in MiB: large enough that a round takes longer than the work between two
@@ -173,7 +173,7 @@ fn write(file: &Path, text: &str) {
 fn measure(memory: &Memory, transport: Transport, variants: Vec<Variant>, turns: u64) -> Group {
     let mut group = Group::new(memory, transport, variants);
     for turn in 0..=turns {
-        for (variant, taken) in &mut group.taken {
+        for (variant, taken) in &mut group.results {
             let one = run(memory, transport, *variant, turn == 0);
             if turn > 0 {
                 taken.push(one);
@@ -184,7 +184,7 @@ fn measure(memory: &Memory, transport: Transport, variants: Vec<Variant>, turns:
 }
 
 /// Runs one turn; with `checked`, the memory that arrives is compared.
-fn run(memory: &Memory, transport: Transport, variant: Variant, checked: bool) -> Taken {
+fn run(memory: &Memory, transport: Transport, variant: Variant, checked: bool) -> TurnResult {
     let ends = match variant.sender {
         Sender::Qemu => return qemu::run(memory, transport, variant),
         _ => memory.ends(),

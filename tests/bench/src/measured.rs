@@ -10,7 +10,7 @@ use crate::memory::{MIB, Memory};
 
 /// The results of one turn.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Taken {
+pub(crate) struct TurnResult {
     pub(crate) time: Duration,
     /// Processor time of both ends.
     pub(crate) cpu: Duration,
@@ -24,18 +24,18 @@ pub(crate) struct Group {
     pub(crate) data: Data,
     pub(crate) transport: Transport,
     pub(crate) mib: u64,
-    pub(crate) taken: Vec<(Variant, Vec<Taken>)>,
+    pub(crate) results: Vec<(Variant, Vec<TurnResult>)>,
 }
 
 impl Group {
     pub(crate) fn new(memory: &Memory, transport: Transport, variants: Vec<Variant>) -> Self {
-        let taken = variants.into_iter().map(|variant| (variant, Vec::new())).collect();
-        Self { data: memory.data, transport, mib: memory.len / MIB, taken }
+        let results = variants.into_iter().map(|variant| (variant, Vec::new())).collect();
+        Self { data: memory.data, transport, mib: memory.len / MIB, results }
     }
 
     pub(crate) fn rows(&self) -> impl Iterator<Item = Row> + '_ {
-        self.taken.iter().map(|(variant, turns)| {
-            let peer = variant.peer().and_then(|peer| self.taken.iter().find(|(other, _)| *other == peer));
+        self.results.iter().map(|(variant, turns)| {
+            let peer = variant.peer().and_then(|peer| self.results.iter().find(|(other, _)| *other == peer));
             Row::new(self.mib, *variant, turns, peer.map(|(_, turns)| turns.as_slice()))
         })
     }
@@ -64,12 +64,12 @@ pub(crate) struct Ratios {
 }
 
 impl Row {
-    fn new(mib: u64, variant: Variant, turns: &[Taken], peer: Option<&[Taken]>) -> Self {
-        let time = |turns| median(turns, |taken| taken.time.as_secs_f64());
-        let cpu = |turns| median(turns, |taken| taken.cpu.as_secs_f64());
-        let sent = |turns| median(turns, |taken| taken.bytes as f64);
+    fn new(mib: u64, variant: Variant, turns: &[TurnResult], peer: Option<&[TurnResult]>) -> Self {
+        let time = |turns| median(turns, |turn| turn.time.as_secs_f64());
+        let cpu = |turns| median(turns, |turn| turn.cpu.as_secs_f64());
+        let sent = |turns| median(turns, |turn| turn.bytes as f64);
         let rate = |seconds: f64| (mib * MIB) as f64 / seconds / 1e6;
-        let best = turns.iter().map(|taken| taken.time.as_secs_f64()).fold(f64::INFINITY, f64::min);
+        let best = turns.iter().map(|turn| turn.time.as_secs_f64()).fold(f64::INFINITY, f64::min);
         let to_qemu = peer.map(|theirs| Ratios {
             speed: time(theirs) / time(turns),
             cpu: cpu(turns) / cpu(theirs),
@@ -81,7 +81,7 @@ impl Row {
 }
 
 /// The median.
-fn median(turns: &[Taken], value: fn(&Taken) -> f64) -> f64 {
+fn median(turns: &[TurnResult], value: fn(&TurnResult) -> f64) -> f64 {
     let mut values: Vec<f64> = turns.iter().map(value).collect();
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)

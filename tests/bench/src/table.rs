@@ -5,12 +5,12 @@ use std::fmt::Write;
 use serde_json::{Value, json};
 
 use crate::case::{Encoding, Sender, Variant};
-use crate::measured::{Group, Ratios, Taken};
+use crate::measured::{Group, Ratios, TurnResult};
 
 /// A table for `docs/performance.md`. The columns on bytes sent are included where a variant encodes pages.
 pub(crate) fn markdown(group: &Group) -> String {
     let Group { data, transport, mib, .. } = group;
-    let smaller = group.taken.iter().any(|(variant, _)| variant.encoding != Encoding::Plain);
+    let smaller = group.results.iter().any(|(variant, _)| variant.encoding != Encoding::Plain);
     let [titles, lines] = if smaller { [" sent | sent to QEMU |", " ---: | ---: |"] } else { ["", ""] };
     let mut text = format!("{data}, {transport}, {mib} MiB\n\n");
     // Writing to a string does not fail.
@@ -33,14 +33,14 @@ pub(crate) fn markdown(group: &Group) -> String {
 
 /// The figures of all turns of all variants.
 pub(crate) fn json(groups: &[Group]) -> Value {
-    let turn = |taken: &Taken| json!({ "seconds": taken.time.as_secs_f64(), "cpu_seconds": taken.cpu.as_secs_f64(), "bytes": taken.bytes });
-    let variant = |(variant, turns): &(Variant, Vec<Taken>)| json!({ "variant": variant.to_string(), "turns": turns.iter().map(turn).collect::<Value>() });
+    let turn = |taken: &TurnResult| json!({ "seconds": taken.time.as_secs_f64(), "cpu_seconds": taken.cpu.as_secs_f64(), "bytes": taken.bytes });
+    let variant = |(variant, turns): &(Variant, Vec<TurnResult>)| json!({ "variant": variant.to_string(), "turns": turns.iter().map(turn).collect::<Value>() });
     let of = |group: &Group| {
         json!({
             "data": group.data.to_string(),
             "transport": group.transport.to_string(),
             "mib": group.mib,
-            "variants": group.taken.iter().map(variant).collect::<Value>(),
+            "variants": group.results.iter().map(variant).collect::<Value>(),
         })
     };
     groups.iter().map(of).collect()

@@ -5,10 +5,10 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use vmstate_lab::network::Way;
 
-use crate::felt::Felt;
 use crate::linux::Mark;
 use crate::report::{Check, Hop, Times};
 use crate::route::Monitor;
+use crate::tick_gap::TickGap;
 
 /// Difference of the clocks that is allowed beyond the uncertainty of the measurement.
 const DRIFT: Duration = Duration::from_millis(20);
@@ -30,11 +30,11 @@ pub(crate) struct Findings {
     /// The same from there to the arrival.
     pub(crate) arrival: Mark,
     /// The gap of the guest's ticks that the migration caused.
-    pub(crate) felt: Option<Felt>,
+    pub(crate) felt: Option<TickGap>,
     /// Longest time for which the guest's clocks may have been stopped.
     pub(crate) stood: Duration,
     /// The gap of a guest that was stopped at the source and had its memory rewritten, in an emulated host.
-    pub(crate) in_place: Option<Felt>,
+    pub(crate) in_place: Option<TickGap>,
     /// The guest's clocks and ticks since the arrival, at the destination.
     pub(crate) after: Mark,
     /// The guest's verification of its work before it left the source, or nothing before the first migration.

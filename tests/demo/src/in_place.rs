@@ -15,7 +15,7 @@ use serde_json::Value;
 use vmstate_lab::error::{FileContext, Result};
 use vmstate_lab::vmm::Vmm;
 
-use crate::felt::{self, ANSWER, Ahead, Felt, QUIET};
+use crate::tick_gap::{self, ANSWER, ClockOffset, QUIET, TickGap};
 
 const PAGE: usize = 4096;
 /// Bytes of memory read at once.
@@ -23,8 +23,8 @@ const PIECE: usize = 64 * PAGE;
 
 /// Stops a running guest with `memory` bytes of memory, rewrites its memory and resumes it; returns its gap, if the
 /// guest's ticks show it.
-pub(crate) fn stand(vmm: &mut Vmm, memory: u64) -> Result<Option<Felt>> {
-    let before = Ahead::measure(vmm)?;
+pub(crate) fn measure(vmm: &mut Vmm, memory: u64) -> Result<Option<TickGap>> {
+    let before = ClockOffset::measure(vmm)?;
     vmm.ask("mark", Instant::now() + ANSWER)?;
     std::thread::sleep(QUIET);
     vmm.qmp.execute("stop", Value::Null)?;
@@ -33,8 +33,8 @@ pub(crate) fn stand(vmm: &mut Vmm, memory: u64) -> Result<Option<Felt>> {
     rewritten?;
     std::thread::sleep(QUIET);
     let mark = vmm.ask("mark", Instant::now() + ANSWER)?;
-    let clocks = [before, Ahead::measure(vmm)?];
-    Ok(Felt::new(&mark, clocks, felt::stopped(vmm, vmm)))
+    let clocks = [before, ClockOffset::measure(vmm)?];
+    Ok(TickGap::new(&mark, clocks, tick_gap::stopped(vmm, vmm)))
 }
 
 /// Rewrites each page that is not empty in each mapping of `size` bytes of a process whose guest is stopped.

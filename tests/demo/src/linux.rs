@@ -7,7 +7,6 @@ use minivmm::cli::report::Record;
 use serde_json::{Value, json};
 
 use crate::demo::{completed, show_migration};
-use crate::felt::{self, Ahead, Felt, QUIET};
 use crate::findings::Findings;
 use crate::in_place;
 use crate::mode::{Destination, Means, Mode, restore};
@@ -15,6 +14,7 @@ use crate::progress::Progress;
 use crate::report::{Check, DemoReport, Times};
 use crate::route::{Monitor, Route};
 use crate::signals;
+use crate::tick_gap::{self, ClockOffset, QUIET, TickGap};
 use vmstate_lab::bench::{Bench, Guest};
 use vmstate_lab::error::{Error, Result};
 use vmstate_lab::guest::net::Peer;
@@ -125,7 +125,7 @@ impl Journey<'_> {
         let in_place = match emulated {
             true => {
                 progress.show("rewriting its memory in place", "");
-                in_place::stand(&mut source, u64::from(self.bench.config().memory_mib) << 20)?
+                in_place::measure(&mut source, u64::from(self.bench.config().memory_mib) << 20)?
             }
             false => None,
         };
@@ -139,12 +139,12 @@ impl Journey<'_> {
         let migration = completed(migration)?;
         std::thread::sleep(QUIET);
         destination.await_status("running", Instant::now() + ANSWER)?;
-        let arrived = self.ready.elapsed().saturating_sub(felt::since_resume(&destination));
+        let arrived = self.ready.elapsed().saturating_sub(tick_gap::since_resume(&destination));
         let arrival = Mark::take(&mut destination)?;
-        let clocks = [clock, Ahead::measure(&mut destination)?];
+        let clocks = [clock, ClockOffset::measure(&mut destination)?];
         let left_behind = source.status()?;
-        let stopped = felt::stopped(&source, &destination);
-        let felt = Felt::new(&arrival.content, clocks, stopped);
+        let stopped = tick_gap::stopped(&source, &destination);
+        let felt = TickGap::new(&arrival.content, clocks, stopped);
         // In a file the guest's clocks are stopped, and no monitor counts that as downtime. A QEMU in post-copy does
         // not count what follows its order to run, and does not answer such an order from another program.
         let is_unmeasured = match self.means.mode {
@@ -208,7 +208,7 @@ impl Journey<'_> {
             Mode::Update => self.bench.update().map(|(started, uri)| (Destination::Awaiting(started), uri))?,
             Mode::Snapshot => (Destination::Later, self.bench.file()),
         };
-        let clock = Ahead::measure(source)?;
+        let clock = ClockOffset::measure(source)?;
         let before = Mark::take(source)?;
         let begun = self.ready.elapsed();
         let mut record = Record::default();
@@ -240,7 +240,7 @@ struct Attempt {
     destination: Vmm,
     before: Mark,
     /// The guest's clock at the source.
-    clock: Ahead,
+    clock: ClockOffset,
     begun: Duration,
     /// The source's last figures.
     migration: Value,

@@ -5,7 +5,6 @@
 #![forbid(unsafe_code)]
 
 mod demo;
-mod felt;
 mod findings;
 mod in_place;
 mod linux;
@@ -15,6 +14,7 @@ mod progress;
 mod report;
 mod route;
 mod signals;
+mod tick_gap;
 mod tiny;
 
 use std::path::PathBuf;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::felt::Felt;
+use crate::tick_gap::TickGap;
 
 /// What a run of the demo found.
 #[derive(Debug)]
@@ -39,9 +39,9 @@ pub(crate) struct Hop {
     /// The largest gap of the guest's own tick, in ms: across the migration, and before it.
     pub(crate) gaps: Option<[f64; 2]>,
     /// The gap that the migration caused, on the host's clock.
-    pub(crate) felt: Option<Felt>,
+    pub(crate) felt: Option<TickGap>,
     /// The gap of a guest that does not move, in an emulated host ([`crate::in_place`]).
-    pub(crate) in_place: Option<Felt>,
+    pub(crate) in_place: Option<TickGap>,
     /// The checks.
     pub(crate) checks: Vec<Check>,
     /// The answers of the guest and of the network's peer, for programs that read the report.
@@ -149,7 +149,7 @@ impl Hop {
             let felt = self.felt.map_or(felt, |felt| felt.total());
             record["guest"] = json!({ "gap-ms": felt, "usual-gap-ms": usual });
         }
-        if let Some(Felt { before, stopped, after, .. }) = self.felt {
+        if let Some(TickGap { before, stopped, after, .. }) = self.felt {
             for (part, time) in [("before-ms", before), ("stopped-ms", stopped), ("after-ms", after)] {
                 record["guest"][part] = time.into();
             }
@@ -199,11 +199,11 @@ impl fmt::Display for Hop {
             figure("downtime, as felt", format!("{felt:.1} ms ({note}; {usual:.1} ms without migration)"))?;
         }
         if let Some(felt) = &self.felt {
-            let Felt { before, stopped, after, .. } = felt;
+            let TickGap { before, stopped, after, .. } = felt;
             let parts = format!("{before:.1} to the stop, {stopped:.1} stopped, {after:.1} to the first tick");
             figure("the migration's gap", format!("{:.1} ms: {parts}", felt.total()))?;
         }
-        if let Some(Felt { after, .. }) = &self.in_place {
+        if let Some(TickGap { after, .. }) = &self.in_place {
             let why = "stopped and resumed without a migration, its memory rewritten";
             figure("in place", format!("{after:.1} ms to the first tick ({why})"))?;
         }
@@ -295,13 +295,13 @@ impl<'a> Medians<'a> {
     fn new(way: (&'a str, &'a str), hops: &[Hop]) -> Self {
         let hops: Vec<_> = hops.iter().filter(|hop| (&*hop.from, &*hop.to) == way).collect();
         let felt: Vec<_> = hops.iter().filter_map(|hop| hop.felt).collect();
-        let part = |part: fn(&Felt) -> f64| median(felt.iter().map(part));
+        let part = |part: fn(&TickGap) -> f64| median(felt.iter().map(part));
         let in_place: Vec<_> = hops.iter().filter_map(|hop| hop.in_place).map(|felt| felt.after).collect();
         Self {
             way,
             hops: hops.len(),
             measured: median(hops.iter().map(|hop| hop.downtime().as_secs_f64() * 1e3)),
-            felt: part(Felt::total),
+            felt: part(TickGap::total),
             parts: [part(|felt| felt.before), part(|felt| felt.stopped), part(|felt| felt.after)],
             in_place: (!in_place.is_empty()).then(|| median(in_place.into_iter())),
         }
@@ -344,7 +344,7 @@ pub(crate) mod tests {
             migration: json!({ "status": "completed", "total-time": 1900, "downtime": 80, "ram": ram }),
             record: json!({ "to": "minivmm 0.1.0" }),
             gaps: Some([120.25, 9.0]),
-            felt: Some(Felt { before: 9.5, stopped: 80.0, after: 30.75, doubt: 0.5 }),
+            felt: Some(TickGap { before: 9.5, stopped: 80.0, after: 30.75, doubt: 0.5 }),
             in_place: None,
             checks,
             said: Value::Null,
@@ -391,7 +391,7 @@ pub(crate) mod tests {
         assert_eq!(report.table(), "");
         for stopped in [70.0, 300.0] {
             let mut hop = hop(Vec::new());
-            hop.felt = hop.felt.map(|felt| Felt { stopped, ..felt });
+            hop.felt = hop.felt.map(|felt| TickGap { stopped, ..felt });
             report.hops.push(hop);
         }
         let line = "QEMU 10.0.2 → minivmm 0.1.0, median of 3: measured 80.0 ms, felt 120.2 ms (9.5 to the stop, 80.0 stopped, \
@@ -407,12 +407,12 @@ pub(crate) mod tests {
             [("minivmm 0.1.0", 70.0), ("minivmm 0.1.0", 80.0), ("QEMU 10.0.2", 9.0), ("QEMU 10.0.2", 160.0)]
         {
             let mut hop = Hop { from: name.into(), to: name.into(), ..hop(Vec::new()) };
-            hop.felt = hop.felt.map(|felt| Felt { stopped, ..felt });
+            hop.felt = hop.felt.map(|felt| TickGap { stopped, ..felt });
             report.hops.push(hop);
         }
         assert!(report.table().ends_with("\nfelt, as a ratio to QEMU's: 0.60\n"), "{}", report.table());
         for hop in &mut report.hops {
-            hop.in_place = Some(Felt { before: 1.0, stopped: 2.0, after: 20.25, doubt: 0.0 });
+            hop.in_place = Some(TickGap { before: 1.0, stopped: 2.0, after: 20.25, doubt: 0.0 });
         }
         let table = report.table();
         assert!(table.contains(" to the first tick); in place 20.2 ms to the first tick\n"), "{table}");
@@ -434,7 +434,7 @@ pub(crate) mod tests {
     fn figures_and_verdicts_have_a_line_each() {
         let mut hop = hop(vec![Check::skipped("datagrams", "no right to make a tap")]);
         hop.gave_up = Some("gave up: a higher downtime limit would help".into());
-        hop.in_place = Some(Felt { before: 1.0, stopped: 900.0, after: 20.25, doubt: 0.5 });
+        hop.in_place = Some(TickGap { before: 1.0, stopped: 900.0, after: 20.25, doubt: 0.5 });
         assert_eq!(hop.json()["slowdown_percent"], Value::Null, "QEMU has no such figure");
         hop.migration["guest-slowdown"] = json!({ "throttled": 0, "rehearsed": 23_750, "percent": 1.25 });
         assert_eq!(hop.json()["slowdown_percent"], 1.25);

@@ -11,13 +11,13 @@ use minivmm::cli::report::Record;
 use serde_json::{Value, json};
 
 use crate::demo::{completed, show_migration};
-use crate::felt::{self, Felt};
 use crate::linux::{self, Programs};
 use crate::mode::{Destination, Mode, restore};
 use crate::progress::Progress;
 use crate::report::{Check, DemoReport, Hop, Times};
 use crate::route::{Monitor, Route};
 use crate::signals;
+use crate::tick_gap::{self, TickGap};
 use vmstate_lab::error::{Error, FileContext, Result};
 use vmstate_lab::tiny::tick;
 use vmstate_lab::vmm::{Config, Program, Started, Vmm};
@@ -125,9 +125,9 @@ impl Journey<'_> {
         let migration = completed(migration)?;
         std::thread::sleep(QUIET);
         destination.await_status("running", Instant::now() + TIMEOUT)?;
-        let arrived = self.ready.elapsed().saturating_sub(felt::since_resume(&destination));
+        let arrived = self.ready.elapsed().saturating_sub(tick_gap::since_resume(&destination));
         let left_behind = source.status()?;
-        let stopped = felt::stopped(&source, &destination);
+        let stopped = tick_gap::stopped(&source, &destination);
         let (from, to) = (source.name()?, destination.name()?);
         let record = linux::ended(record, [&from, &to], &migration, &mut source);
         // Quit the source and read its console to the end, so that the guest's last tick there is included.
@@ -140,7 +140,7 @@ impl Journey<'_> {
         let counted = consoles.each_ref().map(String::len);
         let times = [source.console_times(), destination.console_times()];
         let watched = &times[0][times[0].len().saturating_sub(WATCHED)..];
-        let felt = Felt::between([&times[0], &times[1]], stopped);
+        let felt = TickGap::between([&times[0], &times[1]], stopped);
         let in_turn = tick::in_turn(&consoles.concat());
         let checks = vec![
             Check::new("memory", !consoles.concat().contains(tick::WRONG), format!("each of {PAGES} pages")),
@@ -149,7 +149,7 @@ impl Journey<'_> {
         ];
         let times = Times { begun, arrived, verified: self.ready.elapsed() };
         let said = json!({ "ticks": counted[1] });
-        let gaps = felt.map(|felt| [felt.total(), felt::largest_gap(watched)]);
+        let gaps = felt.map(|felt| [felt.total(), tick_gap::largest_gap(watched)]);
         Ok((destination, Hop { from, to, gave_up, times, migration, record, gaps, felt, in_place: None, checks, said }))
     }
 

@@ -43,8 +43,8 @@ fn converse<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<Value> {
         scope.spawn(move || drive(queue));
         let mut session = Session::new(handle.clone(), pieces);
         let mut answers = Vec::new();
-        while let Some(said) = session.listen() {
-            answers.push(checked(&session.answer(said)));
+        while let Some(command) = session.next_command() {
+            answers.push(checked(&session.answer(command)));
         }
         // End the driver's thread, which waits for requests.
         let _ = handle.ask(Request::Quit);

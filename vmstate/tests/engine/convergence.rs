@@ -78,7 +78,7 @@ fn throttles(guest: &Guest) -> (Vec<u8>, Duration) {
 }
 
 /// How long a guest with these throttles stands still up to that moment.
-fn stands(guest: &Guest, until: Duration) -> f64 {
+fn stopped_seconds(guest: &Guest, until: Duration) -> f64 {
     let told = guest.throttles();
     let ends = told[1..].iter().map(|(at, _)| *at).chain([until]);
     told.iter()
@@ -125,7 +125,7 @@ fn a_guest_that_never_fits_goes_once_it_is_throttled_and_no_more_than_needed() {
     assert_eq!((progress.throttle_percent, progress.slowdown), (0, report.slowdown));
     assert_eq!(report.slowdown.highest_throttle_percent, highest);
     // While it is throttled, the guest also stands still for rehearsals, which take only these few milliseconds.
-    let (throttled, expected) = (report.slowdown.throttled.as_secs_f64(), stands(&outcome.source.guest, off));
+    let (throttled, expected) = (report.slowdown.throttled.as_secs_f64(), stopped_seconds(&outcome.source.guest, off));
     assert!(throttled <= expected && throttled > 0.95 * expected, "{throttled} of {expected} s");
 }
 

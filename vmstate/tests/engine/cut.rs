@@ -12,7 +12,7 @@ const BLOCKS: [(&str, u64); 2] = [("main.ram", 3), ("rom", 1)];
 /// The default budget of a pause: four times the downtime limit of 300 ms.
 const BUDGET: Duration = Duration::from_millis(1200);
 /// The longest time between two checks of a deadline.
-const LOOK: Duration = Duration::from_millis(25);
+const CHECK_INTERVAL: Duration = Duration::from_millis(25);
 
 /// Offsets inside of the one normal page.
 const PAGE: std::ops::Range<usize> = 300..4200;
@@ -74,7 +74,7 @@ fn check(outcome: &Outcome, fault: Fault, committed: bool) {
     if let Some(pause) = source.pause_lasted {
         // The wait for the destination's final answer, and for its lock.
         let commit = if source.released { BUDGET + Duration::from_secs(5) } else { Duration::ZERO };
-        assert!(pause <= BUDGET + commit + LOOK, "paused for {pause:?}: {told}");
+        assert!(pause <= BUDGET + commit + CHECK_INTERVAL, "paused for {pause:?}: {told}");
     }
 }
 

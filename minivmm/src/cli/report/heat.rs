@@ -48,9 +48,9 @@ pub(super) fn picture(heat: &Value, memory: Option<u64>) -> Option<String> {
             let (often, next) = (times(first), first + alike);
             let class = STEPS.iter().position(|(most, _)| often <= *most).unwrap_or(STEPS.len() - 1);
             let (from, to) = (cell.saturating_mul(first as u64), cell.saturating_mul(next as u64).min(end));
-            let tells = format!("{} to {}: each page sent {often:.1} times", bytes(from as f64), bytes(to as f64));
+            let title = format!("{} to {}: each page sent {often:.1} times", bytes(from as f64), bytes(to as f64));
             let place = [MARGIN + side * (first % COLUMNS) as f64, 36.0 + side * row as f64];
-            canvas.bar(&format!("h{class}"), place, [side * alike as f64, side], &tells);
+            canvas.bar(&format!("h{class}"), place, [side * alike as f64, side], &title);
             first = next;
         }
     }
@@ -69,17 +69,17 @@ mod tests {
         let picture =
             picture(&json!({"cell-bytes": 256 << 10, "pages": [64, 64, 0, 32, 192, 1024, 32]}), Some(1600 << 10));
         let picture = picture.unwrap();
-        let told = |class: &str, tells: &str| {
+        let check_cell = |class: &str, title: &str| {
             let element =
-                picture.lines().find(|line| line.contains(tells)).unwrap_or_else(|| panic!("{tells}: {picture}"));
+                picture.lines().find(|line| line.contains(title)).unwrap_or_else(|| panic!("{title}: {picture}"));
             assert!(element.contains(&format!("class=\"{class}\"")), "{element}");
         };
-        told("h1", "0 B to 512 KiB: each page sent 1.0 times");
-        told("h0", "512 KiB to 768 KiB: each page sent 0.0 times");
-        told("h1", "768 KiB to 1 MiB: each page sent 0.5 times");
-        told("h3", "1 MiB to 1.25 MiB: each page sent 3.0 times");
-        told("h5", "each page sent 16.0 times");
-        told("h2", "1.5 MiB to 1.56 MiB: each page sent 2.0 times");
+        check_cell("h1", "0 B to 512 KiB: each page sent 1.0 times");
+        check_cell("h0", "512 KiB to 768 KiB: each page sent 0.0 times");
+        check_cell("h1", "768 KiB to 1 MiB: each page sent 0.5 times");
+        check_cell("h3", "1 MiB to 1.25 MiB: each page sent 3.0 times");
+        check_cell("h5", "each page sent 16.0 times");
+        check_cell("h2", "1.5 MiB to 1.56 MiB: each page sent 2.0 times");
         assert_eq!(super::picture(&json!({"cell-bytes": 0, "pages": []}), None), None);
         assert_eq!(super::picture(&json!(null), None), None);
     }

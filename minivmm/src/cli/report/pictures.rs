@@ -36,8 +36,8 @@ pub(super) fn by_round(rounds: &[Value]) -> String {
         for (class, member, x) in [("sent", "bytes", middle - wide), ("left", "dirtied-bytes", middle)] {
             let (value, y) = (of(round, member), axis.y(of(round, member)));
             let name = if class == "sent" { "sent" } else { "dirtied" };
-            let tells = format!("round {}: {} {name}", index + 1, bytes(value));
-            canvas.bar(class, [x, y], [wide, axis.bottom() - y], &tells);
+            let title = format!("round {}: {} {name}", index + 1, bytes(value));
+            canvas.bar(class, [x, y], [wide, axis.bottom() - y], &title);
         }
         if index.is_multiple_of(rounds.len().div_ceil(20)) {
             canvas.text("small faint middle", middle, TOP + HIGH + 18.0, &(index + 1).to_string());
@@ -62,8 +62,8 @@ pub(super) fn over_time(samples: &[Value]) -> String {
         let [from, to] = pair else { continue };
         let high = HIGH * of(from, "cpu-throttle-percentage") / 100.0;
         if high > 0.0 {
-            let tells = format!("throttled by {} %", of(from, "cpu-throttle-percentage"));
-            canvas.bar("throttle", [x(from), TOP + HIGH - high], [x(to) - x(from), high], &tells);
+            let title = format!("throttled by {} %", of(from, "cpu-throttle-percentage"));
+            canvas.bar("throttle", [x(from), TOP + HIGH - high], [x(to) - x(from), high], &title);
         }
     }
     canvas.axis(&axis, bytes_per_second);

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use vmstate::migrate::{Phase, SourcePhase};
 use vmstate_lab::sleep_timer::SleepTimer;
 
-use super::{Talk, running};
+use super::{TestClient, running};
 use crate::config::Address;
 use crate::control::{Client, ClientError, Server};
 use crate::vm::{Event, Handle, Request, RunState};
@@ -296,8 +296,8 @@ fn the_server_closes_while_a_client_waits_for_a_driver_that_is_stuck() {
 #[test]
 fn quit_is_answered_while_the_driver_is_stuck() {
     let (handle, _queue, _shared) = Handle::new(RunState::Running);
-    let mut talk = Talk::negotiated(&handle);
-    assert_eq!(talk.say(br#"{"execute":"quit"}"#), [json!({"return": {}})]);
+    let mut test_client = TestClient::negotiated(&handle);
+    assert_eq!(test_client.send(br#"{"execute":"quit"}"#), [json!({"return": {}})]);
 }
 
 #[test]
@@ -429,9 +429,9 @@ fn queries_need_nobody_who_may_wait() {
     thread::spawn(move || shared.notify(Event::PowerDown));
     tells.recv_timeout(TIMEOUT).unwrap();
     thread::spawn(move || {
-        let mut talk = Talk::negotiated(&handle);
+        let mut test_client = TestClient::negotiated(&handle);
         for query in ["", "-rounds", "-sections", "-heat", "-parameters", "-capabilities"] {
-            let answer = talk.say(format!(r#"{{"execute":"query-migrate{query}"}}"#).as_bytes());
+            let answer = test_client.send(format!(r#"{{"execute":"query-migrate{query}"}}"#).as_bytes());
             asked.send(answer[0]["return"].is_null()).unwrap();
         }
     });

@@ -3,20 +3,20 @@
 use serde_json::json;
 use vmstate::migrate::{Phase, SourcePhase};
 
-use super::{Talk, running};
+use super::{TestClient, running};
 use crate::migration::disk::DiskFigures;
 use crate::vm::{ParameterChange, Request, Terms};
 
 /// Returns what a line prints.
-fn print(talk: &mut Talk, line: &str) -> String {
+fn print(test_client: &mut TestClient, line: &str) -> String {
     let command = json!({"execute": "human-monitor-command", "arguments": {"command-line": line}});
-    talk.say(command.to_string().as_bytes()).remove(0)["return"].as_str().unwrap().to_owned()
+    test_client.send(command.to_string().as_bytes()).remove(0)["return"].as_str().unwrap().to_owned()
 }
 
 #[test]
 fn lines_ask_the_driver_for_what_they_stand_for() {
     let (handle, _shared, seen) = running();
-    let mut talk = Talk::negotiated(&handle);
+    let mut test_client = TestClient::negotiated(&handle);
     let change = |name, value: u64| Request::MigrateSetParameters(ParameterChange::default().with(name, value));
     let detached = "terminal does not allow synchronous migration, continuing detached\r\n";
     let to = Request::Migrate("unix:/x".parse().unwrap(), Terms::default());
@@ -42,11 +42,11 @@ fn lines_ask_the_driver_for_what_they_stand_for() {
         ("migrate_cancel", "", Request::MigrateCancel),
         ("migrate_start_postcopy", "", Request::MigrateStartPostcopy),
     ] {
-        assert_eq!(print(&mut talk, line), printed, "{line}");
+        assert_eq!(print(&mut test_client, line), printed, "{line}");
         assert_eq!(seen.try_recv().unwrap(), request, "{line}");
     }
     for line in ["migrate_set_parameter mode normal", "migrate_set_capability zero-copy-send on"] {
-        assert!(print(&mut talk, line).contains("is not supported: "), "{line}");
+        assert!(print(&mut test_client, line).contains("is not supported: "), "{line}");
     }
     assert!(seen.try_recv().is_err());
 }
@@ -54,10 +54,10 @@ fn lines_ask_the_driver_for_what_they_stand_for() {
 #[test]
 fn information_is_printed_as_qemu_prints_it() {
     let (handle, shared, _seen) = running();
-    let mut talk = Talk::negotiated(&handle);
+    let mut test_client = TestClient::negotiated(&handle);
     shared.set_inventory(crate::vm::Inventory { vcpu_threads: vec![21475, 21476], ..Default::default() });
-    assert_eq!(print(&mut talk, "info cpus"), "* CPU #0: thread_id=21475\r\n  CPU #1: thread_id=21476\r\n");
-    let parameters = print(&mut talk, "info migrate_parameters");
+    assert_eq!(print(&mut test_client, "info cpus"), "* CPU #0: thread_id=21475\r\n  CPU #1: thread_id=21476\r\n");
+    let parameters = print(&mut test_client, "info migrate_parameters");
     for line in ["downtime-limit: 300 ms\r\n", "max-bandwidth: 134217728 bytes/second\r\n", "multifd-channels: 2\r\n"] {
         assert!(parameters.contains(line), "{parameters}");
     }
@@ -66,8 +66,8 @@ fn information_is_printed_as_qemu_prints_it() {
         info.disk = Some(DiskFigures { total: 9 << 20, transferred: 3 << 10, remaining: 2 << 20 });
     });
     // As in QEMU 9.0 (`hmp_info_migrate`, migration/migration-hmp-cmds.c).
-    let migration = print(&mut talk, "info migrate");
+    let migration = print(&mut test_client, "info migrate");
     let disk = "transferred disk: 3 kbytes\r\nremaining disk: 2048 kbytes\r\ntotal disk: 9216 kbytes\r\n";
     assert!(migration.contains(disk), "{migration}");
-    assert!(print(&mut talk, "info migrate_capabilities").starts_with("xbzrle: off\r\nrdma-pin-all: off\r\n"));
+    assert!(print(&mut test_client, "info migrate_capabilities").starts_with("xbzrle: off\r\nrdma-pin-all: off\r\n"));
 }

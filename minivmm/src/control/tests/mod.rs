@@ -68,12 +68,12 @@ impl Read for Typed {
     }
 }
 
-struct Talk {
+struct TestClient {
     session: Session<Typed>,
     typed: Typed,
 }
 
-impl Talk {
+impl TestClient {
     fn new(handle: &Handle) -> Self {
         Self::in_pieces(handle, None)
     }
@@ -84,17 +84,17 @@ impl Talk {
     }
 
     fn negotiated(handle: &Handle) -> Self {
-        let mut talk = Self::new(handle);
-        assert_eq!(talk.say(br#"{"execute":"qmp_capabilities"}"#), [json!({"return": {}})]);
-        talk
+        let mut test_client = Self::new(handle);
+        assert_eq!(test_client.send(br#"{"execute":"qmp_capabilities"}"#), [json!({"return": {}})]);
+        test_client
     }
 
     /// Returns everything that the session answers to `input`, which ends with a whole command, as JSON values.
-    fn say(&mut self, input: &[u8]) -> Vec<Value> {
+    fn send(&mut self, input: &[u8]) -> Vec<Value> {
         self.typed.0.lock().unwrap().extend(input);
         let mut answers = Vec::new();
-        while let Some(said) = self.session.listen() {
-            let text = String::from_utf8(self.session.answer(said)).unwrap();
+        while let Some(command) = self.session.next_command() {
+            let text = String::from_utf8(self.session.answer(command)).unwrap();
             answers.push(serde_json::from_str(text.strip_suffix("\r\n").unwrap()).unwrap());
         }
         answers
@@ -105,8 +105,8 @@ impl Talk {
 #[test]
 fn answers_are_those_of_qemu() {
     let (handle, _shared, _seen) = running();
-    let mut talk = Talk::new(&handle);
-    let greeting: Value = serde_json::from_slice(&talk.session.greeting()).unwrap();
+    let mut test_client = TestClient::new(&handle);
+    let greeting: Value = serde_json::from_slice(&test_client.session.greeting()).unwrap();
     assert_eq!(greeting["QMP"]["version"]["qemu"]["major"], 10);
     assert!(greeting["QMP"]["capabilities"].is_array() && greeting["QMP"]["version"]["package"].is_string());
     let exchange = [
@@ -162,14 +162,14 @@ fn answers_are_those_of_qemu() {
     ];
     for (command, answer) in exchange {
         let expected: Value = serde_json::from_str(answer).unwrap();
-        assert_eq!(talk.say(format!("{command}\n").as_bytes()), [expected], "to {command}");
+        assert_eq!(test_client.send(format!("{command}\n").as_bytes()), [expected], "to {command}");
     }
 }
 
 #[test]
 fn requests_reach_the_driver_and_its_refusals_the_client() {
     let (handle, _shared, seen) = running();
-    let mut talk = Talk::negotiated(&handle);
+    let mut test_client = TestClient::negotiated(&handle);
     let fine = json!({"return": {}});
     let change = |change| Request::MigrateSetParameters(change);
     let commands: [(&str, Request); 15] = [
@@ -238,7 +238,7 @@ fn requests_reach_the_driver_and_its_refusals_the_client() {
         (r#"{"execute":"migrate_cancel"}"#, Request::MigrateCancel),
     ];
     for (command, request) in commands {
-        assert_eq!(talk.say(command.as_bytes()), std::slice::from_ref(&fine), "to {command}");
+        assert_eq!(test_client.send(command.as_bytes()), std::slice::from_ref(&fine), "to {command}");
         assert_eq!(seen.try_recv().unwrap(), request, "from {command}");
     }
     let refused = [
@@ -276,7 +276,7 @@ fn requests_reach_the_driver_and_its_refusals_the_client() {
         (r#"{"execute":"cont","arguments":{"force":1}}"#, "Invalid parameter type for 'force', expected: boolean"),
     ];
     for (command, sentence) in refused {
-        let reply = talk.say(command.as_bytes());
+        let reply = test_client.send(command.as_bytes());
         assert_eq!(reply, [json!({"error": {"class": "GenericError", "desc": sentence}})], "to {command}");
     }
     assert!(seen.try_iter().all(|request| matches!(request, Request::Migrate(Address::Tcp(_), _))));
@@ -286,7 +286,7 @@ fn requests_reach_the_driver_and_its_refusals_the_client() {
 #[test]
 fn migration_figures_are_in_the_units_of_qemu() {
     let (handle, shared, _seen) = running();
-    let mut talk = Talk::negotiated(&handle);
+    let mut test_client = TestClient::negotiated(&handle);
     shared.update_migration(|info| {
         info.phase = Phase::Source(SourcePhase::Rounds);
         let figures = &mut info.figures;
@@ -309,7 +309,7 @@ fn migration_figures_are_in_the_units_of_qemu() {
     });
     let query = br#"{"execute":"query-migrate"}"#;
     assert_eq!(
-        talk.say(query),
+        test_client.send(query),
         [
             json!({"return": {"status": "active", "total-time": 11, "setup-time": 1, "expected-downtime": 300, "ram": ram}})
         ]
@@ -320,7 +320,7 @@ fn migration_figures_are_in_the_units_of_qemu() {
         info.figures.slowdown.rehearsed = Duration::from_micros(75);
         info.figures.slowdown.highest_throttle_percent = 40;
     });
-    let slowed = &talk.say(query)[0]["return"];
+    let slowed = &test_client.send(query)[0]["return"];
     assert_eq!(slowed["cpu-throttle-percentage"], 30);
     // 2.975 ms are 25 % of 11.9 ms.
     assert_eq!(
@@ -331,7 +331,7 @@ fn migration_figures_are_in_the_units_of_qemu() {
     (count.cache_bytes, count.pages, count.encoded, count.overflow) = (67_108_864, 12, 9, 3);
     (count.bytes, count.cache_miss, count.cache_miss_rate, count.encoding_rate) = (12_345, 19, 0.25, 40.5);
     shared.update_migration(|info| info.figures.xbzrle = Some(count));
-    let changed = &talk.say(query)[0]["return"];
+    let changed = &test_client.send(query)[0]["return"];
     assert_eq!(
         changed["xbzrle-cache"],
         json!({
@@ -356,7 +356,7 @@ fn migration_figures_are_in_the_units_of_qemu() {
         info.figures.takeover = Some(takeover);
     });
     assert_eq!(
-        talk.say(query),
+        test_client.send(query),
         [json!({"return": {
             "status": "completed", "total-time": 11, "setup-time": 1, "downtime": 4, "expected-downtime": 300,
             "downtime-parts": {
@@ -371,13 +371,13 @@ fn migration_figures_are_in_the_units_of_qemu() {
         info.error = Some("Failed to connect to '/nowhere': No such file or directory".into());
     });
     assert_eq!(
-        talk.say(query),
+        test_client.send(query),
         [json!({"return": {
             "status": "failed", "error-desc": "Failed to connect to '/nowhere': No such file or directory"
         }})]
     );
     assert_eq!(
-        talk.say(br#"{"execute":"query-migrate-parameters"}"#),
+        test_client.send(br#"{"execute":"query-migrate-parameters"}"#),
         [json!({"return": {
             "downtime-limit": 300,
             "pause-budget": 1200,
@@ -415,7 +415,7 @@ fn framing_takes_any_split_and_survives_garbage() {
     let fine = json!({"return": {}});
     let begin: &[u8] = br#"{"execute":"qmp_capabilities"}"#;
     for size in [None, Some(1), Some(2), Some(7)] {
-        let answers = |text: &[u8]| Talk::in_pieces(&handle, size).say(&[begin, text].concat());
+        let answers = |text: &[u8]| TestClient::in_pieces(&handle, size).send(&[begin, text].concat());
         assert_eq!(answers(command), [fine.clone(), status.clone(), status.clone()]);
         let garbage =
             [&b"{bad json}\n"[..], b"\xff\n", b"{\"execute\":\"query-\xffstatus\"}\n", &[b'['; 200], b"{\n]\n"];
@@ -439,16 +439,16 @@ fn a_command_has_64_kib_at_most_and_nothing_behind_a_longer_one_counts() {
     let (handle, _shared, _seen) = running();
     // A string of the longest command, with its quotes.
     let text = |len: usize| format!("\"{}\"", "a".repeat(len - 2));
-    let mut talk = Talk::negotiated(&handle);
-    assert_eq!(talk.say(text(64 << 10).as_bytes())[0]["error"]["desc"], "QMP input must be a JSON object");
+    let mut test_client = TestClient::negotiated(&handle);
+    assert_eq!(test_client.send(text(64 << 10).as_bytes())[0]["error"]["desc"], "QMP input must be a JSON object");
     // White space between commands belongs to none, and nothing is kept of a wrong line.
-    assert!(talk.say(&[b'\n'; 100 << 10]).is_empty());
-    assert_eq!(talk.say(&[&b"{bad"[..], &[b' '; 100 << 10], b"\n"].concat()).len(), 1);
+    assert!(test_client.send(&[b'\n'; 100 << 10]).is_empty());
+    assert_eq!(test_client.send(&[&b"{bad"[..], &[b' '; 100 << 10], b"\n"].concat()).len(), 1);
     let longer = format!("{}{{\"execute\":\"query-status\"}}", text((64 << 10) + 1));
-    let answers = talk.say(longer.as_bytes());
+    let answers = test_client.send(longer.as_bytes());
     let [answer] = &answers[..] else { panic!("{answers:?}") };
     assert_eq!(answer["error"]["desc"], "the command is longer than 65536 bytes; the connection is closed");
-    assert!(talk.say(br#"{"execute":"query-status"}"#).is_empty());
+    assert!(test_client.send(br#"{"execute":"query-status"}"#).is_empty());
 }
 
 /// A client may send a byte at a time.
@@ -457,7 +457,7 @@ fn what_comes_byte_by_byte_is_read_once() {
     let (handle, _shared, _seen) = running();
     let command = format!("{{\"id\":[{}0]}}", "[],".repeat(20_000));
     let before = ClockId::CLOCK_THREAD_CPUTIME_ID.now().unwrap();
-    assert_eq!(Talk::in_pieces(&handle, Some(1)).say(command.as_bytes()).len(), 1);
+    assert_eq!(TestClient::in_pieces(&handle, Some(1)).send(command.as_bytes()).len(), 1);
     let taken = Duration::from(ClockId::CLOCK_THREAD_CPUTIME_ID.now().unwrap() - before);
     // The test would take minutes if the session parsed the whole command again for each byte.
     assert!(taken < Duration::from_secs(5), "{taken:?} for {} bytes", command.len());

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use vmstate_lab::{qemu, skip};
 
-use super::{Talk, running};
+use super::{TestClient, running};
 
 /// A QEMU without a machine; dropping it ends the process.
 struct Qemu {
@@ -61,7 +61,7 @@ impl Qemu {
     }
 
     /// Returns the answer to a line.
-    fn say(&mut self, line: &str) -> Value {
+    fn send(&mut self, line: &str) -> Value {
         self.stream.get_mut().write_all(format!("{line}\n").as_bytes()).unwrap();
         loop {
             let message = self.message();
@@ -221,13 +221,13 @@ fn answers_and_schema_are_those_of_a_running_qemu() {
     let dir = tempfile::tempdir().unwrap();
     let Some(mut qemu) = Qemu::start(dir.path()) else { return };
     let (handle, _shared, _seen) = running();
-    let mut talk = Talk::new(&handle);
+    let mut test_client = TestClient::new(&handle);
     for line in LINES {
-        assert_eq!(talk.say(format!("{line}\n").as_bytes()), [qemu.say(line)], "to {line}");
+        assert_eq!(test_client.send(format!("{line}\n").as_bytes()), [qemu.send(line)], "to {line}");
     }
     let mut both = |command: &str| {
         let line = json!({"execute": command}).to_string();
-        (talk.say(line.as_bytes()).remove(0)["return"].take(), qemu.say(&line)["return"].take())
+        (test_client.send(line.as_bytes()).remove(0)["return"].take(), qemu.send(&line)["return"].take())
     };
 
     let (ours, theirs) = both("query-migrate-capabilities");
@@ -265,7 +265,7 @@ fn answers_and_schema_are_those_of_a_running_qemu() {
     let (_, theirs) = both("query-migrate-parameters");
     for (name, value) in theirs.as_object().unwrap() {
         let line = json!({"execute": "migrate-set-parameters", "arguments": {name: value}}).to_string();
-        let answer = talk.say(line.as_bytes()).remove(0);
+        let answer = test_client.send(line.as_bytes()).remove(0);
         let desc = answer["error"]["desc"].as_str().unwrap_or_default();
         let reason = format!("Parameter '{name}' is not supported: ");
         assert!(answer.get("return").is_some() || desc.starts_with(&reason), "{name}: {answer}");

@@ -7,22 +7,22 @@ use serde_json::{Map, Value, json};
 use vmstate::migrate::{Downtime, Phase, Slowdown, SourcePhase, Takeover};
 use vmstate::ram::XbzrleCount;
 
-use super::{Talk, running};
+use super::{TestClient, running};
 use crate::control::kind::Kind;
 use crate::control::table::COMMANDS;
 use crate::migration::block_time::BlockTime;
 use crate::migration::disk::DiskFigures;
 use crate::vm::{DiskFacts, Inventory};
 
-fn ask(talk: &mut Talk, command: &str) -> Value {
-    talk.say(json!({"execute": command}).to_string().as_bytes()).remove(0)["return"].take()
+fn ask(test_client: &mut TestClient, command: &str) -> Value {
+    test_client.send(json!({"execute": command}).to_string().as_bytes()).remove(0)["return"].take()
 }
 
 /// Every type that is named is described, and every described type is used, except those of commands and events.
 #[test]
 fn every_name_in_the_schema_is_described_once() {
     let (handle, _shared, _seen) = running();
-    let schema = ask(&mut Talk::negotiated(&handle), "query-qmp-schema");
+    let schema = ask(&mut TestClient::negotiated(&handle), "query-qmp-schema");
     let mut uses = BTreeMap::new();
     for entity in schema.as_array().unwrap() {
         let (name, meta) = (entity["name"].as_str().unwrap(), entity["meta-type"].as_str().unwrap());
@@ -47,7 +47,7 @@ fn every_name_in_the_schema_is_described_once() {
 #[test]
 fn every_query_answers_as_the_schema_says() {
     let (handle, shared, _seen) = running();
-    let mut talk = Talk::negotiated(&handle);
+    let mut test_client = TestClient::negotiated(&handle);
     for full in [false, true] {
         if full {
             let disk = DiskFacts {
@@ -83,27 +83,28 @@ fn every_query_answers_as_the_schema_says() {
             });
         }
         for command in COMMANDS.iter().filter(|command| command.name.starts_with("query-")) {
-            let reply = ask(&mut talk, command.name);
+            let reply = ask(&mut test_client, command.name);
             command.reply.check(&reply, "reply", "reply").unwrap_or_else(|why| panic!("{}: {why}", command.name));
         }
     }
     // Every optional member was present.
     let migration = COMMANDS.iter().find(|command| command.name == "query-migrate").unwrap();
     let Kind::Object(shape) = &migration.reply else { panic!() };
-    let reply = ask(&mut talk, "query-migrate");
+    let reply = ask(&mut test_client, "query-migrate");
     let absent: Vec<_> = shape.members.iter().filter(|member| reply.get(member.name).is_none()).collect();
     assert!(absent.is_empty(), "{absent:?}");
     assert_eq!((&reply["postcopy-blocktime"], &reply["postcopy-vcpu-blocktime"]), (&json!(5), &json!([6, 6])));
-    assert_eq!(ask(&mut talk, "query-block")[1]["device"], "virtio1");
-    assert_eq!(ask(&mut talk, "query-cpus-fast")[1]["thread-id"], 12);
+    assert_eq!(ask(&mut test_client, "query-block")[1]["device"], "virtio1");
+    assert_eq!(ask(&mut test_client, "query-cpus-fast")[1]["thread-id"], 12);
 }
 
 #[test]
 fn what_is_not_here_is_refused_with_the_reason() {
     let (handle, _shared, seen) = running();
-    let mut talk = Talk::negotiated(&handle);
+    let mut test_client = TestClient::negotiated(&handle);
     let mut refusal = |command: &str, arguments: Value| {
-        let answer = talk.say(json!({"execute": command, "arguments": arguments}).to_string().as_bytes()).remove(0);
+        let answer =
+            test_client.send(json!({"execute": command, "arguments": arguments}).to_string().as_bytes()).remove(0);
         assert_eq!(answer["error"]["class"], "GenericError", "{command}: {answer}");
         answer["error"]["desc"].as_str().unwrap().to_owned()
     };
@@ -127,18 +128,18 @@ fn what_is_not_here_is_refused_with_the_reason() {
         {"capability": "zero-copy-send", "state": false}, {"capability": "return-path", "state": true},
     ]});
     let command = json!({"execute": "migrate-set-capabilities", "arguments": fine});
-    assert_eq!(talk.say(command.to_string().as_bytes()), [json!({"return": {}})]);
+    assert_eq!(test_client.send(command.to_string().as_bytes()), [json!({"return": {}})]);
 }
 
 #[test]
 fn block_time_is_measured_where_the_host_tells_who_waits() {
     let (handle, shared, _seen) = running();
-    let mut talk = Talk::negotiated(&handle);
+    let mut test_client = TestClient::negotiated(&handle);
     let mut switch = |on: bool| {
         let one = json!({"capabilities": [{"capability": "postcopy-blocktime", "state": on}]});
         let line = json!({"execute": "migrate-set-capabilities", "arguments": one}).to_string();
-        let answer = talk.say(line.as_bytes()).remove(0);
-        let all = ask(&mut talk, "query-migrate-capabilities");
+        let answer = test_client.send(line.as_bytes()).remove(0);
+        let all = ask(&mut test_client, "query-migrate-capabilities");
         let shown = all.as_array().unwrap().iter().find(|one| one["capability"] == "postcopy-blocktime").unwrap();
         (answer, shown["state"] == true)
     };

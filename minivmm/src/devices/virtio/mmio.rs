@@ -67,9 +67,9 @@ impl<M: Model> Virtio<M> {
     ///
     /// # Errors
     /// The host denied an event.
-    pub fn unattended(name: String, model: M, memory: GuestMemory, irq: Arc<dyn IrqLine>) -> io::Result<Self> {
+    pub fn without_thread(name: String, model: M, memory: GuestMemory, irq: Arc<dyn IrqLine>) -> io::Result<Self> {
         let core = Core::new(model, memory, Interrupt::new(irq), Gate::new(false)?)?;
-        Ok(Self::with_worker(name, Worker::unattended(core)))
+        Ok(Self::with_worker(name, Worker::without_thread(core)))
     }
 
     fn with_worker(name: String, worker: Worker<M>) -> Self {

@@ -111,7 +111,7 @@ pub trait Model: Send + 'static {
     fn source(&self) -> Option<RawFd>;
 
     /// Whether the device's thread handles a queue's kicks; if not, a [data plane](net::DataPlane) does.
-    fn attends(&self, _queue: usize) -> bool {
+    fn handles_kicks(&self, _queue: usize) -> bool {
         true
     }
 

@@ -211,8 +211,8 @@ impl<M: Model> Worker<M> {
         watch(core.gate.wake.as_raw_fd())?;
         {
             let model = &core.lock().model;
-            let attended = core.kicks.iter().enumerate().filter(|(queue, _)| model.attends(*queue));
-            attended.map(|(_, kick)| kick.as_raw_fd()).chain(model.source()).try_for_each(watch)?;
+            let handled = core.kicks.iter().enumerate().filter(|(queue, _)| model.handles_kicks(*queue));
+            handled.map(|(_, kick)| kick.as_raw_fd()).chain(model.source()).try_for_each(watch)?;
         }
         let core = Arc::new(core);
         let theirs = Arc::clone(&core);
@@ -226,7 +226,7 @@ impl<M: Model> Worker<M> {
     }
 
     /// Makes a worker without a thread.
-    pub(super) fn unattended(core: Core<M>) -> Self {
+    pub(super) fn without_thread(core: Core<M>) -> Self {
         Self { core: Arc::new(core), ended: mpsc::channel().1 }
     }
 }

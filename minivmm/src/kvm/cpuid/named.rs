@@ -75,20 +75,21 @@ pub(super) fn change(leaves: &mut Leaves, changes: &[(Feature, bool)]) {
 
 /// Returns the highest leaf of either range: the model's, or that of a feature in a higher leaf.
 fn levels(leaves: &Leaves, model: &Model) -> (u32, u32) {
-    let told = FLAGS.iter().filter_map(|flags| match flags.place {
+    let reported = FLAGS.iter().filter_map(|flags| match flags.place {
         Place::Cpuid { function, index, register } if leaves.register(function, index, register) != 0 => Some(function),
         _ => None,
     });
-    let (extended, basic): (Vec<u32>, Vec<u32>) = told
+    let (extended, basic): (Vec<u32>, Vec<u32>) = reported
         .filter(|function| !(0x4000_0000..0x8000_0000).contains(function))
         .partition(|&function| function >= 0x8000_0000);
-    let highest = |least, told: Vec<u32>| told.into_iter().fold(least, u32::max);
+    let highest = |least, reported: Vec<u32>| reported.into_iter().fold(least, u32::max);
     (highest(model.level, basic), highest(model.extended_level, extended))
 }
 
 fn highest_subleaf(leaves: &Leaves, function: u32) -> u32 {
-    let told = leaves.numbers().into_iter().filter(|&(of, index)| of == function && leaves.get(of, index) != [0; 4]);
-    told.map(|(_, index)| index).max().unwrap_or(0)
+    let reported =
+        leaves.numbers().into_iter().filter(|&(of, index)| of == function && leaves.get(of, index) != [0; 4]);
+    reported.map(|(_, index)| index).max().unwrap_or(0)
 }
 
 /// Encodes 48 letters in the registers of three leaves.

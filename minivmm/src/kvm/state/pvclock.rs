@@ -65,11 +65,11 @@ impl PvClock {
 /// TSC of each vCPU at the time `clock_ns`, from its page and the source's reading; `None` if the first vCPU's page has none. A
 /// vCPU whose page has none does not use its TSC yet, and gets the first one's.
 pub(super) fn tsc_at(clock_ns: u64, vcpus: &[(u64, Option<PvClock>)]) -> Option<Vec<u64>> {
-    let told = |(near, page): &(u64, Option<PvClock>)| page.and_then(|page| page.tsc_at(clock_ns, *near));
+    let tsc_of = |(near, page): &(u64, Option<PvClock>)| page.and_then(|page| page.tsc_at(clock_ns, *near));
     let &(_, page) = vcpus.first()?;
-    let (first, same) = (told(vcpus.first()?)?, page?.ticks(SAME_NS)?);
+    let (first, same) = (tsc_of(vcpus.first()?)?, page?.ticks(SAME_NS)?);
     let together = |tsc: u64| (i128::from(tsc) - i128::from(first)).abs() <= same;
-    Some(vcpus.iter().map(|vcpu| told(vcpu).filter(|&tsc| !together(tsc)).unwrap_or(first)).collect())
+    Some(vcpus.iter().map(|vcpu| tsc_of(vcpu).filter(|&tsc| !together(tsc)).unwrap_or(first)).collect())
 }
 
 #[cfg(test)]

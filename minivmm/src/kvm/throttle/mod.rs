@@ -1,6 +1,6 @@
 //! Throttle of a machine: keeps vCPUs that dirty memory outside the guest for a part of each period.
 //!
-//! A thread of its own stops each vCPU and releases it again (`thread.rs`, [`Brake`]); the share of time follows from the
+//! A thread of its own stops each vCPU and releases it again (`thread.rs`, [`VcpuThrottle`]); the share of time follows from the
 //! vCPU's measured activity (`shares.rs`). Dropping the throttle ends it.
 
 pub mod shares;
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use self::shares::{Seen, rates};
 use crate::kvm::faults::Faults;
-use crate::kvm::thread::{Brake, VcpuThread};
+use crate::kvm::thread::{VcpuThread, VcpuThrottle};
 use crate::kvm::vm::KvmVm;
 use crate::sandbox::{self, Kind};
 use crate::sync::{lock, wait, wait_within};
@@ -23,7 +23,7 @@ const PERIOD: Duration = Duration::from_millis(10);
 /// that is nearly always stopped is longer for that.
 const LEAST_RUN: Duration = Duration::from_millis(1);
 /// Least time over which activity is measured: in a shorter one too little happens.
-const LOOK: Duration = Duration::from_millis(200);
+const LEAST_TIME: Duration = Duration::from_millis(200);
 
 /// Throttle of one machine.
 pub struct Throttle {
@@ -46,12 +46,12 @@ struct State {
     rates: Vec<f64>,
     looked: Option<Look>,
     /// Time for which vCPUs of the machines before a reset were stopped, on average.
-    stood_before: Duration,
+    stopped_before: Duration,
     ended: bool,
 }
 
 struct Throttled {
-    brake: Brake,
+    throttle: VcpuThrottle,
     /// Percent of the time for which the vCPU is stopped.
     share: u8,
     /// Time of the vCPU's next stop.
@@ -68,7 +68,7 @@ struct Look {
 /// Counters of a vCPU.
 #[derive(Clone, Copy)]
 struct Counted {
-    stood: Duration,
+    stopped_time: Duration,
     busy: Duration,
     faults: Option<Faults>,
 }
@@ -90,11 +90,11 @@ impl Throttle {
     /// Switches to the vCPUs of the machine after a reset, all of which run.
     pub fn follow(&self, vm: &Arc<KvmVm>, vcpus: &[VcpuThread]) {
         let state = &mut *self.shared.lock();
-        state.stood_before = state.stood();
+        state.stopped_before = state.stopped_time();
         state.release();
         let now = Instant::now();
         state.vm = Some(Arc::clone(vm));
-        state.vcpus = vcpus.iter().map(|vcpu| Throttled { brake: vcpu.brake(), share: 0, next: now }).collect();
+        state.vcpus = vcpus.iter().map(|vcpu| Throttled { throttle: vcpu.throttle(), share: 0, next: now }).collect();
         state.rates.clear();
         state.looked = Some(state.count(now));
     }
@@ -112,7 +112,7 @@ impl Throttle {
             match (std::mem::replace(&mut vcpu.share, share), share) {
                 (0, 0) => {}
                 (0, _) => vcpu.next = now,
-                (_, 0) => vcpu.brake.release(),
+                (_, 0) => vcpu.throttle.release(),
                 _ => {}
             }
         }
@@ -126,8 +126,8 @@ impl Throttle {
     }
 
     /// Time for which vCPUs were stopped, on average over all.
-    pub fn stood(&self) -> Duration {
-        self.shared.lock().stood()
+    pub fn stopped_time(&self) -> Duration {
+        self.shared.lock().stopped_time()
     }
 
     fn start(&self) -> bool {
@@ -164,7 +164,7 @@ impl Shared {
         let mut state = self.lock();
         while !state.ended {
             let now = Instant::now();
-            let next = state.stand(now);
+            let next = state.stop_due(now);
             state = match next {
                 None => wait(&self.changed, state),
                 Some(next) => {
@@ -178,13 +178,13 @@ impl Shared {
 
 impl State {
     /// Stops the vCPUs that are due, and returns when the next one is.
-    fn stand(&mut self, now: Instant) -> Option<Instant> {
+    fn stop_due(&mut self, now: Instant) -> Option<Instant> {
         let throttled = self.vcpus.iter_mut().filter(|vcpu| vcpu.share > 0);
         let next = throttled.map(|vcpu| {
             if vcpu.next <= now {
-                let (stands, runs) = slices(vcpu.share);
-                vcpu.brake.stand(now + stands);
-                vcpu.next = now + stands + runs;
+                let (stop, run) = slices(vcpu.share);
+                vcpu.throttle.stop_until(now + stop);
+                vcpu.next = now + stop + run;
             }
             vcpu.next
         });
@@ -194,20 +194,20 @@ impl State {
     fn release(&mut self) {
         for vcpu in self.vcpus.iter_mut().filter(|vcpu| vcpu.share > 0) {
             vcpu.share = 0;
-            vcpu.brake.release();
+            vcpu.throttle.release();
         }
     }
 
-    fn stood(&self) -> Duration {
-        let all: Duration = self.vcpus.iter().map(|vcpu| vcpu.brake.stood()).sum();
-        self.stood_before + all / u32::try_from(self.vcpus.len()).unwrap_or(u32::MAX).max(1)
+    fn stopped_time(&self) -> Duration {
+        let all: Duration = self.vcpus.iter().map(|vcpu| vcpu.throttle.stopped_time()).sum();
+        self.stopped_before + all / u32::try_from(self.vcpus.len()).unwrap_or(u32::MAX).max(1)
     }
 
     fn count(&self, at: Instant) -> Look {
-        let vcpus = self.vcpus.iter().map(|Throttled { brake, .. }| Counted {
-            stood: brake.stood(),
-            busy: brake.busy(),
-            faults: brake.faults(),
+        let vcpus = self.vcpus.iter().map(|Throttled { throttle, .. }| Counted {
+            stopped_time: throttle.stopped_time(),
+            busy: throttle.busy(),
+            faults: throttle.faults(),
         });
         Look { at, reported: self.vm.as_ref().map_or(0, |vm| vm.reported_pages()), vcpus: vcpus.collect() }
     }
@@ -215,11 +215,13 @@ impl State {
     /// Measures what each vCPU dirties, if enough time has passed since the last measurement.
     fn look(&mut self) {
         let now = Instant::now();
-        let Some(last) = self.looked.take_if(|last| now.saturating_duration_since(last.at) >= LOOK) else { return };
+        let Some(last) = self.looked.take_if(|last| now.saturating_duration_since(last.at) >= LEAST_TIME) else {
+            return;
+        };
         let this = self.count(now);
         let passed = now.saturating_duration_since(last.at);
         let seen = last.vcpus.iter().zip(&this.vcpus).map(|(last, this)| Seen {
-            free: passed.saturating_sub(this.stood.saturating_sub(last.stood)),
+            free: passed.saturating_sub(this.stopped_time.saturating_sub(last.stopped_time)),
             busy: this.busy.saturating_sub(last.busy),
             faults: last.faults.zip(this.faults).map(|(last, this)| this.since(last)),
         });

@@ -89,7 +89,7 @@ mod tests {
         Seen { free: SECOND, busy: Duration::from_millis(busy_ms), faults: Some(Faults { fixed, fast }) }
     }
 
-    fn told(seen: &[Seen], reported: u64) -> Vec<f64> {
+    fn estimated(seen: &[Seen], reported: u64) -> Vec<f64> {
         rates(seen, reported).unwrap()
     }
 
@@ -141,21 +141,21 @@ mod tests {
 
     #[test]
     fn write_faults_tell_who_dirties_and_not_how_busy_it_is() {
-        assert_eq!(told(&[seen(900, 5000, 4900), seen(1000, 400, 3)], 4900), [4900.0, 3.0]);
+        assert_eq!(estimated(&[seen(900, 5000, 4900), seen(1000, 400, 3)], 4900), [4900.0, 3.0]);
         // A host that emulates page tables has no fast faults.
-        assert_eq!(told(&[seen(900, 5000, 0), seen(1000, 4, 0)], 5000), [5000.0, 4.0]);
+        assert_eq!(estimated(&[seen(900, 5000, 0), seen(1000, 4, 0)], 5000), [5000.0, 4.0]);
         // A vCPU that was stopped for half the time would have dirtied twice as much.
-        let stood = Seen { free: SECOND / 2, ..seen(400, 2500, 2500) };
-        assert_eq!(told(&[stood, seen(1000, 3, 3)], 2500), [5000.0, 3.0]);
+        let stopped = Seen { free: SECOND / 2, ..seen(400, 2500, 2500) };
+        assert_eq!(estimated(&[stopped, seen(1000, 3, 3)], 2500), [5000.0, 3.0]);
     }
 
     #[test]
     fn without_write_faults_all_that_are_busy_are_suspected() {
         let busy = |ms| Seen { faults: None, ..seen(ms, 0, 0) };
-        assert_eq!(told(&[busy(900), busy(1000), busy(20)], 4000), [0.9, 1.0, 0.0]);
+        assert_eq!(estimated(&[busy(900), busy(1000), busy(20)], 4000), [0.9, 1.0, 0.0]);
         // The processor has logged 4000 pages, so the few faults had other causes.
-        assert_eq!(told(&[seen(900, 30, 0), seen(1000, 200, 1), seen(20, 9, 0)], 4000), [0.9, 1.0, 0.0]);
-        assert_eq!(told(&[seen(500, 0, 0)], 1), [0.5]);
+        assert_eq!(estimated(&[seen(900, 30, 0), seen(1000, 200, 1), seen(20, 9, 0)], 4000), [0.9, 1.0, 0.0]);
+        assert_eq!(estimated(&[seen(500, 0, 0)], 1), [0.5]);
         assert_eq!(rates(&[seen(500, 9, 9)], 0), None);
     }
 }

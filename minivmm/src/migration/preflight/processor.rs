@@ -25,7 +25,7 @@ pub(super) fn compare(guest: &Processor, here: &Processor, tsc_scales: bool, dif
         let mend = "migrate to a host whose CPU and KVM offer them, or start the guest anew here";
         differ(format!("the guest was shown CPU features that this host lacks: {}", missing.join(", ")), mend);
     }
-    for leaf in guest.leaves.iter().filter(|leaf| tells_something_else(leaf, here)) {
+    for leaf in guest.leaves.iter().filter(|leaf| is_different(leaf, here)) {
         let what = format!("leaf {:#x}.{} of CPUID says something else at the source", leaf.function, leaf.index);
         differ(what, OTHER_HOST);
     }
@@ -80,7 +80,7 @@ const KNOWN: &[RangeInclusive<u32>] = &[
     0x8000_0026..=0x8000_0026,
 ];
 
-fn tells_something_else(leaf: &Leaf, here: &Processor) -> bool {
+fn is_different(leaf: &Leaf, here: &Processor) -> bool {
     let registers = |leaf: &Leaf| [leaf.eax, leaf.ebx, leaf.ecx, leaf.edx];
     let ours = here.leaves.iter().find(|ours| (ours.function, ours.index) == (leaf.function, leaf.index));
     let same = ours.map_or([0; 4], registers) == registers(leaf);

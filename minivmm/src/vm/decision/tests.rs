@@ -70,7 +70,7 @@ fn every_request_in_every_situation() {
     for (request, expected) in users {
         assert_eq!(row(request.clone()), expected, "{request:?}");
     }
-    let rehearsing = Rehearsing { stands: channel().0, over: channel().1 };
+    let rehearsing = Rehearsing { stopped: channel().0, over: channel().1 };
     let ended = Ended { phase: Phase::Source(SourcePhase::Failed), error: None, unrecorded: false };
     let engine = [
         (EngineRequest::Rehearse(rehearsing), "rrarrarrrrrrrr"),
@@ -91,7 +91,7 @@ fn every_request_in_every_situation() {
 #[test]
 fn the_guest_is_heeded_where_its_vcpus_may_run_or_have_just_run() {
     let heeded: Vec<&str> =
-        SITUATIONS.iter().filter(|(state, _)| heeds_the_guest(*state)).map(|(state, _)| state.as_str()).collect();
+        SITUATIONS.iter().filter(|(state, _)| handles_guest_events(*state)).map(|(state, _)| state.as_str()).collect();
     assert_eq!(heeded, ["running", "running", "running", "paused", "paused", "paused"]);
 }
 

@@ -137,9 +137,9 @@ fn a_reset_leaves_no_device_of_the_old_machine_at_work() {
     let dir = tempfile::tempdir().unwrap();
     let mut vm = machine(dir.path(), RATE);
     vm.start();
-    for stands in [false, true] {
+    for is_stopped in [false, true] {
         ask_for_much(&vm);
-        if stands {
+        if is_stopped {
             vm.stop().unwrap();
         }
         assert!(vm.reset(false).is_ok());
@@ -149,8 +149,11 @@ fn a_reset_leaves_no_device_of_the_old_machine_at_work() {
         std::thread::sleep(Duration::from_millis(300));
         let mut now = vec![0; PIECE as usize];
         memory.read_slice(&mut now, GuestAddress(DATA)).unwrap();
-        assert!(now.iter().all(|byte| *byte == UNTOUCHED), "written after the reset, machine stopped before: {stands}");
-        assert_eq!(vm.shared.run_state(), if stands { RunState::Paused } else { RunState::Running });
+        assert!(
+            now.iter().all(|byte| *byte == UNTOUCHED),
+            "written after the reset, machine stopped before: {is_stopped}"
+        );
+        assert_eq!(vm.shared.run_state(), if is_stopped { RunState::Paused } else { RunState::Running });
     }
 }
 

@@ -3,7 +3,7 @@
 use vmstate::migrate::{Claim, DestinationPhase, Phase, SourcePhase};
 use vmstate::ownership::OwnershipError;
 
-use super::ended::{Ended, LeftStanding};
+use super::ended::{Ended, LeftStopped};
 use super::engine_machine::STILL_MARKED;
 use crate::error::chain;
 use crate::memory::PAGE_SIZE;
@@ -26,7 +26,7 @@ impl Vm {
         let next = state.after_migration(end.phase);
         if next != state {
             // The engine did not resume the guest: a later resume has to continue where the engine stopped.
-            self.left_standing = Some(LeftStanding::after(&end, &self.backends.ownership));
+            self.left_stopped = Some(LeftStopped::after(&end, &self.backends.ownership));
             self.shared.set_run_state(next);
         }
         let stranded = end.phase == Phase::Destination(DestinationPhase::Stranded);
@@ -73,9 +73,9 @@ impl Vm {
     /// can prove that, the user (`vouched`) or the engine decides.
     pub(in crate::vm) fn take_back(&mut self, vouched: bool) -> Result<(), Refusal> {
         let ownership = &self.backends.ownership;
-        let vouched = vouched || self.left_standing == Some(LeftStanding::Here);
+        let vouched = vouched || self.left_stopped == Some(LeftStopped::Here);
         // A free lock does not say who has held it since.
-        let proved = ownership.is_provable() && self.left_standing != Some(LeftStanding::Unrecorded);
+        let proved = ownership.is_provable() && self.left_stopped != Some(LeftStopped::Unrecorded);
         let claim = match proved || vouched {
             true => match ownership.claim() {
                 // The locks still say who has the guest now.
@@ -95,7 +95,7 @@ impl Vm {
         self.backends
             .unmark()
             .map_err(|error| Refusal(format!("{STILL_MARKED}: {error}; the guest stays stopped here")))?;
-        self.left_standing = None;
+        self.left_stopped = None;
         // The log was abandoned when the guest had gone.
         self.machine.kvm.stop_dirty_log();
         self.start();
@@ -182,7 +182,7 @@ mod tests {
         let handle = vm.handle();
         let thread = std::thread::spawn(|| vm.run());
         let phase = Phase::Destination(DestinationPhase::Stranded);
-        handle.tell(EngineRequest::Ended(Ended { phase, error: Some("the record is read-only".into()), unrecorded }));
+        handle.send(EngineRequest::Ended(Ended { phase, error: Some("the record is read-only".into()), unrecorded }));
         Some((handle, thread))
     }
 

@@ -9,7 +9,7 @@ use vmstate::channel::tls::Connection;
 use vmstate::migrate::multifd::{Receivers, Senders};
 
 use super::incoming::IncomingListener;
-use crate::error::SparingLog;
+use crate::error::RateLimitedLog;
 use crate::migration::ram::MachineRam;
 use crate::sandbox::{self, Kind};
 use crate::sync::lock;
@@ -54,7 +54,7 @@ impl PageThreads {
         let accept = move || {
             let all = receivers.clone();
             let mut threads = Self { threads: Vec::new(), over: Box::new(move || all.close()) };
-            let log = Arc::new(Mutex::new(SparingLog::default()));
+            let log = Arc::new(Mutex::new(RateLimitedLog::default()));
             while let Ok(mut channel) = listener.accept_pages(&|| !receivers.is_over()) {
                 threads.threads.retain(|thread| !thread.is_finished());
                 if threads.threads.len() == THREADS_MAX {
@@ -63,12 +63,12 @@ impl PageThreads {
                 let (worker, ram, turned_away) = (receivers.worker(), ram.clone(), Arc::clone(&log));
                 let started = sandbox::spawn(Kind::Pages, "pages", move || {
                     if let Err(why) = worker.run(&mut channel, &ram) {
-                        tell(&turned_away, format_args!("a page channel was turned away: {why}"));
+                        print(&turned_away, format_args!("a page channel was turned away: {why}"));
                     }
                 });
                 match started {
                     Ok(thread) => threads.threads.push(thread),
-                    Err(error) => tell(&log, format_args!("cannot spawn a thread for a page channel: {error}")),
+                    Err(error) => print(&log, format_args!("cannot spawn a thread for a page channel: {error}")),
                 }
             }
         };
@@ -77,8 +77,8 @@ impl PageThreads {
     }
 }
 
-fn tell(log: &Mutex<SparingLog>, sentence: fmt::Arguments<'_>) {
-    lock(log).say(sentence);
+fn print(log: &Mutex<RateLimitedLog>, sentence: fmt::Arguments<'_>) {
+    lock(log).print(sentence);
 }
 
 impl Drop for PageThreads {

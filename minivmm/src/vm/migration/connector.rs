@@ -15,7 +15,7 @@ use crate::config::{Address, Tls};
 const CONNECT: Duration = Duration::from_secs(10);
 
 /// Interval at which a handshake checks whether the migration was given up.
-const LOOK: Duration = Duration::from_millis(20);
+const CHECK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// TLS for the connections of a migration.
 pub(super) struct Secure {
@@ -107,7 +107,7 @@ impl Connector {
 pub(super) fn shake_hands(mut channel: TlsChannel<SocketChannel>, go_on: &dyn Fn() -> bool) -> io::Result<Connection> {
     let deadline = Instant::now() + CONNECT;
     loop {
-        match channel.handshake(LOOK) {
+        match channel.handshake(CHECK_INTERVAL) {
             Err(error) if error.kind() == io::ErrorKind::TimedOut && go_on() => {
                 if Instant::now() >= deadline {
                     let what = format!("TLS: the other side has not ended the handshake within {CONNECT:?}");

@@ -79,7 +79,7 @@ pub(super) fn spawn(
 
 /// Who may vouch for a guest that a migration left stopped, if no record says who has run it since.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::vm) enum LeftStanding {
+pub(in crate::vm) enum LeftStopped {
     /// The engine: no other process got the guest.
     Here,
     /// The user: another process may have run it, and the records say so.
@@ -88,7 +88,7 @@ pub(in crate::vm) enum LeftStanding {
     Unrecorded,
 }
 
-impl LeftStanding {
+impl LeftStopped {
     /// Determines this after the end of a migration. A destination that could not take the guest's resources has left them to
     /// others, such as its source; if there are no resources, it has taken over.
     pub(super) fn after(end: &Ended, ownership: &Ownership) -> Self {

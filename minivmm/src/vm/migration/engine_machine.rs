@@ -12,7 +12,7 @@ use vmstate::ownership::{Ownership, OwnershipError};
 use super::copied::CopiedDisks;
 use super::introduction::Introduction;
 use super::write_back::{WriteBack, failed};
-use crate::error::{SparingLog, chain, say};
+use crate::error::{RateLimitedLog, chain, print_message};
 use crate::kvm::throttle::Throttle;
 use crate::migration::dirty_log::MachineDirtyLog;
 use crate::migration::ownership::{SharedTickets, Tickets};
@@ -36,15 +36,15 @@ pub(in crate::vm) struct EngineMachine {
     /// At a destination: the guest is in a file, whose source has released its resources.
     from_file: bool,
     /// At a destination: the source reads no answers.
-    unheard: bool,
+    no_return_path: bool,
     /// Preflight, at a destination.
     introduction: Option<Box<Introduction>>,
     /// At a destination: the driver holds a clone while it populates pages.
     looking: Arc<()>,
     /// At a destination, for messages that any number of sources may cause.
-    log: SparingLog,
+    log: RateLimitedLog,
     /// The guest is stopped for a rehearsal until this is dropped.
-    standing: Option<Sender<()>>,
+    rehearsal: Option<Sender<()>>,
     /// At a source: the guest is stopped before its switch-over.
     held: bool,
     /// At a source: the destination is a QEMU.
@@ -66,7 +66,7 @@ const NICE: i32 = 10;
 pub(super) const STILL_MARKED: &str = "a disk image is still marked as one on which no guest may be started";
 
 /// Attempts to stop a guest in order to read its state.
-const LOOKS: u32 = 5;
+const STOP_ATTEMPTS: u32 = 5;
 
 impl EngineMachine {
     pub(super) fn new(handle: Handle, control: Control, backends: &Backends, tickets: &SharedTickets) -> Self {
@@ -78,11 +78,11 @@ impl EngineMachine {
             tickets: Arc::clone(tickets),
             copied: CopiedDisks::default(),
             from_file: false,
-            unheard: false,
+            no_return_path: false,
             introduction: None,
             looking: Arc::default(),
-            log: SparingLog::default(),
-            standing: None,
+            log: RateLimitedLog::default(),
+            rehearsal: None,
             held: false,
             to_qemu: false,
             throttle: None,
@@ -91,7 +91,7 @@ impl EngineMachine {
     }
 
     /// Source: whether the destination turned out to be a QEMU, which writes no ownership record.
-    pub(super) fn met_qemu(&self) -> bool {
+    pub(super) fn peer_is_qemu(&self) -> bool {
         self.to_qemu
     }
 
@@ -141,7 +141,7 @@ impl EngineMachine {
 
     /// Destination, before a source connects: forgets what another source sent.
     pub(super) fn await_source(&mut self) {
-        self.unheard = false;
+        self.no_return_path = false;
         *lock(&self.tickets) = Tickets::default();
         self.copied.await_source();
     }
@@ -149,13 +149,13 @@ impl EngineMachine {
     /// Source, before a migration to another release: reads the state in KVM, so that state that the release lacks is found
     /// before the first page. On a host that is too busy for that, it is found later.
     pub(super) fn see_state(&mut self) {
-        for _ in 0..LOOKS {
+        for _ in 0..STOP_ATTEMPTS {
             if self.control.is_cancelled() {
                 return;
             }
             if let Ok(Some(_)) = self.rehearse() {
                 // The guest resumes; nothing else is to be done.
-                self.standing = None;
+                self.rehearsal = None;
                 return;
             }
         }
@@ -204,7 +204,7 @@ impl Machine for EngineMachine {
             return Err(vmstate::Error::new(ErrorKind::Incompatible, why));
         }
         if self.to_qemu {
-            say(
+            print_message(
                 "the destination is no minivmm: it gets the sections that QEMU has, and if it does not say that it runs \
                  the guest, nothing can prove whether it does",
             );
@@ -213,11 +213,11 @@ impl Machine for EngineMachine {
     }
 
     fn no_return_path(&mut self) {
-        self.unheard = true;
+        self.no_return_path = true;
         if self.from_file {
             return;
         }
-        self.log.say(
+        self.log.print(
             "the source reads no answers (a QEMU without the capability return-path): if this machine refuses the guest, \
              QEMU takes the migration for completed all the same, and its command cont brings the guest back there",
         );
@@ -241,12 +241,12 @@ impl Machine for EngineMachine {
     }
 
     fn rehearse(&mut self) -> vmstate::Result<Option<Rehearsal>> {
-        let (stands, stood) = mpsc::channel();
-        let (standing, over) = mpsc::channel();
-        self.handle.tell(EngineRequest::Rehearse(Rehearsing { stands, over }));
+        let (stopped, is_stopped) = mpsc::channel();
+        let (rehearsal, over) = mpsc::channel();
+        self.handle.send(EngineRequest::Rehearse(Rehearsing { stopped, over }));
         // A device that is busy now does not predict the pause; the guest runs on.
-        let Ok(stop) = stood.recv_timeout(TIMEOUT) else { return Ok(None) };
-        self.standing = Some(standing);
+        let Ok(stop) = is_stopped.recv_timeout(TIMEOUT) else { return Ok(None) };
+        self.rehearsal = Some(rehearsal);
         // Writing the state to the destination's KVM takes the reverse of the calls that read it.
         Ok(Some(Rehearsal { stop, load: stop }))
     }
@@ -256,7 +256,7 @@ impl Machine for EngineMachine {
     }
 
     fn throttled(&self) -> Duration {
-        self.throttle.as_ref().map_or(Duration::ZERO, |throttle| throttle.stood())
+        self.throttle.as_ref().map_or(Duration::ZERO, |throttle| throttle.stopped_time())
     }
 
     fn introduced(&mut self) -> vmstate::Result<()> {
@@ -270,7 +270,7 @@ impl Machine for EngineMachine {
 
     fn arriving(&mut self) {
         if Arc::strong_count(&self.looking) == 1 {
-            self.handle.tell(EngineRequest::Arriving(Arc::clone(&self.looking)));
+            self.handle.send(EngineRequest::Arriving(Arc::clone(&self.looking)));
         }
     }
 
@@ -278,12 +278,12 @@ impl Machine for EngineMachine {
         let mut differences = self.foreign_resources();
         differences.extend(self.copied.incomplete());
         refuse(&differences)?;
-        self.ask(EngineRequest::Loaded { may_be_copy: self.unheard })
+        self.ask(EngineRequest::Loaded { may_be_copy: self.no_return_path })
     }
 
     fn loaded_late(&mut self, serve: &mut dyn FnMut() -> vmstate::Result<()>) -> vmstate::Result<()> {
         refuse(&self.foreign_resources())?;
-        self.ask_serving(EngineRequest::Loaded { may_be_copy: self.unheard }, serve)
+        self.ask_serving(EngineRequest::Loaded { may_be_copy: self.no_return_path }, serve)
     }
 
     fn resume_late(&mut self, serve: &mut dyn FnMut() -> vmstate::Result<()>) -> vmstate::Result<()> {
@@ -291,7 +291,7 @@ impl Machine for EngineMachine {
     }
 
     fn resume(&mut self) -> vmstate::Result<()> {
-        if self.standing.take().is_some() {
+        if self.rehearsal.take().is_some() {
             return Ok(());
         }
         self.ask(EngineRequest::Resume)
@@ -316,7 +316,7 @@ impl Machine for EngineMachine {
         });
         if released.is_err() {
             // The guest resumes here.
-            self.copied.unmark().unwrap_or_else(|error| say(format_args!("{STILL_MARKED}: {error}")));
+            self.copied.unmark().unwrap_or_else(|error| print_message(format_args!("{STILL_MARKED}: {error}")));
         }
         released
     }

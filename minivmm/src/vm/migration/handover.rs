@@ -23,7 +23,7 @@ const RAM: &str = "ram";
 const TAP: &str = "tap ";
 
 /// Interval at which a waiting process checks for a guest.
-const LOOK: Duration = Duration::from_secs(1);
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a connected process may take for its first message.
 const MESSAGE: Duration = Duration::from_secs(10);
 
@@ -83,7 +83,7 @@ pub(in crate::vm) fn await_guest(path: &Path, config: &mut Config) -> Result<Han
     let system = |error: io::Error| refused(error.to_string());
     let listener = Listener::unix(path).map_err(system)?;
     let socket = loop {
-        match listener.accept(LOOK) {
+        match listener.accept(CHECK_INTERVAL) {
             Err(error) if error.kind() == io::ErrorKind::TimedOut => {}
             socket => break socket.map_err(system)?,
         }

@@ -10,17 +10,17 @@ use vmstate::migrate::destination::{self, Arrival, DestinationOptions, Incoming}
 use vmstate::migrate::multifd::Receivers;
 use vmstate::migrate::{Control, DestinationPhase, Phase};
 
-use super::awaited_again::AwaitedAgain;
 use super::channels::PageThreads;
 use super::connector::shake_hands;
 use super::descriptor;
 use super::ended::Ended;
 use super::engine_machine::EngineMachine;
+use super::reconnect_listeners::ReconnectListeners;
 use super::replaceable::{Connections, NoOthers, Replaceable};
 use super::state_file::StateFile;
 use crate::command;
 use crate::config::{Address, Descriptor, ListenAt, Tls};
-use crate::error::{Error, Result, SparingLog, chain};
+use crate::error::{Error, RateLimitedLog, Result, chain};
 use crate::machine_map::MACHINE_TYPE;
 use crate::migration::firmware::Firmware;
 use crate::migration::preflight::Preflight;
@@ -119,9 +119,9 @@ pub(super) struct IncomingTask {
     pub(super) control: Control,
     /// Published state, for the reason of a refused source.
     pub(super) shared: Arc<Published>,
-    pub(super) log: SparingLog,
+    pub(super) log: RateLimitedLog,
     /// Addresses for post-copy's reconnection; `None` while they are in use.
-    pub(super) again: Option<AwaitedAgain>,
+    pub(super) again: Option<ReconnectListeners>,
 }
 
 impl IncomingTask {
@@ -136,7 +136,7 @@ impl IncomingTask {
             let why = arrival.error.as_ref().map(|error| chain(error));
             if arrival.pristine && !self.control.is_cancelled() {
                 let why = why.unwrap_or_default();
-                self.log.say(format_args!("a migration's source was turned away: {why}; waiting for the next one"));
+                self.log.print(format_args!("a migration's source was turned away: {why}; waiting for the next one"));
                 self.shared.update_migration(|info| info.error = Some(format!("a source was turned away: {why}")));
                 continue;
             }
@@ -145,7 +145,11 @@ impl IncomingTask {
     }
 
     /// Receives the source that is connected by `socket`, which is returned open. There is no other source to wait for.
-    pub(super) fn meet(mut self, socket: SocketChannel, server: Option<TlsServer>) -> (Ended, Option<Connection>) {
+    pub(super) fn receive_connected(
+        mut self,
+        socket: SocketChannel,
+        server: Option<TlsServer>,
+    ) -> (Ended, Option<Connection>) {
         let control = self.control.clone();
         let connection = match server {
             Some(server) => TlsChannel::server(socket, &server)

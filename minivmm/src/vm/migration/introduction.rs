@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use crate::devices::virtio::mmio::Virtio;
-use crate::error::SparingLog;
+use crate::error::RateLimitedLog;
 use crate::migration::preflight::{Card, DEVICES_MAX, Difference, Disk, Facts, Preflight, compare, lacking};
 use crate::migration::sections::MachineState;
 use crate::sync::lock;
@@ -21,7 +21,7 @@ pub(super) struct Introduction {
     /// Features that each network card offers its driver.
     offered: Vec<u64>,
     tsc_scales: bool,
-    log: SparingLog,
+    log: RateLimitedLog,
 }
 
 impl Introduction {
@@ -38,7 +38,7 @@ impl Introduction {
                 differences
             }
             None => {
-                self.log.say(
+                self.log.print(
                     "the source sends no section minivmm/preflight: its CPU, TSC rate and devices are not compared \
                      with this machine's",
                 );
@@ -79,7 +79,7 @@ impl Vm {
         let readdressed = self.config.nets.iter().map(|net| from_file && net.mac.is_some()).collect();
         let offered = self.machine.devices.of_cards(Virtio::offered);
         let tsc_scales = self.machine.tsc_scales();
-        Introduction { state, here, readdressed, offered, tsc_scales, log: SparingLog::default() }
+        Introduction { state, here, readdressed, offered, tsc_scales, log: RateLimitedLog::default() }
     }
 
     /// Destination: the guest fits. Its vCPUs get the processor that it saw at the source; if the source sent none, the one

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::sandbox::{self, Kind};
 
 /// Interval at which a wait checks whether to continue.
-const LOOK: Duration = Duration::from_millis(20);
+const CHECK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Sender to the thread, which ends with the last clone.
 #[derive(Clone, Debug)]
@@ -53,7 +53,7 @@ impl LookUp {
         let ended = || io::Error::other("the name look-up has ended");
         self.0.send((name.to_owned(), found)).map_err(|_| ended())?;
         loop {
-            match addresses.recv_timeout(LOOK) {
+            match addresses.recv_timeout(CHECK_INTERVAL) {
                 Ok(addresses) => return addresses,
                 Err(RecvTimeoutError::Disconnected) => return Err(ended()),
                 Err(RecvTimeoutError::Timeout) if !go_on() => return Err(io::ErrorKind::ConnectionAborted.into()),

@@ -2,7 +2,6 @@
 //! threads that run the engine are in `outgoing.rs` and `incoming.rs`.
 
 mod after;
-mod awaited_again;
 mod channels;
 mod connector;
 mod copied;
@@ -15,6 +14,7 @@ mod introduction;
 pub(super) mod look_up;
 mod outgoing;
 mod receive;
+mod reconnect_listeners;
 pub(super) mod replaceable;
 pub(super) mod schema;
 mod state_file;
@@ -46,7 +46,7 @@ use self::to_file::Writing;
 use self::under_way::Outgoing;
 pub(super) use self::write_back::WriteBack;
 use crate::config::{Address, Tls};
-use crate::error::{chain, say};
+use crate::error::{chain, print_message};
 use crate::kvm::state::HypervisorState;
 use crate::kvm::throttle::Throttle;
 use crate::migration::dirty_log::MachineDirtyLog;
@@ -81,7 +81,7 @@ fn set_parameters(control: &Control, parameters: Parameters) -> Result<(), Refus
 impl Vm {
     /// Begins a migration to `address`.
     pub(super) fn migrate(&mut self, address: Address, terms: &Terms) -> Result<(), Outcome> {
-        if self.left_standing.is_some() {
+        if self.left_stopped.is_some() {
             // A migration writes new records, but those of the last one say whether the guest may run.
             let why = "the guest has been paused here since a migration and may be stale: resume it with cont first";
             return Err(Refusal(why.into()).into());
@@ -293,7 +293,7 @@ impl Vm {
             }
             (before, _) => before,
         };
-        self.stand_still(before, within)?;
+        self.stop_and_read(before, within)?;
         if let Some(outgoing) = &mut self.outgoing {
             outgoing.before = before;
         }
@@ -305,8 +305,8 @@ impl Vm {
     /// run state is unchanged, so clients do not notice.
     pub(super) fn rehearse(&mut self, with: Rehearsing) -> Result<(), Outcome> {
         let (begun, before) = (Instant::now(), self.shared.run_state());
-        self.stand_still(before, REHEARSAL)?;
-        if with.stands.send(begun.elapsed()).is_ok() {
+        self.stop_and_read(before, REHEARSAL)?;
+        if with.stopped.send(begun.elapsed()).is_ok() {
             // Always ends with an error: nothing is sent, the other end is dropped.
             let _ = with.over.recv_timeout(REHEARSAL.saturating_sub(begun.elapsed()));
         }
@@ -317,7 +317,7 @@ impl Vm {
     }
 
     /// Stops the guest if it runs, `within` this time, and reads its state from KVM. After a refusal it runs on.
-    fn stand_still(&mut self, before: RunState, within: Duration) -> Result<(), Outcome> {
+    fn stop_and_read(&mut self, before: RunState, within: Duration) -> Result<(), Outcome> {
         let runs = before == RunState::Running;
         if runs {
             self.rest(within)?;
@@ -372,7 +372,7 @@ impl Vm {
         state.hypervisor.complete_reference(|address, into| memory.read_slice(into, GuestAddress(address)).is_ok());
         let elapsed = self.machine.write_state(&state.hypervisor, introduced);
         if let Some(warning) = elapsed.map_err(|error| Refusal(chain(&error)))?.warning() {
-            say(warning);
+            print_message(warning);
         }
         if may_be_copy {
             self.machine.devices.renew_generation(memory)?;

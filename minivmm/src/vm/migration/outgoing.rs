@@ -135,8 +135,8 @@ impl OutgoingTask {
         };
         let departure = source::run(outgoing, &options, &self.control);
         let why = departure.error.as_ref().map(|error| chain(error));
-        let unrecorded = self.machine.met_qemu();
-        Ended { phase: Phase::Source(departure.phase), error: told(departure.phase, why), unrecorded }
+        let unrecorded = self.machine.peer_is_qemu();
+        Ended { phase: Phase::Source(departure.phase), error: message(departure.phase, why), unrecorded }
     }
 
     /// Connects the page channels and starts their threads, after the main channel: so a destination that accepts connections
@@ -151,7 +151,7 @@ impl OutgoingTask {
 }
 
 /// Message for the user about the final phase and its reason.
-fn told(phase: SourcePhase, why: Option<String>) -> Option<String> {
+fn message(phase: SourcePhase, why: Option<String>) -> Option<String> {
     let why = why.unwrap_or_default();
     match phase {
         SourcePhase::Completed | SourcePhase::Cancelled => None,

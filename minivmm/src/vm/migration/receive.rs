@@ -5,15 +5,15 @@ use std::time::Instant;
 
 use vmstate::migrate::{Control, DestinationPhase, Phase};
 
-use super::awaited_again::AwaitedAgain;
 use super::copied::CopiedDisks;
 use super::engine_machine::EngineMachine;
 use super::incoming::{self, IncomingTask, Origin};
+use super::reconnect_listeners::ReconnectListeners;
 use super::status::MigrationStatus;
 use super::under_way::Incoming;
 use super::{LOOK_UP, ended};
 use crate::config::Address;
-use crate::error::SparingLog;
+use crate::error::RateLimitedLog;
 use crate::migration::ram::MachineRam;
 use crate::migration::sections::Parts;
 use crate::sync::lock;
@@ -57,12 +57,12 @@ impl Vm {
             firmware: self.firmware.clone(),
             control: control.clone(),
             shared: Arc::clone(&self.shared),
-            log: SparingLog::default(),
+            log: RateLimitedLog::default(),
         };
         let (handle, ours) = (self.handle.clone(), control.clone());
         let again = |first, server| {
             let (shared, look_up) = (Arc::clone(&self.shared), self.look_up.clone());
-            AwaitedAgain {
+            ReconnectListeners {
                 first,
                 address,
                 named: None,
@@ -75,10 +75,10 @@ impl Vm {
         };
         let (begun, listener) = match origin {
             Origin::Listener(listener) => {
-                let (log, shared) = (Mutex::new(SparingLog::default()), Arc::clone(&self.shared));
+                let (log, shared) = (Mutex::new(RateLimitedLog::default()), Arc::clone(&self.shared));
                 let listener = Arc::new(listener.on_refusal(move |why| {
                     let why = format!("a connection was turned away: {why}");
-                    lock(&log).say(&why);
+                    lock(&log).print(&why);
                     shared.update_migration(|info| {
                         // In post-copy the error says how the guest gets the rest of its memory.
                         if info.status() != MigrationStatus::PostcopyPaused {
@@ -92,9 +92,11 @@ impl Vm {
             }
             Origin::Connection(socket, server) => {
                 task.again = Some(again(None, server.clone()));
-                (ended::spawn(handle, setup, ours, || task.meet(socket, server)), None)
+                (ended::spawn(handle, setup, ours, || task.receive_connected(socket, server)), None)
             }
-            Origin::HandedOver(socket) => (ended::spawn(handle, setup, ours, || task.meet(socket, None)), None),
+            Origin::HandedOver(socket) => {
+                (ended::spawn(handle, setup, ours, || task.receive_connected(socket, None)), None)
+            }
             Origin::File(file) => (ended::spawn(handle, setup, ours, || (task.read(file), None)), None),
         };
         let thread = begun.map_err(|error| Outcome::Ended(End::Failed(format!("cannot spawn a thread: {error}"))))?;

@@ -34,33 +34,38 @@ use crate::vm::request::{Refusal, Terms};
 const PAUSE: Duration = Duration::from_secs(60);
 
 /// Interval at which a switch-over that waits is checked.
-const LOOK: Duration = Duration::from_millis(20);
+const CHECK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// State of the guest.
 #[derive(Clone, Copy, Debug)]
-enum Stands {
+enum GuestState {
     /// The guest runs, or is in its earlier state.
-    Runs,
+    Running,
     /// The guest is stopped before a switch-over that waits.
     Held,
     /// The guest is stopped, and its state is read.
-    Still,
+    Stopped,
 }
 
 /// Waits until the switch-over may begin, and stops the guest.
-fn stand_still(machine: &mut EngineMachine, control: &Control, shared: &Published, stands: &mut Stands) -> Result<()> {
+fn stop_guest(
+    machine: &mut EngineMachine,
+    control: &Control,
+    shared: &Published,
+    guest: &mut GuestState,
+) -> Result<()> {
     while !machine.may_switch_over()? {
-        *stands = Stands::Held;
+        *guest = GuestState::Held;
         if control.is_cancelled() {
             return Err(Error::new(ErrorKind::Cancelled, "cancelled"));
         }
-        std::thread::sleep(LOOK);
+        std::thread::sleep(CHECK_INTERVAL);
     }
     shared.update_migration(|info| info.phase = Phase::Source(SourcePhase::SwitchOver));
     // If the guest cannot be stopped, it runs on.
-    *stands = Stands::Runs;
+    *guest = GuestState::Running;
     machine.pause(PAUSE)?;
-    *stands = Stands::Still;
+    *guest = GuestState::Stopped;
     Ok(())
 }
 
@@ -107,7 +112,7 @@ pub(super) struct Writing {
 impl Writing {
     pub(super) fn run(mut self) -> Ended {
         let keeps_running = self.keeps_running;
-        let written = self.stop_and_write().and_then(|()| if keeps_running { Ok(()) } else { self.let_go() });
+        let written = self.stop_and_write().and_then(|()| if keeps_running { Ok(()) } else { self.release_disks() });
         let (phase, error) = match written {
             Ok(()) => (SourcePhase::Completed, None),
             Err((phase, error)) => {
@@ -138,15 +143,15 @@ impl Writing {
         lock(&self.parts.state).preflight.stamp();
         let control = self.control.clone();
         self.machine.prepare(&|| !control.is_cancelled()).map_err(running)?;
-        let mut stands = Stands::Runs;
+        let mut guest = GuestState::Running;
         let written = match in_place {
-            true => self.write_running(&mut sections, &mut stands),
-            false => self.write_standing(&mut sections, &mut stands),
+            true => self.write_running(&mut sections, &mut guest),
+            false => self.write_stopped(&mut sections, &mut guest),
         };
         let went_on = written.and_then(|()| match self.keeps_running {
             // The file does not change any more: the guest need not stay stopped until the file is on the disk.
             true => self.machine.resume().map(|()| {
-                stands = Stands::Runs;
+                guest = GuestState::Running;
                 self.shared.update_migration(|info| {
                     (info.phase, info.hold) = (Phase::Source(SourcePhase::Rounds), Hold::None);
                 });
@@ -156,10 +161,10 @@ impl Writing {
         // After the pause, since it takes as long as to walk all page tables.
         self.log.stop();
         let finished = went_on.and_then(|()| self.finish());
-        finished.map_err(|error| match stands {
-            Stands::Runs => running(error),
-            Stands::Held => self.go_on(error),
-            Stands::Still => {
+        finished.map_err(|error| match guest {
+            GuestState::Running => running(error),
+            GuestState::Held => self.go_on(error),
+            GuestState::Stopped => {
                 // A complete stream may have been read by another process.
                 let _ = self.machine.advance();
                 self.go_on(error)
@@ -177,7 +182,7 @@ impl Writing {
 
     /// Writes while the guest runs: each page has its place in the file, and is written there again when the guest has changed
     /// it.
-    fn write_running(&mut self, sections: &mut Sections<'_>, stands: &mut Stands) -> Result<()> {
+    fn write_running(&mut self, sections: &mut Sections<'_>, guest: &mut GuestState) -> Result<()> {
         let Self { file, control, ram, log, machine, shared, reader, .. } = self;
         shared.update_migration(|info| info.phase = Phase::Source(SourcePhase::Rounds));
         let saving = Saving {
@@ -188,12 +193,12 @@ impl Writing {
             log: &mut StoppedLater(log),
             reader: *reader,
         };
-        snapshot::save_in_place(saving, control, &mut || stand_still(machine, control, shared, stands))
+        snapshot::save_in_place(saving, control, &mut || stop_guest(machine, control, shared, guest))
     }
 
     /// Writes a stream while the guest is stopped.
-    fn write_standing(&mut self, sections: &mut Sections<'_>, stands: &mut Stands) -> Result<()> {
-        stand_still(&mut self.machine, &self.control, &self.shared, stands)?;
+    fn write_stopped(&mut self, sections: &mut Sections<'_>, guest: &mut GuestState) -> Result<()> {
+        stop_guest(&mut self.machine, &self.control, &self.shared, guest)?;
         snapshot::save_with(&mut self.file.channel, MACHINE_TYPE, sections, &self.ram, &self.control)
     }
 
@@ -201,7 +206,7 @@ impl Writing {
     ///
     /// # Errors
     /// The guest runs on if its disks are still here; otherwise it stays stopped, and it is unknown who has them.
-    fn let_go(&mut self) -> std::result::Result<(), (SourcePhase, Error)> {
+    fn release_disks(&mut self) -> std::result::Result<(), (SourcePhase, Error)> {
         let Err(error) = self.machine.release() else { return Ok(()) };
         match self.machine.claim().and_then(|claim| self.machine.advance().map(|()| claim)) {
             Ok(Claim::Won | Claim::Undecidable) => Err(self.go_on(error)),

@@ -13,7 +13,7 @@ use crate::devices::virtio::blk::Image;
 use crate::sandbox::{self, Kind};
 
 /// Interval at which a wait checks whether to continue.
-const LOOK: Duration = Duration::from_millis(10);
+const CHECK_INTERVAL: Duration = Duration::from_millis(10);
 
 /// The disk images of a machine. Clones share the thread.
 #[derive(Clone, Debug)]
@@ -48,7 +48,7 @@ impl WriteBack {
             if !go_on() {
                 return Ok(None);
             }
-            thread::sleep(LOOK);
+            thread::sleep(CHECK_INTERVAL);
         }
         let under_way = UnderWay(Arc::clone(&self.under_way));
         let (done, flushed) = mpsc::channel();
@@ -62,7 +62,7 @@ impl WriteBack {
         });
         begun.map_err(|error| failed("cannot spawn the thread that writes disk images back", error))?;
         loop {
-            match flushed.recv_timeout(LOOK) {
+            match flushed.recv_timeout(CHECK_INTERVAL) {
                 Ok(result) => {
                     let what =
                         "a disk image could not be written back, so no other host would see what the guest wrote";

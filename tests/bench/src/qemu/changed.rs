@@ -13,7 +13,7 @@ use serde_json::json;
 
 use super::{Pair, fresh, transferred};
 use crate::case::{Encoding, Transport, Variant};
-use crate::measured::Taken;
+use crate::measured::TurnResult;
 use crate::memory::{FIRST_CHANGED, Memory, PAGE};
 
 /// Bandwidth limit of the rounds: so low that all pages are written again before a round ends, or QEMU would end the
@@ -22,7 +22,7 @@ const SLOW: u64 = 96 << 20;
 /// Number of commands sent at once.
 const AT_ONCE: usize = 256;
 
-pub(super) fn run(memory: &Memory, transport: Transport, variant: Variant) -> Taken {
+pub(super) fn run(memory: &Memory, transport: Transport, variant: Variant) -> TurnResult {
     let mut speeds = std::iter::successors(Some(SLOW), |speed| Some(speed / 2)).take(4);
     speeds
         .find_map(|speed| run_at(speed, memory, transport, variant))
@@ -30,7 +30,7 @@ pub(super) fn run(memory: &Memory, transport: Transport, variant: Variant) -> Ta
 }
 
 /// Runs with `speed` bytes a second in the rounds; `None` if the rounds ended too early.
-fn run_at(speed: u64, memory: &Memory, transport: Transport, variant: Variant) -> Option<Taken> {
+fn run_at(speed: u64, memory: &Memory, transport: Transport, variant: Variant) -> Option<TurnResult> {
     let socket = fresh(memory, "qtest");
     let qtest = format!("unix:{},server=on,wait=off", socket.display());
     let mut pair = Pair::start(memory, transport, variant, true, &["-qtest", &qtest, "-qtest-log", "none"]);
@@ -51,7 +51,11 @@ fn run_at(speed: u64, memory: &Memory, transport: Transport, variant: Variant) -
     let (before, begun) = (pair.processor_time(), Instant::now());
     pair.from.say("migrate-continue", json!({ "state": "pre-switchover" }));
     let figures = pair.from.wait(&["completed"]);
-    Some(Taken { time: begun.elapsed(), cpu: pair.processor_time() - before, bytes: transferred(&figures) - bytes })
+    Some(TurnResult {
+        time: begun.elapsed(),
+        cpu: pair.processor_time() - before,
+        bytes: transferred(&figures) - bytes,
+    })
 }
 
 /// Writes all pages again and again until QEMU has put each into its cache, which it does with pages that are not there

@@ -12,7 +12,7 @@ use minivmm::control::Client;
 use serde_json::{Value, json};
 
 use crate::case::{Data, Encoding, Transport, Variant};
-use crate::measured::{Taken, processor_time};
+use crate::measured::{TurnResult, processor_time};
 use crate::memory::{MIB, Memory};
 
 const LONGEST: Duration = Duration::from_secs(60);
@@ -170,7 +170,7 @@ fn fresh(memory: &Memory, name: &str) -> PathBuf {
 }
 
 /// Migrates the content of the file; the time is QEMU's own. Changed pages are measured from their change on.
-pub(crate) fn run(memory: &Memory, transport: Transport, variant: Variant) -> Taken {
+pub(crate) fn run(memory: &Memory, transport: Transport, variant: Variant) -> TurnResult {
     if memory.data == Data::Changed {
         return changed::run(memory, transport, variant);
     }
@@ -179,7 +179,7 @@ pub(crate) fn run(memory: &Memory, transport: Transport, variant: Variant) -> Ta
     pair.migrate();
     let figures = pair.from.wait(&["completed"]);
     let time = Duration::from_millis(figures["total-time"].as_u64().expect("a time"));
-    Taken { time, cpu: pair.processor_time() - before, bytes: transferred(&figures) }
+    TurnResult { time, cpu: pair.processor_time() - before, bytes: transferred(&figures) }
 }
 
 fn transferred(figures: &Value) -> u64 {

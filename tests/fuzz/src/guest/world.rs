@@ -48,7 +48,7 @@ impl<H: Host> World<H> {
         let memory = GuestMemory::from_ranges(&[(GuestAddress(0), MEMORY)]).expect("address space");
         let line = Arc::new(TestLine::default());
         let name = "virtio-mmio@0/fuzz".to_owned();
-        let device = Virtio::unattended(name, host.model(), memory.clone(), line.clone()).expect("descriptors");
+        let device = Virtio::without_thread(name, host.model(), memory.clone(), line.clone()).expect("descriptors");
         Self { device, memory, host, line, before: vec![0; MEMORY], after: vec![0; MEMORY], hosted: Vec::new() }
     }
 

@@ -12,7 +12,7 @@ use crate::migrate::urgent::{IncomingUrgent, OutgoingUrgent};
 use crate::ram::PageCount;
 
 /// Time between two looks where there is no descriptor to wait for.
-const LOOK: Duration = Duration::from_millis(1);
+const CHECK_INTERVAL: Duration = Duration::from_millis(1);
 
 impl Link<'_> {
     /// The guest may be waiting for a page.
@@ -45,7 +45,7 @@ impl Link<'_> {
     pub(super) fn receive_or_fault(&mut self, slice: Duration) -> Result<()> {
         let faults = self.late.and_then(LateRam::descriptor);
         if self.channel.descriptor().is_none() || faults.is_none() {
-            return self.receive_within(slice.min(LOOK));
+            return self.receive_within(slice.min(CHECK_INTERVAL));
         }
         // Decrypted bytes make no descriptor readable.
         match self.receive_within(Duration::ZERO) {
@@ -59,7 +59,7 @@ impl Link<'_> {
         let others = others.map(|descriptor| Wanted { descriptor, to_receive: true, to_send: false });
         let wanted: Vec<_> = main.into_iter().chain(others).collect();
         // No descriptor tells that the source has made the second connection.
-        let slice = if self.incoming_urgent.is_some() { slice } else { slice.min(LOOK) };
+        let slice = if self.incoming_urgent.is_some() { slice } else { slice.min(CHECK_INTERVAL) };
         wait_for_any(&wanted, slice)?;
         self.receive_within(Duration::ZERO)
     }
@@ -69,7 +69,7 @@ impl Link<'_> {
     pub(super) fn take_urgent(&mut self) -> Result<()> {
         let Some(late) = self.late.filter(|late| late.listens() && !self.is_unintroduced) else { return Ok(()) };
         if self.incoming_urgent.is_none() && self.clock.now() >= self.urgent_look {
-            self.urgent_look = self.clock.now().saturating_add(LOOK);
+            self.urgent_look = self.clock.now().saturating_add(CHECK_INTERVAL);
             let channel = self.channel.urgent()?;
             self.incoming_urgent = channel.map(|channel| IncomingUrgent::new(channel, late));
         }
@@ -110,7 +110,7 @@ impl Link<'_> {
                 Some(descriptor) => {
                     wait_for_any(&[Wanted { descriptor, to_receive: true, to_send: false }], slice)?;
                 }
-                None => self.clock.sleep(slice.min(LOOK)),
+                None => self.clock.sleep(slice.min(CHECK_INTERVAL)),
             }
         }
     }
@@ -172,7 +172,7 @@ impl Link<'_> {
     /// poll(2) fails.
     pub(in crate::migrate) fn await_room(&mut self, to_send: bool) -> Result<()> {
         let Some(descriptor) = self.channel.descriptor() else {
-            self.clock.sleep(LOOK);
+            self.clock.sleep(CHECK_INTERVAL);
             return Ok(());
         };
         let mut wanted = vec![Wanted { descriptor, to_receive: true, to_send }];

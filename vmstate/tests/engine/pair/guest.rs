@@ -36,7 +36,7 @@ pub(super) struct Memory {
     /// How long the guest has run.
     ran: Duration,
     /// How long the guest has stood still for its throttle.
-    stood: Duration,
+    stopped_time: Duration,
     /// Each throttle that was set, with its moment.
     throttles: Vec<(Duration, u8)>,
     owed: f64,
@@ -85,7 +85,7 @@ impl Guest {
             random: 0x9e37_79b9_7f4a_7c15,
             written_until: Duration::ZERO,
             ran: Duration::ZERO,
-            stood: Duration::ZERO,
+            stopped_time: Duration::ZERO,
             throttles: Vec::new(),
             owed: 0.0,
         };
@@ -129,8 +129,8 @@ impl Guest {
     }
 
     /// How long the guest has stood still for its throttle until now.
-    pub fn stood(&self) -> Duration {
-        self.caught_up().stood
+    pub fn stopped_time(&self) -> Duration {
+        self.caught_up().stopped_time
     }
 
     /// Changes how the guest writes from now on.
@@ -185,9 +185,9 @@ impl Memory {
             return;
         }
         self.ran += passed;
-        let stood = passed * self.throttle().into() / 100;
-        self.stood += stood;
-        self.owed += (passed - stood).as_secs_f64() * self.load.writes_per_second;
+        let stopped_time = passed * self.throttle().into() / 100;
+        self.stopped_time += stopped_time;
+        self.owed += (passed - stopped_time).as_secs_f64() * self.load.writes_per_second;
         while self.owed >= 1.0 {
             self.owed -= 1.0;
             // xorshift64

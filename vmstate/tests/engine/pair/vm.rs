@@ -119,7 +119,7 @@ impl Machine for Vm {
     }
 
     fn throttled(&self) -> Duration {
-        self.guest.stood()
+        self.guest.stopped_time()
     }
 
     fn prepare(&mut self, _go_on: &dyn Fn() -> bool) -> Result<Duration> {

@@ -62,7 +62,7 @@ pub trait Backend: Send + 'static {
 
 /// Moves frames between the receive and transmit rings of a card and its network, beside the card's thread.
 pub trait DataPlane: Send + Sync {
-    /// Descriptor that is readable when there are [`news`](Self::news).
+    /// Descriptor that is readable when there are [`take_interrupt`](Self::take_interrupt).
     fn fd(&self) -> RawFd;
 
     /// Starts, unless it runs already, with those of the card's first two `rings` that are ready, and their `kicks`.
@@ -81,7 +81,7 @@ pub trait DataPlane: Send + Sync {
     ///
     /// # Errors
     /// A ring breaks the protocol.
-    fn news(&self) -> Result<bool, Broken>;
+    fn take_interrupt(&self) -> Result<bool, Broken>;
 }
 
 /// A set of virtio-net's `GUEST_*` feature bits: checksums not computed, segments not cut, in frames for the guest.

@@ -109,11 +109,11 @@ impl<B: Backend> Net<B> {
     /// Begins announcements, in place of those under way.
     pub fn announce(&mut self, with: Announcing, interrupt: &Interrupt) {
         self.announcement = Announcement::begin(with);
-        self.speak(interrupt);
+        self.send_announcement(interrupt);
     }
 
     /// Announces the guest if it is time, and asks the guest to announce itself if it can.
-    fn speak(&mut self, interrupt: &Interrupt) {
+    fn send_announcement(&mut self, interrupt: &Interrupt) {
         let Some(announcement) = self.announcement.take_if(|announcement| announcement.wait().is_zero()) else {
             return;
         };
@@ -260,7 +260,7 @@ impl<B: Backend> Net<B> {
     fn process_commands(&mut self, io: &mut Io<'_>) -> std::result::Result<(), Broken> {
         if let Some(plane) = self.backend.data_plane() {
             plane.start(io.rings, self.state.features, io.kicks)?;
-            if plane.news()? {
+            if plane.take_interrupt()? {
                 io.interrupt.raise_queue();
             }
         }
@@ -397,7 +397,7 @@ impl<B: Backend> Model for Net<B> {
 
     fn due(&mut self, interrupt: &Interrupt, config: &ConfigSpace) -> Option<Duration> {
         if self.announcement.is_some() {
-            self.speak(interrupt);
+            self.send_announcement(interrupt);
             config.publish(self.config());
         }
         self.announcement.as_ref().map(Announcement::wait)
@@ -407,7 +407,7 @@ impl<B: Backend> Model for Net<B> {
         Some(self.backend.data_plane().map_or_else(|| self.backend.fd(), DataPlane::fd))
     }
 
-    fn attends(&self, queue: usize) -> bool {
+    fn handles_kicks(&self, queue: usize) -> bool {
         queue == CONTROL || self.backend.data_plane().is_none()
     }
 
@@ -420,7 +420,7 @@ impl<B: Backend> Model for Net<B> {
         let Some(plane) = self.backend.data_plane() else { return Ok(()) };
         plane.stop(rings, memory)?;
         // The data plane has stopped, so this is its last news; the pending interrupt migrates with the guest.
-        if plane.news()? {
+        if plane.take_interrupt()? {
             interrupt.raise_queue();
         }
         Ok(())

@@ -21,7 +21,7 @@ use super::HEADER;
 use super::backend::{Backend, Offloads, USO};
 use super::frame::{ETHERNET, FRAME_MAX};
 use super::segment;
-use crate::error::SparingLog;
+use crate::error::RateLimitedLog;
 use crate::passed;
 use crate::sandbox::{self, Kind};
 use crate::sync::lock;
@@ -71,8 +71,8 @@ struct Link {
     connection: Mutex<Option<Connection>>,
     /// Signals the thread that reconnects; `None` for a passed socket.
     lost: Option<Sender<()>>,
-    losses: Mutex<SparingLog>,
-    returns: Mutex<SparingLog>,
+    losses: Mutex<RateLimitedLog>,
+    returns: Mutex<RateLimitedLog>,
 }
 
 impl Stream {
@@ -121,7 +121,7 @@ fn keep_connected(link: &Weak<Link>, losses: &Receiver<()>) {
             let Some(link) = link.upgrade() else { return };
             // No process listens yet, or the host is short of something: tried again.
             if connect_to(&link.path).and_then(|socket| link.adopt(socket)).is_ok() {
-                link.say(&link.returns, "connected again; the guest's link is up");
+                link.report(&link.returns, "connected again; the guest's link is up");
                 break;
             }
         }
@@ -157,9 +157,9 @@ impl Link {
         lock(&self.connection)
     }
 
-    fn say(&self, log: &Mutex<SparingLog>, what: &str) {
+    fn report(&self, log: &Mutex<RateLimitedLog>, what: &str) {
         let mut log = lock(log);
-        log.say(format_args!("--net stream={}: {what}", self.path.display()));
+        log.print(format_args!("--net stream={}: {what}", self.path.display()));
     }
 
     fn adopt(&self, socket: OwnedFd) -> io::Result<()> {
@@ -188,7 +188,7 @@ impl Link {
                 }
                 None => "for good, since a socket that was passed cannot be connected again",
             };
-            self.say(&self.losses, &format!("{error}; the guest's link is down {then}"));
+            self.report(&self.losses, &format!("{error}; the guest's link is down {then}"));
         }
         result
     }

@@ -18,7 +18,7 @@ const TRIES: usize = 8;
 const TIGHT_NS: u64 = 5_000;
 /// Longest reading that can distinguish a scaled TSC from the host's TSC with an offset: once a host is up, the two differ by
 /// more.
-const TELLS_NS: u64 = 1_000_000;
+const PRECISE_NS: u64 = 1_000_000;
 /// Most corrections of the clock.
 const CORRECTIONS: usize = 8;
 /// Difference that needs no correction: a twenty-fifth of what Linux takes for a fault.
@@ -98,8 +98,8 @@ fn read_once(clocks: &impl Clocks, vcpu: usize, khz: u32) -> Result<Pair, StateE
     let data = clocks.clock()?;
     let tsc = clocks.tsc(vcpu)?;
     let between_ns = clocks.clock()?.clock.saturating_sub(data.clock);
-    let tells = has_instant(&data) && between_ns <= TELLS_NS;
-    if let Some(offset) = clocks.tsc_offset(vcpu).filter(|_| tells) {
+    let is_precise = has_instant(&data) && between_ns <= PRECISE_NS;
+    if let Some(offset) = clocks.tsc_offset(vcpu).filter(|_| is_precise) {
         let at_instant = data.host_tsc.wrapping_add(offset);
         // A scaled TSC is not the host's TSC with an offset, and lies outside of the readings.
         if tsc.wrapping_sub(at_instant) <= ticks(i128::from(between_ns.saturating_add(SAME_NS)), khz) {

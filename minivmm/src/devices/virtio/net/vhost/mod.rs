@@ -216,7 +216,7 @@ impl<K: VhostNet + Send + Sync> DataPlane for Vhost<K> {
         Ok(())
     }
 
-    fn news(&self) -> Result<bool, Broken> {
+    fn take_interrupt(&self) -> Result<bool, Broken> {
         if self.broken.read().is_ok() {
             return Err(Broken::new("the host's vhost-net finds a ring or a request in it broken"));
         }

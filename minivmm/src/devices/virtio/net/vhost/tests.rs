@@ -174,13 +174,13 @@ fn whoever_stops_it_has_the_rings_as_it_left_them_and_its_last_interrupt() {
     rig.stop().unwrap();
     assert_eq!(rig.asked(), ["backend 0 none", "backend 1 none", "where 0", "where 1"]);
     assert_eq!(rig.rings.iter().map(Ring::next_available).collect::<Vec<_>>(), [12, 12, 9]);
-    assert_eq!(rig.vhost.news(), Ok(true));
-    assert_eq!(rig.vhost.news(), Ok(false));
+    assert_eq!(rig.vhost.take_interrupt(), Ok(true));
+    assert_eq!(rig.vhost.take_interrupt(), Ok(false));
     rig.start().unwrap();
     let asked = rig.asked();
     assert!(asked.contains(&"base 0 12".to_owned()) && asked.contains(&"base 1 12".to_owned()), "{asked:?}");
     rig.vhost.broken.write(1).unwrap();
-    rig.vhost.news().unwrap_err();
+    rig.vhost.take_interrupt().unwrap_err();
 }
 
 /// QEMU's `vhost_dev_set_log`: features, then addresses.

@@ -18,12 +18,12 @@ use crate::vm::published::Published;
 use crate::vm::request::Refusal;
 
 /// Interval between two checks of each address.
-const LOOK: Duration = Duration::from_millis(20);
+const CHECK_INTERVAL: Duration = Duration::from_millis(20);
 /// Time for which a check waits for a connection.
-const MOMENT: Duration = Duration::from_millis(1);
+const ACCEPT_TIMEOUT: Duration = Duration::from_millis(1);
 
 /// Addresses at which the source of a migration is awaited again.
-pub(super) struct AwaitedAgain {
+pub(super) struct ReconnectListeners {
     /// Listener at which the source was awaited first, if there was one.
     pub(super) first: Option<Arc<IncomingListener>>,
     /// The address of `first`, if it is known.
@@ -41,7 +41,7 @@ pub(super) struct AwaitedAgain {
     pub(super) server: Option<TlsServer>,
 }
 
-impl Connections for AwaitedAgain {
+impl Connections for ReconnectListeners {
     /// Waits until the source has connected again; `None` if the source cannot: this machine listens at no address, and has no control
     /// socket by which a client could give one.
     fn replace(&mut self, why: &vmstate::Error) -> Option<Connection> {
@@ -77,7 +77,7 @@ impl Connections for AwaitedAgain {
     }
 }
 
-impl AwaitedAgain {
+impl ReconnectListeners {
     fn listeners(&self) -> impl Iterator<Item = &IncomingListener> {
         self.first.as_deref().into_iter().chain(self.named.as_ref().map(|(_, listener)| listener))
     }
@@ -87,18 +87,18 @@ impl AwaitedAgain {
         if let Some(connection) = self.connected.take() {
             return Some(connection);
         }
-        self.listeners().filter_map(|listener| listener.accept_resuming(MOMENT).ok()).next()
+        self.listeners().filter_map(|listener| listener.accept_resuming(ACCEPT_TIMEOUT).ok()).next()
     }
 
     /// Listens at an address, if a client gives one within a moment.
     fn take_address(&mut self, recoveries: &Receiver<Recovery>) {
-        match recoveries.recv_timeout(LOOK) {
+        match recoveries.recv_timeout(CHECK_INTERVAL) {
             Ok(Recovery { at, answer }) => {
                 // The client may be gone.
                 let _ = answer.send(self.listen(&at).map_err(Refusal));
             }
             Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => std::thread::sleep(LOOK),
+            Err(RecvTimeoutError::Disconnected) => std::thread::sleep(CHECK_INTERVAL),
         }
     }
 

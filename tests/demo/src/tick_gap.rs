@@ -21,18 +21,18 @@ const READINGS: u32 = 8;
 
 /// Lower and upper bound of the offset from the guest's monotonic clock to the host's time since the epoch, in ns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Ahead([i64; 2]);
+pub(crate) struct ClockOffset([i64; 2]);
 
-impl Ahead {
+impl ClockOffset {
     /// Measures the offset for a guest that runs in `vmm`.
     pub(crate) fn measure(vmm: &mut Vmm) -> Result<Self> {
-        let mut ahead = Self([i64::MIN, i64::MAX]);
+        let mut offset = Self([i64::MIN, i64::MAX]);
         for _ in 0..READINGS {
             let asked = SystemTime::now();
             let (answered, clock) = vmm.ask_timed("clock", Instant::now() + ANSWER)?;
-            ahead.narrow(nanoseconds(asked), clock["monotonic_ns"].as_i64().unwrap_or(0), nanoseconds(answered));
+            offset.narrow(nanoseconds(asked), clock["monotonic_ns"].as_i64().unwrap_or(0), nanoseconds(answered));
         }
-        Ok(ahead)
+        Ok(offset)
     }
 
     /// Narrows the bounds by one reading: the guest's clock was `guest` at some time between `asked` and `answered`.
@@ -65,7 +65,7 @@ pub(crate) fn since_resume(vmm: &Vmm) -> Duration {
 /// The gap of the guest's ticks that a migration causes, in ms of the host's time. The guest's largest gap may be a
 /// different one: on a busy host the guest waits for its processor at other times, too.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Felt {
+pub(crate) struct TickGap {
     /// From the guest's last tick to the stop at the source.
     pub(crate) before: f64,
     /// From the stop at the source to the resume at the destination.
@@ -76,10 +76,10 @@ pub(crate) struct Felt {
     pub(crate) doubt: f64,
 }
 
-impl Felt {
+impl TickGap {
     /// The gap, among those in the guest's answer `mark`, that contains the migration. `clocks` are those of source and
     /// destination.
-    pub(crate) fn new(mark: &Value, clocks: [Ahead; 2], stopped: Option<[Duration; 2]>) -> Option<Self> {
+    pub(crate) fn new(mark: &Value, clocks: [ClockOffset; 2], stopped: Option<[Duration; 2]>) -> Option<Self> {
         let [stop, resume] = stopped?.map(|moment| moment.as_nanos() as i64);
         let ms = |from: i64, to: i64| (to - from) as f64 / 1e6;
         let doubt = ms(0, clocks[0].doubt() + clocks[1].doubt());
@@ -132,46 +132,46 @@ mod tests {
 
     const MS: i64 = 1_000_000;
 
-    fn ahead(readings: &[[i64; 3]]) -> Ahead {
-        let mut ahead = Ahead([i64::MIN, i64::MAX]);
-        readings.iter().for_each(|&[asked, guest, answered]| ahead.narrow(asked * MS, guest * MS, answered * MS));
-        ahead
+    fn offset(readings: &[[i64; 3]]) -> ClockOffset {
+        let mut offset = ClockOffset([i64::MIN, i64::MAX]);
+        readings.iter().for_each(|&[asked, guest, answered]| offset.narrow(asked * MS, guest * MS, answered * MS));
+        offset
     }
 
     #[test]
     fn each_reading_narrows_the_offset_of_the_clocks() {
         // The clocks are 1000 ms apart; the first question was delayed, and the second one's answer.
-        let ahead = ahead(&[[5000, 4020, 5022], [6000, 5001, 6040]]);
-        assert_eq!(ahead, Ahead([999 * MS, 1002 * MS]));
-        assert_eq!((ahead.host(0), ahead.doubt()), (1000 * MS + MS / 2, MS * 3 / 2));
+        let offset = offset(&[[5000, 4020, 5022], [6000, 5001, 6040]]);
+        assert_eq!(offset, ClockOffset([999 * MS, 1002 * MS]));
+        assert_eq!((offset.host(0), offset.doubt()), (1000 * MS + MS / 2, MS * 3 / 2));
     }
 
     /// The guest's clock stops for 80 ms: the guest counts 120 ms while 200 ms pass.
     #[test]
     fn a_stopped_clock_does_not_shorten_the_gap() {
-        let clocks = [ahead(&[[1000, 0, 1000]]), ahead(&[[1080, 0, 1080]])];
+        let clocks = [offset(&[[1000, 0, 1000]]), offset(&[[1080, 0, 1080]])];
         let mark = json!({ "tick": { "gaps_ns": [[100 * MS, 480 * MS], [500 * MS, 620 * MS]] } });
         let stopped = Some([Duration::from_millis(1510), Duration::from_millis(1640)]);
-        let felt = Felt::new(&mark, clocks, stopped).unwrap();
-        assert_eq!(felt, Felt { before: 10.0, stopped: 130.0, after: 60.0, doubt: 0.0 });
+        let felt = TickGap::new(&mark, clocks, stopped).unwrap();
+        assert_eq!(felt, TickGap { before: 10.0, stopped: 130.0, after: 60.0, doubt: 0.0 });
         assert_eq!(felt.total(), 200.0);
         // A gap outside of the migration, and a monitor without STOP and RESUME.
         let elsewhere = json!({ "tick": { "gaps_ns": [[300 * MS, 400 * MS]] } });
-        assert_eq!(Felt::new(&elsewhere, clocks, stopped), None);
-        assert_eq!(Felt::new(&mark, clocks, None), None);
+        assert_eq!(TickGap::new(&elsewhere, clocks, stopped), None);
+        assert_eq!(TickGap::new(&mark, clocks, None), None);
     }
     #[test]
     fn ticks_that_were_read_are_the_ends_of_the_gap() {
         let at = |ms: &[u64]| ms.iter().map(|&ms| UNIX_EPOCH + Duration::from_millis(ms)).collect::<Vec<_>>();
         let (source, destination) = (at(&[1000, 1004, 1005]), at(&[1017, 1018]));
         let stopped = Some([Duration::from_millis(1007), Duration::from_millis(1010)]);
-        let felt = Felt::between([&source, &destination], stopped).unwrap();
-        assert_eq!(felt, Felt { before: 2.0, stopped: 3.0, after: 7.0, doubt: 0.0 });
+        let felt = TickGap::between([&source, &destination], stopped).unwrap();
+        assert_eq!(felt, TickGap { before: 2.0, stopped: 3.0, after: 7.0, doubt: 0.0 });
         assert_eq!((largest_gap(&source), largest_gap(&[])), (4.0, 0.0));
-        assert_eq!(Felt::between([&source, &[]], stopped), None);
+        assert_eq!(TickGap::between([&source, &[]], stopped), None);
         let late = [Duration::from_millis(1003), Duration::from_millis(1010)];
         assert_eq!(
-            Felt::between([&source, &destination], Some(late)).map(|felt| (felt.before, felt.total())),
+            TickGap::between([&source, &destination], Some(late)).map(|felt| (felt.before, felt.total())),
             Some((0.0, 14.0))
         );
     }
