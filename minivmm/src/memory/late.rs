@@ -56,7 +56,7 @@ pub(super) fn open() -> io::Result<Faults> {
         // SAFETY: the kernel reads and writes an `uffdio_api`, which is there.
         done(unsafe { ioctl_with_mut_ref(&descriptor, c_ulong::from(UFFDIO_API), &mut api) })
     };
-    // A kernel refuses a feature that it lacks, and can be asked again.
+    // A kernel without the feature refuses it, and accepts another call without it.
     let names_threads = agree(UFFD_FEATURE_THREAD_ID).is_ok();
     if !names_threads {
         agree(0)?;
@@ -82,7 +82,7 @@ impl Ram {
         match self.faults.as_ref() {
             Ok(faults) if faults.names_threads => Ok(()),
             _ => Err(Error::Memory {
-                what: "this kernel does not tell which thread waits for a page (UFFD_FEATURE_THREAD_ID); Linux does from 4.14 on".into(),
+                what: "this kernel does not report which thread waits for a page (UFFD_FEATURE_THREAD_ID); Linux does from 4.14 on".into(),
             }),
         }
     }
@@ -113,8 +113,8 @@ impl Ram {
         for stretch in self.stretches() {
             let range = uffdio_range { start: stretch.host_address, len: stretch.len };
             let mut register = uffdio_register { range, mode: UFFDIO_REGISTER_MODE_MISSING.into(), ioctls: 0 };
-            // SAFETY: the kernel reads and writes an `uffdio_register`, which is there. The range is a mapping that `self` keeps: who
-            // touches its missing pages waits, and is given memory's own bytes.
+            // SAFETY: the kernel reads and writes an `uffdio_register`, which is there. The range is a mapping that `self` keeps: a
+            // thread that touches a missing page waits, and then reads the bytes of guest memory.
             let registered = unsafe { ioctl_with_mut_ref(faults, c_ulong::from(UFFDIO_REGISTER), &mut register) };
             done(registered).map_err(|error| refused("missing pages cannot be waited for", error))?;
         }
@@ -195,7 +195,7 @@ impl Ram {
             };
             return match done(put) {
                 Ok(()) => Ok(()),
-                // The process's mappings are just being changed.
+                // Another thread is changing the process's mappings.
                 Err(error) if is(&error, Errno::AGAIN) || error.kind() == ErrorKind::Interrupted => continue,
                 // The page is there already, but its waiters may not have been woken.
                 Err(error) if is(&error, Errno::EXIST) => {
@@ -252,10 +252,10 @@ mod tests {
     use crate::memory::LOW_RAM_MAX;
 
     const PAGE: usize = PAGE_SIZE as usize;
-    /// In another huge page than the written pages.
+    /// An offset in another huge page than the written pages.
     const FAR: u64 = 64 << 20;
 
-    /// Memory across the hole whose missing pages are waited for; `None` if the host does not allow that.
+    /// Makes RAM on both sides of the hole; `None` if the host does not allow waits for missing pages.
     fn late() -> Option<Ram> {
         let ram = Ram::new(LOW_RAM_MAX + (1 << 20)).unwrap();
         match ram.check_late() {
@@ -277,9 +277,9 @@ mod tests {
         waits
     }
 
-    /// Also in the second stretch, and by the kernel on a thread's behalf.
+    /// Covers RAM above the hole, and a fault of the kernel on a thread's behalf.
     #[test]
-    fn who_touches_a_missing_page_waits_for_exactly_it() {
+    fn a_thread_that_touches_a_missing_page_waits_for_that_page() {
         let Some(ram) = late() else { return };
         let high = LOW_RAM_MAX + 5 * PAGE_SIZE;
         ram.write(3 * PAGE_SIZE, &[7; PAGE]).unwrap();
@@ -292,10 +292,10 @@ mod tests {
         let (here, mut there) = std::os::unix::net::UnixStream::pair().unwrap();
         std::io::Write::write_all(&mut there, &[5; 4]).unwrap();
         thread::scope(|scope| {
-            let (tell, told) = std::sync::mpsc::channel();
+            let (sender, thread_id) = std::sync::mpsc::channel();
             let ram = &ram;
             let reader = scope.spawn(move || {
-                tell.send(rustix::thread::gettid().as_raw_nonzero().get() as u32).unwrap();
+                sender.send(rustix::thread::gettid().as_raw_nonzero().get() as u32).unwrap();
                 let mut byte = [0; 1];
                 ram.read(high + 9, &mut byte).unwrap();
                 byte[0]
@@ -303,7 +303,7 @@ mod tests {
             let (waits, over) = (waited_for(ram), reader.is_finished());
             ram.put(high, Some(&[9; PAGE])).unwrap();
             assert_eq!(reader.join().unwrap(), 9);
-            assert_eq!((&waits[..], over), (&[Fault { offset: high, thread: told.recv().unwrap() }][..], false));
+            assert_eq!((&waits[..], over), (&[Fault { offset: high, thread: thread_id.recv().unwrap() }][..], false));
             // The kernel writes there, for a `readv` of a socket's bytes.
             let receiver = scope.spawn(|| ram.receive(here.as_fd(), [(FAR, 4)]).unwrap());
             assert_eq!(waited_for(ram).iter().map(|wait| wait.offset).collect::<Vec<_>>(), [FAR]);
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_that_is_there_is_left_as_the_guest_has_it_and_afterwards_nobody_waits() {
+    fn a_present_page_stays_unchanged_and_after_the_end_no_access_waits() {
         let Some(ram) = late() else { return };
         ram.await_pages().unwrap();
         ram.put(0, None).unwrap();

@@ -44,7 +44,7 @@ impl BlockClock {
     }
 }
 
-/// Current waits, and the time of those that are over. All times are of one clock.
+/// Current waits, and the block time of the waits that have ended. All times are of one clock.
 #[derive(Debug)]
 struct Waits {
     threads: Vec<u32>,
@@ -68,7 +68,7 @@ impl Waits {
         if self.waiting[vcpu].is_some_and(|(known, _)| known == page) {
             return;
         }
-        // A thread that waits for another page has been woken for the one before.
+        // A thread that waits for another page no longer waits for the previous one.
         self.wake(vcpu, now);
         self.waiting[vcpu] = Some((page, now));
         if self.waiting.iter().all(Option::is_some) {
@@ -101,21 +101,21 @@ mod tests {
 
     const FIRST_THREAD: u32 = 100;
 
-    /// Events of one millisecond.
+    /// The event of one millisecond.
     #[derive(Clone, Copy, Debug)]
     enum Step {
         Begins { thread: u32, page: u64 },
-        Comes(u64),
-        AllCome,
-        Passes,
+        Arrives(u64),
+        AllArrive,
+        Nothing,
     }
 
     fn steps() -> impl Strategy<Value = Vec<Step>> {
         let step = prop_oneof![
             6 => (0..4_u32, 0..4_u64).prop_map(|(vcpu, page)| Step::Begins { thread: FIRST_THREAD + vcpu, page }),
-            4 => (0..4_u64).prop_map(Step::Comes),
-            1 => Just(Step::AllCome),
-            2 => Just(Step::Passes),
+            4 => (0..4_u64).prop_map(Step::Arrives),
+            1 => Just(Step::AllArrive),
+            2 => Just(Step::Nothing),
         ];
         prop::collection::vec(step, 0..60)
     }
@@ -124,7 +124,7 @@ mod tests {
     fn counted(vcpus: usize, steps: &[Step]) -> BlockTime {
         let mut waits_for = vec![None; vcpus];
         // Waits that are not over do not count.
-        let (mut open, mut told) = (vec![Vec::new(); vcpus], vec![Vec::new(); vcpus]);
+        let (mut open, mut ended) = (vec![Vec::new(); vcpus], vec![Vec::new(); vcpus]);
         for (now, step) in steps.iter().enumerate() {
             for vcpu in 0..vcpus {
                 let before = waits_for[vcpu];
@@ -132,12 +132,12 @@ mod tests {
                     Step::Begins { thread, page } if thread == FIRST_THREAD + vcpu as u32 => {
                         waits_for[vcpu] = Some(page);
                     }
-                    Step::Comes(page) if before == Some(page) => waits_for[vcpu] = None,
-                    Step::AllCome => waits_for[vcpu] = None,
+                    Step::Arrives(page) if before == Some(page) => waits_for[vcpu] = None,
+                    Step::AllArrive => waits_for[vcpu] = None,
                     _ => {}
                 }
                 if waits_for[vcpu] != before {
-                    told[vcpu].append(&mut open[vcpu]);
+                    ended[vcpu].append(&mut open[vcpu]);
                 }
                 if waits_for[vcpu].is_some() {
                     open[vcpu].push(now);
@@ -145,11 +145,14 @@ mod tests {
             }
         }
         let milliseconds = |count: usize| Duration::from_millis(count as u64);
-        // The time for which all waited counts once the first of them is woken.
-        let whole: Vec<Vec<usize>> = told.iter().zip(&open).map(|(told, open)| [&told[..], open].concat()).collect();
-        let nobody_goes_on = |now: usize| open.iter().all(|open| open.contains(&now));
-        let all = (0..steps.len()).filter(|now| whole.iter().all(|times| times.contains(now)) && !nobody_goes_on(*now));
-        BlockTime { all: milliseconds(all.count()), each: told.iter().map(|told| milliseconds(told.len())).collect() }
+        // The time for which all vCPUs waited counts once the first of them is woken.
+        let whole: Vec<Vec<usize>> = ended.iter().zip(&open).map(|(ended, open)| [&ended[..], open].concat()).collect();
+        let all_still_wait = |now: usize| open.iter().all(|open| open.contains(&now));
+        let all = (0..steps.len()).filter(|now| whole.iter().all(|times| times.contains(now)) && !all_still_wait(*now));
+        BlockTime {
+            all: milliseconds(all.count()),
+            each: ended.iter().map(|ended| milliseconds(ended.len())).collect(),
+        }
     }
 
     proptest! {
@@ -161,16 +164,16 @@ mod tests {
                 let now = Duration::from_millis(now as u64);
                 match *step {
                     Step::Begins { thread, page } => waits.begin(thread, page, now),
-                    Step::Comes(page) => waits.end(Some(page), now),
-                    Step::AllCome => waits.end(None, now),
-                    Step::Passes => {}
+                    Step::Arrives(page) => waits.end(Some(page), now),
+                    Step::AllArrive => waits.end(None, now),
+                    Step::Nothing => {}
                 }
             }
             prop_assert_eq!(&waits.time, &counted(vcpus, &steps));
         }
     }
 
-    /// A machine of two vCPUs, by hand: vCPU 0 waits from 10 to 40 ms, vCPU 1 from 20 to 30 ms and from 35 to 60 ms.
+    /// Calculated by hand for two vCPUs: vCPU 0 waits from 10 to 40 ms, vCPU 1 from 20 to 30 ms and from 35 to 60 ms.
     #[test]
     fn all_vcpus_are_blocked_only_while_each_of_them_waits() {
         let mut waits = Waits::new(vec![7, 9]);

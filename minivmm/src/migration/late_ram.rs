@@ -1,4 +1,4 @@
-//! Guest RAM for the engine in post-copy: a fault belongs to the block that the guest sees at the address.
+//! Guest RAM for the engine in post-copy. A fault is reported for the block that the guest sees at the address.
 
 use std::os::fd::BorrowedFd;
 
@@ -39,7 +39,7 @@ impl LateMemory for MachineRam {
     }
 
     fn discard(&self, block: usize, offset: u64, len: u64) -> vmstate::Result<()> {
-        // In as few calls as there are stretches, since the guest is stopped meanwhile.
+        // One call for each contiguous range, because the guest is stopped meanwhile.
         let discard = |at: u64, len: u64| if len == 0 { Ok(()) } else { self.ram.discard(at, len).map_err(misuse) };
         let Some(index) = block.checked_sub(1) else {
             let hidden = self.hidden(offset, usize::try_from(len).unwrap_or(usize::MAX));
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_that_is_waited_for_is_one_of_the_block_that_the_guest_sees_there() {
+    fn a_fault_is_reported_for_the_block_that_the_guest_sees_there() {
         let ram = Ram::new(SEGMENT.end + 2 * PAGE_SIZE).unwrap();
         let late = MachineRam::arriving(ram.clone(), Firmware::default());
         if let Err(error) = late.prepare() {
@@ -130,7 +130,7 @@ mod tests {
         let at = SEGMENT.start + 3 * PAGE_SIZE;
         late.write(2, 3 * PAGE_SIZE, &[6; 4096]).unwrap();
         late.write(2, 4 * PAGE_SIZE, &[5; 4096]).unwrap();
-        // Pages beneath the firmware are not used by anybody; pages around the segment are dropped.
+        // A discard skips the pages beneath the firmware, which nothing uses, and drops the pages around the segment.
         for around in [0, PAGE_SIZE] {
             let (before, behind) = (SEGMENT.start - PAGE_SIZE, SEGMENT.end);
             [before, behind].into_iter().for_each(|place| ram.write(place, &[7; 4096]).unwrap());

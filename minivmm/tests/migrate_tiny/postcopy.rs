@@ -15,7 +15,8 @@ use minivmm::vm::{MigrationInfo, MigrationStatus, ParameterChange, Request, RunS
 use crate::machine::{Machine, TIMEOUT, lab, unix_address, until};
 use crate::tls::{certificates, set, waiting};
 
-/// Starts a machine whose guest never fits into its downtime limit, and one that waits for it. `None` without support for it.
+/// Starts a source with a downtime limit of zero, whose guest is so never migrated before post-copy, and a destination. `None` if the
+/// host does not support post-copy.
 fn machines(dir: &Path) -> Option<(Machine, Machine, Address)> {
     if let Err(error) = minivmm::memory::Ram::new(1 << 20).unwrap().check_late() {
         vmstate_lab::skip::skip(error);
@@ -36,28 +37,28 @@ fn a_guest_runs_before_all_of_its_memory_is_there() {
     let Some((source, destination, address)) = machines(dir.path()) else { return };
     let refusal = source.handle.ask(Request::MigrateStartPostcopy).unwrap_err().0;
     assert_eq!(refusal, "Start postcopy after migration has been started");
-    let wire = Wire::new(dir.path(), &address);
+    let relay = Relay::new(dir.path(), &address);
     destination.handle.set_measures_block_time(true);
     let (here, there) = (source.statuses(), destination.statuses());
-    source.handle.ask(Request::Migrate(wire.address.clone(), Terms::default())).unwrap();
+    source.handle.ask(Request::Migrate(relay.address.clone(), Terms::default())).unwrap();
     source.handle.ask(Request::MigrateStartPostcopy).unwrap();
-    // After the switch-over, each page that arrives was requested or is the next one, and slowly.
+    // After the switch-over, pages arrive slowly: requested ones, and the next ones in order.
     until(|| destination.handle.run_state() == RunState::Running, || format!("{:?}", source.handle.migration()));
-    wire.slow.store(false, Ordering::SeqCst);
+    relay.slow.store(false, Ordering::SeqCst);
     assert_eq!(source.await_end(), MigrationStatus::Completed, "{:?}", source.handle.migration());
     destination.await_passes(2);
     let both = [here, there].map(|seen| seen.lock().unwrap().clone());
     assert!(both.iter().all(|seen| seen.ends_with(&["device", "postcopy-active", "completed"])), "{both:?}");
     assert_eq!(source.handle.run_state(), RunState::PostMigrate);
     assert!(source.handle.migration().figures.downtime.is_some());
-    // The one vCPU waits for one page at a time, and is all of them.
+    // There is one vCPU, so its block time is that of all vCPUs.
     let MigrationInfo { figures, block_time, .. } = destination.handle.migration();
     let blocked = block_time.unwrap();
     assert!(figures.page_waits.count > 0 && blocked.each == [blocked.all], "{blocked:?}, {figures:?}");
     assert!(Duration::ZERO < blocked.all && blocked.all <= figures.elapsed, "{blocked:?}, {figures:?}");
     assert_eq!(source.handle.migration().block_time, None);
     source.quit();
-    // The destination is a machine like any other.
+    // The destination can be the source of another migration.
     let address = unix_address(dir.path(), "next");
     let next = Machine::start(dir.path(), Some(&address));
     let change = ParameterChange::default().with("postcopy-ram", true);
@@ -69,29 +70,29 @@ fn a_guest_runs_before_all_of_its_memory_is_there() {
 }
 
 #[test]
-fn pages_that_the_guest_waits_for_have_a_connection_of_their_own() {
+fn requested_pages_are_sent_on_a_second_connection() {
     let Some(dir) = lab() else { return };
     let Some((source, destination, address)) = machines(dir.path()) else { return };
     let change = ParameterChange::default().with("postcopy-preempt", true);
     source.handle.ask(Request::MigrateSetParameters(change)).unwrap();
-    let mut wire = Wire::new(dir.path(), &address);
-    source.handle.ask(Request::Migrate(wire.address.clone(), Terms::default())).unwrap();
+    let mut relay = Relay::new(dir.path(), &address);
+    source.handle.ask(Request::Migrate(relay.address.clone(), Terms::default())).unwrap();
     source.handle.ask(Request::MigrateStartPostcopy).unwrap();
     until(|| destination.handle.run_state() == RunState::Running, || format!("{:?}", source.handle.migration()));
-    // Over another connection, too.
+    // With the first connection, and after a recovery.
     for recovers in [false, true] {
         if recovers {
-            wire.cut.store(true, Ordering::SeqCst);
+            relay.cut.store(true, Ordering::SeqCst);
             await_status(&source, MigrationStatus::PostcopyPaused);
             await_status(&destination, MigrationStatus::PostcopyPaused);
-            drop(wire);
-            wire = Wire::new(dir.path(), &address);
-            source.handle.ask(Request::MigrateResume(wire.address.clone())).unwrap();
+            drop(relay);
+            relay = Relay::new(dir.path(), &address);
+            source.handle.ask(Request::MigrateResume(relay.address.clone())).unwrap();
             await_status(&destination, MigrationStatus::PostcopyActive);
         }
-        until(|| wire.has_second.load(Ordering::SeqCst), || format!("{:?}", source.handle.migration()));
+        until(|| relay.has_second.load(Ordering::SeqCst), || format!("{:?}", source.handle.migration()));
     }
-    wire.slow.store(false, Ordering::SeqCst);
+    relay.slow.store(false, Ordering::SeqCst);
     assert_eq!(source.await_end(), MigrationStatus::Completed, "{:?}", source.handle.migration());
     destination.await_passes(2);
     source.quit();
@@ -102,14 +103,14 @@ fn await_status(machine: &Machine, status: MigrationStatus) {
     until(|| machine.handle.migration().status() == status, || format!("{:?}", machine.handle.migration()));
 }
 
-/// The wire ends, the connection is broken on request, the destination is told to wait elsewhere: the guest finds all of its
-/// memory.
+/// The relay or a command at either side breaks the connection, and the destination gets other addresses: the guest has all of its
+/// memory in the end.
 #[test]
 fn ten_cuts_in_one_migration() {
     let Some(dir) = lab() else { return };
     let Some((source, destination, address)) = machines(dir.path()) else { return };
-    let mut wire = Wire::new(dir.path(), &address);
-    source.handle.ask(Request::Migrate(wire.address.clone(), Terms::default())).unwrap();
+    let mut relay = Relay::new(dir.path(), &address);
+    source.handle.ask(Request::Migrate(relay.address.clone(), Terms::default())).unwrap();
     source.handle.ask(Request::MigrateStartPostcopy).unwrap();
     until(|| destination.handle.run_state() == RunState::Running, || format!("{:?}", source.handle.migration()));
     for cut in 0..10 {
@@ -118,16 +119,16 @@ fn ten_cuts_in_one_migration() {
         match cut {
             3 => source.handle.pause_postcopy().unwrap(),
             6 => destination.handle.pause_postcopy().unwrap(),
-            _ => wire.cut.store(true, Ordering::SeqCst),
+            _ => relay.cut.store(true, Ordering::SeqCst),
         }
         await_status(&source, MigrationStatus::PostcopyPaused);
         await_status(&destination, MigrationStatus::PostcopyPaused);
-        // The reason follows the status.
+        // The reason is published after the status.
         let reasons = || [&source, &destination].map(|machine| machine.handle.migration().error);
         until(|| reasons().iter().all(Option::is_some), || format!("cut {cut}: {:?}", reasons()));
         let said = reasons().map(Option::unwrap);
         assert!(said.iter().all(|why| why.contains("the connection broke")), "{said:?}");
-        assert!(source.handle.ask(Request::Cont).is_err(), "a stale guest goes on");
+        assert!(source.handle.ask(Request::Cont).is_err(), "the source resumes a stale guest");
         // The source reconnects to the first address, to the same address given again, or to another one.
         let target = match cut % 3 {
             0 => address.clone(),
@@ -148,8 +149,8 @@ fn ten_cuts_in_one_migration() {
             let Address::Unix(path) = &target else { panic!("a unix socket") };
             UnixStream::connect(path).unwrap().write_all(b"QEVM\0\0\0\x03").unwrap();
         }
-        drop(wire);
-        wire = Wire::new(dir.path(), &target);
+        drop(relay);
+        relay = Relay::new(dir.path(), &target);
         // No process listens there.
         let nobody = Address::Unix(dir.path().join("nobody"));
         source.handle.ask(Request::MigrateResume(nobody)).unwrap();
@@ -157,13 +158,13 @@ fn ten_cuts_in_one_migration() {
             || source.handle.migration().error.is_some_and(|why| why.contains("nobody")),
             || format!("{:?}", source.handle.migration()),
         );
-        source.handle.ask(Request::MigrateResume(wire.address.clone())).unwrap();
+        source.handle.ask(Request::MigrateResume(relay.address.clone())).unwrap();
         until(
             || destination.handle.migration().figures.normal_pages > received,
             || format!("cut {cut}: {:?}, {:?}", source.handle.migration(), destination.handle.migration()),
         );
     }
-    wire.slow.store(false, Ordering::SeqCst);
+    relay.slow.store(false, Ordering::SeqCst);
     assert_eq!(source.await_end(), MigrationStatus::Completed, "{:?}", source.handle.migration());
     destination.await_passes(2);
     let ends = [&source, &destination].map(|machine| machine.handle.migration());
@@ -172,7 +173,7 @@ fn ten_cuts_in_one_migration() {
     destination.quit();
 }
 
-/// The new connection is encrypted like the first one, and to the same peer.
+/// The new connection is encrypted as the first one was, and accepts the same peer only.
 #[test]
 fn a_connection_that_takes_the_place_of_an_encrypted_one_is_encrypted() {
     let Some(dir) = lab() else { return };
@@ -185,32 +186,32 @@ fn a_connection_that_takes_the_place_of_an_encrypted_one_is_encrypted() {
     set(&source, &[("tls-creds", &certs), ("tls-hostname", "there")]);
     let change = ParameterChange::default().with("postcopy-preempt", true);
     source.handle.ask(Request::MigrateSetParameters(change)).unwrap();
-    let mut wire = Wire::new(dir.path(), &address);
-    source.handle.ask(Request::Migrate(wire.address.clone(), Terms::default())).unwrap();
+    let mut relay = Relay::new(dir.path(), &address);
+    source.handle.ask(Request::Migrate(relay.address.clone(), Terms::default())).unwrap();
     source.handle.ask(Request::MigrateStartPostcopy).unwrap();
     until(|| destination.handle.run_state() == RunState::Running, || format!("{:?}", source.handle.migration()));
-    wire.cut.store(true, Ordering::SeqCst);
+    relay.cut.store(true, Ordering::SeqCst);
     await_status(&source, MigrationStatus::PostcopyPaused);
     for (creds, why) in [("", "it speaks TLS"), (others.as_str(), "certificate"), (certs.as_str(), "")] {
         await_status(&source, MigrationStatus::PostcopyPaused);
         set(&source, &[("tls-creds", creds)]);
-        drop(wire);
-        wire = Wire::new(dir.path(), &address);
-        wire.slow.store(false, Ordering::SeqCst);
-        source.handle.ask(Request::MigrateResume(wire.address.clone())).unwrap();
+        drop(relay);
+        relay = Relay::new(dir.path(), &address);
+        relay.slow.store(false, Ordering::SeqCst);
+        source.handle.ask(Request::MigrateResume(relay.address.clone())).unwrap();
         let said = || source.handle.migration().error.unwrap_or_default();
         until(|| why.is_empty() || said().contains(why), || format!("not '{why}': {}", said()));
     }
     assert_eq!(source.await_end(), MigrationStatus::Completed, "{:?}", source.handle.migration());
     destination.await_passes(2);
-    assert!(wire.has_second.load(Ordering::SeqCst), "requested pages had no connection of their own");
+    assert!(relay.has_second.load(Ordering::SeqCst), "requested pages had no connection of their own");
     source.quit();
     destination.quit();
 }
 
-/// The guest that ran there is lost once its source is, and its remains at the source are not run again.
+/// After `migrate_cancel` in `postcopy-paused`, the guest at the destination is lost, and the source refuses to run its stale copy.
 #[test]
-fn a_source_that_nobody_connects_again_says_where_its_guest_is() {
+fn a_cancelled_recovery_reports_where_the_guest_is() {
     let Some(dir) = lab() else { return };
     let Some((source, destination, address)) = machines(dir.path()) else { return };
     let refusals = [
@@ -225,11 +226,11 @@ fn a_source_that_nobody_connects_again_says_where_its_guest_is() {
     );
     assert_eq!(refusals[1], "Migrate recover can only be run when postcopy is paused.");
     assert_eq!(refusals[2], "Cannot resume if there is no paused migration");
-    let wire = Wire::new(dir.path(), &address);
-    source.handle.ask(Request::Migrate(wire.address.clone(), Terms::default())).unwrap();
+    let relay = Relay::new(dir.path(), &address);
+    source.handle.ask(Request::Migrate(relay.address.clone(), Terms::default())).unwrap();
     source.handle.ask(Request::MigrateStartPostcopy).unwrap();
     until(|| destination.handle.run_state() == RunState::Running, || format!("{:?}", source.handle.migration()));
-    wire.cut.store(true, Ordering::SeqCst);
+    relay.cut.store(true, Ordering::SeqCst);
     await_status(&source, MigrationStatus::PostcopyPaused);
     await_status(&destination, MigrationStatus::PostcopyPaused);
     let file = Address::File { path: dir.path().join("file"), offset: 0 };
@@ -248,7 +249,7 @@ fn a_source_that_nobody_connects_again_says_where_its_guest_is() {
 }
 
 #[test]
-fn a_migration_that_began_without_it_does_not_go_on_so() {
+fn a_migration_without_postcopy_ram_cannot_switch_to_post_copy() {
     let Some(dir) = lab() else { return };
     let Some((source, destination, address)) = machines(dir.path()) else { return };
     let set = |change| source.handle.ask(Request::MigrateSetParameters(change)).unwrap();
@@ -263,8 +264,8 @@ fn a_migration_that_began_without_it_does_not_go_on_so() {
     destination.quit();
 }
 
-/// A wire that is slow at first and may break. A second connection over it is never slow.
-struct Wire {
+/// A relay whose first connection is slow while `slow` is set. Both of its connections close once `cut` is set.
+struct Relay {
     address: Address,
     slow: Arc<AtomicBool>,
     cut: Arc<AtomicBool>,
@@ -272,28 +273,28 @@ struct Wire {
     has_second: Arc<AtomicBool>,
 }
 
-/// Bytes that pass at once, and the interval between two such pieces on a slow wire.
+/// Bytes that are relayed at once, and the pause before each such piece while the relay is slow.
 const PIECE: usize = 16 << 10;
 const PAUSE: Duration = Duration::from_millis(10);
 
-impl Wire {
-    /// Listens in `dir` for one source, whose bytes are passed to `destination`.
+impl Relay {
+    /// Listens in `dir` for one source, and relays its connections to `destination`.
     fn new(dir: &Path, destination: &Address) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let path = dir.join(format!("between{}", NUMBER.fetch_add(1, Ordering::SeqCst)));
         let listener = UnixListener::bind(&path).unwrap();
         let Address::Unix(destination) = destination.clone() else { panic!("a unix socket") };
         let flag = |on| Arc::new(AtomicBool::new(on));
-        let wire = Self { address: Address::Unix(path), slow: flag(true), cut: flag(false), has_second: flag(false) };
-        let [slow, cut, has_second] = [&wire.slow, &wire.cut, &wire.has_second].map(Arc::clone);
+        let relay = Self { address: Address::Unix(path), slow: flag(true), cut: flag(false), has_second: flag(false) };
+        let [slow, cut, has_second] = [&relay.slow, &relay.cut, &relay.has_second].map(Arc::clone);
         std::thread::spawn(move || {
             let connect = || Some((listener.accept().ok()?.0, UnixStream::connect(&destination).ok()?));
             let is_cut = || cut.load(Ordering::SeqCst);
             let (source, first) = connect().unwrap();
             std::thread::scope(|scope| {
-                scope.spawn(|| pass(&first, &source, &|| !is_cut()));
+                scope.spawn(|| relay_bytes(&first, &source, &|| !is_cut()));
                 scope.spawn(|| {
-                    pass(&source, &first, &|| {
+                    relay_bytes(&source, &first, &|| {
                         if slow.load(Ordering::SeqCst) {
                             std::thread::sleep(PAUSE);
                         }
@@ -305,18 +306,18 @@ impl Wire {
                 if let Some((source, second)) = connect() {
                     has_second.store(true, Ordering::SeqCst);
                     std::thread::scope(|scope| {
-                        scope.spawn(|| pass(&second, &source, &|| !is_cut()));
-                        pass(&source, &second, &|| !is_cut());
+                        scope.spawn(|| relay_bytes(&second, &source, &|| !is_cut()));
+                        relay_bytes(&source, &second, &|| !is_cut());
                     });
                 }
             });
         });
-        wire
+        relay
     }
 }
 
-/// Passes bytes on until the end, or until `goes_on` returns false; then both ends are shut down.
-fn pass(mut from: &UnixStream, mut to: &UnixStream, goes_on: &dyn Fn() -> bool) {
+/// Relays bytes until the end, or until `goes_on` returns false; then shuts both connections down.
+fn relay_bytes(mut from: &UnixStream, mut to: &UnixStream, goes_on: &dyn Fn() -> bool) {
     let mut piece = vec![0; PIECE];
     while let Ok(count @ 1..) = from.read(&mut piece) {
         if !goes_on() || to.write_all(&piece[..count]).is_err() {

@@ -1,4 +1,4 @@
-//! Waiting until one of several descriptors is ready.
+//! A wait until one of several descriptors is ready.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -12,18 +12,18 @@ use nix::sys::time::TimeSpec;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Wanted<'a> {
     pub(crate) descriptor: BorrowedFd<'a>,
-    /// Bytes can be received.
+    /// The wait ends when bytes can be received.
     pub(crate) to_receive: bool,
-    /// Bytes can be sent.
+    /// The wait ends when bytes can be sent.
     pub(crate) to_send: bool,
 }
 
 /// Waits until one of `wanted` is ready; false if none was within `timeout`.
 ///
 /// # Errors
-/// What poll(2) has, but a signal, which ends the wait.
+/// Errors of poll(2). A signal is no error: it ends the wait.
 pub(crate) fn wait_for_any(wanted: &[Wanted<'_>], timeout: Duration) -> io::Result<bool> {
-    // A day: longer timeouts do not fit every kernel's time_t, and the engine needs none.
+    // At most a day: a longer timeout may not fit the kernel's `time_t`, and the engine needs none.
     let timeout = timeout.min(Duration::from_secs(24 * 60 * 60));
     let polled = wanted.iter().map(|wanted| {
         let mut flags = PollFlags::empty();

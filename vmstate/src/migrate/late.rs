@@ -29,7 +29,7 @@ pub(crate) struct LateRam<'a> {
     adopted: Mutex<Vec<RamBlock>>,
 }
 
-/// The state from the announcement of post-copy on.
+/// The missing pages, from the announcement of post-copy on.
 struct Lacking {
     /// Pages whose newest contents have not arrived, by block.
     pages: Vec<PageSet>,
@@ -70,7 +70,7 @@ impl<'a> LateRam<'a> {
         if let Err(error) = late.prepare() {
             return refused(&error.to_string());
         }
-        // The lock of the missing pages is always taken first.
+        // Lock order: the missing pages, then the adopted blocks.
         let mut lacking = self.lacking();
         let adopted = self.adopted();
         let blocks = self.ram.blocks().iter().chain(&*adopted);
@@ -86,7 +86,7 @@ impl<'a> LateRam<'a> {
         Ok(())
     }
 
-    /// Called when the source sends the pages that were written since they were sent.
+    /// Drops the pages that the guest has written since the source sent them, which the source lists in discard commands.
     ///
     /// # Errors
     /// `Malformed` for ranges that are not pages of this memory, or at a time when none are allowed.
@@ -110,7 +110,7 @@ impl<'a> LateRam<'a> {
             let Some(end) = end.filter(|_| aligned) else {
                 let (start, bytes) = (stretch.start, stretch.len);
                 return Err(malformed(format!(
-                    "discard of {bytes:#x} bytes at {start:#x} of RAM block {name}: no pages of it"
+                    "discard of {bytes:#x} bytes at {start:#x} of RAM block {name}: these are not whole pages inside of the block"
                 )));
             };
             if let Some(late) = self.ram.late() {
@@ -173,7 +173,8 @@ impl<'a> LateRam<'a> {
         for (index, offset) in waited_for {
             let page = offset / PAGE_SIZE;
             if !lacking.pages.get(index).is_some_and(|pages| pages.contains(page)) {
-                // The page has arrived: as a zero page before the memory listened, which stored nothing; or since the wait began.
+                // The page has arrived: as a zero page before the memory listened, for which nothing was stored; or since the wait
+                // began.
                 late.put(index, offset, None)?;
                 continue;
             }
@@ -250,13 +251,13 @@ impl<'a> LateRam<'a> {
         self.ram.late().map_or(Ok(()), LateMemory::end_waits)
     }
 
-    /// Ends post-copy without the missing pages, when the guest does not run here: accesses that wait, and the clearing of memory
-    /// for the next source, find zeros.
+    /// Ends post-copy without the missing pages, when the guest does not run here: waiting accesses read zeros, and memory can be
+    /// cleared for the next source.
     pub(crate) fn give_up(&self) {
         if let (true, Some(late)) = (self.listens(), self.ram.late())
             && let Err(error) = late.end_waits()
         {
-            // The reason for giving the pages up was already reported.
+            // The failure of the migration was already reported.
             tracing::warn!("accesses still wait for missing pages: {error}");
         }
     }
@@ -335,15 +336,15 @@ impl GuestRam for LateRam<'_> {
     }
 
     fn read(&self, block: usize, offset: u64, into: &mut [u8]) -> Result<()> {
-        // Only XBZRLE reads a page in order to change it. The reading thread would wait for a page that only this thread can
-        // store.
+        // Only XBZRLE reads a page in order to change it. If the page were missing, this thread would wait for itself, because only
+        // this thread stores pages.
         if self.listens() {
             return Err(Error::new(ErrorKind::Malformed, "an XBZRLE page in post-copy, where each page is sent once"));
         }
         self.ram.read(block, offset, into)
     }
 
-    /// A file has all pages, and no post-copy.
+    /// A file contains all pages, so a migration from it has no post-copy.
     fn map(&self, block: usize, file: BorrowedFd<'_>, offset: u64, words: &[u64]) -> Result<bool> {
         if self.lacking().is_some() { Ok(false) } else { self.ram.map(block, file, offset, words) }
     }

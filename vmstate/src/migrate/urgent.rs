@@ -17,7 +17,7 @@ use crate::ram::{GuestRam, PageCount};
 /// Bytes received at once: 15 pages, more than the guest's vCPUs usually wait for.
 const CAPACITY: usize = 64 << 10;
 
-/// The most receives at a time, so that a peer that sends without end keeps the main channel waiting no longer.
+/// Most receives in one call: a peer that sends without end must not stop the work of the main channel.
 const RECEIVES: u32 = 16;
 
 /// The source's end.
@@ -47,7 +47,7 @@ impl OutgoingUrgent {
                 Ok(count) => self.outbox.advance((count as u64).min(self.outbox.len())),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if is_wait(&error) => break,
-                // The inner error is guest memory's.
+                // An error of guest memory is inside of the I/O error.
                 Err(error) => return Err(error.downcast().unwrap_or_else(Error::from)),
             }
         }
@@ -88,7 +88,7 @@ impl<'a> IncomingUrgent<'a> {
         self.channel.descriptor()
     }
 
-    /// At least one page was received.
+    /// True if at least one page was received.
     pub(super) fn has_begun(&self) -> bool {
         self.records.received().total() > 0
     }
@@ -125,7 +125,7 @@ impl<'a> IncomingUrgent<'a> {
         Ok(false)
     }
 
-    /// Places the pages of all complete records; true at the record that ends them.
+    /// Places the pages of all complete records; true at the record that ends the pages of this connection.
     fn put_pages(&mut self, strictness: Strictness, limits: Limits) -> Result<bool> {
         let at_hand = self.received.get(..self.end).unwrap_or_default();
         let mut input = Reader::new(at_hand, self.offset, strictness, limits);

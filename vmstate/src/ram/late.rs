@@ -36,8 +36,8 @@ pub trait LateMemory: Sync {
     /// Errors of the system.
     fn waited_for(&self, pages: &mut Vec<(usize, u64)>) -> Result<()>;
 
-    /// Returns a descriptor that becomes readable when a thread begins to wait for a page. The default has none; the engine then looks every
-    /// millisecond.
+    /// Returns a descriptor that becomes readable when a thread begins to wait for a page. By default there is none, and the engine
+    /// checks for waits every millisecond.
     fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         None
     }

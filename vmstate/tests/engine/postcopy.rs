@@ -378,7 +378,11 @@ fn hostile_sources_are_refused() {
     let cases = [
         (put(advise, 21, b""), Failed, "a discard is allowed only between the announcement of post-copy"),
         (put(package, 9, b""), Failed, "a post-copy command that is not allowed here"),
-        (put(package, 0, dropped), Failed, "discard of 0x1000 bytes at 0x3000 of RAM block main.ram: no pages of it"),
+        (
+            put(package, 0, dropped),
+            Failed,
+            "discard of 0x1000 bytes at 0x3000 of RAM block main.ram: these are not whole pages inside of the block",
+        ),
         (packaged(length - 1), Failed, "an element exceeds the end of its package"),
         (packaged(u32::MAX), Failed, "a package of 4294967295 bytes"),
         (put(run, 0, device), Interrupted, "a section after the package, where only pages are allowed"),

@@ -242,7 +242,7 @@ impl LateMemory for Late {
 }
 
 #[test]
-fn we_take_qemus_guest_in_post_copy_and_qemu_completes() {
+fn a_qemu_source_completes_in_post_copy() {
     if skipped() {
         return;
     }

@@ -1,5 +1,5 @@
-//! Post-copy with a connection of its own for the pages that the guest waits for, between two of our sides and with a QEMU at either end:
-//! such a page comes while all others stand still.
+//! Post-copy with a second connection for requested pages (`postcopy-preempt`), between two sides of this library and with a QEMU at
+//! either end: a requested page arrives while the main channel is stalled.
 
 use std::cell::Cell;
 use std::io::{self, Write};
@@ -18,20 +18,20 @@ use vmstate_lab::wait::find;
 use super::postcopy::{Late, WANTED, filled};
 use super::{Qemu, Ram, TIMEOUT, Vm, depart, devices, skipped, taken_in};
 
-/// A page of the guest's that is not zero, far from where the pages begin.
+/// Offset of a page that is not zero, far behind the pages that are sent first.
 const FAR: u64 = 3999 * 4096;
 
-/// A source's main channel that carries nothing in post-copy until it is let, and how it connects again.
-struct Holding<'a> {
+/// A source's main channel that sends nothing in post-copy until `may_send` returns true, and the path for the second connection.
+struct StalledChannel<'a> {
     socket: SocketChannel,
     path: &'a Path,
     control: &'a Control,
-    lets: &'a dyn Fn() -> bool,
+    may_send: &'a dyn Fn() -> bool,
 }
 
-impl Channel for Holding<'_> {
+impl Channel for StalledChannel<'_> {
     fn send(&mut self, bytes: &[u8], timeout: Duration) -> io::Result<usize> {
-        if self.control.progress().phase == Phase::Source(SourcePhase::Postcopy) && !(self.lets)() {
+        if self.control.progress().phase == Phase::Source(SourcePhase::Postcopy) && !(self.may_send)() {
             thread::sleep(timeout.min(Duration::from_millis(1)));
             return Err(io::ErrorKind::TimedOut.into());
         }
@@ -48,20 +48,20 @@ impl Channel for Holding<'_> {
     }
 }
 
-/// A destination's main channel, where other connections come, and whether one of those was taken.
-struct Meeting<'a> {
+/// A destination's main channel, the listener for second connections, and the number of second connections that were accepted.
+struct CountingChannel<'a> {
     socket: SocketChannel,
     listener: &'a Listener,
-    met: Cell<u32>,
+    accepted: Cell<u32>,
 }
 
-impl<'a> Meeting<'a> {
+impl<'a> CountingChannel<'a> {
     fn new(listener: &'a Listener) -> Self {
-        Self { socket: listener.accept_source(&|| true).unwrap(), listener, met: Cell::new(0) }
+        Self { socket: listener.accept_source(&|| true).unwrap(), listener, accepted: Cell::new(0) }
     }
 }
 
-impl Channel for Meeting<'_> {
+impl Channel for CountingChannel<'_> {
     fn send(&mut self, bytes: &[u8], timeout: Duration) -> io::Result<usize> {
         self.socket.send(bytes, timeout)
     }
@@ -72,7 +72,7 @@ impl Channel for Meeting<'_> {
 
     fn urgent(&mut self) -> io::Result<Option<Box<dyn Channel>>> {
         let urgent = self.listener.accept_urgent()?;
-        self.met.set(self.met.get() + u32::from(urgent.is_some()));
+        self.accepted.set(self.accepted.get() + u32::from(urgent.is_some()));
         Ok(urgent.map(|socket| Box::new(socket) as Box<dyn Channel>))
     }
 }
@@ -87,38 +87,38 @@ fn preempting() -> Control {
     control
 }
 
-/// A stranger connects before the source does, and says something that begins as a page does.
+/// Another process connects before the source does, and sends bytes that begin as a page record does.
 #[test]
-fn a_page_that_is_waited_for_comes_while_all_others_stand_still() {
+fn a_requested_page_arrives_while_the_main_channel_is_stalled() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("socket");
     let listener = Listener::unix(&path).unwrap();
     let (here, there) = (Late::new(64 << 20).ram, Late::new(64 << 20));
-    // Pages of zeros would all go before the guest does.
+    // Zero pages are so short that all would be sent before the switch-over.
     here.bytes.lock().unwrap()[0].iter_mut().step_by(4096).for_each(|byte| *byte = 1);
     here.bytes.lock().unwrap()[0][WANTED as usize + 9] = 0x77;
     let control = preempting();
-    let lets = || there.puts().contains(&(0, WANTED));
-    let mut stranger = UnixStream::connect(&path).unwrap();
-    stranger.write_all(b"\0\0\0\0\0\0\0\x08\x04what").unwrap();
+    let may_send = || there.puts().contains(&(0, WANTED));
+    let mut other = UnixStream::connect(&path).unwrap();
+    other.write_all(b"\0\0\0\0\0\0\0\x08\x04what").unwrap();
     let first = thread::scope(|scope| {
         let arrival = scope.spawn(|| {
-            let mut channel = Meeting::new(&listener);
+            let mut channel = CountingChannel::new(&listener);
             let arrival = taken_in(&mut channel, &mut Vm::default(), &mut Sections::new(), &there);
             assert_eq!(arrival.phase, DestinationPhase::Completed, "{:?}", arrival.error);
-            assert_eq!(channel.met.get(), 2, "the stranger, and the source");
+            assert_eq!(channel.accepted.get(), 2, "the other process, and the source");
             arrival.report
         });
-        let first = scope.spawn(|| find("page", || lets().then(|| there.puts()[0])));
+        let first = scope.spawn(|| find("page", || may_send().then(|| there.puts()[0])));
         let socket = SocketChannel::connect_unix(&path, TIMEOUT, &|| true).unwrap();
-        let mut channel = Holding { socket, path: &path, control: &control, lets: &lets };
+        let mut channel = StalledChannel { socket, path: &path, control: &control, may_send: &may_send };
         let mut machine = Vm { running: true, ..Vm::default() };
         let departure = depart(&mut channel, &mut machine, &mut Sections::new(), &here, &control);
         assert_eq!(departure.phase, SourcePhase::Completed, "{:?}", departure.error);
-        // Each page once, on whichever way.
-        let (sent, came) = (departure.report, arrival.join().unwrap());
-        assert_eq!(sent.pages, came.pages);
-        assert!(came.bytes <= sent.bytes, "{came:?} of {sent:?}");
+        // Each page is sent once, on either connection.
+        let (sent, received) = (departure.report, arrival.join().unwrap());
+        assert_eq!(sent.pages, received.pages);
+        assert!(received.bytes <= sent.bytes, "{received:?} of {sent:?}");
         first.join().unwrap()
     });
     assert_eq!(first, (0, WANTED));
@@ -126,7 +126,7 @@ fn a_page_that_is_waited_for_comes_while_all_others_stand_still() {
     assert!(there.ram.bytes.into_inner().unwrap()[0] == here.bytes.into_inner().unwrap()[0]);
 }
 
-/// A channel that connects but once cannot have one.
+/// A channel that does not implement `urgent` has no second connection.
 #[test]
 fn a_source_without_a_second_connection_keeps_its_guest() {
     let directory = tempfile::tempdir().unwrap();
@@ -156,7 +156,7 @@ fn a_source_without_a_second_connection_keeps_its_guest() {
 }
 
 #[test]
-fn a_qemu_that_has_our_guest_is_sent_the_page_that_it_waits_for_while_all_others_stand_still() {
+fn a_qemu_destination_gets_a_requested_page_while_the_main_channel_is_stalled() {
     if skipped() {
         return;
     }
@@ -169,7 +169,7 @@ fn a_qemu_that_has_our_guest_is_sent_the_page_that_it_waits_for_while_all_others
     let (ram, control, dump) = (Ram::filled(), preempting(), directory.path().join("dump"));
     let is_dumped = AtomicBool::new(false);
     let departure = thread::scope(|scope| {
-        // QEMU's main thread reads a page far behind those that come first, and so waits for it.
+        // QEMU's main thread reads a page far behind the pages that are sent first, and so waits for it.
         scope.spawn(|| {
             find("post-copy", || {
                 let status = qemu.execute("query-migrate", json!({}))["status"].clone();
@@ -178,8 +178,8 @@ fn a_qemu_that_has_our_guest_is_sent_the_page_that_it_waits_for_while_all_others
             qemu.execute("pmemsave", json!({"val": FAR, "size": 4096, "filename": dump}));
             is_dumped.store(true, Ordering::SeqCst);
         });
-        let lets = || is_dumped.load(Ordering::SeqCst);
-        let mut channel = Holding { socket, path: &path, control: &control, lets: &lets };
+        let may_send = || is_dumped.load(Ordering::SeqCst);
+        let mut channel = StalledChannel { socket, path: &path, control: &control, may_send: &may_send };
         let mut machine = Vm { running: true, ..Vm::default() };
         depart(&mut channel, &mut machine, &mut Sections::new(), &ram, &control)
     });
@@ -190,7 +190,7 @@ fn a_qemu_that_has_our_guest_is_sent_the_page_that_it_waits_for_while_all_others
 }
 
 #[test]
-fn a_qemu_whose_guest_we_have_sends_the_page_that_it_waits_for_on_its_own_connection() {
+fn a_qemu_source_sends_a_requested_page_on_the_second_connection() {
     if skipped() {
         return;
     }
@@ -214,10 +214,10 @@ fn a_qemu_whose_guest_we_have_sends_the_page_that_it_waits_for_on_its_own_connec
             find("page", || ram.puts().contains(&(0, WANTED)).then_some(()));
             qemu.execute("migrate-set-parameters", json!({"max-postcopy-bandwidth": 0}));
         });
-        let mut channel = Meeting::new(&listener);
+        let mut channel = CountingChannel::new(&listener);
         let arrival = taken_in(&mut channel, &mut machine, &mut sections, &ram);
         assert_eq!(arrival.phase, DestinationPhase::Completed, "{:?}", arrival.error);
-        assert_eq!(channel.met.get(), 1);
+        assert_eq!(channel.accepted.get(), 1);
     });
     drop(sections);
     assert!(machine.running && ram.is_whole());

@@ -122,7 +122,7 @@ fn a_qemu_that_has_our_guest_takes_the_rest_over_further_connections() {
 }
 
 #[test]
-fn a_qemu_whose_guest_we_have_sends_the_rest_over_further_connections() {
+fn a_qemu_source_sends_the_rest_over_further_connections() {
     if skipped() {
         return;
     }

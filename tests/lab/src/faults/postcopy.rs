@@ -88,7 +88,8 @@ const LOST: Cell = ends(Guest::Lost, SideState::Killed, LACKS);
 const DIED: Cell = ends(Guest::DiedWithItsProcess, WAITS, SideState::Killed);
 const QUIT: Cell = asked(Answer::Done, Guest::DiedWithItsProcess, WAITS, SideState::Ended(0, ""));
 const REFUSED: Cell = asked(Answer::Refused("handed over"), Guest::AtDestination, HANDED_OVER, ARRIVED);
-const UNHEARD: Cell = ends(Guest::AtDestination, WAITS, ARRIVED);
+/// The destination is complete, and its final answer is lost.
+const ANSWER_LOST: Cell = ends(Guest::AtDestination, WAITS, ARRIVED);
 const NO_CONNECTION: Cell = Cell::No("there is no connection");
 const EARLIER: Cell = Cell::No("detected earlier");
 
@@ -122,7 +123,16 @@ pub const POSTCOPY_TABLE: &[PostcopyRow] = &[
     },
     PostcopyRow {
         fault: Fault::WireCut,
-        cells: [back("", NEVER_RAN), back("", NEVER_RAN), RESUMED, RESUMED, NO_CONNECTION, RESUMED, RESUMED, UNHEARD],
+        cells: [
+            back("", NEVER_RAN),
+            back("", NEVER_RAN),
+            RESUMED,
+            RESUMED,
+            NO_CONNECTION,
+            RESUMED,
+            RESUMED,
+            ANSWER_LOST,
+        ],
     },
     PostcopyRow {
         fault: Fault::WireStalls,
@@ -134,12 +144,21 @@ pub const POSTCOPY_TABLE: &[PostcopyRow] = &[
             NO_CONNECTION,
             RESUMED,
             RESUMED,
-            UNHEARD,
+            ANSWER_LOST,
         ],
     },
     PostcopyRow {
         fault: Fault::Damaged,
-        cells: [back("", NEVER_RAN), back("", NEVER_RAN), RESUMED, RESUMED, NO_CONNECTION, RESUMED, RESUMED, UNHEARD],
+        cells: [
+            back("", NEVER_RAN),
+            back("", NEVER_RAN),
+            RESUMED,
+            RESUMED,
+            NO_CONNECTION,
+            RESUMED,
+            RESUMED,
+            ANSWER_LOST,
+        ],
     },
     PostcopyRow {
         fault: Fault::LoadRefused,

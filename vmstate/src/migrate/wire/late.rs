@@ -11,23 +11,23 @@ use crate::migrate::late::LateRam;
 use crate::migrate::urgent::{IncomingUrgent, OutgoingUrgent};
 use crate::ram::PageCount;
 
-/// Time between two looks where there is no descriptor to wait for.
+/// Interval of checks where there is no descriptor to wait for.
 const CHECK_INTERVAL: Duration = Duration::from_millis(1);
 
 impl Link<'_> {
-    /// The guest may be waiting for a page.
+    /// True if the guest may be waiting for a page.
     pub(super) fn listens(&self) -> bool {
         self.late.is_some_and(LateRam::listens)
     }
 
-    /// Notes the time for the pages that arrive until the next look.
+    /// Sets the time of the pages that arrive until the next call.
     pub(super) fn look_at_late(&self) {
         if let Some(late) = self.late {
             late.look_at(self.clock.now());
         }
     }
 
-    /// Requests the pages that the guest waits for, as far as the channel accepts that without a wait.
+    /// Requests the pages that the guest waits for, as far as the channel accepts the requests without waiting.
     pub(super) fn ask_for_pages(&mut self) -> Result<()> {
         let Some(late) = self.late.filter(|_| !self.is_unintroduced) else { return Ok(()) };
         late.look_at(self.clock.now());
@@ -47,7 +47,7 @@ impl Link<'_> {
         if self.channel.descriptor().is_none() || faults.is_none() {
             return self.receive_within(slice.min(CHECK_INTERVAL));
         }
-        // Decrypted bytes make no descriptor readable.
+        // Bytes that are already decrypted make no descriptor readable.
         match self.receive_within(Duration::ZERO) {
             Err(error) if is_timeout(&error) && !slice.is_zero() => {}
             result => return result,
@@ -58,7 +58,7 @@ impl Link<'_> {
         let others = [faults, urgent].into_iter().flatten();
         let others = others.map(|descriptor| Wanted { descriptor, to_receive: true, to_send: false });
         let wanted: Vec<_> = main.into_iter().chain(others).collect();
-        // No descriptor tells that the source has made the second connection.
+        // No descriptor becomes readable when the source makes the second connection.
         let slice = if self.incoming_urgent.is_some() { slice } else { slice.min(CHECK_INTERVAL) };
         wait_for_any(&wanted, slice)?;
         self.receive_within(Duration::ZERO)
@@ -100,7 +100,7 @@ impl Link<'_> {
             self.take_urgent()?;
             let Some(late) = self.late.filter(|late| late.lacks()) else { return Ok(()) };
             late.look_at(self.clock.now());
-            // Pages that are missing without a second connection are an error of the stream.
+            // Without a second connection, missing pages are an error of the stream, which `LateRam::end` reports.
             let Some(urgent) = &self.incoming_urgent else { return Ok(()) };
             let slice = self.left(deadline).min(SLICE);
             if slice.is_zero() {
