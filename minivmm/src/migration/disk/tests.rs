@@ -138,6 +138,24 @@ fn the_figures_are_those_of_the_file() {
     );
 }
 
+/// A place behind the end of a truncated file has no data, as a hole has none. Sent as zeros, it would be lost for the guest.
+#[test]
+fn a_truncated_image_is_not_sent_as_zeros() {
+    for len in [0, 4096, GRANULE, GRANULE + 0x1200, BYTES - 512] {
+        let (file, image) = image(BYTES);
+        image.write(&[7; 4096], 0).unwrap();
+        image.write(&[8; 4096], BYTES - 4096).unwrap();
+        let mut section = DiskSection::new(&image);
+        put(|out| section.setup(out).unwrap());
+        section.sync().unwrap();
+        file.as_file().set_len(len).unwrap();
+        let error = section.iterate(&mut Outbox::new(), u64::MAX).unwrap_err().to_string();
+        assert!(error.contains("could not be read: "), "{error}");
+        let error = section.setup(&mut Outbox::new()).unwrap_err().to_string();
+        assert!(error.contains(&format!("could not be read: it was truncated to {len} bytes")), "{error}");
+    }
+}
+
 #[test]
 fn what_no_source_sends_is_refused_and_changes_nothing() {
     let (file, image) = image(BYTES);

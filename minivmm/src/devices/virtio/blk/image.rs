@@ -193,7 +193,7 @@ impl Image {
     /// such ranges reads as zeros. A file system without holes reports all of it as data.
     ///
     /// # Errors
-    /// The disk failed.
+    /// The disk failed, or another program has truncated the image.
     pub fn data(&self, offset: u64) -> io::Result<Option<Range<u64>>> {
         // The seek moves the file's position, which nothing else uses.
         let seek = |to| match rustix::fs::seek(&self.file, to) {
@@ -201,7 +201,12 @@ impl Image {
             Err(Errno::NXIO) => Ok(None),
             Err(errno) => Err(io::Error::from(errno)),
         };
-        let Some(start) = seek(SeekFrom::Data(offset))?.filter(|start| *start < self.bytes()) else { return Ok(None) };
+        let Some(start) = seek(SeekFrom::Data(offset))?.filter(|start| *start < self.bytes()) else {
+            // Behind the end of the file is no data either, and it is no hole.
+            let len = rustix::fs::seek(&self.file, SeekFrom::End(0))?;
+            let truncated = || io::Error::new(io::ErrorKind::UnexpectedEof, format!("it was truncated to {len} bytes"));
+            return if len < self.bytes() { Err(truncated()) } else { Ok(None) };
+        };
         // No hole was found: a hole was punched there meanwhile.
         let end = seek(SeekFrom::Hole(start))?.unwrap_or(start);
         Ok(Some(start..end.min(self.bytes())))
