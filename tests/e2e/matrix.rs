@@ -81,6 +81,7 @@ fn walk(world: &World, part: &str) -> Result<()> {
         program: program.clone(),
         peer: program,
         memory: Memory::Main,
+        copied_to: None,
         config,
     };
     let mut survivor: Option<Side> = None;

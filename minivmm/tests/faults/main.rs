@@ -6,22 +6,51 @@ mod kills;
 mod page;
 mod setup;
 
+use std::path::Path;
+
 use vmstate_lab::faults::case;
 use vmstate_lab::faults::cell::{Cell, Fault, Phase, Row};
 use vmstate_lab::faults::postcopy::{self, Moment, PostcopyRow};
 use vmstate_lab::faults::setup::Memory;
 use vmstate_lab::faults::side::Side;
+use vmstate_lab::tmpfs::Tmpfs;
 
-/// Runs one row of a table, all its phases in parallel where most of the time is waiting.
+/// Runs one row of a table.
 fn run(row: &Row, memory: Memory) {
+    run_cases(row, |directory, phase, cell| {
+        let setup = setup::setup(directory, memory);
+        let source = Side::boot(&setup)?;
+        case::run(&setup, source, row.fault, phase, cell).map(drop)
+    });
+}
+
+/// Runs one row of the table of guests whose disk is copied, to a small file system where the fault is that it is full.
+fn run_copied(row: &Row) {
+    if row.fault == Fault::NoRoomForCopy && !setup::small_file_systems_take_copies() {
+        return;
+    }
+    run_cases(row, |directory, phase, cell| {
+        let is_small = row.fault == Fault::NoRoomForCopy;
+        let small = is_small.then(|| Tmpfs::mount(&directory.join("small"), setup::SMALL)).transpose();
+        let small = small.map_err(|error| error.to_string())?;
+        let setup = setup::copying(directory, small.as_ref().map_or(directory, Tmpfs::path));
+        let source = Side::boot(&setup)?;
+        let survivor = case::run(&setup, source, row.fault, phase, cell)?;
+        setup::check_images(&setup, row.fault)?;
+        drop(survivor);
+        Ok(())
+    });
+}
+
+/// Runs the cases of a row with a directory for each, all in parallel where most of the time is waiting.
+fn run_cases(row: &Row, case: impl Fn(&Path, Phase, &Cell) -> Result<(), String> + Sync) {
     if !setup::kvm_is_here() {
         return;
     }
     let one = |phase: Phase, cell: &Cell| {
         let begun = std::time::Instant::now();
         let directory = tempfile::tempdir().unwrap();
-        let setup = setup::setup(directory.path(), memory);
-        let outcome = Side::boot(&setup).and_then(|source| case::run(&setup, source, row.fault, phase, cell));
+        let outcome = case(directory.path(), phase, cell);
         println!("{:?}, {phase:?}: {:?}", row.fault, begun.elapsed());
         outcome.err().map(|why| format!("{:?}, {phase:?}: {why}", row.fault))
     };
@@ -29,6 +58,7 @@ fn run(row: &Row, memory: Memory) {
     let waits = [Fault::WireStalls, Fault::WireTrickles, Fault::WireCut, Fault::MainCut, Fault::PagesStall];
     let failures: Vec<String> = if waits.contains(&row.fault) {
         std::thread::scope(|scope| {
+            let one = &one;
             let cases: Vec<_> = cells().map(|(phase, cell)| scope.spawn(move || one(phase, cell))).collect();
             cases.into_iter().filter_map(|case| case.join().unwrap()).collect()
         })
@@ -66,11 +96,11 @@ fn row(table: &[Row], fault: Fault) -> &Row {
 
 /// One test for each row, so that each can be run by its name.
 macro_rules! rows {
-    ($table:ident, $memory:expr; $($name:ident: $fault:ident,)*) => {
+    ($table:ident, $run:expr; $($name:ident: $fault:ident,)*) => {
         $(
             #[test]
             fn $name() {
-                super::run(super::row($table, Fault::$fault), $memory);
+                $run(super::row($table, Fault::$fault));
             }
         )*
 
@@ -88,7 +118,7 @@ mod alone {
     use vmstate_lab::faults::table::TABLE;
 
     rows! {
-        TABLE, Memory::Main;
+        TABLE, |row| super::run(row, Memory::Main);
         source_killed: SourceKilled,
         destination_killed: DestinationKilled,
         wire_cut: WireCut,
@@ -125,7 +155,7 @@ mod page_channels {
     use vmstate_lab::faults::setup::Memory;
 
     rows! {
-        CHANNEL_TABLE, Memory::PageChannels(CHANNELS);
+        CHANNEL_TABLE, |row| super::run(row, Memory::PageChannels(CHANNELS));
         source_killed: SourceKilled,
         destination_killed: DestinationKilled,
         wire_cut: WireCut,
@@ -145,7 +175,7 @@ mod in_place {
     use vmstate_lab::faults::setup::Memory;
 
     rows! {
-        IN_PLACE_TABLE, Memory::InPlace;
+        IN_PLACE_TABLE, |row| super::run(row, Memory::InPlace);
         descriptors_lost: DescriptorsLost,
         descriptors_torn: DescriptorsTorn,
         source_killed: SourceKilled,
@@ -162,6 +192,24 @@ mod in_place {
         other_memory: OtherMemory,
         other_cpu: OtherCpu,
         unknown_section: UnknownSection,
+    }
+}
+
+/// The disk is not shared: its content is copied.
+mod copied {
+    use vmstate_lab::faults::cell::Fault;
+    use vmstate_lab::faults::copied::COPIED_TABLE;
+
+    rows! {
+        COPIED_TABLE, super::run_copied;
+        source_killed: SourceKilled,
+        destination_killed: DestinationKilled,
+        wire_cut: WireCut,
+        wire_stalls: WireStalls,
+        copy_exists: CopyExists,
+        no_room_for_copy: NoRoomForCopy,
+        image_truncated: ImageTruncated,
+        cancel: Cancel,
     }
 }
 

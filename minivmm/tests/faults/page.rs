@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use vmstate_lab::faults::cell::{Answer, Cell, Fault, Phase, Row, SideState};
 use vmstate_lab::faults::channels::CHANNEL_TABLE;
+use vmstate_lab::faults::copied::COPIED_TABLE;
 use vmstate_lab::faults::in_place::IN_PLACE_TABLE;
 use vmstate_lab::faults::postcopy::{Moment, POSTCOPY_TABLE};
 use vmstate_lab::faults::qemu::QEMU_TABLE;
@@ -38,6 +39,16 @@ followed by a migration without pages. The rows are in `tests/lab/src/faults/in_
 has taken over, every failure that the old process survives leaves the guest there, and the test then hands it over to another new process. If the program does not
 start, or does not wait for a guest, `migrate --local` reports that before it sends a command to the machine
 ([control.md](control.md#to-a-new-process-on-this-host)).
+";
+
+const COPIED_HEAD: &str = "
+## With a copy of the disk
+
+`minivmm migrate --copy-disk` sends the content of the disk to a new image at the destination; the rows are in
+`tests/lab/src/faults/copied.rs`. In phase rounds the memory has arrived once, and the first part of the disk is in transit. Each side keeps the lock of its own image,
+so neither lock nor record decides: a source that has sent EOF and gets no answer is `undecided`, and only a person who knows that the guest does not run at the destination
+executes `cont` with `force`. After each case a guest can be started on one of the two images, which has all data; the other image stays, with one of
+the [two marks](live-migration.md#disks-that-come-along), so that no guest is started on it. An image that existed before is left as it was.
 ";
 
 const POSTCOPY_HEAD: &str = "
@@ -84,6 +95,10 @@ is quoted here, it is the system's text about the broken connection.\n";
     }
     page += IN_PLACE_HEAD;
     for row in IN_PLACE_TABLE {
+        describe("###", row.fault, &phases(row), &mut page);
+    }
+    page += COPIED_HEAD;
+    for row in COPIED_TABLE {
         describe("###", row.fault, &phases(row), &mut page);
     }
     page += POSTCOPY_HEAD;

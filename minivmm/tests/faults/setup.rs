@@ -4,15 +4,22 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use minivmm::devices::virtio::blk::{Image, Mark};
 use vmstate::ownership::{Access, Resource};
 use vmstate_lab::faults::Result;
+use vmstate_lab::faults::cell::Fault;
 use vmstate_lab::faults::setup::{Memory, Setup, TINY, TestGuest};
 use vmstate_lab::tiny;
+use vmstate_lab::tmpfs::Tmpfs;
 use vmstate_lab::vmm::{Config, Program};
 
 /// Pages that the guest rewrites in each pass.
 const PAGES: u64 = 64;
 const IMAGE_BYTES: usize = 64 << 10;
+/// Bytes of an image that is copied, and offsets and length of the data on it; there is a hole between.
+const COPIED_BYTES: u64 = 12 << 20;
+const COPIED_DATA: [u64; 2] = [64 << 10, 8 << 20];
+const PIECE: u64 = 3 << 20;
 
 /// Whether KVM is there; prints that the test is skipped if not.
 pub(crate) fn kvm_is_here() -> bool {
@@ -23,6 +30,23 @@ pub(crate) fn kvm_is_here() -> bool {
 pub(crate) fn pages_may_come_late() -> bool {
     let ram = minivmm::memory::Ram::new(1 << 20).unwrap();
     ram.check_late().map_err(vmstate_lab::skip::skip).is_ok()
+}
+
+/// Bytes of a small file system, which has room for a copy of the disk.
+pub(crate) const SMALL: u64 = 16 << 20;
+
+/// Returns whether this process may mount a small file system on which an image can be marked; if not, reports the skip.
+pub(crate) fn small_file_systems_take_copies() -> bool {
+    let directory = tempfile::tempdir().unwrap();
+    let small = match Tmpfs::mount(&directory.path().join("small"), SMALL) {
+        Ok(small) => small,
+        Err(error) => {
+            vmstate_lab::skip::skip(format_args!("a small file system cannot be mounted: {error}"));
+            return false;
+        }
+    };
+    let made = Image::create(&small.path().join("copy"), 4096);
+    made.map_err(|error| vmstate_lab::skip::skip(minivmm::error::chain(&error))).is_ok()
 }
 
 /// Makes kernel and image in `directory`.
@@ -50,7 +74,53 @@ pub(crate) fn setup(directory: &Path, memory: Memory) -> Setup {
         program: program.clone(),
         peer: program,
         memory,
+        copied_to: None,
         config,
+    }
+}
+
+/// Makes kernel and image in `directory`; the content of the disk is copied to a new image in `there`.
+pub(crate) fn copying(directory: &Path, there: &Path) -> Setup {
+    let mut setup = setup(directory, Memory::Main);
+    let image = directory.join("image");
+    let file = File::options().write(true).open(&image).unwrap();
+    file.set_len(COPIED_BYTES).unwrap();
+    for at in COPIED_DATA {
+        file.write_all_at(&copied_data(at), at).unwrap();
+    }
+    setup.config.disk = Some(image);
+    setup.copied_to = Some(there.join("copy"));
+    setup
+}
+
+/// Content of a piece of data that the guest does not touch.
+fn copied_data(at: u64) -> Vec<u8> {
+    (at..at + PIECE).map(|byte| (byte.wrapping_mul(0x9e37_79b9) >> 11) as u8 | 1).collect()
+}
+
+/// Checks after a fault that a guest can be started on one of both images, and not on the other, and that the former has all
+/// data.
+pub(crate) fn check_images(setup: &Setup, fault: Fault) -> Result<()> {
+    let (Some(image), Some(copy)) = (&setup.config.disk, &setup.copied_to) else { return Ok(()) };
+    let marks = |image: &Path| {
+        let file = File::open(image).map_err(|error| format!("{}: {error}", image.display()))?;
+        let has = |mark: &Mark| rustix::fs::fgetxattr(&file, mark.attribute(), &mut [0; 8][..]).is_ok();
+        Ok::<_, String>(Mark::ALL.into_iter().filter(has).collect::<Vec<_>>())
+    };
+    let whole = match (marks(image)?.as_slice(), marks(copy)?.as_slice()) {
+        ([], []) if fault == Fault::CopyExists => image,
+        ([], [Mark::Incomplete]) => image,
+        ([Mark::Stale], []) => copy,
+        other => return Err(format!("marks of the source's image and of its copy: {other:?}")),
+    };
+    if fault == Fault::ImageTruncated {
+        return Ok(());
+    }
+    let found = fs::read(whole).map_err(|error| error.to_string())?;
+    let damaged = |at: &u64| found.get(*at as usize..(at + PIECE) as usize) != Some(&copied_data(*at)[..]);
+    match COPIED_DATA.into_iter().find(damaged) {
+        Some(at) => Err(format!("{} is damaged behind {at:#x}", whole.display())),
+        None => Ok(()),
     }
 }
 

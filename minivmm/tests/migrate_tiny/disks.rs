@@ -11,7 +11,7 @@ use std::time::Duration;
 use minivmm::config::{Address, Disk, RateLimits};
 use minivmm::devices::virtio::blk::{Image, Mark};
 use minivmm::vm::{MigrationStatus, Request, RunState, Terms};
-use nix::mount::{MsFlags, mount, umount};
+use vmstate_lab::tmpfs::Tmpfs;
 use vmstate_lab::{skip, tiny};
 
 use crate::machine::{Machine, lab, unix_address, until};
@@ -278,36 +278,15 @@ fn a_wire_that_is_cut_leaves_one_guest_or_none_and_a_person_decides() {
     }
 }
 
-/// A file system of a few MiB.
-struct Small(PathBuf);
-
-impl Small {
-    fn new(dir: &Path, bytes: u64) -> Option<Self> {
-        let at = dir.join("small");
-        std::fs::create_dir(&at).unwrap();
-        let options = format!("size={bytes}");
-        match mount(Some("none"), &at, Some("tmpfs"), MsFlags::empty(), Some(options.as_str())) {
-            Ok(()) => Some(Self(at)),
-            Err(errno) => {
-                skip::skip(format_args!("a small file system cannot be mounted: {errno}"));
-                None
-            }
-        }
-    }
-}
-
-impl Drop for Small {
-    fn drop(&mut self) {
-        let _ = umount(&self.0);
-    }
-}
-
 #[test]
 fn a_full_file_system_at_the_destination_leaves_the_guest_at_the_source() {
     let Some(mut ground) = Ground::new(false) else { return };
-    let Some(small) = Small::new(ground.dir.path(), 2 << 20) else { return };
-    ground.copy = small.0.join("copy");
-    let fill = |bytes: usize| std::fs::write(small.0.join("other"), vec![7; bytes]).unwrap();
+    let small = match Tmpfs::mount(&ground.dir.path().join("small"), 2 << 20) {
+        Ok(small) => small,
+        Err(error) => return skip::skip(format_args!("a small file system cannot be mounted: {error}")),
+    };
+    ground.copy = small.path().join("copy");
+    let fill = |bytes: usize| std::fs::write(small.path().join("other"), vec![7; bytes]).unwrap();
     // The lack of space is found at the beginning.
     fill(3 << 19);
     if let Err(error) = Image::create(&ground.copy, BYTES) {
@@ -324,7 +303,7 @@ fn a_full_file_system_at_the_destination_leaves_the_guest_at_the_source() {
     ground.begin(&ground.address);
     let has_data = || ground.copy.metadata().unwrap().blocks() > 0x1_0000 / 512;
     until(has_data, || format!("{:?}", ground.source.handle.migration()));
-    let mut other = File::create(small.0.join("other")).unwrap();
+    let mut other = File::create(small.path().join("other")).unwrap();
     while other.write_all(&[7; 4096]).is_ok() {}
     assert_eq!(ground.source.await_end(), MigrationStatus::Failed);
     let error = ground.source.handle.migration().error.unwrap();

@@ -43,7 +43,8 @@ fn setup(directory: &std::path::Path, direction: Direction) -> Result<Setup> {
     };
     let (ours, theirs) = (Program::Minivmm(minivmm().to_owned()), Program::Qemu(qemu::at_least(qemu::NEEDED)?, "kvm"));
     let (program, peer) = if direction == Direction::ToQemu { (ours, theirs) } else { (theirs, ours) };
-    Ok(Setup { test_guest: TINY, launcher: Some(place::lab().to_owned()), program, peer, memory: Memory::Main, config })
+    let launcher = Some(place::lab().to_owned());
+    Ok(Setup { test_guest: TINY, launcher, program, peer, memory: Memory::Main, copied_to: None, config })
 }
 
 /// Runs each case with a guest of its own; returns a sentence for each deviation from the row.

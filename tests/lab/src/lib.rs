@@ -34,6 +34,7 @@ pub mod skip;
 pub mod sleep_timer;
 pub mod terminal;
 pub mod tiny;
+pub mod tmpfs;
 pub mod tree;
 pub mod vmm;
 pub mod wait;

@@ -1,7 +1,9 @@
 //! One case of the matrix, with two real processes: the fault, and the conditions after it.
 
-use std::io::Write;
+use std::fs::File;
+use std::io::{ErrorKind, Write};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -25,6 +27,10 @@ const AT_ONCE: Duration = Duration::from_secs(9);
 const CHANNEL: usize = 1;
 /// Time after which the test goes on while the relay is stalled; no side gives up in this time.
 const STALL_TIME: Duration = Duration::from_millis(500);
+/// Bytes that remain of a truncated image: the part that the guest uses.
+const KEPT: u64 = 64 << 10;
+/// Most bytes for filling a file system, which is a small one.
+const FILLER_MAX: usize = 64 << 20;
 
 /// Causes the fault for a guest that runs at `source` and checks the outcome. Returns the side that runs the guest
 /// then.
@@ -111,6 +117,7 @@ pub(super) fn options(fault: Fault, mark: Mark) -> TestbedOptions {
         },
         resumes: false,
         image_copied: fault == Fault::ImageCopied,
+        copy_exists: fault == Fault::CopyExists,
         memory_doubled: fault == Fault::OtherMemory,
         console_full: fault == Fault::DiskFull,
     }
@@ -155,6 +162,17 @@ fn inject(fault: Fault, phase: Phase, testbed: &mut Testbed) -> Result<CommandRe
             testbed.relay.set_behaviour(Behaviour::Flows);
             std::thread::sleep(Duration::from_millis(200));
             drop(third);
+        }
+        Fault::NoRoomForCopy => {
+            let filler = fill(&testbed.destination_image().with_file_name("filler"))?;
+            testbed.relay.set_behaviour(Behaviour::Flows);
+            ends_at_source(testbed)?;
+            drop(filler);
+        }
+        Fault::ImageTruncated => {
+            let image = File::options().write(true).open(&testbed.image);
+            let truncated = image.and_then(|image| image.set_len(KEPT));
+            truncated.map_err(|error| format!("{}: {error}", testbed.image.display()))?;
         }
         Fault::EofLate => ends_at_source(testbed)?,
         Fault::EofLateAfterQuit => {
@@ -202,6 +220,7 @@ fn inject(fault: Fault, phase: Phase, testbed: &mut Testbed) -> Result<CommandRe
         // These faults exist in post-copy only.
         Fault::Damaged | Fault::QuitThere => return Err(format!("{fault:?} belongs to another table")),
         Fault::ImageCopied
+        | Fault::CopyExists
         | Fault::DiskFull
         | Fault::LoadRefused
         | Fault::PostLoadFails
@@ -221,6 +240,22 @@ fn inject(fault: Fault, phase: Phase, testbed: &mut Testbed) -> Result<CommandRe
         _ => testbed.relay.set_behaviour(Behaviour::Flows),
     }
     Ok(None)
+}
+
+/// Fills the file system with a file, which is removed when the result is dropped.
+fn fill(path: &Path) -> Result<tempfile::TempPath> {
+    let failed = |error| format!("{}: {error}", path.display());
+    let mut file = File::create(path).map_err(failed)?;
+    let filler = tempfile::TempPath::try_from_path(path).map_err(failed)?;
+    let block = &[7; 4096];
+    for _ in 0..FILLER_MAX / block.len() {
+        match file.write_all(block) {
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::StorageFull => return Ok(filler),
+            Err(error) => return Err(failed(error)),
+        }
+    }
+    Err(format!("{}: the file system has room for more than {FILLER_MAX} bytes", path.display()))
 }
 
 /// Connects a peer with another protocol, a silent one, and two of another migration: one that sends nothing further,

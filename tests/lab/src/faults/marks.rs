@@ -3,6 +3,8 @@
 //! RAM is parsed record by record, because a guest's pages may contain any bytes, also those of a mark. Devices have no
 //! lengths, so the parser searches for the message that follows them.
 
+use super::disk_content;
+
 /// The points of a migration that are detected, in their order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Mark {
@@ -12,6 +14,8 @@ pub enum Mark {
     Pages,
     /// `PING 6`: the end of the first round. A QEMU sends none.
     Round,
+    /// The first part of the content of a disk that is copied.
+    Disk,
     /// The guest is paused: `SWITCHOVER_START`, or the last part of RAM for a destination without that command.
     SwitchOver,
     /// `PACKAGED`, in post-copy: the devices follow, while some pages are missing.
@@ -40,6 +44,8 @@ pub enum Mark {
 const HEADER_LEN: usize = 8;
 /// START of section 1, `ram`, instance 0, version 4.
 const RAM_START: &[u8] = b"\x01\0\0\0\x01\x03ram\0\0\0\0\0\0\0\x04";
+/// Number of that section.
+const RAM_NUMBER: [u8; 4] = [0, 0, 0, 1];
 /// The source's first PING, which asks for the kind of the destination.
 const WHO: &[u8] = &[8, 0, 2, 0, 4, b'w', b'h', b'o', b'?'];
 /// A PING without the last byte of its number.
@@ -57,7 +63,7 @@ const RECV_BITMAP: &[u8] = &[8, 0, 10];
 const EOF_AND_TYPE: &[u8] = &[0, 6];
 const DESCRIPTION: &[u8] = b"{\"configuration\"";
 /// Length of the start of a section's part, or of a footer: a byte, and the section's number.
-const SECTION_LEN: usize = 5;
+pub(super) const SECTION_LEN: usize = 5;
 const PAGE_LEN: usize = 4096;
 /// Type and length of an answer of the destination.
 const ANSWER_HEAD: usize = 4;
@@ -76,8 +82,12 @@ enum StreamPart {
     Records {
         last: bool,
     },
-    /// Between two sections of RAM.
+    /// Between two sections.
     Sections,
+    /// Records of a copied disk up to the end of a section.
+    DiskContent {
+        last: bool,
+    },
     /// The devices in a package of this many bytes, in post-copy.
     Package(usize),
     /// The devices, up to the ping after them.
@@ -96,13 +106,17 @@ pub(super) struct StreamParser {
     paused: bool,
     /// `POSTCOPY_RUN` has come, in post-copy.
     late: bool,
+    /// Number of copied disks of which the end has not come.
+    disks: usize,
+    /// The last part of RAM has come.
+    ram_over: bool,
     /// The list of RAM blocks has addresses, as with QEMU's capability `x-ignore-shared`.
     in_place: bool,
 }
 
 impl StreamParser {
     pub(super) fn new(in_place: bool) -> Self {
-        Self { part: StreamPart::Header, pages: false, paused: false, late: false, in_place }
+        Self { part: StreamPart::Header, pages: false, paused: false, late: false, disks: 0, ram_over: false, in_place }
     }
 
     /// A parser for a source that resumes in post-copy over another connection.
@@ -140,11 +154,17 @@ impl StreamParser {
                 let (len, ends) = record(bytes, self.in_place)?;
                 bytes.get(..len)?;
                 if ends {
-                    self.part = match last {
-                        false => StreamPart::Sections,
-                        true if self.late => StreamPart::Eof,
-                        true => StreamPart::Devices,
-                    };
+                    self.ram_over |= last;
+                    self.part = self.after_section();
+                }
+                Some((len, None))
+            }
+            StreamPart::DiskContent { last } => {
+                let (len, ends) = disk_content::record(bytes, last)?;
+                bytes.get(..len)?;
+                if ends {
+                    self.disks -= usize::from(last);
+                    self.part = self.after_section();
                 }
                 Some((len, None))
             }
@@ -179,11 +199,28 @@ impl StreamParser {
         }
     }
 
-    fn between_sections(&mut self, bytes: &[u8]) -> Option<(usize, Option<Mark>)> {
-        if bytes.len() < SECTION_LEN {
-            return None;
+    /// What follows a section in parts: another one, until each has ended.
+    fn after_section(&self) -> StreamPart {
+        match (self.ram_over && self.disks == 0, self.late) {
+            (false, _) => StreamPart::Sections,
+            (true, true) => StreamPart::Eof,
+            (true, false) => StreamPart::Devices,
         }
+    }
+
+    fn between_sections(&mut self, bytes: &[u8]) -> Option<(usize, Option<Mark>)> {
+        let section = bytes.first_chunk::<SECTION_LEN>()?;
         match bytes[0] {
+            1 => {
+                let len = disk_content::start(bytes)?;
+                bytes.get(..len)?;
+                self.disks += 1;
+                Some((len, None))
+            }
+            2 | 3 if section[1..] != RAM_NUMBER => {
+                self.part = StreamPart::DiskContent { last: bytes[0] == 3 };
+                Some((SECTION_LEN, Some(Mark::Disk)))
+            }
             2 | 3 => {
                 let last = bytes[0] == 3;
                 self.part = StreamPart::Records { last };

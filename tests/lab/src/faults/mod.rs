@@ -5,7 +5,9 @@
 pub mod case;
 pub mod cell;
 pub mod channels;
+pub mod copied;
 pub mod descriptors;
+mod disk_content;
 pub mod in_place;
 pub mod marks;
 pub mod outcome;

@@ -57,8 +57,8 @@ pub struct Alteration {
     pub put: &'static [u8],
 }
 
-/// Most bytes that the relay holds in one direction.
-const HELD_MAX: usize = 64 << 10;
+/// Most bytes that the relay holds in one direction: more than a record of a disk's content, which is parsed as a whole.
+const HELD_MAX: usize = 128 << 10;
 /// Bits that are flipped in a damaged byte: no command, section or answer has the resulting number.
 const DAMAGE: u8 = 0x40;
 const TRICKLE: Duration = Duration::from_millis(100);

@@ -68,6 +68,8 @@ pub struct Setup {
     pub peer: Program,
     /// How the guest's memory is sent.
     pub memory: Memory,
+    /// The image that the destination makes for the content of the disk; `None`: both sides share the image.
+    pub copied_to: Option<PathBuf>,
     /// The machine, with a disk. Each monitor has a control socket of its own.
     pub config: Config,
 }
@@ -77,6 +79,7 @@ impl Setup {
     pub fn mark(&self, phase: Phase) -> Mark {
         match (&self.program, phase) {
             (Program::Qemu(..), Phase::Rounds) => Mark::Pages,
+            (_, Phase::Rounds) if self.copied_to.is_some() => Mark::Disk,
             _ => phase.mark(),
         }
     }

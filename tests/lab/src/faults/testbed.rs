@@ -18,6 +18,8 @@ use crate::process::run;
 
 /// Downtime limit; the pause's budget is four times as long.
 const DOWNTIME_LIMIT: Duration = Duration::from_millis(1000);
+/// Bandwidth of a migration with its disk, in bytes a second: the source reads the disk while the relay stops.
+const DISK_BANDWIDTH: u64 = 16 << 20;
 
 /// Deviations of a place from the default.
 #[derive(Clone, Debug, Default)]
@@ -34,6 +36,8 @@ pub struct TestbedOptions {
     pub resumes: bool,
     /// The destination has a copy of the image at another path.
     pub image_copied: bool,
+    /// The image for the content of the disk exists before the migration.
+    pub copy_exists: bool,
     /// The destination has twice the memory.
     pub memory_doubled: bool,
     /// The file of the destination's console has no room.
@@ -77,6 +81,9 @@ impl Testbed {
         if setup.memory == Memory::Late {
             limits["pause-budget"] = json!(4 * DOWNTIME_LIMIT.as_millis() as u64);
         }
+        if setup.copied_to.is_some() {
+            limits["max-bandwidth"] = json!(DISK_BANDWIDTH);
+        }
         source.execute("migrate-set-parameters", limits)?;
         if let Memory::PageChannels(channels) = setup.memory {
             source.vmm.set_channels(channels, "none").map_err(|error| error.to_string())?;
@@ -86,7 +93,12 @@ impl Testbed {
             // Copies the image's attributes as well, as a host's tools for images do.
             run(Command::new("cp").arg("--preserve=all").args([&image, &copy])).map_err(|error| error.to_string())?;
         }
+        let disk = setup.copied_to.as_ref().map(|copy| disk_for_copy(copy, &image, options.copy_exists)).transpose()?;
         let destination = Side::incoming(setup, |config| {
+            if let Some(disk) = disk {
+                config.disk = None;
+                config.more.extend(["--disk".into(), disk]);
+            }
             config.memory_mib <<= u32::from(options.memory_doubled);
             if options.image_copied {
                 config.disk = Some(copy);
@@ -154,6 +166,11 @@ impl Testbed {
         self.source.execute("migrate-set-parameters", budget).map(drop)
     }
 
+    /// The image on which the guest runs at the destination.
+    pub fn destination_image(&self) -> &Path {
+        self.setup.copied_to.as_deref().unwrap_or(&self.image)
+    }
+
     /// Starts the migration.
     ///
     /// # Errors
@@ -162,6 +179,10 @@ impl Testbed {
         let uri = self.relay.uri();
         let begun = match self.setup.memory {
             Memory::Late => self.source.vmm.start_postcopy(&uri),
+            _ if self.setup.copied_to.is_some() => {
+                let copies = json!({ "uri": uri, "copy-disk": true });
+                return self.source.execute("migrate", copies).map(drop);
+            }
             _ => self.source.vmm.start_migration(&uri),
         };
         begun.map_err(|error| error.to_string())
@@ -171,6 +192,17 @@ impl Testbed {
     pub fn consoles(&self) -> (String, String) {
         (self.source.vmm.console().split_off(self.before), self.destination.vmm.console())
     }
+}
+
+/// The destination's disk for the content of `image`: a new file, or one that `exists`.
+fn disk_for_copy(copy: &Path, image: &Path, exists: bool) -> Result<String> {
+    let failed = |error| format!("{}: {error}", copy.display());
+    let bytes = std::fs::metadata(image).map_err(failed)?.len();
+    if !exists {
+        return Ok(format!("{},create={bytes}", copy.display()));
+    }
+    std::fs::File::create(copy).and_then(|file| file.set_len(bytes)).map_err(failed)?;
+    Ok(copy.display().to_string())
 }
 
 fn relay(here: &Path, setup: &Setup, destination: &Side, options: &TestbedOptions) -> Result<Relay> {
