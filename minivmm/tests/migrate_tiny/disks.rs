@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use minivmm::config::{Address, Disk, RateLimits};
 use minivmm::devices::virtio::blk::{Image, Mark};
-use minivmm::vm::{MigrationStatus, Request, RunState, Terms};
+use minivmm::vm::{MigrationStatus, ParameterChange, Request, RunState, Terms};
 use vmstate_lab::tmpfs::Tmpfs;
 use vmstate_lab::{skip, tiny};
 
@@ -160,6 +160,26 @@ fn a_guest_goes_on_with_a_copy_of_its_disk() {
     let again = Machine::start_writing(ground.dir.path(), None, disk(&ground.copy, None), None);
     again.await_line();
     again.quit();
+}
+
+/// The disk has arrived completely before the guest runs there, while pages are still missing.
+#[test]
+fn a_guest_in_post_copy_goes_on_with_a_copy_of_its_disk() {
+    if let Err(error) = minivmm::memory::Ram::new(1 << 20).unwrap().check_late() {
+        return skip::skip(error);
+    }
+    let Some(ground) = Ground::new(false) else { return };
+    let change = ParameterChange::default().with("postcopy-ram", true).with("downtime-limit", Duration::ZERO);
+    ground.source.handle.ask(Request::MigrateSetParameters(change)).unwrap();
+    let destination = ground.destination(false);
+    ground.begin(&ground.address);
+    ground.source.handle.ask(Request::MigrateStartPostcopy).unwrap();
+    assert_eq!(ground.source.await_end(), MigrationStatus::Completed, "{:?}", ground.source.handle.migration());
+    destination.await_passes(3);
+    assert_eq!((marks(&ground.original), marks(&ground.copy)), (vec![Mark::Stale], vec![]));
+    destination.quit();
+    ground.source.quit();
+    assert_copied(&ground.copy);
 }
 
 #[test]
