@@ -116,7 +116,7 @@ fn a_guest_goes_to_an_older_release_by_command() {
 }
 
 #[test]
-fn what_the_release_cannot_have_is_said_before_a_byte_is_sent() {
+fn state_that_the_release_cannot_have_is_reported_before_a_byte_is_sent() {
     let Some((dir, here)) = source() else { return };
     let schema = dir.path().join("today.json");
     here.client().execute("dump-schema", json!({"file": schema})).unwrap();

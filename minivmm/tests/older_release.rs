@@ -74,7 +74,7 @@ fn a_machine_has_the_versions_of_the_release() {
 
 /// The first release had no ownership record, and no preflight.
 #[test]
-fn what_the_first_release_does_not_know_is_named() {
+fn state_unknown_to_the_first_release_is_named() {
     let mut sections = machine();
     sections.save_for(Some(release("machine/1")));
     let error = sent(&mut sections).unwrap_err().to_string();

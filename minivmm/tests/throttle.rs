@@ -148,7 +148,7 @@ fn only_the_vcpu_that_dirties_is_slowed() {
 
 /// The vCPU is stopped for 99 ms of each 100: a pause that waited for the end of a stop would take half of that on average.
 #[test]
-fn a_vcpu_that_stands_pauses_at_once_and_a_new_machine_begins_unthrottled() {
+fn a_stopped_vcpu_pauses_at_once_and_a_new_machine_begins_unthrottled() {
     let Some(mut guest) = Guest::start() else { return };
     let throttle = Throttle::new(&guest.vm, &guest.vcpus);
     until("look at the vCPU that dirties", || {

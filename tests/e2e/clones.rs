@@ -71,6 +71,6 @@ fn clones(world: &mut World) -> Result<()> {
 }
 
 #[test]
-fn linux_is_told_that_it_is_a_clone() {
-    case("clones::linux_is_told_that_it_is_a_clone", clones);
+fn linux_reseeds_itself_as_a_clone() {
+    case("clones::linux_reseeds_itself_as_a_clone", clones);
 }

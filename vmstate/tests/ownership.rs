@@ -394,7 +394,7 @@ fn a_lease_may_be_handed_over_open() {
 }
 
 #[test]
-fn a_lease_stands_for_images_that_have_no_record() {
+fn a_lease_decides_for_images_without_record() {
     let folder = folder();
     let lease = Arc::new(Resource::lease(&folder.path().join("lease")).unwrap());
     // A device file may have no user attributes, like a block device.

@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn each_mistake_is_told_with_its_line_and_key() {
+    fn each_mistake_is_reported_with_its_line_and_key() {
         let no_key = "there is no such key; a key is an option of minivmm run, without --";
         for (toml, why) in [
             ("\n\nmem = 1", &*format!("vm.toml:3: mem: {no_key}")),

@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_that_knows_few_queries() {
+    fn a_machine_with_few_queries() {
         let answers = json!({"version": {"package": "x"}, "status": {"status": "paused"}, "migration": {}});
         assert_eq!(lines(&answers), "guest: paused\nmigration: none\nversion: x");
     }

@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_that_cannot_be_renamed_is_told_with_the_command_that_does() {
+    fn a_socket_that_cannot_be_renamed_is_reported_with_a_remedy() {
         let place = tempfile::tempdir().unwrap();
         let control = place.path().join("qmp");
         take_name(&control).unwrap();

@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_set_is_what_is_said_and_an_empty_text_takes_it_back() {
+    fn settings_are_reported_as_set_and_an_empty_text_clears_them() {
         let pin = ["00:11"; 16].join(":");
         let mut tls = Tls::default();
         let texts = [("tls-creds", "/certs"), ("tls-hostname", "b"), ("tls-authz", "CN=a,O=b;CN=c"), ("tls-pin", &pin)];

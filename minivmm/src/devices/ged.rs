@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn a_changed_generation_is_told_beside_the_button_and_again_when_the_guest_goes_on() {
+    fn a_changed_generation_is_announced_besides_the_button_and_again_after_a_resume() {
         let line = Arc::new(Edges::default());
         let edges = || line.0.load(Ordering::SeqCst);
         let mut ged = Ged::new(line.clone(), Box::new(|_| {}));

@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lies_outside_is_nobodys_page() {
+    fn addresses_outside_are_no_page() {
         let bitmap = DeviceWrites::with_len(65 * 4096);
         bitmap.mark_dirty(128 * 4096, 1);
         bitmap.mark_dirty(usize::MAX, 2);
@@ -193,7 +193,7 @@ mod tests {
 
     /// A writer marks each page once while a reader takes the marks: each is taken exactly once.
     #[test]
-    fn no_page_is_lost_between_a_writer_and_who_takes() {
+    fn no_page_is_lost_between_a_writer_and_a_reader() {
         let bitmap = DeviceWrites::with_len(PAGES * 4096);
         let done = AtomicBool::new(false);
         let mut seen = vec![0; PAGES];

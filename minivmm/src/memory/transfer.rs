@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lies_outside_is_neither_sent_nor_received() {
+    fn ranges_outside_are_neither_sent_nor_received() {
         let ram = Ram::new(1 << 20).unwrap();
         let (here, mut there) = UnixStream::pair().unwrap();
         there.write_all(&[1; 64]).unwrap();

@@ -300,7 +300,7 @@ mod tests {
 
     /// QEMU sends its RAM before its firmware and again in each round; the guest must see the firmware nevertheless.
     #[test]
-    fn the_firmware_of_a_qemu_lies_over_its_ram_in_any_order() {
+    fn the_firmware_of_a_qemu_covers_its_ram_in_any_order() {
         for firmware_first in [false, true] {
             let ram = Ram::new(PAGES * PAGE_SIZE).unwrap();
             let kept = Firmware::default();

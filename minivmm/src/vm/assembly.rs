@@ -140,7 +140,7 @@ impl Vm {
     }
 
     /// Pauses vCPUs first, so that devices get no new work while they finish theirs. After an error all run on.
-    pub(super) fn rest(&self, within: Duration) -> std::result::Result<(), Refusal> {
+    pub(super) fn pause_all(&self, within: Duration) -> std::result::Result<(), Refusal> {
         let until = Instant::now() + within;
         self.machine.pause_vcpus(within).map_err(|error| Refusal(error.to_string()))?;
         self.machine.devices.pause(until.saturating_duration_since(Instant::now())).map_err(|error| {

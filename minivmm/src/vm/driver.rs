@@ -187,7 +187,7 @@ impl Vm {
     fn stop(&mut self) -> std::result::Result<(), Refusal> {
         match self.shared.run_state() {
             RunState::Running => {
-                self.rest(TIMEOUT)?;
+                self.pause_all(TIMEOUT)?;
                 self.shared.set_run_state(RunState::Paused);
             }
             RunState::InMigrate => self.arrives_stopped = true,
@@ -211,7 +211,7 @@ impl Vm {
     fn reset(&mut self, by_guest: bool) -> std::result::Result<(), Outcome> {
         let running = self.shared.run_state() == RunState::Running;
         if running {
-            self.rest(TIMEOUT)?;
+            self.pause_all(TIMEOUT)?;
         }
         self.remake()?;
         self.shared.notify(Event::Reset { by_guest });

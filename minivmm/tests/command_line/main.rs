@@ -106,7 +106,7 @@ fn migrate(directory: &Path) -> Command {
 }
 
 #[test]
-fn migrate_waits_for_the_end_and_tells_it() {
+fn migrate_waits_for_the_end_and_reports_it() {
     let (directory, _server, requests) = machine(|shared| {
         shared.update_migration(|info| {
             info.phase = Phase::Source(SourcePhase::Completed);
@@ -207,7 +207,7 @@ fn xbzrle_and_page_channels_refuse_one_another_in_both_orders() {
 
 /// Each end of a migration has its message and its exit code, which say where the guest is.
 #[test]
-fn each_end_of_a_migration_has_its_words_and_its_exit_code() {
+fn each_end_of_a_migration_has_a_message_and_an_exit_code() {
     type Script = fn(&Published);
     let ends: [(Script, i32, &str); 6] = [
         (
@@ -254,7 +254,7 @@ const HOSTILE: &str = "x\x1b[2J\r\nminivmm: forged\u{9b}31m\u{202e}y";
 const SHOWN: &str = r"x\u{1b}[2J\r\nminivmm: forged\u{9b}31m\u{202e}y";
 
 #[test]
-fn what_a_machine_says_steers_no_terminal() {
+fn text_of_a_machine_does_not_control_the_terminal() {
     let (directory, _server, _requests) = machine(|shared| ends(shared, SourcePhase::Failed, Some(HOSTILE)));
     let output = migrate(directory.path()).output().unwrap();
     assert_eq!(
@@ -276,7 +276,7 @@ fn what_a_machine_says_steers_no_terminal() {
 }
 
 #[test]
-fn what_a_source_sends_steers_no_terminal() {
+fn text_of_a_source_does_not_control_the_terminal() {
     let directory = tempfile::tempdir().unwrap();
     let incoming_socket = directory.path().join("incoming");
     let incoming = format!("unix:{}", incoming_socket.display());

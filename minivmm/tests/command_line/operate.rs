@@ -242,7 +242,7 @@ fn a_guest_runs_on_behind_its_snapshot_and_clones_run_from_there() {
 
 /// Each script has all commands, and bash completes with its own; each command has a manual page.
 #[test]
-fn shells_and_manuals_are_told_of_each_command() {
+fn completions_and_manuals_have_each_command() {
     let commands = ["run", "migrate", "snapshot", "plan", "status", "stop", "cont", "quit"];
     for shell in ["bash", "zsh", "fish"] {
         let output = minivmm(&["completions", shell]);

@@ -74,7 +74,7 @@ fn stands_alone(page: &str) {
 }
 
 #[test]
-fn a_report_tells_what_the_machine_told() {
+fn a_report_shows_the_figures_of_the_machine() {
     let folder = tempfile::tempdir().unwrap();
     let (incoming_socket, page) =
         (format!("unix:{}/incoming", folder.path().display()), folder.path().join("report.html"));
@@ -230,7 +230,7 @@ fn shown(page: &Path, more: &[&str]) -> Option<String> {
 
 /// A message of the machine, which may come from a peer, is text in the page, and no element.
 #[test]
-fn a_failure_is_reported_and_its_words_are_only_text() {
+fn a_failure_is_reported_and_its_text_is_escaped() {
     fn script(shared: &Published) {
         super::ends(shared, SourcePhase::Failed, Some("</script><script>alert(1)</script><img src=x>"));
     }

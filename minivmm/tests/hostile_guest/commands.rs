@@ -15,7 +15,7 @@ const MIGRATIONS: u32 = 30;
 /// Each migration is refused by its destination, or cancelled: there is one at a time, with its thread, and everything of it is
 /// gone before the next.
 #[test]
-fn floods_of_migrate_and_cancel_keep_nobody_waiting_and_leave_nothing_behind() {
+fn floods_of_migrate_and_cancel_delay_no_command_and_leave_nothing_behind() {
     let Some(mut process) = Process::start(&[], &["--serial", "none", "--append", "10 0"]) else { return };
     let mut user = process.user();
     let (nobody, none) = (json!({"uri": process.unused_address()}), json!({}));

@@ -81,7 +81,7 @@ fn a_stop_is_refused_while_a_disk_does_not_answer_and_the_guest_goes_on() {
 
 /// A machine with a failed vCPU publishes that it is stopped only once all its vCPUs are.
 #[test]
-fn a_machine_with_a_failed_vcpu_stands_once_its_other_vcpus_do() {
+fn a_machine_with_a_failed_vcpu_stops_once_its_other_vcpus_have() {
     const FAILS_ONCE_THE_POWER_BUTTON_IS_PRESSED: [u8; 18] = [
         0xbb, 0, 0, 0xa0, 0xfe, // mov $0xfea00000, %ebx: events that are pending
         0x8b, 0x03, 0x85, 0xc0, // again: mov (%rbx), %eax; test %eax, %eax

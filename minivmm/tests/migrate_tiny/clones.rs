@@ -53,7 +53,7 @@ fn snapshot(source: &Machine, dir: &Path, name: &str, terms: Terms) -> Address {
 }
 
 #[test]
-fn each_clone_has_an_id_of_its_own_and_is_told() {
+fn each_clone_has_its_own_id_and_gets_an_event() {
     let Some(dir) = lab() else { return };
     let source = start(dir.path(), None, false);
     let first = await_id(&source, 0);
@@ -123,7 +123,7 @@ fn a_guest_out_of_a_pipe_may_be_a_clone() {
 }
 
 #[test]
-fn a_guest_whose_state_tells_of_no_id_keeps_what_is_in_its_memory() {
+fn a_guest_whose_state_has_no_id_keeps_its_memory() {
     let Some(dir) = lab() else { return };
     let source = start(dir.path(), None, false);
     let first = await_id(&source, 0);

@@ -50,7 +50,7 @@ fn an_unacknowledged_end_has_its_own_status_and_no_override() {
 
 /// Without a disk nothing can prove whether the destination runs the guest.
 #[test]
-fn an_undecided_end_has_its_own_status_and_takes_the_word_of_a_user() {
+fn an_undecided_end_has_its_own_status_and_accepts_force() {
     let Some(dir) = lab() else { return };
     let source = Machine::start_with(dir.path(), None, Vec::new());
     source.await_passes(1);
@@ -176,7 +176,7 @@ fn a_guest_that_may_be_stale_is_not_migrated_on() {
 
 /// A removed record proves nothing, so a person has to decide.
 #[test]
-fn a_guest_whose_record_was_removed_takes_the_word_of_a_user() {
+fn a_guest_whose_record_was_removed_resumes_with_force() {
     let Some(dir) = lab() else { return };
     let (source, destination, third) = stopped_on_both_sides(dir.path());
     fremovexattr(&third, ATTRIBUTE).unwrap();

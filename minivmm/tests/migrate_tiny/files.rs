@@ -123,7 +123,7 @@ fn a_guest_that_does_not_get_into_the_file_runs_on() {
 
 /// The status is `active` as long as the guest runs, also while the host writes the file to its disk.
 #[test]
-fn the_status_tells_that_a_guest_runs_on_behind_its_snapshot() {
+fn the_status_shows_that_a_guest_runs_on_after_its_snapshot() {
     let Some(dir) = lab() else { return };
     let source = Machine::start_with(dir.path(), None, Vec::new());
     source.await_passes(1);

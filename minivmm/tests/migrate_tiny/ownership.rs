@@ -101,7 +101,7 @@ fn swapped_disks_are_named() {
 }
 
 #[test]
-fn a_lease_speaks_for_a_guest_without_disks() {
+fn a_lease_decides_for_a_guest_without_disks() {
     let Some(dir) = lab() else { return };
     let (dir, address) = (dir.path(), unix_address(dir.path(), "incoming"));
     let machine = |incoming, lease: Option<&str>| {

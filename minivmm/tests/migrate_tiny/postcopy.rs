@@ -106,7 +106,7 @@ fn await_status(machine: &Machine, status: MigrationStatus) {
 /// The relay or a command at either side breaks the connection, and the destination gets other addresses: the guest has all of its
 /// memory in the end.
 #[test]
-fn ten_cuts_in_one_migration() {
+fn a_migration_recovers_from_ten_cuts() {
     let Some(dir) = lab() else { return };
     let Some((source, destination, address)) = machines(dir.path()) else { return };
     let mut relay = Relay::new(dir.path(), &address);

@@ -140,7 +140,7 @@ fn a_stop_at_a_waiting_destination_is_kept_and_cont_takes_it_back() {
 }
 
 #[test]
-fn strangers_do_not_end_a_waiting_destination() {
+fn other_connections_do_not_end_a_waiting_destination() {
     let Some(Pair { dir: _dir, source, address, destination }) = pair() else { return };
     let Address::Unix(path) = &address else { unreachable!() };
     drop(UnixStream::connect(path).unwrap());
@@ -258,7 +258,7 @@ fn a_cancel_during_the_switch_over_lets_the_guest_go_on_at_once() {
 
 /// As QEMU's capability `pause-before-switchover`.
 #[test]
-fn a_switch_over_waits_until_somebody_lets_it_begin() {
+fn a_switch_over_waits_for_the_command_to_continue() {
     let Some((dir, source)) = running() else { return };
     let [at, next] = ["incoming", "next"].map(|name| unix_address(dir.path(), name));
     let there = Machine::start(dir.path(), Some(&at));
@@ -300,7 +300,7 @@ fn a_switch_over_waits_until_somebody_lets_it_begin() {
 
 /// A thread that waits for a lock sleeps, which getrusage(2) counts. Waiting for a processor is not counted.
 #[test]
-fn a_query_waits_for_nobody_while_the_guest_moves() {
+fn a_query_does_not_wait_during_a_migration() {
     let Some((dir, source)) = running() else { return };
     let at = unix_address(dir.path(), "incoming");
     let there = Machine::start(dir.path(), Some(&at));

@@ -46,7 +46,7 @@ fn a_guest_moves_encrypted_over_page_channels() {
 
 /// Each refusal leaves the guest running and the destination waiting; in the end the guest arrives with pinned certificates.
 #[test]
-fn who_is_not_trusted_stays_where_it_was_and_both_sides_say_why() {
+fn an_untrusted_peer_is_refused_and_both_sides_report_why() {
     let Some((dir, source)) = running() else { return };
     let (here, here_pins) = certificates(dir.path().join("here"), true);
     let (at_there, there_pins) = certificates(dir.path().join("there"), true);

@@ -144,7 +144,7 @@ fn sockets_that_do_not_listen_and_devices_that_are_others() {
 
 /// sd_listen_fds(3) leaves it to the program; the user should hear of a socket that is closed.
 #[test]
-fn what_systemd_passes_and_no_flag_names_is_closed_and_said() {
+fn passed_descriptors_that_no_flag_names_are_closed_and_reported() {
     let folder = folder();
     // The variables list one more than is open.
     let variables = "LISTEN_PID=$$ LISTEN_FDS=4 LISTEN_FDNAMES=kernel:other:";

@@ -134,7 +134,7 @@ fn refuses_what_is_not_on_the_disk_and_changes_nothing() {
 }
 
 #[test]
-fn read_only_disks_say_so_and_refuse_writes() {
+fn read_only_disks_report_that_and_refuse_writes() {
     let mut file = NamedTempFile::new().unwrap();
     file.write_all(&[3; 4096]).unwrap();
     let image = Arc::new(Image::open(file.path(), true).unwrap());

@@ -205,7 +205,7 @@ fn frames_of_the_network_reach_the_guest_in_order() {
 }
 
 #[test]
-fn a_large_frame_takes_several_buffers_and_says_how_many() {
+fn a_large_frame_takes_several_buffers_and_reports_their_number() {
     for features in [MRG_RXBUF, MRG_RXBUF | EVENT_IDX] {
         large_frame(features);
     }
@@ -248,7 +248,7 @@ fn without_mergeable_buffers_a_frame_that_does_not_fit_is_dropped() {
 }
 
 #[test]
-fn commands_change_what_they_say() {
+fn control_commands_change_their_settings() {
     let (mut driver, network) = card(CTRL_VQ | CTRL_GUEST_OFFLOADS | GUEST_CSUM | GUEST_TSO4);
     assert_eq!(command(&mut driver, 0, 0, &[0]), 0, "promiscuous off");
     assert_eq!(command(&mut driver, 0, 6, &[0]), 1, "no such mode");
@@ -343,7 +343,7 @@ fn a_card_goes_on_where_another_stopped_and_announces_itself() {
 
 /// QEMU's `announce-self`: one RARP request in each round (RFC 903), whether or not a driver uses the card, and no more.
 #[test]
-fn a_card_announces_itself_as_often_as_it_is_told() {
+fn a_card_announces_itself_as_often_as_requested() {
     let (model, network) = net(Offloads::ALL);
     let mut driver = Driver::new(model, memory());
     let ms = Duration::from_millis;

@@ -277,7 +277,7 @@ fn the_guest_is_offered_what_a_tap_offers() {
 }
 
 #[test]
-fn a_socket_where_nobody_listens_is_refused_with_what_to_do() {
+fn a_socket_without_listener_is_refused_with_a_remedy() {
     let error = Stream::open("/nowhere/at/all".as_ref()).unwrap_err();
     let expected = "cannot use stream socket /nowhere/at/all: No such file or directory (os error 2); start the network first: passt \
                     --socket /nowhere/at/all";

@@ -142,7 +142,7 @@ impl Place<'_> {
             guest.migrate(json!({ "uri": uri, "to-qemu": true }));
             guest = Guest::start(self, (Monitor::Qemu, &name), Some(&first), 1);
         }
-        guest.say("stop", json!({}));
+        guest.execute("stop", json!({}));
         guest
     }
 
@@ -152,14 +152,14 @@ impl Place<'_> {
         let state = self.state(guest.monitor);
         let _ = std::fs::remove_file(&state);
         let uri = format!("file:{}", state.display());
-        guest.say("cont", json!({}));
+        guest.execute("cont", json!({}));
         // Let the guest work first.
         thread::sleep(Duration::from_millis(300));
         let figures = match guest.monitor {
             Monitor::Minivmm => guest.migrate(json!({ "uri": uri, "keep-running": true })),
             Monitor::Qemu => guest.migrate(json!({ "uri": uri })),
         };
-        guest.say("stop", json!({}));
+        guest.execute("stop", json!({}));
         Duration::from_millis(figures["downtime"].as_u64().expect("a downtime"))
     }
 
@@ -213,17 +213,17 @@ impl Guest {
         Self { monitor, client, _process: process }
     }
 
-    fn say(&mut self, command: &str, arguments: Value) -> Value {
+    fn execute(&mut self, command: &str, arguments: Value) -> Value {
         let answer = self.client.execute(command, arguments);
         answer.unwrap_or_else(|error| panic!("{:?}: {command}: {error}", self.monitor))
     }
 
     /// Migrates with these arguments; returns the final figures.
     fn migrate(&mut self, how: Value) -> Value {
-        self.say("migrate", how);
+        self.execute("migrate", how);
         let begun = Instant::now();
         loop {
-            let figures = self.say("query-migrate", json!({}));
+            let figures = self.execute("query-migrate", json!({}));
             match figures["status"].as_str() {
                 Some("completed") => return figures,
                 Some("failed") => panic!("{:?} does not save its guest: {figures}", self.monitor),

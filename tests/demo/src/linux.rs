@@ -146,7 +146,7 @@ impl Journey<'_> {
         let stopped = tick_gap::stopped(&source, &destination);
         let felt = TickGap::new(&arrival.content, clocks, stopped);
         // In a file the guest's clocks are stopped, and no monitor counts that as downtime. A QEMU in post-copy does
-        // not count what follows its order to run, and does not answer such an order from another program.
+        // not count what follows its command to run, and does not answer such a command from another program.
         let is_unmeasured = match self.means.mode {
             Mode::Snapshot => true,
             Mode::Postcopy => [from, to].contains(&Monitor::Qemu),

@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn a_monitor_may_stand_in_a_row_of_its_kind() {
+    fn a_monitor_may_follow_one_of_its_kind() {
         let route: Route = "minivmm*3,qemu*2".parse().unwrap();
         assert_eq!(route.to_string(), "minivmm,minivmm,minivmm,qemu,qemu");
         for list in ["minivmm*0", "minivmm*101", "minivmm*", "minivmm*x"] {

@@ -25,7 +25,7 @@ fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
     let rounds = arguments.first().map_or(30, |rounds| rounds.parse().expect("ROUNDS is a number"));
     let only = arguments.get(1).filter(|name| *name != "all");
-    say("| | way | best | median | speed to the first |\n| --- | --- | ---: | ---: | ---: |");
+    print_line("| | way | best | median | speed to the first |\n| --- | --- | ---: | ---: | ---: |");
     for (name, run) in SECTIONS {
         if only.is_none_or(|wanted| wanted == name) {
             run(rounds);
@@ -43,7 +43,7 @@ fn main() {
 static TABLE: Mutex<String> = Mutex::new(String::new());
 
 /// Prints a line of the table.
-fn say(line: &str) {
+fn print_line(line: &str) {
     println!("{line}");
     let mut table = TABLE.lock().expect("one thread");
     table.push_str(line);
@@ -89,6 +89,6 @@ fn compare(group: &str, unit: Unit, rounds: usize, ways: &mut [Way<'_>]) {
         times.sort_by(f64::total_cmp);
         let (best, median) = (times[0], times[times.len() / 2]);
         let ratio = *first.get_or_insert(median) / median;
-        say(&format!("| {group} | {name} | {} | {} | {ratio:.2} |", unit.of(best), unit.of(median)));
+        print_line(&format!("| {group} | {name} | {} | {} | {ratio:.2} |", unit.of(best), unit.of(median)));
     }
 }

@@ -36,7 +36,7 @@ impl WaitCounts {
 
     /// Records that a requested page has arrived after this time.
     pub(crate) fn add(&mut self, wait: Duration) {
-        if let Some(count) = self.counts.get_mut(place(wait)) {
+        if let Some(count) = self.counts.get_mut(class(wait)) {
             *count += 1;
         }
         self.longest = self.longest.max(wait);
@@ -47,19 +47,19 @@ impl WaitCounts {
         PageWaits { count, median: self.percentile(count, 50), p99: self.percentile(count, 99), longest: self.longest }
     }
 
-    /// The end of the first class up to which this percentage of all waits is.
+    /// Returns the upper end of the first class at which the count reaches this percentage of all waits.
     fn percentile(&self, count: u64, percent: u64) -> Duration {
         let (wanted, mut so_far) = (count.saturating_mul(percent).div_ceil(100).max(1), 0);
         let found = self.counts.iter().position(|count| {
             so_far += count;
             so_far >= wanted
         });
-        found.map_or(Duration::ZERO, |index| end(index).min(self.longest))
+        found.map_or(Duration::ZERO, |index| upper_end(index).min(self.longest))
     }
 }
 
 /// The index of the class for this duration.
-fn place(wait: Duration) -> usize {
+fn class(wait: Duration) -> usize {
     let micros = u64::try_from(wait.as_micros()).unwrap_or(u64::MAX).clamp(1, (1 << OCTAVES) - 1);
     let octave = micros.ilog2();
     let step = ((micros - (1 << octave)) * u64::from(STEPS)) >> octave;
@@ -67,7 +67,7 @@ fn place(wait: Duration) -> usize {
 }
 
 /// The upper end of a class.
-fn end(index: usize) -> Duration {
+fn upper_end(index: usize) -> Duration {
     let index = u32::try_from(index).unwrap_or(u32::MAX);
     let (octave, step) = (index / STEPS, u64::from(index % STEPS));
     Duration::from_micros((1 << octave) + (((step + 1) << octave) / u64::from(STEPS)))

@@ -154,7 +154,7 @@ struct Plain {
 }
 
 #[test]
-fn a_section_without_subsections_names_the_one_it_does_not_know() {
+fn a_section_without_subsections_names_an_unknown_one() {
     let error = Plain::default().load_or_keep(&mut Reader::strict(b"\x01\x05\x07plain/x\0\0\0\x01"), 1).unwrap_err();
     assert_eq!(error.to_string(), "at 0x1: subsection \"plain/x\" is not known to \"plain\"");
 }

@@ -141,7 +141,7 @@ fn a_variant_that_ends_in_subsections_need_not_be_the_last_one() {
 }
 
 #[test]
-fn the_checker_knows_which_fields_a_tag_has() {
+fn the_checker_determines_the_fields_of_a_tag() {
     mod old {
         #[derive(vmstate::VmState, Default)]
         #[repr(u8)]

@@ -29,7 +29,7 @@ fn exchange(mut here: SocketChannel, there: SocketChannel) {
 
 /// The file of a killed process does not block the next one; a file in use, or one that is not a socket, is left alone.
 #[test]
-fn only_a_socket_that_nobody_listens_at_is_replaced() {
+fn only_a_socket_without_listener_is_replaced() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("incoming");
     let killed = std::os::unix::net::UnixListener::bind(&path).unwrap();
@@ -301,7 +301,7 @@ fn a_source_that_resumes_is_recognised() {
 
 /// A source may send its first bytes at any moment, also between two polls of the listener.
 #[test]
-fn a_source_that_begins_while_it_is_looked_at_is_not_dropped() {
+fn a_source_that_sends_while_it_is_peeked_at_is_not_dropped() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("incoming");
     let listener = Listener::unix(&path).unwrap();

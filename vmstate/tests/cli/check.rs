@@ -256,7 +256,7 @@ fn a_section_that_contradicts_its_description_is_not_compared() {
 }
 
 #[test]
-fn json_says_the_same() {
+fn json_has_the_same_verdicts() {
     let mut other = qemu();
     other["vmschkmachine"]["Name"] = json!("virt");
     other.as_object_mut().unwrap().shift_remove("acpi-ged").unwrap();

@@ -174,7 +174,7 @@ fn a_stream_that_was_cut_is_read_by_qemus_dump() {
 }
 
 #[test]
-fn what_a_schema_cannot_know_is_shown_as_bytes() {
+fn data_unknown_to_a_schema_is_shown_as_bytes() {
     let schema = json!({"serial": {"Name": "serial", "version_id": 3, "minimum_version_id": 3, "Description": {
         "name": "serial", "version_id": 3, "minimum_version_id": 3, "Fields": [
             {"field": "divider", "version_id": 0, "field_exists": false, "size": 2, "type": "uint16"},

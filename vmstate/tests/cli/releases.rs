@@ -90,7 +90,7 @@ impl Project {
 }
 
 #[test]
-fn the_page_on_compatibility_says_what_really_happens() {
+fn the_page_on_compatibility_shows_real_output() {
     let page = std::fs::read_to_string(PAGE).unwrap();
     let mut project = Project { root: tempfile::tempdir().unwrap(), device: None };
     let mut seen = vec![false; RELEASES.len()];

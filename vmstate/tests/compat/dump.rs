@@ -52,7 +52,7 @@ fn field(name: &str, size: u32) -> Value {
 const IOAPIC: &str = "kvm-ioapic";
 
 #[test]
-fn a_dump_loads_in_itself_and_says_on_what_that_relies() {
+fn a_dump_loads_in_itself_and_lists_its_assumptions() {
     let dump = serde_json::from_str(DUMP).unwrap();
     let report = check_schemas(&schema(&dump), &schema(&dump));
     assert_eq!(report.sections.len(), 24);

@@ -282,7 +282,7 @@ fn a_rename_of_a_list_does_not_part_its_predicates() {
 }
 
 #[test]
-fn fields_of_one_name_are_told_apart() {
+fn fields_of_one_name_are_distinguished() {
     let twice = |second| plain(vec![field("config", U8), field("config", second)]);
     let report = check(&twice(U8), &twice(one_of(&[0, 1]))).to_string();
     assert!(report.contains("loads if config#2 is 0 or 1, else breaks at config#2"), "{report}");

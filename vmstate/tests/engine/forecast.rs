@@ -179,7 +179,7 @@ fn judge(point: &Point) -> (bool, Option<String>) {
 }
 
 #[test]
-fn the_pause_is_within_its_limit_and_as_foretold() {
+fn the_pause_is_within_its_limit_and_as_predicted() {
     let points = sweep();
     let judged: Vec<_> = thread::scope(|scope| {
         let judge_all = |points: &[Point]| points.iter().map(judge).collect::<Vec<_>>();
@@ -227,7 +227,7 @@ fn a_wire_that_changes_its_speed_during_the_rounds_is_noticed() {
 }
 
 #[test]
-fn what_the_guest_writes_until_it_stands_still_counts() {
+fn writes_until_the_guest_is_stopped_count() {
     let load = Load { writes_per_second: 3000.0, working_set: 2000 };
     let point = Point { load, limit: 50 * MS, speed: 20e6, stop: 20 * MS, ..QUIET };
     let setup = point.setup();
@@ -258,7 +258,7 @@ fn a_wire_that_slows_down_after_the_verdict_lengthens_the_pause() {
 }
 
 #[test]
-fn devices_that_are_large_for_the_wire_are_foretold() {
+fn the_time_of_large_devices_is_predicted() {
     let mut setup = QUIET.setup();
     setup.source_devices[0].fifo = vec![7; 200_000];
     let control = setup.source_control.clone();

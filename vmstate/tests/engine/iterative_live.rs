@@ -178,7 +178,7 @@ fn a_pause_with_a_flash_keeps_its_limit() {
 
 /// Memory is sent first. The cancel comes after the first chunk, which is shorter than the memory: nothing of the flash was sent.
 #[test]
-fn what_remains_is_told_of_all_sections() {
+fn the_remaining_bytes_of_all_sections_are_reported() {
     let (mut setup, ..) = with_flashes(busy(None), &[(100_000, 0.0)]);
     let control = setup.source_control.clone();
     setup.source.guest.cancels_in = Some((2, control.clone()));

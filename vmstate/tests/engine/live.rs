@@ -356,7 +356,7 @@ fn a_source_learns_how_long_the_destination_took_to_load() {
 }
 
 #[test]
-fn a_machine_is_told_of_pages_while_they_come_and_of_a_guest_that_is_gone() {
+fn a_machine_is_informed_of_arriving_pages_and_of_a_departed_guest() {
     let told = |setup: Setup| {
         let outcome = setup.run();
         (outcome.departure.phase, [outcome.source.departed, outcome.destination.departed], outcome.destination.arriving)
@@ -434,7 +434,7 @@ fn a_refusing_device_sends_the_guest_back_with_a_reason_on_both_sides() {
 }
 
 #[test]
-fn different_machines_are_told_apart_before_the_guest_is_paused() {
+fn different_machines_are_refused_before_the_guest_is_paused() {
     let mut setup = Setup::new(&BLOCKS, None);
     setup.destination_options.machine_type = "testvm2".to_owned();
     let outcome = setup.run();

@@ -163,7 +163,7 @@ fn what_becomes_needed_on_the_way_leaves_the_guest_running_here() {
 }
 
 #[test]
-fn after_a_cancelled_migration_the_caller_says_for_which_release_the_next_one_is() {
+fn after_a_cancelled_migration_the_caller_chooses_the_release_of_the_next_one() {
     let today = Uart { divider: 5, trigger: 9, sending: None };
     for back in [false, true] {
         let (mut uart, mut pic) = (today.clone(), Pic { level: 3, ..Pic::default() });

@@ -40,7 +40,7 @@ pub(crate) fn busy() -> Setup {
 }
 
 #[test]
-fn a_guest_that_never_converges_goes_over_and_waits_a_moment_for_each_page() {
+fn a_guest_that_never_converges_migrates_in_post_copy_with_short_waits() {
     let setup = busy();
     let (control, theirs) = (setup.source_control.clone(), setup.destination_control.clone());
     setup.world.at(Duration::from_millis(1500), move || control.start_postcopy());
@@ -68,7 +68,7 @@ fn a_guest_that_never_converges_goes_over_and_waits_a_moment_for_each_page() {
     assert!(told.median > MS && told.median <= told.p99 && told.p99 <= told.longest, "{told:?}");
 }
 
-/// Requested before the first page, with no dirty page: each page is sent once.
+/// Post-copy is requested before the first page, and the source's guest writes nothing: each page is sent once.
 #[test]
 fn post_copy_from_the_beginning() {
     let setup = busy();
@@ -83,9 +83,9 @@ fn post_copy_from_the_beginning() {
     assert_eq!(departure.report.pages.total(), 1040);
 }
 
-/// A page that arrived as zero and was not touched is no longer at the source: the destination fills it.
+/// The source does not send a zero page again: the destination fills it when the guest touches it.
 #[test]
-fn a_page_that_came_as_zero_is_not_asked_for() {
+fn a_page_that_arrived_as_zero_is_not_requested() {
     let setup = busy();
     let control = setup.source_control.clone();
     setup.source.guest.set_load(Load { writes_per_second: 20_000.0, working_set: 300 });
@@ -95,15 +95,15 @@ fn a_page_that_came_as_zero_is_not_asked_for() {
     setup.world.at(Duration::from_millis(2500), move || control.start_postcopy());
     let Outcome { departure, destination, source, .. } = setup.run();
     assert_eq!(departure.phase, SourcePhase::Completed, "{:?}", departure.error);
-    assert!(destination.guest.is_whole(), "it waits for a page that does not come");
+    assert!(destination.guest.is_whole(), "the guest waits for a page that does not arrive");
     assert!(destination.guest.memory() == destination.guest.written_over(source.guest.memory()));
     // A request and its answer take two milliseconds on the wire.
     assert!(destination.guest.waited().iter().any(|waited| *waited <= MS));
 }
 
-/// Where pre-copy would give up.
+/// At the deadline, where pre-copy would give up, the policy switches to post-copy if that is allowed.
 #[test]
-fn the_policy_hands_a_guest_over_that_cannot_go_otherwise() {
+fn the_policy_switches_to_post_copy_where_it_would_give_up() {
     for (is_ready, phase) in [(true, SourcePhase::Completed), (false, SourcePhase::Failed)] {
         let setup = busy();
         setup.source_control.set_postcopy_ram(is_ready);
@@ -118,7 +118,7 @@ fn the_policy_hands_a_guest_over_that_cannot_go_otherwise() {
 
 /// The machine's threads access missing pages while it applies its state, and when the guest continues.
 #[test]
-fn pages_come_while_the_machine_takes_over() {
+fn pages_arrive_while_the_machine_takes_over() {
     for at in ["loaded", "resume"] {
         let mut setup = busy();
         setup.source_control.start_postcopy();
@@ -133,7 +133,7 @@ fn pages_come_while_the_machine_takes_over() {
 /// The destination has reported that the guest runs, so no other side will run it: all of its memory is transferred, and it stays
 /// paused for an operator.
 #[test]
-fn a_guest_that_cannot_go_on_there_is_completed_and_kept() {
+fn a_guest_that_cannot_resume_there_is_completed_and_kept_paused() {
     for refuses in ["advance", "resume"] {
         let mut setup = busy();
         setup.source_control.start_postcopy();
@@ -147,14 +147,14 @@ fn a_guest_that_cannot_go_on_there_is_completed_and_kept() {
 }
 
 #[test]
-fn without_an_order_it_is_a_migration_like_any_other() {
+fn without_a_switch_to_post_copy_a_migration_is_pre_copy() {
     let setup = ready(Setup::new(&[("main.ram", 16)], None));
     setup.source.guest.poke(0, 4097, 9);
     let outcome = setup.run();
     assert_eq!(outcome.departure.phase, SourcePhase::Completed, "{:?}", outcome.departure.error);
     assert_eq!(outcome.destination.guest.memory(), outcome.source.guest.memory());
     assert!(!outcome.destination.guest.is_whole());
-    // Without the option, the order changes nothing, and nothing is announced.
+    // Without `postcopy_ram`, `start_postcopy` has no effect, and post-copy is not announced.
     let setup = Setup::new(&[("main.ram", 16)], None);
     setup.source_control.start_postcopy();
     let plain = setup.run();
@@ -165,7 +165,7 @@ fn without_an_order_it_is_a_migration_like_any_other() {
 
 /// Refused before the first page, with the reason, and the guest continues at the source.
 #[test]
-fn a_destination_whose_memory_cannot_refuses() {
+fn a_destination_whose_memory_does_not_support_post_copy_refuses() {
     let setup = Setup::new(&[("main.ram", 16)], None);
     setup.source_control.set_postcopy_ram(true);
     let outcome = setup.run();
@@ -179,7 +179,7 @@ fn a_destination_whose_memory_cannot_refuses() {
 }
 
 #[test]
-fn what_a_machine_refuses_before_the_order_to_run_leaves_the_guest_at_the_source() {
+fn a_refusal_before_the_command_to_run_leaves_the_guest_at_the_source() {
     for refuses in ["loaded", "claim"] {
         let mut setup = busy();
         setup.source_control.start_postcopy();
@@ -204,7 +204,7 @@ pub(crate) fn small(fault: Option<Fault>) -> Setup {
     setup
 }
 
-/// Where the switch begins in the source's bytes, where the order to run is complete, and how many bytes each side sends.
+/// Where the switch begins in the source's bytes, where the command to run is complete, and how many bytes each side sends.
 pub(crate) fn lengths() -> (usize, usize, usize, usize) {
     let outcome = small(None).run();
     assert_eq!(outcome.departure.phase, SourcePhase::Completed, "{:?}", outcome.departure.error);
@@ -218,7 +218,7 @@ pub(crate) fn lengths() -> (usize, usize, usize, usize) {
 fn check(outcome: &Outcome, fault: Fault, run: usize) {
     let Outcome { world, departure, arrival, source, destination, .. } = outcome;
     let told = format!(
-        "{fault:?}, order to run at {run}: {:?} {:?}, destination {:?} {:?}",
+        "{fault:?}, command to run at {run}: {:?} {:?}, destination {:?} {:?}",
         departure.phase, departure.error, arrival.phase, arrival.error
     );
     let dead = |side| world.is_dead(side);
@@ -254,7 +254,7 @@ fn check(outcome: &Outcome, fault: Fault, run: usize) {
 /// One kind of fault after each byte of the switch, the other kinds at some bytes; before and after the switch, faults at some
 /// bytes only.
 #[test]
-fn a_fault_after_each_byte_leaves_one_guest_and_says_what_it_lacks() {
+fn a_fault_after_each_byte_leaves_one_guest_and_reports_what_it_lacks() {
     let (forward, begins, run, back) = lengths();
     use FaultKind::{HalfClose, ReceiverDies, Reset, SenderDies, Silent};
     for (kind, step) in [(Reset, 1), (HalfClose, 13), (Silent, 13), (SenderDies, 13), (ReceiverDies, 13)] {
@@ -272,7 +272,7 @@ fn a_fault_after_each_byte_leaves_one_guest_and_says_what_it_lacks() {
 
 /// An option of the source that the library refuses before it sends anything.
 #[test]
-fn not_of_memory_that_both_sides_share() {
+fn post_copy_of_shared_memory_is_refused() {
     let mut setup = ready(Setup::new(&[("main.ram", 4), ("rom", 1)], None));
     (setup.source.guest.shared_at, setup.destination.guest.shared_at) = (Some(0), Some(0));
     assert_eq!(setup.source_options.machine_type, MACHINE);
@@ -285,7 +285,7 @@ fn not_of_memory_that_both_sides_share() {
 struct Tape(Vec<u8>);
 
 /// A source whose stream ends in post-copy, and others that connect after it and send these bytes.
-struct Strangers<'w> {
+struct OtherPeers<'w> {
     tape: Tape,
     next: VecDeque<Vec<u8>>,
     /// The reason for the loss of each connection.
@@ -293,7 +293,7 @@ struct Strangers<'w> {
     clock: WireEnd,
 }
 
-impl Channel for Strangers<'_> {
+impl Channel for OtherPeers<'_> {
     fn send(&mut self, bytes: &[u8], timeout: Duration) -> io::Result<usize> {
         self.tape.send(bytes, timeout)
     }
@@ -316,10 +316,10 @@ impl Channel for Strangers<'_> {
 }
 
 /// The result of a destination that loses its source in post-copy, and then gets connections that send these bytes.
-pub(crate) fn met_by(strangers: Vec<Vec<u8>>, whys: &Mutex<Vec<String>>) -> Arrival {
+pub(crate) fn result_of_reconnections(peers: Vec<Vec<u8>>, whys: &Mutex<Vec<String>>) -> Arrival {
     let stream = small(None).run().world.recorded();
     let run = stream.windows(5).position(|window| window == b"\x08\0\x05\0\0").unwrap() + 5;
-    told_over(|clock| Strangers { tape: Tape(stream[..run].to_vec()), next: strangers.into(), whys, clock }).0
+    received_over(|clock| OtherPeers { tape: Tape(stream[..run].to_vec()), next: peers.into(), whys, clock }).0
 }
 
 impl Channel for Tape {
@@ -336,11 +336,11 @@ impl Channel for Tape {
 }
 
 /// The result of a destination without a disk that receives these bytes, and its first block.
-fn told(stream: Vec<u8>) -> (Arrival, Vec<u8>) {
-    told_over(|_| Tape(stream))
+fn received(stream: Vec<u8>) -> (Arrival, Vec<u8>) {
+    received_over(|_| Tape(stream))
 }
 
-fn told_over<C: Channel>(channel: impl FnOnce(WireEnd) -> C) -> (Arrival, Vec<u8>) {
+fn received_over<C: Channel>(channel: impl FnOnce(WireEnd) -> C) -> (Arrival, Vec<u8>) {
     let mut setup = small(None);
     setup.destination.lock = None;
     // No source is on the virtual wire.
@@ -390,7 +390,7 @@ fn hostile_sources_are_refused() {
         (stream[..run].to_vec(), Interrupted, "the peer closed the connection"),
     ];
     for (stream, phase, expected) in cases {
-        let (arrival, _) = told(stream);
+        let (arrival, _) = received(stream);
         assert_eq!(arrival.phase, phase, "{expected}: {:?}", arrival.error);
         let error = arrival.error.unwrap().to_string();
         assert!(error.contains(expected), "{error}");
@@ -399,7 +399,7 @@ fn hostile_sources_are_refused() {
     let again =
         [b"\x02\0\0\0\x01\0\0\0\0\0\0\x10\x08\x08main.ram", &[0x77; 4096][..], b"\0\0\0\0\0\0\0\x10\x7e\0\0\0\x01"];
     let footer = place(b"\x03\0\0\0\x01");
-    let (arrival, memory) = told(put(footer, 0, &again.concat()));
+    let (arrival, memory) = received(put(footer, 0, &again.concat()));
     assert_eq!(arrival.phase, DestinationPhase::Completed, "{:?}", arrival.error);
     assert!(memory[4096..8192].iter().filter(|byte| **byte == 0x77).count() < 100);
 }

@@ -55,7 +55,7 @@ fn assert_kept(sends: &[(Duration, usize)], (from, until): (Duration, Duration),
 }
 
 #[test]
-fn each_second_of_the_rounds_has_what_the_limit_says_and_the_pause_has_no_limit() {
+fn each_second_of_the_rounds_keeps_the_limit_and_the_pause_has_none() {
     for (limit, xbzrle) in [(1, false), (7, false), (1000, false), (20_000, true), (65_536, false), (1_000_000, false)]
     {
         let end = 5 * SECOND;

@@ -22,16 +22,16 @@ fn completes(outcome: &Outcome, told: &str) {
 }
 
 /// The guest has all of its memory, and the source did not learn that: no destination connects to it any more.
-fn is_unheard(Outcome { departure, arrival, destination, .. }: &Outcome) -> bool {
+fn is_final_answer_lost(Outcome { departure, arrival, destination, .. }: &Outcome) -> bool {
     let phases = (departure.phase, arrival.phase);
     phases == (SourcePhase::Interrupted, DestinationPhase::Completed)
         && destination.running
         && destination.guest.is_whole()
 }
 
-/// From the order to run to the end, at unrelated places.
+/// The connection breaks ten times between the command to run and the end, at unrelated offsets.
 #[test]
-fn ten_cuts_in_one_migration() {
+fn a_migration_recovers_from_ten_cuts() {
     let setup = busy();
     setup.source_control.start_postcopy();
     let (control, world) = (setup.source_control.clone(), setup.world.clone());
@@ -57,8 +57,8 @@ fn ten_cuts_in_one_migration() {
     assert!(outcome.destination.guest.waited().len() > 10);
 }
 
-/// After some bytes of either side from the switch on, and each byte around the order to run and at the end: the guest stays at
-/// the source, or all of it arrives.
+/// The connection breaks at some offsets in either direction from the switch-over on, and at each offset around the command to run
+/// and at the end: the guest stays at the source, or all of it arrives.
 #[test]
 fn a_break_loses_no_guest() {
     let (forward, begins, run, back) = lengths();
@@ -71,7 +71,7 @@ fn a_break_loses_no_guest() {
         setup.world.set_next([None]);
         let outcome = setup.run();
         let told = format!(
-            "{sender:?} {after}, order to run at {run}: {:?} {:?}, {:?} {:?}",
+            "{sender:?} {after}, command to run at {run}: {:?} {:?}, {:?} {:?}",
             outcome.departure.phase, outcome.departure.error, outcome.arrival.phase, outcome.arrival.error
         );
         match (outcome.departure.phase, outcome.arrival.phase) {
@@ -79,7 +79,7 @@ fn a_break_loses_no_guest() {
                 assert!(outcome.source.running && outcome.destination.sent_at_resume.is_none(), "{told}");
                 taken_back += 1;
             }
-            _ if is_unheard(&outcome) => {}
+            _ if is_final_answer_lost(&outcome) => {}
             _ => {
                 completes(&outcome, &told);
                 recovered += usize::from(outcome.world.unused() == 0);
@@ -99,7 +99,7 @@ fn a_break_after_each_byte_of_a_recovery() {
             let setup = small(first);
             setup.world.set_next([reset(sender, after), None]);
             let outcome = setup.run();
-            if is_unheard(&outcome) {
+            if is_final_answer_lost(&outcome) {
                 assert!(sender == Side::Destination && after > 90, "{after}");
                 continue;
             }
@@ -110,7 +110,7 @@ fn a_break_after_each_byte_of_a_recovery() {
 
 /// The machine's thread waits for a page when the connection breaks, and continues to wait.
 #[test]
-fn a_break_while_the_machine_is_let_run() {
+fn a_break_while_the_machine_resumes() {
     let length = |touches| {
         let mut setup = busy();
         setup.source_control.start_postcopy();
@@ -131,12 +131,12 @@ fn a_break_while_the_machine_is_let_run() {
         broke_within |= outcome.world.unused() == 0 && outcome.destination.sent_at_resume.unwrap() > resumes - back;
         assert_eq!(control.progress().phase, Phase::Destination(DestinationPhase::Completed));
     }
-    assert!(broke_within, "no break while the machine was let run");
+    assert!(broke_within, "no break while the machine resumed");
 }
 
-/// In all other cases, no guest would wait for the source's pages.
+/// In pre-copy no guest waits for the source's pages, so `disconnect` has no effect.
 #[test]
-fn only_a_guest_that_runs_before_its_memory_is_there_is_waited_for() {
+fn a_migration_in_pre_copy_is_not_disconnected() {
     let setup = busy();
     let control = setup.source_control.clone();
     setup.world.set_next([None]);
@@ -146,11 +146,11 @@ fn only_a_guest_that_runs_before_its_memory_is_there_is_waited_for() {
     assert_eq!((outcome.departure.phase, outcome.world.unused()), (SourcePhase::Completed, 1));
 }
 
-/// Everything that a stranger can send over a second connection is refused, and the guest keeps waiting for a third connection.
+/// Whatever another peer sends over a replacing connection is refused, and the guest waits for the next connection.
 #[test]
-fn strangers_over_another_connection() {
+fn other_peers_over_another_connection() {
     let asks = |name: &[u8]| [&[8, 0, 10, 0, name.len() as u8 + 1, name.len() as u8], name].concat();
-    let strangers = [
+    let peers = [
         (b"QEVM\0\0\0\x03".to_vec(), "section type 0x51 does not exist"),
         (b"\0".to_vec(), "with something else than a request for received pages"),
         (b"\x08\0\x05\0\0".to_vec(), "with something else than a request for received pages"),
@@ -160,11 +160,11 @@ fn strangers_over_another_connection() {
         (asks(b"rom").repeat(3000), "the stream is too slow"),
     ];
     let whys = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
-    let arrival = crate::postcopy::met_by(strangers.iter().map(|(said, _)| said.clone()).collect(), &whys);
+    let arrival = crate::postcopy::result_of_reconnections(peers.iter().map(|(said, _)| said.clone()).collect(), &whys);
     assert_eq!(arrival.phase, DestinationPhase::Interrupted);
     let whys = whys.lock().unwrap();
-    assert_eq!(whys.len(), strangers.len() + 1, "{whys:?}");
-    for (why, (_, expected)) in whys[1..].iter().zip(&strangers) {
+    assert_eq!(whys.len(), peers.len() + 1, "{whys:?}");
+    for (why, (_, expected)) in whys[1..].iter().zip(&peers) {
         assert!(why.contains(expected), "{expected}: {why}");
     }
 }

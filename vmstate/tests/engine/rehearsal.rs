@@ -94,7 +94,7 @@ fn the_guest_runs_between_the_last_rehearsal_and_the_pause() {
 /// The virtual guest stands still for a known time in each rehearsal, in addition to the time of the pages that are sent
 /// meanwhile.
 #[test]
-fn what_the_guest_stood_for_rehearsals_is_reported() {
+fn the_pauses_of_rehearsals_are_reported() {
     const STOP: Duration = Duration::from_millis(3);
     let world = World::new(None, Some(50e6), Duration::from_micros(200));
     let mut setup = Setup::with(&[("main.ram", 600)], world, Load { writes_per_second: 4000.0, working_set: 300 });
@@ -122,6 +122,6 @@ fn a_save_that_the_pause_refuses_leaves_the_guest_running_here() {
     let (outcome, _) = migrate(0..u32::MAX);
     stayed(&outcome);
     assert_eq!(outcome.departure.report.refused_rehearsal.as_deref(), Some(REASON));
-    // The destination has received memory, and never an order to run it.
+    // The destination has received memory, and never the command to run it.
     assert!(outcome.world.sent(Side::Source) > 0);
 }

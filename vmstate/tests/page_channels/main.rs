@@ -155,7 +155,7 @@ fn a_source_without_a_thread_for_each_channel_fails() {
 }
 
 #[test]
-fn a_destination_without_page_channels_says_so() {
+fn a_destination_without_page_channels_reports_that() {
     let mut rig = Rig::new(2, Compression::None);
     rig.takes_channels = false;
     let ended = rig.run(&Guest::busy());

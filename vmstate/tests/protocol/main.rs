@@ -69,7 +69,7 @@ fn without_a_disk_never_two_guests() {
     assert!(explore(rules).completed, "no migration goes through");
 }
 
-/// The order to run is the commit: all rules for the end of the stream apply to it. After that, a fault can only lose the guest's
+/// The command to run is the commit: all rules for the end of the stream apply to it. After that, a fault can only lose the guest's
 /// memory, and no other guest takes its place.
 #[test]
 fn in_post_copy_one_guest_and_never_a_stale_one() {
@@ -94,7 +94,7 @@ fn in_post_copy_over_further_connections_one_guest_and_never_a_stale_one() {
     }
 }
 
-/// The order to run, which is in the package, gets no answer: the source has released its resources before, and takes nothing
+/// The command to run, which is in the package, gets no answer: the source has released its resources before, and takes nothing
 /// back by itself. The destination is this library's, as with a QEMU source.
 #[test]
 fn in_post_copy_without_an_answer_one_guest_and_never_a_stale_one() {

@@ -155,7 +155,7 @@ impl World {
                 step("S does not pause", Refused, NOW, &nothing);
                 step("S pauses", Done, NOW, &|world| (world.source_runs, world.was_paused) = (false, true));
             }
-            // As to a QEMU: the order to run is in the package.
+            // As to a QEMU: the command to run is in the package.
             SourceAction::SendPackage(_) if rules.mode == Mode::PostcopyUnanswered => {
                 step("S sends the package", Done, NOW, &put(&[Message::Stopped, Message::Run]));
                 step(

@@ -175,7 +175,7 @@ fn walk(disk: bool, listens: bool) -> (BTreeSet<String>, bool) {
 }
 
 #[test]
-fn a_qemu_that_does_not_hear_the_last_word_keeps_its_guest() {
+fn a_qemu_that_misses_the_final_answer_keeps_its_guest() {
     let (ends, two) = walk(true, true);
     assert!(!two, "two guests run");
     let expected = ["Completed, Completed", "Killed, Completed", "Runs, Stranded"];

@@ -268,7 +268,7 @@ impl World {
         let free = !self.lingers && self.holder != Some(Who::Third);
         let marked = self.generation > 0 && !self.source.alive | !self.destination.alive;
         let source = self.source.alive;
-        // A destination that had the end of the stream, or all pages after the order to run, and has not given the guest up.
+        // A destination that had the end of the stream, or all pages after the command to run, and has not given the guest up.
         let gone = matches!(self.destination.phase(), DestinationPhase::Failed | DestinationPhase::Interrupted);
         let destination = self.destination.alive && self.given && !gone;
         let undecided = rules.disk == Disk::None;

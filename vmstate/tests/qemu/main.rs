@@ -276,7 +276,7 @@ fn skipped() -> bool {
 }
 
 #[test]
-fn qemu_takes_our_pages_and_says_so() {
+fn qemu_receives_our_pages() {
     if skipped() {
         return;
     }

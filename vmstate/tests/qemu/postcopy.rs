@@ -1,5 +1,5 @@
-//! A QEMU hands its guest over in post-copy: to a test that plays the destination by hand, where the inspector must be able to
-//! read QEMU's stream, and QEMU must send a requested page at once; and to the engine.
+//! Post-copy with a QEMU: the inspector reads QEMU's stream, QEMU sends a requested page at once to a destination that the test
+//! plays, and the engine is the destination or the source.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixListener;
@@ -38,7 +38,7 @@ fn commands(stream: &[u8]) -> Vec<Command> {
 }
 
 #[test]
-fn qemus_stream_in_post_copy_is_read_and_it_takes_a_request() {
+fn qemus_stream_in_post_copy_is_decoded_and_qemu_serves_a_request() {
     if skipped() {
         return;
     }
@@ -64,7 +64,7 @@ fn qemus_stream_in_post_copy_is_read_and_it_takes_a_request() {
     let so_far = || stream.lock().unwrap().clone();
     find("first pages", || (so_far().len() > 4096).then_some(()));
     qemu.execute("migrate-start-postcopy", json!({}));
-    let told = find("order to run", || {
+    let told = find("command to run", || {
         let told = commands(&so_far());
         told.contains(&Command::PostcopyRun).then_some(told)
     });
@@ -75,7 +75,7 @@ fn qemus_stream_in_post_copy_is_read_and_it_takes_a_request() {
     request.write(&mut message);
     channel.write_all(&message).unwrap();
     find("page", || record(&so_far(), WANTED));
-    assert!(record(&so_far(), WANTED - 4096).is_none(), "it came in its turn");
+    assert!(record(&so_far(), WANTED - 4096).is_none(), "the page was sent in order, not on request");
 
     qemu.execute("migrate-set-parameters", json!({"max-postcopy-bandwidth": 0}));
     find("end of the stream", || matches!(Dump::read(&so_far()).entries.last(), Some(Entry::Eof { .. })).then_some(()));
@@ -116,8 +116,8 @@ fn qemus_stream_in_post_copy_is_read_and_it_takes_a_request() {
     assert_eq!(packaged, Command::Packaged(u32::try_from(runs + 5 - (begins + 9)).unwrap()));
 }
 
-/// A device of QEMU's that fills 8 MiB of the guest's memory from `start` on: its limit of the bandwidth hardly counts pages of zeros, nine
-/// bytes each, which all go before it looks.
+/// Arguments of a QEMU device that fills 8 MiB of the guest's memory from `start` on. QEMU's bandwidth limit hardly counts zero pages,
+/// of nine bytes each: they would all be sent before the limit takes effect.
 pub(super) fn filled(directory: &Path, start: u64) -> String {
     let file = directory.join("filled");
     std::fs::write(&file, vec![0x5a; 8 << 20]).unwrap();
@@ -126,7 +126,7 @@ pub(super) fn filled(directory: &Path, start: u64) -> String {
 
 /// The guest dirties nothing, and all of its pages are still missing when QEMU shall run it.
 #[test]
-fn qemu_takes_our_guest_in_post_copy_and_says_so() {
+fn qemu_receives_our_guest_in_post_copy() {
     if skipped() {
         return;
     }

@@ -20,7 +20,7 @@ struct Breaking<'a> {
     socket: Option<SocketChannel>,
     counts: &'a dyn Fn() -> bool,
     left: usize,
-    /// Waits until the other side has come so far that it survives the end of the connection.
+    /// Waits until the other side is in a state in which it survives the end of the connection.
     await_active: Box<dyn FnMut() + 'a>,
     /// The number of bytes that each further connection carries.
     next: Vec<usize>,
@@ -64,7 +64,7 @@ impl Channel for Breaking<'_> {
     }
 }
 
-/// A QEMU fails that loses its connection in the middle of the switch.
+/// Waits for `postcopy-active`: a QEMU that loses its connection during the switch-over fails.
 fn await_active(qemu: &mut Qemu) {
     find("post-copy", || (qemu.execute("query-migrate", json!({}))["status"] == "postcopy-active").then_some(()));
 }
@@ -78,7 +78,7 @@ fn await_paused(qemu: &mut Qemu) {
 }
 
 #[test]
-fn a_qemu_that_has_our_guest_takes_the_rest_over_further_connections() {
+fn a_qemu_destination_receives_the_rest_over_further_connections() {
     if skipped() {
         return;
     }

@@ -215,7 +215,7 @@ fn a_schema_stops_where_the_bytes_do_not_determine_what_follows() {
 }
 
 #[test]
-fn a_tag_says_which_variant_is_there() {
+fn a_tag_selects_the_variant() {
     let of = |number: i128| schema::Field::new(number.to_string().as_str().into(), byte(), Presence::Tag(number));
     let mode = |first| described("mode", 2, vec![first, of(-1), of(3), since("last", byte(), 0)], vec![]);
     let signed = mode(since("tag", Kind::Signed(2), 0));

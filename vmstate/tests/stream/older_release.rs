@@ -282,7 +282,7 @@ impl Section for HandWritten {
 }
 
 #[test]
-fn a_hand_written_section_says_that_it_knows_its_newest_version_only() {
+fn a_hand_written_section_supports_its_newest_version_only() {
     let mut sections = with_alias(today(0), HandWritten(1));
     sections.save_for(Some(release()));
     let error = saved(&mut sections).unwrap_err().to_string();

@@ -194,7 +194,7 @@ fn a_load_refuses_each_command() {
     }
 }
 
-/// A stream as QEMU's source sends it: the devices and the order to run in a package, followed by pages.
+/// A stream as QEMU's source sends it: the devices and the command to run in a package, followed by pages.
 #[test]
 fn the_inspector_shows_all_of_it() {
     let ram = b"\x03ram\0\0\0\0\0\0\0\x04\0\0\0\0\0\0\x20\x04\x03low\0\0\0\0\0\0\x20\0\0\0\0\0\0\0\0\x10";

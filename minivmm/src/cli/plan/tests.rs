@@ -50,7 +50,7 @@ fn rates_are_bits_on_the_wire_and_bytes_in_memory() {
 }
 
 #[test]
-fn tells_rounds_times_and_the_verdict() {
+fn the_report_has_rounds_times_and_the_verdict() {
     let line = "--memory 4T --dirty-rate 2G/s --working-set 64G --bandwidth 100G";
     let shown = planned(line).expect("a plan");
     assert!(shown.completes);
@@ -71,7 +71,7 @@ fn tells_rounds_times_and_the_verdict() {
 }
 
 #[test]
-fn what_is_said_to_be_enough_can_be_typed_and_is() {
+fn a_proposed_remedy_can_be_typed_and_suffices() {
     let line = "--memory 1G --dirty-rate 200M/s --bandwidth 1G --latency 1ms --vcpus 4";
     let shown = planned(line).expect("a plan");
     assert!(!shown.completes && shown.text.contains("does not converge: after 200 rounds"), "{}", shown.text);
@@ -163,7 +163,7 @@ fn a_migration_that_was_is_planned_again() {
 }
 
 #[test]
-fn a_report_says_what_a_migration_took_besides_its_pages() {
+fn a_report_has_the_costs_of_a_migration_besides_its_pages() {
     let folder = TempDir::new().expect("a folder");
     let file = folder.path().join("was.html");
     let mut figures = figures();

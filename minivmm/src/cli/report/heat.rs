@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn squares_say_how_often_their_pages_were_sent() {
+    fn squares_show_how_often_their_pages_were_sent() {
         // Parts of 64 pages; the last one has 16.
         let picture =
             picture(&json!({"cell-bytes": 256 << 10, "pages": [64, 64, 0, 32, 192, 1024, 32]}), Some(1600 << 10));

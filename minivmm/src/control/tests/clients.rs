@@ -221,7 +221,7 @@ fn queries_are_answered_while_the_driver_is_busy() {
 
 /// A new client replaces the one that was silent for longest, and first those that never negotiated.
 #[test]
-fn idle_clients_lock_nobody_out() {
+fn idle_clients_do_not_exclude_others() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("qmp");
     let (handle, _shared, _seen) = running();
@@ -386,7 +386,7 @@ fn only_a_dead_socket_is_replaced() {
 }
 
 #[test]
-fn the_client_speaks_with_the_server() {
+fn the_client_works_with_the_server() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("qmp");
     let gone = Client::connect(&path).unwrap_err();
@@ -414,7 +414,7 @@ fn the_client_speaks_with_the_server() {
 /// Only the client makes progress: the driver never ends a request, another client waits for the driver, and the receiver of an
 /// event does not take it. The client's queries about the migration are answered all the same.
 #[test]
-fn queries_need_nobody_who_may_wait() {
+fn queries_do_not_wait_for_the_driver() {
     let (handle, queue, shared) = Handle::new(RunState::Running);
     shared.update_migration(|info| info.phase = Phase::Source(SourcePhase::Rounds));
     let waiting = handle.clone();

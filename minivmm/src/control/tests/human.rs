@@ -14,7 +14,7 @@ fn print(test_client: &mut TestClient, line: &str) -> String {
 }
 
 #[test]
-fn lines_ask_the_driver_for_what_they_stand_for() {
+fn each_line_sends_its_request_to_the_driver() {
     let (handle, _shared, seen) = running();
     let mut test_client = TestClient::negotiated(&handle);
     let change = |name, value: u64| Request::MigrateSetParameters(ParameterChange::default().with(name, value));

@@ -132,7 +132,7 @@ fn what_is_not_here_is_refused_with_the_reason() {
 }
 
 #[test]
-fn block_time_is_measured_where_the_host_tells_who_waits() {
+fn block_time_needs_a_kernel_that_reports_the_waiting_thread() {
     let (handle, shared, _seen) = running();
     let mut test_client = TestClient::negotiated(&handle);
     let mut switch = |on: bool| {

@@ -152,7 +152,7 @@ fn xsave_has_the_parts_that_the_features_need() {
 }
 
 #[test]
-fn an_invariant_tsc_is_only_for_who_asks() {
+fn an_invariant_tsc_is_offered_only_on_request() {
     let edx = |text: &str| find(&show(&offer(&supported(), true), &choose(text), 1).unwrap(), 0x8000_0007, 0)[3];
     assert_eq!((edx("host"), edx("host,+invtsc"), edx("host,-invtsc")), (0, 0x100, 0));
 }

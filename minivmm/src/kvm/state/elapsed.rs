@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn wall_clocks_that_agree_are_believed() {
+    fn wall_clocks_that_agree_are_used() {
         for (transit, rounds, pause, offset) in
             [(0, 0, 0, 0), (MS, 2 * S, 300 * MS, 0), (40 * MS, 60 * S, 5 * S, 3 * MS), (MS, HOUR, 100 * MS, -90 * MS)]
         {
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wall_clock_that_is_set_on_the_way_is_not_believed() {
+    fn a_wall_clock_that_is_set_during_the_migration_is_not_used() {
         let mut readings = migration(MS, 30 * S, 50 * MS, 0);
         readings.source_wall -= (20 * S) as u64;
         assert_eq!(elapsed(&readings), (49 * MS, 20 * S + MS));

@@ -115,7 +115,7 @@ mod tests {
     /// For many rates: the remaining rate is the wanted one, as far as whole percents, the largest share and light vCPUs allow,
     /// and no vCPU is reduced below one that dirties less.
     #[test]
-    fn what_is_left_is_what_was_wanted() {
+    fn the_remaining_rate_is_the_requested_one() {
         let mut state = 1_u64;
         let mut random = |below: u64| {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn write_faults_tell_who_dirties_and_not_how_busy_it_is() {
+    fn rates_follow_write_faults_and_not_processor_time() {
         assert_eq!(estimated(&[seen(900, 5000, 4900), seen(1000, 400, 3)], 4900), [4900.0, 3.0]);
         // A host that emulates page tables has no fast faults.
         assert_eq!(estimated(&[seen(900, 5000, 0), seen(1000, 4, 0)], 5000), [5000.0, 4.0]);

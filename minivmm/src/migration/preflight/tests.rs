@@ -108,7 +108,7 @@ fn what_is_no_feature_is_not_compared() {
 }
 
 #[test]
-fn processors_of_another_make_are_told_apart() {
+fn processors_of_another_vendor_are_distinguished() {
     let amd = |guest: &mut Facts| {
         set(guest, 0x0, 0, |leaf| (leaf.ebx, leaf.ecx, leaf.edx) = (0x6874_7541, 0x444d_4163, 0x6974_6e65));
     };
@@ -185,7 +185,7 @@ fn a_tsc_at_another_rate_needs_scaling() {
 }
 
 #[test]
-fn the_machine_is_told_what_to_change() {
+fn each_difference_names_what_to_change() {
     assert_eq!(
         at_the_source(|guest| guest.vcpus = 1),
         "the source has 1 vCPU, this machine 2 (start it with --cpus 1)"
@@ -234,7 +234,7 @@ fn a_device_too_few_moves_no_other() {
 
 /// Two disks of different sizes that are swapped: each is named.
 #[test]
-fn all_is_told_at_once_in_the_order_of_the_command_line() {
+fn all_differences_are_reported_in_the_order_of_the_command_line() {
     let mut guest = machine();
     guest.vcpus = 8;
     guest.ram_bytes = 1 << 30;

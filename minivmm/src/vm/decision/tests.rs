@@ -104,7 +104,7 @@ fn typed_bytes_are_taken_only_where_the_port_keeps_them() {
 }
 
 #[test]
-fn a_refusal_says_why_and_what_to_do() {
+fn each_refusal_has_a_reason_and_a_remedy() {
     let refusal = |request: Request, state, under_way| match decide(&request.into(), state, under_way) {
         Decision::Refuse(sentence) => sentence,
         other => panic!("{other:?}"),

@@ -132,7 +132,7 @@ mod tests {
     use crate::vm::state::RunState;
 
     #[test]
-    fn a_word_for_it_counts_only_where_nothing_is_proved() {
+    fn force_counts_only_where_nothing_is_proved() {
         let cases = [
             (Claim::Won, false, ""),
             (Claim::Won, true, ""),
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn a_guest_that_nobody_can_ask_to_go_on_is_left_to_its_source() {
+    fn a_guest_that_no_client_can_resume_is_left_to_its_source() {
         let Some((_, thread)) = strands(Vec::new(), None, false) else { return };
         let why = "the record is read-only; nobody can ask for cont here (--control)";
         assert_eq!(thread.join().unwrap(), End::Failed(why.into()));
@@ -238,7 +238,7 @@ mod tests {
     /// A QEMU writes no record, so a free lock and an old record do not prove that its guest has not run since; without a disk
     /// nothing does.
     #[test]
-    fn the_guest_of_a_qemu_goes_on_only_by_a_word_for_it() {
+    fn the_guest_of_a_qemu_resumes_only_with_force() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("disk");
         std::fs::write(&path, [0; 4096]).unwrap();

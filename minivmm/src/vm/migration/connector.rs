@@ -82,7 +82,7 @@ impl Connector {
             }
         }?;
         let Some(Secure { client, host }) = &self.secure else { return Ok(socket.into()) };
-        shake_hands(TlsChannel::client(socket, client, host)?, &go_on)
+        complete_handshake(TlsChannel::client(socket, client, host)?, &go_on)
     }
 
     /// Connects to the first address that answers.
@@ -104,7 +104,10 @@ impl Connector {
 ///
 /// # Errors
 /// A side refuses the other one; the handshake takes too long; `go_on` returns false.
-pub(super) fn shake_hands(mut channel: TlsChannel<SocketChannel>, go_on: &dyn Fn() -> bool) -> io::Result<Connection> {
+pub(super) fn complete_handshake(
+    mut channel: TlsChannel<SocketChannel>,
+    go_on: &dyn Fn() -> bool,
+) -> io::Result<Connection> {
     let deadline = Instant::now() + CONNECT;
     loop {
         match channel.handshake(CHECK_INTERVAL) {

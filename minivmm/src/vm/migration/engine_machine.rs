@@ -298,11 +298,11 @@ impl Machine for EngineMachine {
     }
 
     fn arrived(&mut self) {
-        give_way();
+        lower_priority();
     }
 
     fn departed(&mut self) {
-        give_way();
+        lower_priority();
         if let Some(log) = &self.dirty_log {
             log.abandon();
         }
@@ -335,7 +335,7 @@ impl Machine for EngineMachine {
 /// Lowers this thread's priority to a tenth of a processor that both want: the guest runs or is about to run, maybe on this
 /// host, and nothing waits for the rest of this thread's work. The priority alone would still let a source, woken by the
 /// destination's last message on its processor, use up its turn before the destination runs the guest.
-fn give_way() {
+fn lower_priority() {
     // If this is refused, the thread keeps its share.
     let _ = rustix::process::setpriority_process(None, NICE);
     std::thread::yield_now();

@@ -11,7 +11,7 @@ use vmstate::migrate::multifd::Receivers;
 use vmstate::migrate::{Control, DestinationPhase, Phase};
 
 use super::channels::PageThreads;
-use super::connector::shake_hands;
+use super::connector::complete_handshake;
 use super::descriptor;
 use super::ended::Ended;
 use super::engine_machine::EngineMachine;
@@ -153,7 +153,7 @@ impl IncomingTask {
         let control = self.control.clone();
         let connection = match server {
             Some(server) => TlsChannel::server(socket, &server)
-                .and_then(|channel| shake_hands(channel, &|| !control.is_cancelled())),
+                .and_then(|channel| complete_handshake(channel, &|| !control.is_cancelled())),
             None => Ok(socket.into()),
         };
         let channel = match connection {

@@ -320,7 +320,7 @@ impl Vm {
     fn stop_and_read(&mut self, before: RunState, within: Duration) -> Result<(), Outcome> {
         let runs = before == RunState::Running;
         if runs {
-            self.rest(within)?;
+            self.pause_all(within)?;
         }
         let read = self.settle_guest().and_then(|()| Ok(self.read_state(before)?));
         if runs && matches!(read, Err(Outcome::Refused(_))) {

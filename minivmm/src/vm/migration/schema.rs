@@ -48,7 +48,7 @@ mod tests {
 
     /// The driver reads the file, and must not wait for it.
     #[test]
-    fn what_is_no_schema_is_refused_and_keeps_nobody_waiting() {
+    fn an_invalid_schema_is_refused_and_delays_nothing() {
         let directory = tempfile::tempdir().unwrap();
         let refused = |name: &str| {
             let file = directory.path().join(name);

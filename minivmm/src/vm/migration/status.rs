@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_phase_has_its_word_and_a_cancel_is_seen_until_the_end() {
+    fn each_phase_has_a_status_and_a_cancel_is_shown_until_the_end() {
         let words = [
             (S::Setup, "setup", "cancelling"),
             (S::Rounds, "active", "cancelling"),

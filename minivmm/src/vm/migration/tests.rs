@@ -105,7 +105,7 @@ fn a_power_off_just_before_the_switch_over_refuses_it() {
 
 /// A peer that sees the connection close may end the machine at once, and a quit would have priority over the end's message.
 #[test]
-fn a_connection_is_closed_once_the_end_of_its_migration_is_told() {
+fn a_connection_is_closed_once_the_end_of_its_migration_is_published() {
     if let Err(error) = crate::kvm::open() {
         return vmstate_lab::skip::skip(error);
     }

@@ -36,7 +36,7 @@ fn run_at(speed: u64, memory: &Memory, transport: Transport, variant: Variant) -
     let mut pair = Pair::start(memory, transport, variant, true, &["-qtest", &qtest, "-qtest-log", "none"]);
     let mut pages = Pages::new(memory, UnixStream::connect(&socket).expect("QEMU's device tests"));
     if variant.encoding == Encoding::Xbzrle {
-        pair.from.say("migrate-set-parameters", json!({ "max-bandwidth": speed, "downtime-limit": 1 }));
+        pair.from.execute("migrate-set-parameters", json!({ "max-bandwidth": speed, "downtime-limit": 1 }));
         pair.migrate();
         if !fill_cache(&mut pair, &mut pages) {
             return None;
@@ -47,9 +47,9 @@ fn run_at(speed: u64, memory: &Memory, transport: Transport, variant: Variant) -
     pair.from.wait(&["pre-switchover"]);
     memory.change_file();
     pages.mark();
-    let bytes = transferred(&pair.from.say("query-migrate", json!({})));
+    let bytes = transferred(&pair.from.execute("query-migrate", json!({})));
     let (before, begun) = (pair.processor_time(), Instant::now());
-    pair.from.say("migrate-continue", json!({ "state": "pre-switchover" }));
+    pair.from.execute("migrate-continue", json!({ "state": "pre-switchover" }));
     let figures = pair.from.wait(&["completed"]);
     Some(TurnResult {
         time: begun.elapsed(),
@@ -63,7 +63,7 @@ fn run_at(speed: u64, memory: &Memory, transport: Transport, variant: Variant) -
 fn fill_cache(pair: &mut Pair, pages: &mut Pages) -> bool {
     loop {
         pages.mark();
-        let figures = pair.from.say("query-migrate", json!({}));
+        let figures = pair.from.execute("query-migrate", json!({}));
         if figures["xbzrle-cache"]["cache-miss"].as_u64().is_some_and(|misses| misses >= pages.count()) {
             return true;
         }

@@ -65,7 +65,7 @@ impl Qemu {
         }
     }
 
-    fn say(&mut self, command: &str, arguments: Value) -> Value {
+    fn execute(&mut self, command: &str, arguments: Value) -> Value {
         self.qmp.execute(command, arguments).unwrap_or_else(|error| panic!("{command}: {error}"))
     }
 
@@ -73,7 +73,7 @@ impl Qemu {
     fn wait(&mut self, states: &[&str]) -> Value {
         let begun = Instant::now();
         loop {
-            let figures = self.say("query-migrate", json!({}));
+            let figures = self.execute("query-migrate", json!({}));
             match figures["status"].as_str() {
                 Some(state) if states.contains(&state) => return figures,
                 Some("failed") => panic!("QEMU's migration failed: {figures}"),
@@ -134,7 +134,7 @@ impl Pair {
                 on("xbzrle", variant.encoding == Encoding::Xbzrle),
                 on("pause-before-switchover", changes),
             ];
-            qemu.say("migrate-set-capabilities", json!({ "capabilities": capabilities }));
+            qemu.execute("migrate-set-capabilities", json!({ "capabilities": capabilities }));
             let compression = if variant.encoding == Encoding::Zstd { "zstd" } else { "none" };
             let parameters = json!({
                 "max-bandwidth": 1_u64 << 40,
@@ -145,16 +145,16 @@ impl Pair {
                 "tls-hostname": if encrypted { "localhost" } else { "" },
                 "xbzrle-cache-size": (2 * memory.len).next_power_of_two(),
             });
-            qemu.say("migrate-set-parameters", parameters);
+            qemu.execute("migrate-set-parameters", parameters);
         }
         let uri = json!({ "uri": pair.uri });
-        pair.to.say("migrate-incoming", uri);
+        pair.to.execute("migrate-incoming", uri);
         pair
     }
 
     fn migrate(&mut self) {
         let uri = json!({ "uri": self.uri });
-        self.from.say("migrate", uri);
+        self.from.execute("migrate", uri);
     }
 
     fn processor_time(&self) -> Duration {

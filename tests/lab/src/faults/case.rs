@@ -272,7 +272,7 @@ fn connect_strays(testbed: &mut Testbed) -> Result<()> {
             stranger.write_all(&words)?;
             Ok(stranger)
         });
-        testbed.strangers.push(stranger.map_err(|error| format!("another connection: {error}"))?);
+        testbed.other_connections.push(stranger.map_err(|error| format!("another connection: {error}"))?);
     }
     Ok(())
 }

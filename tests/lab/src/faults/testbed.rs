@@ -58,7 +58,7 @@ pub struct Testbed {
     /// The source's image.
     pub image: PathBuf,
     /// Connections of other processes to the destination.
-    pub strangers: Vec<UnixStream>,
+    pub other_connections: Vec<UnixStream>,
     /// Length of the source's console before this migration.
     before: usize,
     setup: Setup,
@@ -116,7 +116,7 @@ impl Testbed {
             destination,
             relay,
             image,
-            strangers: Vec::new(),
+            other_connections: Vec::new(),
             before,
             setup,
             directory,

@@ -142,8 +142,8 @@ fn work(options: Options) -> Result<()> {
     let memory = (options.memory_mib > 0).then(|| memory::start(options.memory_mib, options.rate));
     let disk = Path::new("/dev/vda").exists().then(disk::start).transpose()?;
     let net = Path::new("/sys/class/net/eth0").exists().then(net::start).transpose()?;
-    let say = |event: &str, value: Value| say(&output, event, value);
-    say("ready", clock::now());
+    let print = |event: &str, value: Value| print_event(&output, event, value);
+    print("ready", clock::now());
     if options.counts {
         let output = output.try_clone().doing("share", Path::new(CONSOLE))?;
         thread::spawn(move || count(&output));
@@ -153,7 +153,7 @@ fn work(options: Options) -> Result<()> {
             "" => {}
             "mark" => {
                 let (clock, tick) = (clock::now(), ticks.take());
-                say("mark", json!({ "clock": clock, "tick": tick, "log": kernel_log::complaints() }));
+                print("mark", json!({ "clock": clock, "tick": tick, "log": kernel_log::complaints() }));
             }
             "report" => {
                 let net = net.as_ref().map(|net| net.report());
@@ -162,10 +162,10 @@ fn work(options: Options) -> Result<()> {
                     "disk": disk.as_ref().map(|work| work.hold(disk::verify)),
                     "net": net,
                 });
-                say("report", report);
+                print("report", report);
             }
-            "clock" => say("clock", clock::now()),
-            "firmware" => say("firmware", firmware::seen()),
+            "clock" => print("clock", clock::now()),
+            "firmware" => print("firmware", firmware::seen()),
             end @ ("poweroff" | "reboot") => {
                 if let Some(disk) = &disk {
                     disk.hold(|_| disk::unmount());
@@ -175,14 +175,14 @@ fn work(options: Options) -> Result<()> {
                 }
                 return Ok(());
             }
-            other => say("unknown", json!(other)),
+            other => print("unknown", json!(other)),
         }
     }
     Ok(())
 }
 
 /// Writes one message with one call, because several threads share the console.
-fn say(mut output: &File, event: &str, value: Value) {
+fn print_event(mut output: &File, event: &str, value: Value) {
     let mut line = json!({});
     line[event] = value;
     let _ = output.write_all(format!("\r\n{PREFIX}{line}\r\n").as_bytes());
@@ -191,7 +191,7 @@ fn say(mut output: &File, event: &str, value: Value) {
 /// Prints the numbers 1, 2, 3 and so on.
 fn count(output: &File) {
     for number in 1_u64.. {
-        say(output, COUNT, json!(number));
+        print_event(output, COUNT, json!(number));
         thread::sleep(COUNT_PAUSE);
     }
 }

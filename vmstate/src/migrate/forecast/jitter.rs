@@ -87,7 +87,7 @@ fn links() -> impl Iterator<Item = Link> {
 }
 
 #[test]
-fn a_long_round_tells_the_speed_and_short_ones_do_not_spoil_it() {
+fn a_long_round_measures_the_speed_and_short_rounds_keep_it() {
     for mut link in links() {
         // Two seconds, in chunks of 20 ms; then rounds of one chunk that takes a hundredth to a tenth of a second.
         let chunk = (link.speed / 50.0) as u64;

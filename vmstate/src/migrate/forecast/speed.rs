@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn small_chunks_tell_of_a_wire_that_changes() {
+    fn small_chunks_show_a_change_of_the_wire() {
         let mut pipe = Pipe::new(1e9, MS);
         for _ in 0..1000 {
             pipe.send(MS, KIB * KIB);
@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn zero_pages_tell_only_as_long_as_nothing_else_does() {
+    fn zero_pages_count_only_without_other_measurements() {
         let mut speed = WireSpeed::new();
         let chunk = |begun, bytes, normal, zero| Chunk::new(begun, bytes, PageCount { normal, zero }, Measures::Rounds);
         speed.sent(chunk(Duration::ZERO, 0, 0, 0));

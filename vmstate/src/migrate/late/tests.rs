@@ -5,24 +5,24 @@ use crate::stream::Stretch;
 
 /// One block, and all adopted ones; records its calls.
 #[derive(Default)]
-struct Noting {
+struct RecordingRam {
     blocks: Vec<RamBlock>,
-    told: Mutex<Vec<String>>,
+    calls: Mutex<Vec<String>>,
     unable: bool,
 }
 
-impl Noting {
+impl RecordingRam {
     fn note(&self, what: String) -> Result<()> {
-        self.told.lock().unwrap().push(what);
+        self.calls.lock().unwrap().push(what);
         Ok(())
     }
 
-    fn told(&self) -> Vec<String> {
-        std::mem::take(&mut self.told.lock().unwrap())
+    fn take_calls(&self) -> Vec<String> {
+        std::mem::take(&mut self.calls.lock().unwrap())
     }
 }
 
-impl GuestRam for Noting {
+impl GuestRam for RecordingRam {
     fn blocks(&self) -> &[RamBlock] {
         &self.blocks
     }
@@ -48,7 +48,7 @@ impl GuestRam for Noting {
     }
 }
 
-impl LateMemory for Noting {
+impl LateMemory for RecordingRam {
     fn prepare(&self) -> Result<()> {
         if self.unable { Err(Error::new(ErrorKind::Rejected, "not on this host")) } else { Ok(()) }
     }
@@ -71,18 +71,18 @@ impl LateMemory for Noting {
     }
 
     fn end_waits(&self) -> Result<()> {
-        self.note("whole".to_owned())
+        self.note("end_waits".to_owned())
     }
 }
 
-fn noting(unable: bool) -> Noting {
+fn recording_ram(unable: bool) -> RecordingRam {
     let blocks = vec![RamBlock { name: "main.ram".into(), len: 0x2000 }];
-    Noting { blocks, unable, ..Noting::default() }
+    RecordingRam { blocks, unable, ..RecordingRam::default() }
 }
 
 #[test]
-fn pages_of_a_block_that_is_adopted_come_late_too() {
-    let ram = noting(false);
+fn pages_of_adopted_blocks_may_be_missing_too() {
+    let ram = recording_ram(false);
     let late = LateRam::new(&ram);
     // One block before the announcement, one after it.
     assert!(late.adopt("pc.bios", 0x2000).unwrap());
@@ -95,7 +95,7 @@ fn pages_of_a_block_that_is_adopted_come_late_too() {
     late.discard(&discard(0x1000)).unwrap();
     late.discard(&discard(0x2000)).unwrap_err();
     late.listen().unwrap();
-    ram.told();
+    ram.take_calls();
     // Each page is requested once.
     for asked in [true, false] {
         let mut requests = Vec::new();
@@ -104,7 +104,7 @@ fn pages_of_a_block_that_is_adopted_come_late_too() {
             assert_eq!(requests.windows(name.len()).any(|bytes| bytes == name), asked, "{requests:x?}");
         }
     }
-    assert!(ram.told().is_empty());
+    assert!(ram.take_calls().is_empty());
     // Again over another connection, with the names again, and the bitmap of received pages: bit 0 of two.
     let mut again = Vec::new();
     late.ask_again(&mut again).unwrap();
@@ -129,12 +129,12 @@ fn pages_of_a_block_that_is_adopted_come_late_too() {
     late.put_requests(&mut Vec::new()).unwrap();
     late.end().unwrap();
     let came = ["put 1 0x1000 true", "put 0 0x1000 false", "put 2 0x0 false"];
-    let expected = [&came[..], &["put 1 0x1000 false", "put 2 0x0 false", "whole"]].concat();
-    assert_eq!(ram.told(), expected);
+    let expected = [&came[..], &["put 1 0x1000 false", "put 2 0x0 false", "end_waits"]].concat();
+    assert_eq!(ram.take_calls(), expected);
 }
 
 #[test]
-fn memory_says_itself_why_nothing_can_come_late() {
-    let refused = LateRam::new(&noting(true)).advise(None).unwrap_err().to_string();
+fn memory_reports_why_it_does_not_support_post_copy() {
+    let refused = LateRam::new(&recording_ram(true)).advise(None).unwrap_err().to_string();
     assert_eq!(refused, "post-copy: not on this host: turn capability postcopy-ram off at the source");
 }

@@ -81,7 +81,7 @@ fn answers_may_be_twice_as_late_as_usual() {
 }
 
 #[test]
-fn who_knows_the_bandwidth_of_the_switch_over_is_believed() {
+fn a_given_switch_over_bandwidth_is_used() {
     let (mut figures, mut parameters) = figures();
     figures.paused_bytes_per_second = 1e8;
     // A second for the pages and 10 ms for the devices.
@@ -212,7 +212,7 @@ fn a_deadline_in_the_first_round_finds_nothing_that_fits() {
 
 /// Before the first answer, no pause is known to fit, so only the deadline's action decides.
 #[test]
-fn a_wire_that_nobody_has_measured_makes_no_pause_fit() {
+fn with_an_unmeasured_wire_no_pause_fits() {
     let (figures, parameters) = figures();
     let unknown = Figures {
         wire_bytes_per_second: f64::INFINITY,

@@ -6,7 +6,7 @@
 //!     resources not to be had: Refuse ─► End (Stranded; Failed if someone has run since) ─────┘           │
 //!     any failure from here: End (Stranded)                                                  ─────────────┘
 //!
-//! in post-copy, where the source's order to run is the commit:     … Claim ─► ConfirmRun ─► Advance ─► Resume ─► TakePages … ─► Confirm ─► End
+//! in post-copy, where the source's command to run is the commit:     … Claim ─► ConfirmRun ─► Advance ─► Resume ─► TakePages … ─► Confirm ─► End
 //!     a failure of Advance or Resume: TakePages … ─► Confirm ─► End (Stranded)
 //!     the wire breaks from Resume on: Reconnect ─► Recover ─► Resume or TakePages, where it was
 //!     nobody connects again, or memory refuses a page: End (Interrupted)
@@ -15,7 +15,7 @@
 //! ```
 //!
 //! A QEMU that sends its guest in post-copy asks nothing, releases its disks before it reports that, and does not run the guest
-//! again once the order to run is sent: the guest runs here as soon as this side holds the resources.
+//! again once the command to run is sent: the guest runs here as soon as this side holds the resources.
 //!
 //! A source of this library that does not receive `SHUT 0` runs its guest only if it gets the exclusive resources. A QEMU runs it
 //! in any case (`migration_iteration_finish`, migration/migration.c, ignores the result of `bdrv_activate_all`), and takes its
@@ -91,7 +91,7 @@ pub enum DestinationEvent {
     },
     /// From the stream: its end. This side may take the guest, or has all of its memory.
     Ended,
-    /// From the stream, in post-copy: the order to run. This side may take the guest, and further pages follow.
+    /// From the stream, in post-copy: the command to run. This side may take the guest, and further pages follow.
     Run,
     /// The result of taking the resources.
     Claimed(Claim),

@@ -47,7 +47,7 @@ pub enum Mode {
     /// Post-copy: before all of its memory has arrived. The commit is `POSTCOPY_RUN`, in place of the end of the stream, which
     /// then comes after the last page.
     Postcopy,
-    /// Post-copy to a QEMU: the order to run is in the package of the devices, and QEMU does not acknowledge it.
+    /// Post-copy to a QEMU: the command to run is in the package of the devices, and QEMU does not acknowledge it.
     PostcopyUnanswered,
 }
 

@@ -35,7 +35,7 @@ pub enum SourceAction {
     /// Send the last pages, the devices and the ping [`READY`](ping::READY), by this moment.
     SendRest(Duration),
     /// In post-copy, by this moment: send the list of pages that were written since they were sent, the devices in a package and
-    /// the ping [`READY`](ping::READY); for a QEMU the order to run instead of the ping, within the package.
+    /// the ping [`READY`](ping::READY); for a QEMU the command to run instead of the ping, within the package.
     SendPackage(Duration),
     /// Wait for an answer until this moment.
     Await(Duration),
@@ -45,7 +45,7 @@ pub enum SourceAction {
     Release,
     /// Send the end of the stream, by this moment. The guest belongs to the destination once the first byte has arrived.
     SendEnd(Duration),
-    /// In post-copy: send the order to run, by this moment. The guest belongs to the destination once that has arrived.
+    /// In post-copy: send the command to run, by this moment. The guest belongs to the destination once that has arrived.
     SendRun(Duration),
     /// In post-copy: send the requested pages first, all others meanwhile, and then the end of the stream.
     Serve,
@@ -141,7 +141,7 @@ impl SourceProtocol {
         match self.step {
             Step::Introducing | Step::Greeting => SourcePhase::Setup,
             Step::Rounds => SourcePhase::Rounds,
-            // It contains the order to run.
+            // It contains the command to run.
             Step::Sending(_) if self.is_unanswered() => SourcePhase::Commit,
             Step::Pausing(_) | Step::Sending(_) | Step::Confirming(_) | Step::Closing | Step::Releasing => {
                 SourcePhase::SwitchOver
@@ -182,7 +182,7 @@ impl SourceProtocol {
             (Step::Pausing(_), Done) if self.is_unanswered() => Step::Closing,
             (Step::Pausing(until), Done) => Step::Sending(until),
             (Step::Sending(_), Done) if self.is_unanswered() => Step::Serving,
-            // The order to run may have arrived with the package.
+            // The command to run may have arrived with the package.
             (Step::Sending(_), _) if self.is_unanswered() => Step::Claiming(now.saturating_add(timing.claim_timeout)),
             (Step::Sending(until), Done) => Step::Confirming(until),
             (Step::Confirming(_), Replied(Reply::Pong(ping::READY))) => Step::Closing,
@@ -210,7 +210,7 @@ impl SourceProtocol {
             // Another process may have connected.
             (Step::Recovering(into), _) => Step::Disconnected(into),
             // Even if not all of it could be sent: the first byte is the end of the stream, and the destination may have read it;
-            // the same holds for the order to run.
+            // the same holds for the command to run.
             (Step::Ending(_), _) => Step::Committing,
             (Step::Committing, _) => Step::Claiming(now.saturating_add(timing.claim_timeout)),
             (Step::Claiming(_), Claimed(Claim::Won)) => Step::Advancing,

@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn each_second_has_what_the_limit_says_within_two_percent_and_a_packet() {
+    fn each_second_has_the_limit_within_two_percent_and_a_packet() {
         let limits = [1, 2, 7, 199, 201, 1000, 65_536, 1_000_000, 134_217_728, 10_000_000_000];
         for (limit, late) in limits.into_iter().flat_map(|limit| [(limit, 0.001), (limit, 0.008)]) {
             let (mut pace, mut sent) = (Pace::default(), Vec::new());

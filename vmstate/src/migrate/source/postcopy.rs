@@ -40,7 +40,7 @@ impl Source<'_, '_> {
         self.announced_postcopy && self.control.wants_postcopy()
     }
 
-    /// Sends one round, and returns in which way the guest is handed over, if it is.
+    /// Sends one round, and returns the mode of the hand-over if the switch-over is to begin.
     pub(super) fn round_and_mode(&mut self) -> Result<Option<Mode>> {
         if !self.round_and_verdict()? {
             return Ok(None);
@@ -103,7 +103,7 @@ impl Source<'_, '_> {
         }
     }
 
-    /// Sends the order to run.
+    /// Sends the command to run.
     pub(super) fn send_run(&mut self, until: Duration) -> Result<()> {
         Element::Command(Command::PostcopyRun).write(self.buffer.bytes_mut());
         let sent = self.wire.send(&mut self.buffer, Timeout::Until(until));
@@ -139,7 +139,7 @@ impl Source<'_, '_> {
         Ok(())
     }
 
-    /// Makes the second connection, for requested pages, if the parameter says so.
+    /// Makes the second connection, for requested pages, if the parameter `postcopy_preempt` is on.
     pub(super) fn connect_urgent(&mut self) -> Result<()> {
         if !self.control.parameters().postcopy_preempt || self.wire.open_urgent()? {
             return Ok(());
@@ -149,7 +149,8 @@ impl Source<'_, '_> {
         Err(Error::new(ErrorKind::Incompatible, message))
     }
 
-    /// Puts requested pages into the outbox of the second connection. Without one they come first in the next part of the stream.
+    /// Puts requested pages into the outbox of the second connection. Without a second connection, requested pages come first in the
+    /// next part of the stream.
     fn put_urgent(&mut self) -> Result<()> {
         match self.wire.urgent_outbox() {
             Some(urgent) => self.saver.put_asked(urgent),
@@ -190,7 +191,7 @@ impl Source<'_, '_> {
                     let reply = self.taken(reply, until)?;
                     return Err(super::unexpected(reply));
                 }
-                Ok(Some(other)) => return Err(super::recovery::nobody_asked(other)),
+                Ok(Some(other)) => return Err(super::recovery::unexpected_message(other)),
                 Ok(None) => return Ok(()),
                 Err(broken) => return Err(self.refusal_or(broken)),
             }
@@ -222,7 +223,7 @@ impl Source<'_, '_> {
     pub(super) fn send_asked(&mut self, timeout: Timeout) -> Result<()> {
         if self.wire.urgent_outbox().is_some() {
             self.put_urgent()?;
-            // What is left is sent with the next requested pages.
+            // Bytes that the connection does not accept now are sent with the next requested pages.
             return self.wire.send_urgent();
         }
         self.saver.iterate(&mut self.buffer, 0, Which::Memory)?;

@@ -39,7 +39,7 @@ impl Source<'_, '_> {
             self.send_command(Command::RecvBitmap(block.name.clone()), timeout)?;
             match self.next_of_recovery(timeout)? {
                 Returned::Bitmap(name) if name == block.name => {}
-                other => return Err(nobody_asked(other)),
+                other => return Err(unexpected_message(other)),
             }
             self.wire.decode(timeout, |input| read_received(input, block.len / PAGE_SIZE))
         });
@@ -49,7 +49,7 @@ impl Source<'_, '_> {
         self.send_command(Command::PostcopyResume, timeout)?;
         match self.next_of_recovery(timeout)? {
             Returned::ResumeAck => {}
-            other => return Err(nobody_asked(other)),
+            other => return Err(unexpected_message(other)),
         }
         self.pages.resume(lacking);
         self.saver.resume();
@@ -75,7 +75,7 @@ impl Source<'_, '_> {
     }
 }
 
-pub(super) fn nobody_asked(returned: Returned) -> Error {
+pub(super) fn unexpected_message(returned: Returned) -> Error {
     match returned {
         Returned::Reply(reply) => unexpected(reply),
         other => Error::new(

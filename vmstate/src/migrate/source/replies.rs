@@ -48,7 +48,7 @@ impl Source<'_, '_> {
                     self.note(&request)?;
                     self.send_asked(timeout)?;
                 }
-                other => return Err(super::recovery::nobody_asked(other)),
+                other => return Err(super::recovery::unexpected_message(other)),
             }
         }
     }

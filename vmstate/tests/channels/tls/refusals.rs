@@ -123,7 +123,7 @@ fn revoked_unauthorized_and_unpinned_certificates_are_refused() {
 
 /// As RFC 4514 writes the name, and as GnuTLS does.
 #[test]
-fn an_authorized_client_comes_in_by_its_name_in_either_order() {
+fn an_authorized_client_is_accepted_by_its_name_in_either_order() {
     for name in [r"CN=client,O=Guests\, moved", r"O=Guests\, moved, CN=client"] {
         let dir = tempfile::tempdir().unwrap();
         let authority = Authority::new();

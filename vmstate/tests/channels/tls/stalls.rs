@@ -7,7 +7,7 @@ use super::*;
 
 /// The server stays silent, then closes.
 #[test]
-fn a_client_gives_a_silent_server_up() {
+fn a_client_gives_up_a_silent_server() {
     let dir = tempfile::tempdir().unwrap();
     let (_, client) = trusted(dir.path());
     let (here, there) = pair();
@@ -24,7 +24,7 @@ fn a_client_gives_a_silent_server_up() {
 
 /// A client that stops after each byte of its first message is polled again and again, and the next client is accepted meanwhile.
 #[test]
-fn clients_that_stall_keep_nobody_out() {
+fn clients_that_stall_do_not_exclude_others() {
     let dir = tempfile::tempdir().unwrap();
     let (server, client) = trusted(dir.path());
     let path = dir.path().join("incoming");

@@ -235,7 +235,7 @@ impl GuestRam for Guest {
         self.world.called("write");
         let mut memory = self.memory.lock().unwrap();
         memory.bytes[block][offset as usize..][..from.len()].copy_from_slice(from);
-        memory.late.came(block, offset);
+        memory.late.arrived(block, offset);
         Ok(())
     }
 

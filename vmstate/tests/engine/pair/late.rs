@@ -1,4 +1,4 @@
-//! The guest's memory at a destination in post-copy, as the kernel keeps it: an access to a missing page waits.
+//! The guest's memory at a destination in post-copy, in place of userfaultfd: an access to a missing page waits.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ pub(super) struct Late {
     /// The page of the first block that the guest waits for, and since when.
     waits: Option<(u64, Duration)>,
     /// True if that wait was not reported yet.
-    untold: bool,
+    unreported: bool,
     waited: Vec<Duration>,
     /// The guest's writes since post-copy began.
     journal: Vec<(usize, u64, u8)>,
@@ -28,10 +28,10 @@ pub(super) struct Late {
 impl Late {
     pub(super) fn new(present: Vec<Vec<bool>>) -> Self {
         let (waited, journal) = (Vec::new(), Vec::new());
-        Self { present, listens: false, whole: false, waits: None, untold: false, waited, journal }
+        Self { present, listens: false, whole: false, waits: None, unreported: false, waited, journal }
     }
 
-    pub(super) fn came(&mut self, block: usize, offset: u64) {
+    pub(super) fn arrived(&mut self, block: usize, offset: u64) {
         assert!(!self.listens, "a page is written in which the guest may run");
         self.present[block][(offset / PAGE_SIZE) as usize] = true;
     }
@@ -50,7 +50,7 @@ impl Late {
     pub(super) fn lacks(&mut self, page: u64, now: Duration) -> bool {
         let lacks = self.listens && !self.present[0][page as usize];
         if lacks {
-            (self.waits, self.untold) = (Some((page, now)), true);
+            (self.waits, self.unreported) = (Some((page, now)), true);
         }
         lacks
     }
@@ -105,7 +105,7 @@ impl LateMemory for Guest {
 
     fn waited_for(&self, pages: &mut Vec<(usize, u64)>) -> Result<()> {
         let mut memory = self.caught_up();
-        if std::mem::take(&mut memory.late.untold) {
+        if std::mem::take(&mut memory.late.unreported) {
             pages.extend(memory.late.waits.map(|(page, _)| (0, page * PAGE_SIZE)));
         }
         Ok(())

@@ -241,7 +241,7 @@ mod tests {
 
     /// More descriptors than a minivmm sends: the kernel drops those without room.
     #[test]
-    fn descriptors_that_the_kernel_dropped_are_told_from_those_that_were_not_sent() {
+    fn dropped_descriptors_are_distinguished_from_descriptors_that_were_not_sent() {
         let file = file();
         let text: String = (0..39).map(|index| format!("tap {index}\n")).collect();
         let text = format!("minivmm hand-over 1\nram\n{text}");

@@ -257,7 +257,7 @@ fn a_kernel_without_what_a_card_needs_is_refused_when_it_is_opened() {
 
 /// On a host without vhost-net, the message says what is missing.
 #[test]
-fn a_host_without_vhost_net_is_told_what_it_takes() {
+fn a_host_without_vhost_net_gets_a_remedy() {
     let ram = Ram::new(1 << 20).unwrap();
     if let Err(error) = Vhost::open(&File::open("/dev/null").unwrap(), &ram) {
         assert!(error.to_string().contains("the kernel's module vhost_net"), "{error}");
