@@ -7,6 +7,9 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::{fs, io};
 
+// Defines the functions that instrumented code calls.
+#[cfg(feature = "libfuzzer")]
+use libfuzzer_sys as _;
 use vmstate_fuzz::{TARGETS, corpus};
 
 fn main() -> ExitCode {
