@@ -68,7 +68,7 @@ fn run_cases(row: &Row, case: impl Fn(&Path, Phase, &Cell) -> Result<(), String>
     assert!(failures.is_empty(), "\n{}\n", failures.join("\n"));
 }
 
-/// Walks one row of the table of post-copy, all its moments in parallel, because most of the time is spent waiting.
+/// Runs one row of the table of post-copy, with all its moments in parallel, because most of the time is spent waiting.
 fn run_postcopy(row: &PostcopyRow) {
     if !setup::kvm_is_here() || !setup::pages_may_come_late() {
         return;
@@ -105,7 +105,7 @@ macro_rules! rows {
         )*
 
         #[test]
-        fn each_row_of_the_table_is_walked() {
+        fn each_row_of_the_table_is_run() {
             assert_eq!([$(Fault::$fault),*].as_slice(), $table.iter().map(|row| row.fault).collect::<Vec<_>>());
         }
     };
@@ -230,7 +230,7 @@ mod late {
             )*
 
             #[test]
-            fn each_row_of_the_table_is_walked() {
+            fn each_row_of_the_table_is_run() {
                 let outcome = [$(Fault::$fault),*];
                 assert_eq!(outcome.as_slice(), POSTCOPY_TABLE.iter().map(|row| row.fault).collect::<Vec<_>>());
             }

@@ -32,7 +32,7 @@ pub(crate) struct Findings {
     /// The gap of the guest's ticks that the migration caused.
     pub(crate) felt: Option<TickGap>,
     /// Longest time for which the guest's clocks may have been stopped.
-    pub(crate) stood: Duration,
+    pub(crate) stopped_time: Duration,
     /// The gap of a guest that was stopped at the source and had its memory rewritten, in an emulated host.
     pub(crate) in_place: Option<TickGap>,
     /// The guest's clocks and ticks since the arrival, at the destination.
@@ -131,7 +131,7 @@ impl Findings {
     fn pace(&self) -> Check {
         let nanoseconds = |mark: &Mark| mark.content["clock"]["monotonic_ns"].as_u64().unwrap_or(0);
         let guest = Duration::from_nanos(nanoseconds(&self.after).saturating_sub(nanoseconds(&self.before)));
-        let least = (self.after.asked - self.before.answered).saturating_sub(self.stood + DRIFT);
+        let least = (self.after.asked - self.before.answered).saturating_sub(self.stopped_time + DRIFT);
         let most = self.after.answered - self.before.asked + DRIFT;
         let detail = format!("guest {guest:.3?}, host between {least:.3?} and {most:.3?}");
         Check::new("clock rate", (least..=most).contains(&guest), detail)
@@ -215,7 +215,7 @@ mod tests {
             before: mark(0),
             arrival: mark(4),
             felt: None,
-            stood: Duration::from_millis(80),
+            stopped_time: Duration::from_millis(80),
             in_place: None,
             after: mark(7),
             earlier: json!({

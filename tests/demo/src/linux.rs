@@ -152,7 +152,7 @@ impl Journey<'_> {
             Mode::Postcopy => [from, to].contains(&Monitor::Qemu),
             Mode::Precopy | Mode::Update => false,
         };
-        let stood = match stopped {
+        let stopped_time = match stopped {
             Some([stop, resume]) if is_unmeasured => resume.saturating_sub(stop),
             _ => Duration::from_millis(migration["downtime"].as_u64().unwrap_or(0)),
         };
@@ -179,7 +179,7 @@ impl Journey<'_> {
             before,
             arrival,
             felt,
-            stood,
+            stopped_time,
             in_place,
             after,
             earlier,

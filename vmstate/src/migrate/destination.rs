@@ -161,9 +161,9 @@ pub fn run(incoming: Incoming<'_, '_>, options: &DestinationOptions, control: &C
         stream: Stream::Unopened,
         asked: None,
         stopped: false,
-        told: begun,
+        reported_at: begun,
         answers: false,
-        knows_times: false,
+        accepts_times: false,
         takeover: Takeover::default(),
         pristine: true,
         reason: None,
@@ -198,11 +198,11 @@ struct Destination<'a, 's> {
     /// True if the source's pause was passed to the protocol.
     stopped: bool,
     /// When the machine was last informed of arrived pages.
-    told: Duration,
+    reported_at: Duration,
     /// True if the source listens, and has not received the final answer.
     answers: bool,
     /// True if the source is one of this library, which understands the times.
-    knows_times: bool,
+    accepts_times: bool,
     takeover: Takeover,
     pristine: bool,
     /// The first error.
@@ -278,9 +278,9 @@ impl Destination<'_, '_> {
             }
             DestinationAction::Confirm if !self.answers => Ok(DestinationEvent::Unheard),
             DestinationAction::Confirm => {
-                let told = self.send_final_answer(Reply::Shut(0)).map(done);
-                told.inspect_err(|error| {
-                    tracing::warn!("the source could not be told that the guest runs here: {error}")
+                let sent = self.send_final_answer(Reply::Shut(0)).map(done);
+                sent.inspect_err(|error| {
+                    tracing::warn!("the source could not be informed that the guest runs here: {error}")
                 })
             }
             DestinationAction::ConfirmRun => self.confirm_run().map(done),
@@ -387,7 +387,7 @@ impl Destination<'_, '_> {
                     return Err(Error::new(ErrorKind::Malformed, message).at(offset));
                 }
                 Loaded::Command(Command::Ping(number)) => {
-                    self.knows_times |= number == ping::WHO;
+                    self.accepts_times |= number == ping::WHO;
                     self.asked = Some(number);
                 }
                 Loaded::Command(command) => {
@@ -409,8 +409,8 @@ impl Destination<'_, '_> {
     fn report_pages(&mut self) {
         let now = self.clock.now();
         // In post-copy, accessing pages could block.
-        if now.saturating_sub(self.told) >= ARRIVING && !self.late.listens() {
-            self.told = now;
+        if now.saturating_sub(self.reported_at) >= ARRIVING && !self.late.listens() {
+            self.reported_at = now;
             self.machine.arriving();
         }
     }

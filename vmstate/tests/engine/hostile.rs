@@ -34,7 +34,7 @@ struct Answerer {
     /// Answers every ping with its number, as QEMU does.
     is_qemu: bool,
     /// True once the section beyond QEMU has arrived.
-    told_more: bool,
+    received_beyond: bool,
     paused: bool,
     asked_last: bool,
 }
@@ -56,7 +56,7 @@ impl Channel for Answerer {
         for ping in bytes.windows(9).filter(|command| command[..5] == [8, 0, 2, 0, 4]) {
             self.pong(if ping[5..] == *b"who?" && !self.is_qemu { b"vmst" } else { &ping[5..] });
         }
-        self.told_more |= bytes.windows(BEYOND.len()).any(|word| word == BEYOND.as_bytes());
+        self.received_beyond |= bytes.windows(BEYOND.len()).any(|word| word == BEYOND.as_bytes());
         if self.paused {
             self.world.spend(Side::Source, self.send_takes);
         }
@@ -99,7 +99,7 @@ fn to_answerer(change: impl FnOnce(&mut Answerer, &Control)) -> (Departure, bool
         narrows: None,
         takes_over: false,
         is_qemu: false,
-        told_more: false,
+        received_beyond: false,
         paused: false,
         asked_last: false,
     };
@@ -120,7 +120,7 @@ fn to_answerer(change: impl FnOnce(&mut Answerer, &Control)) -> (Departure, bool
         &source_control,
     );
     // Devices are sent before the last ping, if the pause lasts that long.
-    assert_eq!(channel.told_more, channel.asked_last && !is_qemu);
+    assert_eq!(channel.received_beyond, channel.asked_last && !is_qemu);
     (departure, source.running, source.pause_lasted)
 }
 

@@ -50,7 +50,7 @@ struct World {
     disk: Option<Holder>,
     wire: Wire,
     /// True while `SHUT 0` is on its way.
-    told: bool,
+    answered: bool,
     /// True if the wire was silent for longer than the destination waits.
     silent: bool,
     protocol: DestinationProtocol,
@@ -71,7 +71,7 @@ impl World {
         assert_eq!(action, DestinationAction::RefuseCancels);
         let disk = disk.then_some(Holder::Nobody);
         let (qemu, wire) = (if listens { Qemu::Waits } else { Qemu::Completed }, Wire::Open);
-        Self { qemu, disk, wire, told: false, silent: false, protocol, action, destination_runs: false }
+        Self { qemu, disk, wire, answered: false, silent: false, protocol, action, destination_runs: false }
     }
 
     fn destination(&self, event: DestinationEvent, now: Duration) -> Self {
@@ -96,7 +96,7 @@ impl World {
             steps.push(next);
         };
         match self.qemu {
-            Qemu::Waits if self.told => change(|world| (world.qemu, world.wire) = (Qemu::Completed, Wire::Closed)),
+            Qemu::Waits if self.answered => change(|world| (world.qemu, world.wire) = (Qemu::Completed, Wire::Closed)),
             Qemu::Waits if self.wire != Wire::Open => change(|world| world.qemu = Qemu::WireGone),
             Qemu::WireGone => change(|world| {
                 world.qemu = Qemu::Runs;
@@ -106,8 +106,8 @@ impl World {
         }
         if self.qemu == Qemu::Waits && self.wire == Wire::Open && !self.silent {
             // Data on its way may be lost with the connection, or not.
-            change(|world| (world.wire, world.told) = (Wire::Closed, false));
-            change(|world| (world.wire, world.told) = (Wire::Broken, false));
+            change(|world| (world.wire, world.answered) = (Wire::Closed, false));
+            change(|world| (world.wire, world.answered) = (Wire::Broken, false));
             change(|world| world.wire = Wire::Broken);
             change(|world| (world.qemu, world.wire) = (Qemu::Killed, Wire::Closed));
             change(|world| (world.qemu, world.wire) = (Qemu::Killed, Wire::Broken));
@@ -119,9 +119,9 @@ impl World {
             DestinationAction::Confirm if !listens => steps.push(self.destination(Unheard, NOW)),
             DestinationAction::Confirm => {
                 // A kernel accepts bytes for a lost peer until it notices.
-                let mut told = self.destination(Done, NOW);
-                told.told = self.wire == Wire::Open;
-                steps.push(told);
+                let mut answered = self.destination(Done, NOW);
+                answered.answered = self.wire == Wire::Open;
+                steps.push(answered);
                 if self.wire != Wire::Open {
                     steps.push(self.destination(Broken, NOW));
                 }

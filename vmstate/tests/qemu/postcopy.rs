@@ -64,9 +64,9 @@ fn qemus_stream_in_post_copy_is_decoded_and_qemu_serves_a_request() {
     let so_far = || stream.lock().unwrap().clone();
     find("first pages", || (so_far().len() > 4096).then_some(()));
     qemu.execute("migrate-start-postcopy", json!({}));
-    let told = find("command to run", || {
-        let told = commands(&so_far());
-        told.contains(&Command::PostcopyRun).then_some(told)
+    let received = find("command to run", || {
+        let received = commands(&so_far());
+        received.contains(&Command::PostcopyRun).then_some(received)
     });
     assert!(record(&so_far(), WANTED).is_none(), "all pages are there already");
 
@@ -98,9 +98,9 @@ fn qemus_stream_in_post_copy_is_decoded_and_qemu_serves_a_request() {
         |command: &Command| *command == Command::Ping(3),
         |command: &Command| *command == Command::PostcopyRun,
     ];
-    let places = order.map(|is| told.iter().position(is).unwrap());
-    assert!(places.is_sorted(), "{told:?}");
-    assert_eq!(told[places[2]], Command::PostcopyAdvise(sizes));
+    let places = order.map(|is| received.iter().position(is).unwrap());
+    assert!(places.is_sorted(), "{received:?}");
+    assert_eq!(received[places[2]], Command::PostcopyAdvise(sizes));
     // The package ends where its length says.
     let dump = Dump::read(&so_far());
     assert!(dump.damage.is_none(), "{:?}", dump.damage);
@@ -186,7 +186,7 @@ impl Late {
 #[derive(Default)]
 struct Waits {
     listens: bool,
-    told: bool,
+    reported: bool,
     put: Vec<(usize, u64)>,
     whole: bool,
 }
@@ -225,8 +225,8 @@ impl LateMemory for Late {
     }
 
     fn waited_for(&self, pages: &mut Vec<(usize, u64)>) -> Result<()> {
-        let told = std::mem::replace(&mut self.waits.lock().unwrap().told, true);
-        pages.extend((!told).then_some((0, WANTED)));
+        let reported = std::mem::replace(&mut self.waits.lock().unwrap().reported, true);
+        pages.extend((!reported).then_some((0, WANTED)));
         Ok(())
     }
 

@@ -53,8 +53,8 @@ impl CopiedDisks {
         self.0.iter().map(|disk| Role::Disk(disk.index)).collect()
     }
 
-    /// Source, before anything is opened or sent: checks that `to` is on another machine, as far as the address tells, and that
-    /// each image can have a mark.
+    /// Source, before anything is opened or sent: checks that `to` is on another machine, as far as the address shows that, and
+    /// that each image can have a mark.
     ///
     /// # Errors
     /// The reason, as a sentence for the user.

@@ -24,7 +24,7 @@ pub enum Mark {
     Everything,
     /// `PONG 5`: the destination has loaded everything.
     Ready,
-    /// `POSTCOPY_RUN`: the source has released its disks, and tells the destination to run the guest.
+    /// `POSTCOPY_RUN`: the source has released its disks, and the destination shall run the guest.
     Run,
     /// `PONG "runs"`, in post-copy: the destination has taken over.
     Runs,

@@ -43,7 +43,7 @@ pub struct TlsChannel<C: Channel> {
     /// Bytes that [`peek`](Self::peek) decrypted, and that were not received yet.
     ahead: Vec<u8>,
     /// True once something was received and decrypted.
-    heard: bool,
+    has_received: bool,
     /// The first bytes that the peer sent.
     first: Vec<u8>,
     /// True if the connection must end like a broken one: without `close_notify`.
@@ -89,7 +89,7 @@ impl<C: Channel> TlsChannel<C> {
             incoming,
             unread: 0..0,
             ahead: Vec::new(),
-            heard: false,
+            has_received: false,
             first: Vec::new(),
             broken: false,
         }
@@ -192,19 +192,19 @@ impl<C: Channel> TlsChannel<C> {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
                     self.broken = true;
-                    return Err(if self.heard {
+                    return Err(if self.has_received {
                         refusal::truncated()
                     } else {
                         refusal::closed_after_handshake(self.is_server())
                     });
                 }
                 result => {
-                    self.heard |= result.as_ref().is_ok_and(|count| *count > 0);
+                    self.has_received |= result.as_ref().is_ok_and(|count| *count > 0);
                     return result;
                 }
             }
             match self.fill(&until) {
-                Err(error) if is_closed(&error) && !self.heard => {
+                Err(error) if is_closed(&error) && !self.has_received => {
                     self.broken = true;
                     return Err(refusal::closed_after_handshake(self.is_server()));
                 }

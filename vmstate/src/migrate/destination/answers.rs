@@ -38,7 +38,7 @@ impl Destination<'_, '_> {
     /// Sends this side's measurements to a source that understands them. The guest already runs, so this does not prolong the
     /// pause.
     pub(super) fn send_times(&mut self) {
-        if !self.knows_times {
+        if !self.accepts_times {
             return;
         }
         let sections = self.loader.whole.iter().map(|section| section.loaded.unwrap_or_default());

@@ -104,9 +104,9 @@ impl XbzrleSource {
     /// Begins a round.
     pub fn begin_round(&mut self) {
         self.round += 1;
-        let told = self.last_round();
-        self.spared = told.unwrap_or(self.spared);
-        let gains = told.filter(|_| self.round >= self.decides).map(|spared| spared >= LEAST_GAIN);
+        let measured = self.last_round();
+        self.spared = measured.unwrap_or(self.spared);
+        let gains = measured.filter(|_| self.round >= self.decides).map(|spared| spared >= LEAST_GAIN);
         match (self.tried, gains) {
             (Tried::Never, _) if self.round >= FIRST_ROUND => self.try_all(),
             (Tried::All, Some(false)) => {

@@ -28,10 +28,10 @@ impl Announcing {
     /// A single announcement.
     pub const ONCE: Self = Self { initial: Duration::ZERO, max: Duration::ZERO, rounds: 1, step: Duration::ZERO };
 
-    /// Interval after announcement number `said`, if there is another one.
-    fn distance(&self, said: u32) -> Option<Duration> {
-        let longer = self.step.saturating_mul(said.saturating_sub(1));
-        (said < self.rounds).then(|| self.initial.saturating_add(longer).min(self.max))
+    /// Interval after announcement number `sent`, if there is another one.
+    fn distance(&self, sent: u32) -> Option<Duration> {
+        let longer = self.step.saturating_mul(sent.saturating_sub(1));
+        (sent < self.rounds).then(|| self.initial.saturating_add(longer).min(self.max))
     }
 }
 
@@ -39,14 +39,14 @@ impl Announcing {
 #[derive(Debug)]
 pub(super) struct Announcement {
     with: Announcing,
-    said: u32,
+    sent: u32,
     next: Instant,
 }
 
 impl Announcement {
     /// Begins with one that is due at once; `None` if there are no rounds.
     pub(super) fn begin(with: Announcing) -> Option<Self> {
-        (with.rounds > 0).then(|| Self { with, said: 0, next: Instant::now() })
+        (with.rounds > 0).then(|| Self { with, sent: 0, next: Instant::now() })
     }
 
     /// Time until the next announcement; zero if it is due.
@@ -55,9 +55,9 @@ impl Announcement {
     }
 
     /// Records an announcement; returns what is left.
-    pub(super) fn said(mut self) -> Option<Self> {
-        self.said += 1;
-        self.next = Instant::now() + self.with.distance(self.said)?;
+    pub(super) fn record_sent(mut self) -> Option<Self> {
+        self.sent += 1;
+        self.next = Instant::now() + self.with.distance(self.sent)?;
         Some(self)
     }
 }
@@ -70,7 +70,7 @@ mod tests {
     #[test]
     fn distances_grow_as_qemus_do() {
         let distances = |with: Announcing| -> Vec<u128> {
-            (1..).map_while(|said| with.distance(said)).map(|distance| distance.as_millis()).collect()
+            (1..).map_while(|sent| with.distance(sent)).map(|distance| distance.as_millis()).collect()
         };
         assert_eq!(distances(Announcing::default()), [50, 150, 250, 350]);
         let limited = Announcing { max: Duration::from_millis(200), ..Announcing::default() };

@@ -117,7 +117,7 @@ impl<B: Backend> Net<B> {
         let Some(announcement) = self.announcement.take_if(|announcement| announcement.wait().is_zero()) else {
             return;
         };
-        self.announcement = announcement.said();
+        self.announcement = announcement.record_sent();
         // Without the announcement, the network learns from the guest's next frame.
         let _ = self.backend.send(&frame::announcement(self.state.mac));
         let able = [VIRTIO_NET_F_GUEST_ANNOUNCE, VIRTIO_NET_F_STATUS, VIRTIO_NET_F_CTRL_VQ];

@@ -57,7 +57,7 @@ struct Layers {
 }
 
 impl Layers {
-    /// Finds the headers; `transport` is where the guest said that the transport header begins, if it did.
+    /// Finds the headers; `transport` is the guest's offset of the transport header, if the guest gives one.
     fn of(packet: &[u8], transport: Option<usize>) -> Option<Self> {
         const VLAN: u16 = 0x8100;
         let kind = |at: usize| Some(u16::from_be_bytes(*packet.get(at..)?.first_chunk()?));
