@@ -239,7 +239,8 @@ impl Vmm {
                     }
                 }
                 Err(reason) => {
-                    let what = if reason == RecvTimeoutError::Timeout { "did not come in time" } else { "never came" };
+                    let what =
+                        if reason == RecvTimeoutError::Timeout { "did not arrive in time" } else { "never arrived" };
                     let (console, errors) = (self.console(), self.errors());
                     let tail: Vec<_> = console.lines().rev().take(5).collect();
                     let sentence =

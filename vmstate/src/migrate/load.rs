@@ -222,7 +222,7 @@ impl<'a, 's> Loader<'a, 's> {
         let unfinished = self.begun.iter().find(|section| !section.is_over && wanted(section.owner));
         match missing.or(unfinished.map(|section| (section.idstr.as_str(), section.instance))) {
             Some((idstr, instance)) => {
-                Err(Error::new(ErrorKind::Malformed, "its last part did not come").in_section(idstr, instance))
+                Err(Error::new(ErrorKind::Malformed, "its last part did not arrive").in_section(idstr, instance))
             }
             None => self.all.registered.check_complete(self.strictness),
         }

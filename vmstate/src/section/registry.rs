@@ -347,10 +347,10 @@ impl<'a> Sections<'a> {
         }
         let names = names.join(", ");
         if strictness == Strictness::QemuCompatible {
-            tracing::warn!("sections that did not come keep their reset state: {names}");
+            tracing::warn!("sections that did not arrive keep their reset state: {names}");
             return Ok(());
         }
-        Err(Error::new(ErrorKind::Malformed, format!("required sections did not come: {names}")))
+        Err(Error::new(ErrorKind::Malformed, format!("required sections did not arrive: {names}")))
     }
 }
 

@@ -214,7 +214,7 @@ fn a_source_without_a_required_section_is_refused_before_the_first_page() {
     assert_eq!((outcome.departure.phase, outcome.arrival.phase), (SourcePhase::Failed, DestinationPhase::Failed));
     assert!(outcome.arrival.pristine && outcome.departure.report.rounds.is_empty());
     let error = outcome.arrival.error.unwrap().to_string();
-    assert_eq!(error, "required sections did not come: flash/0");
+    assert_eq!(error, "required sections did not arrive: flash/0");
 }
 
 #[test]

@@ -89,7 +89,7 @@ fn qemu_takes_what_a_strict_load_refuses() {
     // In both modes, the destination decides which sections it requires.
     let none = stream(&[&[]]);
     let error = loaded(&[&none[..], b"\0"].concat(), Strictness::Strict).unwrap_err();
-    assert_eq!(error.to_string(), "required sections did not come: flash/0");
+    assert_eq!(error.to_string(), "required sections did not arrive: flash/0");
     loaded(&[&none[..], b"\0"].concat(), Strictness::QemuCompatible).unwrap();
 }
 
@@ -140,7 +140,7 @@ fn everything_else_is_refused_by_name_in_both() {
         ),
         (stream(&[PART, START, END]), ErrorKind::Malformed, "at 0x36: part of section number 2, which has not started"),
         (stream(&[END, START]), ErrorKind::Malformed, "at 0x36: part of section number 2, which has not started"),
-        (stream(&[START, PART]), ErrorKind::Malformed, "flash/0: its last part did not come"),
+        (stream(&[START, PART]), ErrorKind::Malformed, "flash/0: its last part did not arrive"),
     ];
     assert!(START.windows(number.len()).any(|window| window == number));
     for (mut bytes, kind, text) in rows {
@@ -164,7 +164,7 @@ fn a_required_section_is_missed_at_the_first_part_already() {
     sections.add_iterative(Flash::new(2)).unwrap();
     let (start, part, _) = ram();
     let error = load(&[HEAD, start, part, b"?"].concat(), Strictness::Strict, &mut sections).unwrap_err();
-    assert_eq!(error.to_string(), "required sections did not come: flash/0");
+    assert_eq!(error.to_string(), "required sections did not arrive: flash/0");
 }
 
 #[test]

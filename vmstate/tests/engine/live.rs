@@ -463,7 +463,7 @@ fn a_device_too_few_or_too_many_stops_it_before_the_commit() {
     assert_stayed(&outcome, SourcePhase::Failed);
     assert_eq!(outcome.source.cancel_granted, None, "the source has let go of its lock");
     let error = outcome.arrival.error.unwrap().to_string();
-    assert!(error.contains("required sections did not come: device/2"), "{error}");
+    assert!(error.contains("required sections did not arrive: device/2"), "{error}");
 
     let mut setup = Setup::new(&BLOCKS, None);
     setup.destination_devices.pop();

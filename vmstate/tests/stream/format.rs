@@ -344,7 +344,7 @@ fn strict_requires_each_section_once_and_the_exact_machine_unlike_qemu() {
     };
     let cases = [
         (twice, "came twice"),
-        (none, "required sections did not come: gadget/0"),
+        (none, "required sections did not arrive: gadget/0"),
         (alias, "no such instance"),
         (prefix, "the source is a machine of type to, this one is toy"),
     ];
@@ -354,7 +354,7 @@ fn strict_requires_each_section_once_and_the_exact_machine_unlike_qemu() {
         load(&stream, Strictness::QemuCompatible).unwrap();
     }
     let no_ram = bytes(&[HEAD, GADGET, b"\0"]);
-    assert_eq!(refusal(&no_ram).to_string(), "ram/0: its last part did not come");
+    assert_eq!(refusal(&no_ram).to_string(), "ram/0: its last part did not arrive");
 }
 
 #[test]

@@ -86,7 +86,7 @@ fn higher_priorities_go_first_early_ones_before_the_memory_and_what_is_not_neede
         }
     }
     let error = load(&stream(&[], &[]), Strictness::Strict, &mut of_four(0)).unwrap_err();
-    assert_eq!(error.to_string(), "required sections did not come: plain/0, virtio-mem/0, iommu/0, plain/1");
+    assert_eq!(error.to_string(), "required sections did not arrive: plain/0, virtio-mem/0, iommu/0, plain/1");
 }
 
 /// A remedy is in each refusal about its name, and in no other; a section that goes beyond QEMU may be missing.
@@ -103,7 +103,7 @@ fn a_refusal_ends_with_the_remedy_for_its_name() {
     };
     assert_eq!(refusal(&[full(2, "plain", 0, 1)]), Ok(()));
     let missing = refusal(&[full(2, "plain", 1, 1)]).unwrap_err();
-    assert_eq!(missing, "required sections did not come: plain/0 (give both sides one disk)");
+    assert_eq!(missing, "required sections did not arrive: plain/0 (give both sides one disk)");
     let no_instance = refusal(&[full(2, "plain", 2, 1)]).unwrap_err();
     assert_eq!(no_instance, "this machine has no such instance: give both sides one disk");
     let no_section = refusal(&[full(2, "rtc", 0, 1)]).unwrap_err();

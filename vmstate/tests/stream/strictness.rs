@@ -78,7 +78,7 @@ fn each_row_is_refused_by_a_strict_load_and_taken_by_a_compatible_one() {
             "dev/0 at 0x6c: subsection \"dev/s\\0\u{fffd}\" is not known to \"dev\"",
         ),
         ("a section twice", bytes(&[HEAD, RAM, &dev(b"\0"), &dev(b"\x01")]), &on, "dev/0 at 0x82: came twice"),
-        ("no section", bytes(&[HEAD, RAM]), &off, "required sections did not come: dev/0"),
+        ("no section", bytes(&[HEAD, RAM]), &off, "required sections did not arrive: dev/0"),
         (
             "the instance of everyone",
             bytes(&[HEAD, RAM, &section(4, b"dev", u32::MAX, b"\x01")]),

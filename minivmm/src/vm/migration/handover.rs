@@ -103,6 +103,7 @@ pub(in crate::vm) fn await_guest(path: &Path, config: &mut Config) -> Result<Han
             _ => {}
         }
     }
-    let ram = ram.ok_or_else(|| refused("the descriptor of ram did not come: the message does not name it".into()))?;
+    let ram =
+        ram.ok_or_else(|| refused("the descriptor of ram did not arrive: the message does not name it".into()))?;
     Ok(HandedOver { ram: Ram::passed(config.memory, ram)?, socket })
 }

@@ -21,7 +21,7 @@ pub const IN_PLACE_TABLE: &[Row] = &[
     Row {
         fault: Fault::DescriptorsLost,
         cells: [
-            back("", no_machine("the descriptor of ram did not come")),
+            back("", no_machine("the descriptor of ram did not arrive")),
             EARLIER,
             EARLIER,
             EARLIER,

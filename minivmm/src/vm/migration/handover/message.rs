@@ -32,21 +32,21 @@ pub(super) enum MessageError {
     /// The connection was closed inside the message.
     #[error("the message ends after {came} bytes, and {missing} are missing: its sender has ended, or is no minivmm")]
     Torn { came: usize, missing: usize },
-    /// The rest of the message did not come in time.
-    #[error("the message stops after {came} bytes, and {missing} more did not come within {waited:?}")]
+    /// The rest of the message did not arrive in time.
+    #[error("the message stops after {came} bytes, and {missing} more did not arrive within {waited:?}")]
     Stalled { came: usize, missing: usize, waited: Duration },
     /// Descriptors that the text names are missing.
-    #[error("the descriptor of {} did not come: the message names {named}, and {came} came with it", what.join(", "))]
+    #[error("the descriptor of {} did not arrive: the message names {named}, and {came} arrived with it", what.join(", "))]
     Missing { what: Vec<String>, named: usize, came: usize },
     /// The kernel gave this process fewer descriptors than were sent (`MSG_CTRUNC`).
     #[error(
-        "the descriptor of {} did not come: this process may not have so many files open, or more than {DESCRIPTORS_MAX} were sent; raise \
+        "the descriptor of {} did not arrive: this process may not have so many files open, or more than {DESCRIPTORS_MAX} were sent; raise \
          its limit (ulimit -n)",
         what.join(", ")
     )]
     NoRoom { what: Vec<String> },
-    /// More descriptors came than the text names.
-    #[error("{came} descriptors came, and the message names {named}")]
+    /// More descriptors arrived than the text names.
+    #[error("{came} descriptors arrived, and the message names {named}")]
     Unnamed { named: usize, came: usize },
     /// The system failed.
     #[error("{0}")]
@@ -222,12 +222,15 @@ mod tests {
     #[test]
     fn what_is_missing_is_named() {
         let (a, b) = (file(), file());
-        assert_eq!(refused(RAM, &[]), "the descriptor of ram did not come: the message names 1, and 0 came with it");
+        assert_eq!(
+            refused(RAM, &[]),
+            "the descriptor of ram did not arrive: the message names 1, and 0 arrived with it"
+        );
         assert_eq!(
             refused(RAM_AND_TAPS, &[&a]),
-            "the descriptor of tap 0, tap 1 did not come: the message names 3, and 1 came with it"
+            "the descriptor of tap 0, tap 1 did not arrive: the message names 3, and 1 arrived with it"
         );
-        assert_eq!(refused(RAM, &[&a, &b]), "2 descriptors came, and the message names 1");
+        assert_eq!(refused(RAM, &[&a, &b]), "2 descriptors arrived, and the message names 1");
         assert_eq!(refused(&[], &[]), "the peer passed no guest memory: the source has to run migrate local:PATH");
         assert_eq!(
             refused(&RAM[..9], &[&a]),
@@ -247,7 +250,7 @@ mod tests {
         let text = format!("minivmm hand-over 1\nram\n{text}");
         let message = [&(text.len() as u32).to_be_bytes(), text.as_bytes()].concat();
         let why = refused(&message, &[&file; 40]);
-        assert!(why.contains(", tap 37, tap 38 did not come: this process may not"), "{why}");
+        assert!(why.contains(", tap 37, tap 38 did not arrive: this process may not"), "{why}");
     }
 
     #[test]
@@ -273,6 +276,6 @@ mod tests {
     fn a_peer_that_stops_is_not_waited_for() {
         let (_peer, ours) = sent(&RAM[..20], &[]);
         let why = receive(&ours, TIMEOUT).unwrap_err().to_string();
-        assert_eq!(why, "the message stops after 20 bytes, and 8 more did not come within 20ms");
+        assert_eq!(why, "the message stops after 20 bytes, and 8 more did not arrive within 20ms");
     }
 }
