@@ -121,7 +121,7 @@ fn perform(options: &Options) -> Result<bool> {
     if options.guest == Kind::Tiny {
         host::has_kvm().map_err(Error::Failed)?;
         let programs = Programs { minivmm: minivmm(scratch.path(), &own)?, roles: own, qemu: qemu()? };
-        return conclude(&tiny::migrate(scratch.path(), &programs, &options.route, options.means.mode)?, options);
+        return conclude(&tiny::migrate(scratch.path(), &programs, &options.route, options.means)?, options);
     }
     let kernel = match &options.kernel {
         Some(image) => Kernel::open(image)?,
@@ -170,7 +170,8 @@ impl Options {
             mode => format!(" --mode {}", mode.word()),
         };
         let disk = if self.means.copy_disk { " --copy-disk" } else { "" };
-        format!("cargo demo{tiny} --route {}{mode}{disk}{cpus}{net}", self.route)
+        let preempt = if self.means.preempt { " --preempt" } else { "" };
+        format!("cargo demo{tiny} --route {}{mode}{preempt}{disk}{cpus}{net}", self.route)
     }
 
     /// Refuses files whose directory is missing, and options that do not fit the guest, before a guest is started.
@@ -183,6 +184,9 @@ impl Options {
             return Err(Error::failed(
                 "--copy-disk is between minivmms, to another process: leave `qemu` out of the --route, and --mode",
             ));
+        }
+        if self.means.preempt && self.means.mode != Mode::Postcopy {
+            return Err(Error::failed("--preempt is for requested pages: add --mode postcopy"));
         }
         if self.means.copy_disk && self.guest == Kind::Tiny {
             return Err(Error::failed("the tiny guest has no disk: leave out --copy-disk"));
@@ -261,8 +265,8 @@ fn emulated(options: &Options, scratch: &Path, own: &Path, kernel: &Kernel, qemu
         ("--picture", PICTURE, &options.picture),
         ("--report", PAGE, &options.report),
     ];
-    if options.means.copy_disk {
-        argv.push("--copy-disk".into());
+    for (name, is_given) in [("--copy-disk", options.means.copy_disk), ("--preempt", options.means.preempt)] {
+        argv.extend(is_given.then(|| name.to_owned()));
     }
     let mut flag = |name: &str, value: String| argv.extend([name.to_owned(), value]);
     for (name, inside, _) in wanted {
@@ -337,11 +341,21 @@ mod tests {
     }
 
     #[test]
+    fn a_second_connection_for_requested_pages_is_refused_outside_of_postcopy() {
+        assert!(parse("--mode postcopy --preempt --route qemu,minivmm").is_ok());
+        assert!(parse("--preempt").unwrap_err().ends_with("add --mode postcopy"));
+    }
+
+    #[test]
     fn the_command_is_the_typed_one_without_files() {
         let command = |words| parse(words).unwrap().command();
         assert_eq!(command("--route qemu,minivmm --cpus 2 --json x"), "cargo demo --route qemu,minivmm --cpus 2");
         assert_eq!(command("--guest tiny"), "cargo demo --guest tiny --route minivmm,minivmm");
         assert_eq!(command("--mode update"), "cargo demo --route minivmm,minivmm --mode update");
+        assert_eq!(
+            command("--mode postcopy --preempt"),
+            "cargo demo --route minivmm,minivmm --mode postcopy --preempt"
+        );
         assert_eq!(command("--copy-disk"), "cargo demo --route minivmm,minivmm --copy-disk");
     }
 

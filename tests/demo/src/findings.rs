@@ -9,6 +9,7 @@ use crate::linux::Mark;
 use crate::report::{Check, Hop, Times};
 use crate::route::Monitor;
 use crate::tick_gap::TickGap;
+use crate::waits::Waits;
 
 /// Difference of the clocks that is allowed beyond the uncertainty of the measurement.
 const DRIFT: Duration = Duration::from_millis(20);
@@ -35,6 +36,8 @@ pub(crate) struct Findings {
     pub(crate) stopped_time: Duration,
     /// The gap of a guest that was stopped at the source and had its memory rewritten, in an emulated host.
     pub(crate) in_place: Option<TickGap>,
+    /// The guest's waits for pages across the migration and before it, in post-copy.
+    pub(crate) waits: Option<[Waits; 2]>,
     /// The guest's clocks and ticks since the arrival, at the destination.
     pub(crate) after: Mark,
     /// The guest's verification of its work before it left the source, or nothing before the first migration.
@@ -71,6 +74,7 @@ impl Findings {
             gaps: Some([felt, gap(&self.before)]),
             felt: self.felt,
             in_place: self.in_place,
+            waits: self.waits,
             from: self.from,
             to: self.to,
             gave_up: self.gave_up,
@@ -217,6 +221,7 @@ mod tests {
             felt: None,
             stopped_time: Duration::from_millis(80),
             in_place: None,
+            waits: None,
             after: mark(7),
             earlier: json!({
                 "memory": { "writes": 8 },

@@ -9,12 +9,13 @@ use serde_json::{Value, json};
 use crate::demo::{completed, show_migration};
 use crate::findings::Findings;
 use crate::in_place;
-use crate::mode::{Destination, Means, Mode, restore};
+use crate::mode::{Destination, Means, Mode, load};
 use crate::progress::Progress;
 use crate::report::{Check, DemoReport, Times};
 use crate::route::{Monitor, Route};
 use crate::signals;
 use crate::tick_gap::{self, ClockOffset, QUIET, TickGap};
+use crate::waits::Waits;
 use vmstate_lab::bench::{Bench, Guest};
 use vmstate_lab::error::{Error, Result};
 use vmstate_lab::guest::net::Peer;
@@ -156,6 +157,11 @@ impl Journey<'_> {
             Some([stop, resume]) if is_unmeasured => resume.saturating_sub(stop),
             _ => Duration::from_millis(migration["downtime"].as_u64().unwrap_or(0)),
         };
+        let waits = match self.means.mode {
+            Mode::Postcopy => Waits::of(&arrival.content).zip(Waits::of(&before.content)),
+            Mode::Precopy | Mode::Update | Mode::Snapshot => None,
+        };
+        let waits = waits.map(|(across, usual)| [across, usual]);
         let names = (source.name()?, destination.name()?);
         let record = ended(record, [&names.0, &names.1], &migration, &mut source);
         source.process().kill();
@@ -181,6 +187,7 @@ impl Journey<'_> {
             felt,
             stopped_time,
             in_place,
+            waits,
             after,
             earlier,
             verified,
@@ -202,8 +209,9 @@ impl Journey<'_> {
                 self.bench.incoming_with_disk().map(|(vmm, uri)| (Destination::Ready(vmm.into()), uri))?
             }
             Mode::Precopy | Mode::Postcopy => {
-                let (vmm, uri) = self.bench.incoming()?;
-                (self.means.mode.ready(vmm)?, uri)
+                let means = self.means;
+                let (vmm, uri) = self.bench.incoming_prepared(|vmm| means.allow(vmm))?;
+                (Destination::Ready(vmm.into()), uri)
             }
             Mode::Update => self.bench.update().map(|(started, uri)| (Destination::Awaiting(started), uri))?,
             Mode::Snapshot => (Destination::Later, self.bench.file()),
@@ -212,10 +220,7 @@ impl Journey<'_> {
         let before = Mark::take(source)?;
         let begun = self.ready.elapsed();
         let mut record = Record::default();
-        match self.means.copy_disk {
-            true => source.qmp.execute("migrate", json!({ "uri": uri, "copy-disk": true })).map(drop)?,
-            false => self.means.mode.start(source, &uri)?,
-        }
+        self.means.start(source, &uri)?;
         let destination = destination.connect()?;
         let migration = source.follow_migration(Instant::now() + MIGRATION, |info| {
             show_migration(progress, info);
@@ -228,7 +233,7 @@ impl Journey<'_> {
             Some(destination) => destination,
             None => {
                 completed(migration.clone())?;
-                restore(self.bench.start(Some("defer".into()))?, &uri)?
+                load(self.bench.start(Some("defer".into()))?, &uri)?
             }
         };
         Ok(Attempt { destination, before, clock, begun, migration, record })

@@ -16,6 +16,7 @@ mod route;
 mod signals;
 mod tick_gap;
 mod tiny;
+mod waits;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

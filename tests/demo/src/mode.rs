@@ -14,6 +14,34 @@ pub(crate) struct Means {
     /// Send the content of the guest's disk along, into an image of each destination's own
     #[arg(long)]
     pub(crate) copy_disk: bool,
+    /// In post-copy, send requested pages on a second connection
+    #[arg(long)]
+    pub(crate) preempt: bool,
+}
+
+impl Means {
+    /// Starts the migration of `source` to `uri`.
+    pub(crate) fn start(self, source: &mut Vmm, uri: &str) -> Result<()> {
+        self.allow(source)?;
+        match self.mode {
+            Mode::Precopy if self.copy_disk => {
+                source.qmp.execute("migrate", json!({ "uri": uri, "copy-disk": true })).map(drop)
+            }
+            Mode::Precopy | Mode::Update | Mode::Snapshot => source.start_migration(uri),
+            Mode::Postcopy => source.start_postcopy(uri),
+        }
+    }
+
+    /// Enables the capabilities that these migrations need, at either end.
+    pub(crate) fn allow(self, vmm: &mut Vmm) -> Result<()> {
+        if self.mode == Mode::Postcopy {
+            vmm.allow_postcopy()?;
+        }
+        if self.preempt {
+            vmm.allow_preempt()?;
+        }
+        Ok(())
+    }
 }
 
 /// The kind of each migration on the route.
@@ -47,22 +75,6 @@ impl Mode {
             Self::Update => &["--share-memory", "on"],
         }
     }
-
-    /// Starts the migration of `source` to `uri`.
-    pub(crate) fn start(self, source: &mut Vmm, uri: &str) -> Result<()> {
-        match self {
-            Self::Precopy | Self::Update | Self::Snapshot => source.start_migration(uri),
-            Self::Postcopy => source.start_postcopy(uri),
-        }
-    }
-
-    /// Prepares a destination for this mode.
-    pub(crate) fn ready(self, mut destination: Vmm) -> Result<Destination> {
-        if self == Self::Postcopy {
-            destination.allow_postcopy()?;
-        }
-        Ok(Destination::Ready(destination.into()))
-    }
 }
 
 /// The destination, as far as it is started when the source begins to migrate.
@@ -76,11 +88,11 @@ pub(crate) enum Destination {
     Later,
 }
 
-/// Loads the guest from a file in a monitor that was started with `--incoming defer`.
+/// Lets a monitor that was started with `--incoming defer` load the guest from this address.
 ///
 /// # Errors
 /// The monitor's refusal.
-pub(crate) fn restore(mut vmm: Vmm, uri: &str) -> Result<Vmm> {
+pub(crate) fn load(mut vmm: Vmm, uri: &str) -> Result<Vmm> {
     vmm.qmp.execute("migrate-incoming", json!({ "uri": uri }))?;
     Ok(vmm)
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::tick_gap::TickGap;
+use crate::waits::Waits;
 
 /// What a run of the demo found.
 #[derive(Debug)]
@@ -42,6 +43,8 @@ pub(crate) struct Hop {
     pub(crate) felt: Option<TickGap>,
     /// The gap of a guest that does not move, in an emulated host ([`crate::in_place`]).
     pub(crate) in_place: Option<TickGap>,
+    /// The waits of the guest's writes for their pages: across the migration, and before it.
+    pub(crate) waits: Option<[Waits; 2]>,
     /// The checks.
     pub(crate) checks: Vec<Check>,
     /// The answers of the guest and of the network's peer, for programs that read the report.
@@ -176,6 +179,7 @@ impl Hop {
             "usual_gap_ms": self.gaps.map(|[_, usual]| usual),
             "felt": self.felt.map(|felt| felt.json()),
             "in_place": self.in_place.map(|felt| felt.json()),
+            "waits": self.waits.map(|[across, usual]| json!({ "across": across.json(), "usual": usual.json() })),
             "holds": self.holds(),
             "checks": self.checks.iter().map(Check::json).collect::<Vec<_>>(),
             "migration": self.migration,
@@ -206,6 +210,9 @@ impl fmt::Display for Hop {
         if let Some(TickGap { after, .. }) = &self.in_place {
             let why = "stopped and resumed without a migration, its memory rewritten";
             figure("in place", format!("{after:.1} ms to the first tick ({why})"))?;
+        }
+        if let Some([across, usual]) = &self.waits {
+            figure("waits for pages", format!("{across}; without migration {usual}"))?;
         }
         self.checks.iter().try_for_each(|check| write!(f, "{check}"))
     }
@@ -250,6 +257,10 @@ impl DemoReport {
             if let (Some(share), Some(qemus)) = (own.in_place, qemu.in_place) {
                 let _ = write!(table, "; less the time in place {:.2}", (own.felt - share) / (qemu.felt - qemus));
             }
+            if let (Some(own), Some(qemu)) = (own.waits, qemu.waits) {
+                let [median, p99, sum] = own.to(qemu);
+                let _ = write!(table, "; waits for pages: median {median:.2}, 99 % {p99:.2}, together {sum:.2}");
+            }
             table.push('\n');
         }
         table
@@ -289,6 +300,8 @@ struct Medians<'a> {
     parts: [f64; 3],
     /// Time from the resume to the first tick of a guest that was stopped without a migration.
     in_place: Option<f64>,
+    /// The medians of the figures of the guest's waits for pages.
+    waits: Option<Waits>,
 }
 
 impl<'a> Medians<'a> {
@@ -303,6 +316,7 @@ impl<'a> Medians<'a> {
             measured: median(hops.iter().map(|hop| hop.downtime().as_secs_f64() * 1e3)),
             felt: part(TickGap::total),
             parts: [part(|felt| felt.before), part(|felt| felt.stopped), part(|felt| felt.after)],
+            waits: Waits::median(hops.iter().filter_map(|hop| hop.waits).map(|[across, _]| across).collect()),
             in_place: (!in_place.is_empty()).then(|| median(in_place.into_iter())),
         }
     }
@@ -310,19 +324,20 @@ impl<'a> Medians<'a> {
 
 impl fmt::Display for Medians<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { way: (from, to), hops, measured, felt, parts: [before, stopped, after], in_place } = self;
+        let Self { way: (from, to), hops, measured, felt, parts: [before, stopped, after], in_place, waits } = self;
         write!(
             f,
             "{from} → {to}, median of {hops}: measured {measured:.1} ms, felt {felt:.1} ms ({before:.1} to the stop, "
         )?;
         write!(f, "{stopped:.1} stopped, {after:.1} to the first tick)")?;
         in_place.iter().try_for_each(|share| write!(f, "; in place {share:.1} ms to the first tick"))?;
+        waits.iter().try_for_each(|waits| write!(f, "; waits for pages {waits}"))?;
         f.write_str("\n")
     }
 }
 
 /// The median, of two values in the middle the larger one; not a number when there are no values.
-fn median(values: impl Iterator<Item = f64>) -> f64 {
+pub(crate) fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut values: Vec<_> = values.collect();
     values.sort_unstable_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
@@ -346,6 +361,7 @@ pub(crate) mod tests {
             gaps: Some([120.25, 9.0]),
             felt: Some(TickGap { before: 9.5, stopped: 80.0, after: 30.75, doubt: 0.5 }),
             in_place: None,
+            waits: None,
             checks,
             said: Value::Null,
         }

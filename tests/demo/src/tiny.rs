@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::demo::{completed, show_migration};
 use crate::linux::{self, Programs};
-use crate::mode::{Destination, Mode, restore};
+use crate::mode::{Destination, Means, Mode, load};
 use crate::progress::Progress;
 use crate::report::{Check, DemoReport, Hop, Times};
 use crate::route::{Monitor, Route};
@@ -37,7 +37,7 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 const QUIET: Duration = Duration::from_millis(200);
 
 /// Boots the guest, migrates it along the route, and verifies it after each migration.
-pub(crate) fn migrate(scratch: &Path, programs: &Programs, route: &Route, mode: Mode) -> Result<DemoReport> {
+pub(crate) fn migrate(scratch: &Path, programs: &Programs, route: &Route, means: Means) -> Result<DemoReport> {
     signals::remove_on_interrupt(scratch.to_owned());
     let mut progress = Progress::new();
     let kernel = scratch.join("tick");
@@ -55,7 +55,7 @@ pub(crate) fn migrate(scratch: &Path, programs: &Programs, route: &Route, mode: 
         incoming: None,
         more: Vec::new(),
     };
-    let mut journey = Journey { scratch, programs, mode, config, started: 0, ready: Instant::now() };
+    let mut journey = Journey { scratch, programs, means, config, started: 0, ready: Instant::now() };
     progress.show("booting the tiny guest", "");
     let booting = Instant::now();
     let mut vmm = journey.start(route.first, None)?.connect()?;
@@ -86,7 +86,7 @@ pub(crate) fn migrate(scratch: &Path, programs: &Programs, route: &Route, mode: 
 struct Journey<'a> {
     scratch: &'a Path,
     programs: &'a Programs,
-    mode: Mode,
+    means: Means,
     config: Config,
     /// Number of monitors started.
     started: usize,
@@ -102,7 +102,7 @@ impl Journey<'_> {
         // Some KVMs that this guest is meant for refuse the register that this flag selects, and QEMU then exits.
         let more = match program {
             Program::Qemu(..) => &["-cpu", "host,-arch-capabilities"],
-            Program::Minivmm(_) => self.mode.arguments(),
+            Program::Minivmm(_) => self.means.mode.arguments(),
         };
         self.config.more = more.iter().map(|&word| word.to_owned()).collect();
         self.started += 1;
@@ -150,7 +150,10 @@ impl Journey<'_> {
         let times = Times { begun, arrived, verified: self.ready.elapsed() };
         let said = json!({ "ticks": counted[1] });
         let gaps = felt.map(|felt| [felt.total(), tick_gap::largest_gap(watched)]);
-        Ok((destination, Hop { from, to, gave_up, times, migration, record, gaps, felt, in_place: None, checks, said }))
+        Ok((
+            destination,
+            Hop { from, to, gave_up, times, migration, record, gaps, felt, in_place: None, waits: None, checks, said },
+        ))
     }
 
     /// Starts a destination and migrates to it; returns how that ended.
@@ -158,12 +161,14 @@ impl Journey<'_> {
         progress.show("starting the destination", "");
         let socket = self.scratch.join(format!("migration{}", self.started));
         let at = socket.display();
-        let (destination, uri) = match self.mode {
+        let (destination, uri) = match self.means.mode {
             Mode::Precopy | Mode::Postcopy => {
                 let uri = format!("unix:{at}");
-                let mut vmm = self.start(to, Some(uri.clone()))?.connect()?;
+                let mut vmm = self.start(to, Some("defer".into()))?.connect()?;
+                self.means.allow(&mut vmm)?;
+                let mut vmm = load(vmm, &uri)?;
                 vmm.await_status("inmigrate", Instant::now() + TIMEOUT)?;
-                (self.mode.ready(vmm)?, uri)
+                (Destination::Ready(vmm.into()), uri)
             }
             Mode::Update => {
                 let uri = format!("local:{at}");
@@ -173,7 +178,7 @@ impl Journey<'_> {
             Mode::Snapshot => (Destination::Later, format!("file:{at}")),
         };
         let mut record = Record::default();
-        self.mode.start(source, &uri)?;
+        self.means.start(source, &uri)?;
         let destination = destination.connect()?;
         let migration = source.follow_migration(Instant::now() + TIMEOUT, |info| {
             show_migration(progress, info);
@@ -183,7 +188,7 @@ impl Journey<'_> {
             Some(destination) => destination,
             None => {
                 completed(migration.clone())?;
-                restore(self.start(to, Some("defer".into()))?.connect()?, &uri)?
+                load(self.start(to, Some("defer".into()))?.connect()?, &uri)?
             }
         };
         Ok((destination, migration, record))

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use serde_json::json;
+
 use crate::error::{Error, FileContext, Result};
 use crate::kernel::{GUEST_MODULES, Kernel};
 use crate::network::{Network, Way};
@@ -114,12 +116,22 @@ impl<'a> Bench<'a> {
     /// # Errors
     /// When the monitor does not start.
     pub fn incoming(&mut self) -> Result<(Vmm, String)> {
+        self.incoming_prepared(|_| Ok(()))
+    }
+
+    /// As [`incoming`](Self::incoming); `prepare` sets capabilities and parameters before the monitor waits.
+    ///
+    /// # Errors
+    /// When the monitor does not start, or its refusal.
+    pub fn incoming_prepared(&mut self, prepare: impl FnOnce(&mut Vmm) -> Result<()>) -> Result<(Vmm, String)> {
         let uri = match self.by_vsock {
             // 1 is this host itself (vsock(7), VMADDR_CID_LOCAL).
             true => format!("vsock:1:{}", VSOCK_PORTS + self.started),
             false => format!("unix:{}", self.directory.join(format!("migration{}", self.started)).display()),
         };
-        let mut vmm = self.start(Some(uri.clone()))?;
+        let mut vmm = self.start(Some("defer".into()))?;
+        prepare(&mut vmm)?;
+        vmm.qmp.execute("migrate-incoming", json!({ "uri": uri }))?;
         vmm.await_status("inmigrate", Instant::now() + PROMPT)?;
         Ok((vmm, uri))
     }

@@ -177,13 +177,14 @@ impl Testbed {
     /// The source's refusal.
     pub fn migrate(&mut self) -> Result<()> {
         let uri = self.relay.uri();
+        let source = &mut self.source.vmm;
         let begun = match self.setup.memory {
-            Memory::Late => self.source.vmm.start_postcopy(&uri),
+            Memory::Late => source.allow_postcopy().and_then(|()| source.start_postcopy(&uri)),
             _ if self.setup.copied_to.is_some() => {
                 let copies = json!({ "uri": uri, "copy-disk": true });
                 return self.source.execute("migrate", copies).map(drop);
             }
-            _ => self.source.vmm.start_migration(&uri),
+            _ => source.start_migration(&uri),
         };
         begun.map_err(|error| error.to_string())
     }

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::Work;
 use super::pattern::{PAGE, Page};
+use super::waits::Waits;
 
 /// Pages written between two looks at the clock.
 const BATCH: u64 = 32;
@@ -20,11 +21,18 @@ pub(super) struct Region {
     generations: Vec<u32>,
     next: usize,
     writes: u64,
+    waits: Waits,
 }
 
 impl Region {
     fn new(pages: usize) -> Self {
-        let mut region = Self { pages: vec![Page::ZERO; pages], generations: vec![0; pages], next: 0, writes: 0 };
+        let mut region = Self {
+            pages: vec![Page::ZERO; pages],
+            generations: vec![0; pages],
+            next: 0,
+            writes: 0,
+            waits: Waits::default(),
+        };
         for (number, page) in region.pages.iter_mut().enumerate() {
             page.fill(number as u64, 0);
         }
@@ -35,7 +43,9 @@ impl Region {
         let number = self.next;
         self.next = (number + STRIDE) % self.pages.len();
         self.generations[number] += 1;
+        let begun = Instant::now();
         self.pages[number].fill(number as u64, u64::from(self.generations[number]));
+        self.waits.add(begun.elapsed());
         self.writes += 1;
     }
 }
@@ -59,6 +69,13 @@ pub(super) fn start(mib: usize, rate: u64) -> Arc<Work<Region>> {
         }
         due.saturating_sub(begun.elapsed())
     })
+}
+
+/// The writes since the last call, and those that had to wait for their page.
+pub(super) fn mark(region: &mut Region) -> Value {
+    let mut waits = region.waits.take();
+    waits["writes"] = region.writes.into();
+    waits
 }
 
 /// Compares every word of every page with what the page must hold.

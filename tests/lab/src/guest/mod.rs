@@ -10,6 +10,7 @@ mod kernel_log;
 mod memory;
 pub mod net;
 pub mod pattern;
+mod waits;
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
@@ -153,7 +154,8 @@ fn work(options: Options) -> Result<()> {
             "" => {}
             "mark" => {
                 let (clock, tick) = (clock::now(), ticks.take());
-                print("mark", json!({ "clock": clock, "tick": tick, "log": kernel_log::complaints() }));
+                let memory = memory.as_ref().map(|work| work.hold(memory::mark));
+                print("mark", json!({ "clock": clock, "tick": tick, "memory": memory, "log": kernel_log::complaints() }));
             }
             "report" => {
                 let net = net.as_ref().map(|net| net.report());

@@ -23,8 +23,7 @@ impl Vmm {
     /// # Errors
     /// The monitor's refusal.
     pub fn set_channels(&mut self, number: u8, compression: &str) -> Result<()> {
-        let capability = json!({ "capabilities": [{ "capability": "multifd", "state": true }] });
-        self.qmp.execute("migrate-set-capabilities", capability)?;
+        self.enable("multifd")?;
         let parameters = json!({ "multifd-channels": number, "multifd-compression": compression });
         self.qmp.execute("migrate-set-parameters", parameters).map(|_| ())
     }
@@ -42,16 +41,27 @@ impl Vmm {
     /// # Errors
     /// The monitor's refusal.
     pub fn allow_postcopy(&mut self) -> Result<()> {
-        let capability = json!({ "capabilities": [{ "capability": "postcopy-ram", "state": true }] });
+        self.enable("postcopy-ram")
+    }
+
+    /// Lets requested pages go on a second connection in the next post-copy migration, on either side.
+    ///
+    /// # Errors
+    /// The monitor's refusal, as without [`allow_postcopy`](Self::allow_postcopy).
+    pub fn allow_preempt(&mut self) -> Result<()> {
+        self.enable("postcopy-preempt")
+    }
+
+    fn enable(&mut self, capability: &str) -> Result<()> {
+        let capability = json!({ "capabilities": [{ "capability": capability, "state": true }] });
         self.qmp.execute("migrate-set-capabilities", capability).map(|_| ())
     }
 
-    /// Starts an outgoing migration that switches to post-copy at once.
+    /// Starts an outgoing migration that switches to post-copy at once, which must be [allowed](Self::allow_postcopy).
     ///
     /// # Errors
     /// The monitor's refusal.
     pub fn start_postcopy(&mut self, uri: &str) -> Result<()> {
-        self.allow_postcopy()?;
         self.start_migration(uri)?;
         // QEMU accepts the command once the capability is on and a migration has begun (`qmp_migrate_start_postcopy`).
         self.qmp.execute("migrate-start-postcopy", Value::Null).map(|_| ())
