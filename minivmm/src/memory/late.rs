@@ -173,39 +173,48 @@ impl Ram {
     /// # Errors
     /// [`Error::OutsideRam`], [`Error::Memory`].
     pub fn put(&self, offset: u64, page: Option<&[u8; PAGE_SIZE as usize]>) -> Result<()> {
+        let Some(page) = page else { return self.put_zeros(offset, 1) };
         let faults = self.faults()?;
         let outside = Error::OutsideRam { at: offset, len: PAGE_SIZE };
         let Some(slice) = self.slices(offset, PAGE_SIZE)?.next() else { return Err(outside) };
-        let range = uffdio_range { start: slice.ptr_guard_mut().as_ptr() as u64, len: PAGE_SIZE };
+        let start = slice.ptr_guard_mut().as_ptr() as u64;
         slice.bitmap().mark_dirty(0, PAGE_SIZE as usize);
         loop {
-            let put = match page {
-                Some(page) => {
-                    let mut copy =
-                        uffdio_copy { dst: range.start, src: page.as_ptr() as u64, len: PAGE_SIZE, mode: 0, copy: 0 };
-                    // SAFETY: the kernel reads and writes an `uffdio_copy`, which is there, and reads a page's bytes of `page`; it
-                    // fills a missing page of a mapping that `self` keeps, and leaves one alone that is there.
-                    unsafe { ioctl_with_mut_ref(faults, c_ulong::from(UFFDIO_COPY), &mut copy) }
-                }
-                None => {
-                    let mut zero = uffdio_zeropage { range, mode: 0, zeropage: 0 };
-                    // SAFETY: as above, without bytes.
-                    unsafe { ioctl_with_mut_ref(faults, c_ulong::from(UFFDIO_ZEROPAGE), &mut zero) }
-                }
-            };
-            return match done(put) {
-                Ok(()) => Ok(()),
-                // Another thread is changing the process's mappings.
-                Err(error) if is(&error, Errno::AGAIN) || error.kind() == ErrorKind::Interrupted => continue,
-                // The page is there already, but its waiters may not have been woken.
-                Err(error) if is(&error, Errno::EXIST) => {
-                    // SAFETY: the kernel reads an `uffdio_range`, which is there.
-                    let woken = unsafe { ioctl_with_ref(faults, c_ulong::from(UFFDIO_WAKE), &range) };
-                    done(woken).map_err(|error| refused("the waiters for a page cannot be woken", error))
-                }
-                Err(error) => Err(refused("a page cannot be put into place", error)),
-            };
+            let mut copy = uffdio_copy { dst: start, src: page.as_ptr() as u64, len: PAGE_SIZE, mode: 0, copy: 0 };
+            // SAFETY: the kernel reads and writes an `uffdio_copy`, which is there, and reads a page's bytes of `page`; it fills a
+            // missing page of a mapping that `self` keeps, and leaves one alone that is there.
+            let put = done(unsafe { ioctl_with_mut_ref(faults, c_ulong::from(UFFDIO_COPY), &mut copy) });
+            if is_put(faults, start, put)? {
+                return Ok(());
+            }
         }
+    }
+
+    /// Puts this many zero pages into place, as [`put`](Self::put) does one.
+    ///
+    /// # Errors
+    /// As for [`put`](Self::put).
+    pub fn put_zeros(&self, offset: u64, pages: u64) -> Result<()> {
+        let faults = self.faults()?;
+        for slice in self.slices(offset, pages.saturating_mul(PAGE_SIZE))? {
+            slice.bitmap().mark_dirty(0, slice.len());
+            let mut start = slice.ptr_guard_mut().as_ptr() as u64;
+            let end = start + slice.len() as u64;
+            while start < end {
+                let range = uffdio_range { start, len: end - start };
+                let mut zero = uffdio_zeropage { range, mode: 0, zeropage: 0 };
+                // SAFETY: the kernel reads and writes an `uffdio_zeropage`, which is there; it fills missing pages of a mapping that
+                // `self` keeps, up to the first page that is there.
+                let put = done(unsafe { ioctl_with_mut_ref(faults, c_ulong::from(UFFDIO_ZEROPAGE), &mut zero) });
+                let is_whole = put.is_ok();
+                match (is_put(faults, start, put)?, u64::try_from(zero.zeropage)) {
+                    (true, _) if is_whole => break,
+                    (true, _) => start += PAGE_SIZE,
+                    (false, bytes) => start += bytes.unwrap_or(0),
+                }
+            }
+        }
+        Ok(())
     }
 
     fn faults(&self) -> Result<&File> {
@@ -228,6 +237,24 @@ impl Ram {
             let at = address.checked_sub(stretch.host_address).filter(|&at| at < stretch.len)?;
             Some(stretch.offset + at / PAGE_SIZE * PAGE_SIZE)
         })
+    }
+}
+
+/// True if the page at this address is in place after `put`, or was before; false if the call must be repeated.
+fn is_put(faults: &File, start: u64, put: io::Result<()>) -> Result<bool> {
+    match put {
+        Ok(()) => Ok(true),
+        // The process's mappings are just being changed, or a part is in place.
+        Err(error) if is(&error, Errno::AGAIN) || error.kind() == ErrorKind::Interrupted => Ok(false),
+        // The page is there already, but its waiters may not have been woken.
+        Err(error) if is(&error, Errno::EXIST) => {
+            let range = uffdio_range { start, len: PAGE_SIZE };
+            // SAFETY: the kernel reads an `uffdio_range`, which is there.
+            let woken = unsafe { ioctl_with_ref(faults, c_ulong::from(UFFDIO_WAKE), &range) };
+            done(woken).map_err(|error| refused("the waiters for a page cannot be woken", error))?;
+            Ok(true)
+        }
+        Err(error) => Err(refused("a page cannot be put into place", error)),
     }
 }
 
@@ -327,6 +354,18 @@ mod tests {
         ram.read(0, &mut bytes).unwrap();
         assert_eq!(&bytes, b"guest\0");
         assert!(matches!(ram.put(ram.len(), None), Err(Error::OutsideRam { .. })));
+        // Zeros are put around pages that are there, and on both sides of the hole.
+        [2, 3, 6].into_iter().for_each(|page| ram.put(page * PAGE_SIZE, Some(&[page as u8; PAGE])).unwrap());
+        ram.put_zeros(PAGE_SIZE, 7).unwrap();
+        ram.put_zeros(LOW_RAM_MAX - PAGE_SIZE, 2).unwrap();
+        assert!(ram.put_zeros(ram.len() - PAGE_SIZE, 2).is_err());
+        let first = |page: u64| {
+            let mut byte = [9; 1];
+            ram.read(page * PAGE_SIZE, &mut byte).unwrap();
+            byte[0]
+        };
+        assert_eq!([1, 2, 3, 4, 5, 6, 7].map(first), [0, 2, 3, 0, 0, 6, 0]);
+        assert_eq!([LOW_RAM_MAX / PAGE_SIZE - 1, LOW_RAM_MAX / PAGE_SIZE].map(first), [0, 0]);
         ram.end_waits().unwrap();
         ram.read(8 * PAGE_SIZE, &mut bytes).unwrap();
         assert_eq!(bytes, [0; 6]);

@@ -3,6 +3,7 @@
 use std::os::fd::BorrowedFd;
 
 use vmstate::ErrorKind;
+use vmstate::codec::PageRun;
 use vmstate::ram::LateMemory;
 
 use super::firmware::{Place, SEGMENT};
@@ -82,6 +83,15 @@ impl LateMemory for MachineRam {
             }
             (None, None) => Ok(()),
             (None, Some(index)) => self.firmware.write(index, offset, page.unwrap_or(&[0; 4096])),
+        }
+    }
+
+    fn put_zeros(&self, block: usize, offset: u64, pages: u64) -> vmstate::Result<()> {
+        let len = pages.saturating_mul(PAGE_SIZE);
+        match self.in_ram(&PageRun { block, offset, len }).filter(|_| self.block_clock.is_none()) {
+            Some(start) => self.ram.put_zeros(start, pages).map_err(misuse),
+            // Pages that no guest sees are not put, and the block clock ends waits page by page.
+            None => (0..pages).try_for_each(|page| self.put(block, offset + page * PAGE_SIZE, None)),
         }
     }
 

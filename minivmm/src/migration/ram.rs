@@ -79,7 +79,7 @@ impl MachineRam {
     }
 
     /// Offset of a run of pages in the guest's RAM, if all of it is there.
-    fn in_ram(&self, run: &PageRun) -> Option<u64> {
+    pub(super) fn in_ram(&self, run: &PageRun) -> Option<u64> {
         let Some(index) = run.block.checked_sub(1) else {
             return self.hidden(run.offset, run.len as usize).is_empty().then_some(run.offset);
         };

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
@@ -279,13 +280,13 @@ impl<'a> LateRam<'a> {
         lock(&self.adopted)
     }
 
-    /// Marks pages of a block as arrived; `put` stores each page if the guest may be running in the memory.
+    /// Marks pages of a block as arrived; `put` stores runs of them if the guest may be running in the memory.
     fn arrive(
         &self,
         block: usize,
         first: u64,
         count: u64,
-        put: impl Fn(&dyn LateMemory, u64) -> Result<()>,
+        put: impl Fn(&dyn LateMemory, Range<u64>) -> Result<()>,
         write: impl FnOnce() -> Result<()>,
     ) -> Result<()> {
         let mut lacking = self.lacking();
@@ -295,7 +296,14 @@ impl<'a> LateRam<'a> {
         let span = first..first.saturating_add(count).min(pages.pages());
         match self.ram.late().filter(|_| *listens) {
             None => write()?,
-            Some(late) => span.clone().filter(|page| pages.contains(*page)).try_for_each(|page| put(late, page))?,
+            Some(late) => {
+                let mut from = span.start;
+                while let Some(run) = pages.run(from, span.end.saturating_sub(from)).filter(|run| run.start < span.end)
+                {
+                    from = run.end.min(span.end);
+                    put(late, run.start..from)?;
+                }
+            }
         }
         pages.remove(span.clone());
         if !since.is_empty() {
@@ -359,10 +367,12 @@ impl GuestRam for LateRam<'_> {
         }
         pages.iter().try_for_each(|&(offset, bytes)| {
             let first = offset / PAGE_SIZE;
-            let put = |late: &dyn LateMemory, page: u64| {
-                let at = usize::try_from(page.saturating_sub(first)).unwrap_or(usize::MAX);
-                let (chunks, _) = bytes.as_chunks::<PAGE>();
-                late.put(block, page * PAGE_SIZE, Some(chunks.get(at).unwrap_or(&[0; PAGE])))
+            let put = |late: &dyn LateMemory, mut run: Range<u64>| {
+                run.try_for_each(|page| {
+                    let at = usize::try_from(page.saturating_sub(first)).unwrap_or(usize::MAX);
+                    let (chunks, _) = bytes.as_chunks::<PAGE>();
+                    late.put(block, page * PAGE_SIZE, Some(chunks.get(at).unwrap_or(&[0; PAGE])))
+                })
             };
             self.arrive(block, first, bytes.len() as u64 / PAGE_SIZE, put, || self.ram.write(block, offset, bytes))
         })
@@ -373,7 +383,8 @@ impl GuestRam for LateRam<'_> {
     }
 
     fn zero_run(&self, block: usize, offset: u64, pages: u64) -> Result<()> {
-        let put = |late: &dyn LateMemory, page: u64| late.put(block, page * PAGE_SIZE, None);
+        let put =
+            |late: &dyn LateMemory, run: Range<u64>| late.put_zeros(block, run.start * PAGE_SIZE, run.end - run.start);
         self.arrive(block, offset / PAGE_SIZE, pages, put, || self.ram.zero_run(block, offset, pages))
     }
 

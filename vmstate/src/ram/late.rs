@@ -2,6 +2,7 @@
 
 use std::os::fd::BorrowedFd;
 
+use super::PAGE_SIZE;
 use crate::error::Result;
 
 /// Guest memory in which a guest can run before all of its pages have arrived. Offsets are in bytes from the start of a block of
@@ -48,6 +49,15 @@ pub trait LateMemory: Sync {
     /// # Errors
     /// Errors of the system.
     fn put(&self, block: usize, offset: u64, page: Option<&[u8; 4096]>) -> Result<()>;
+
+    /// Puts this many zero pages in place, as [`put`](Self::put) does with each of them. A run of zero pages may be as long as the block, so
+    /// one call of the system for all of them is better than the default, a `put` for each.
+    ///
+    /// # Errors
+    /// Errors of the system.
+    fn put_zeros(&self, block: usize, offset: u64, pages: u64) -> Result<()> {
+        (0..pages).try_for_each(|page| self.put(block, offset.saturating_add(page.saturating_mul(PAGE_SIZE)), None))
+    }
 
     /// Ends post-copy: no access waits any more, and a page that is still missing reads as zero. Called when every page is present,
     /// or when the guest does not run here.

@@ -155,7 +155,10 @@ fn work(options: Options) -> Result<()> {
             "mark" => {
                 let (clock, tick) = (clock::now(), ticks.take());
                 let memory = memory.as_ref().map(|work| work.hold(memory::mark));
-                print("mark", json!({ "clock": clock, "tick": tick, "memory": memory, "log": kernel_log::complaints() }));
+                print(
+                    "mark",
+                    json!({ "clock": clock, "tick": tick, "memory": memory, "log": kernel_log::complaints() }),
+                );
             }
             "report" => {
                 let net = net.as_ref().map(|net| net.report());
