@@ -153,6 +153,7 @@ pub mod guide {
             #[doc = "[lab.md#the-guests-verdict]: crate::guide#pages-of-the-repository"]
             #[doc = "[migration-policy.md]: crate::guide#pages-of-the-repository"]
             #[doc = "[performance.md#downtime]: crate::guide#pages-of-the-repository"]
+            #[doc = "[performance.md#waits-for-pages]: crate::guide#pages-of-the-repository"]
             #[doc = "[qemu.md]: crate::guide#pages-of-the-repository"]
             #[doc = "[testing.md#compared-with-qemu]: crate::guide#pages-of-the-repository"]
             #[doc = ""]

@@ -43,7 +43,7 @@ fn a_guest_runs_before_all_of_its_memory_is_there() {
     source.handle.ask(Request::Migrate(relay.address.clone(), Terms::default())).unwrap();
     source.handle.ask(Request::MigrateStartPostcopy).unwrap();
     // After the switch-over, pages arrive slowly: requested ones, and the next ones in order.
-    until(|| destination.handle.run_state() == RunState::Running, || format!("{:?}", source.handle.migration()));
+    await_postcopy(&source, &destination);
     relay.slow.store(false, Ordering::SeqCst);
     assert_eq!(source.await_end(), MigrationStatus::Completed, "{:?}", source.handle.migration());
     destination.await_passes(2);
@@ -78,7 +78,7 @@ fn requested_pages_are_sent_on_a_second_connection() {
     let mut relay = Relay::new(dir.path(), &address);
     source.handle.ask(Request::Migrate(relay.address.clone(), Terms::default())).unwrap();
     source.handle.ask(Request::MigrateStartPostcopy).unwrap();
-    until(|| destination.handle.run_state() == RunState::Running, || format!("{:?}", source.handle.migration()));
+    await_postcopy(&source, &destination);
     // With the first connection, and after a recovery.
     for recovers in [false, true] {
         if recovers {
@@ -99,6 +99,13 @@ fn requested_pages_are_sent_on_a_second_connection() {
     destination.quit();
 }
 
+/// Waits until the guest runs at the destination and the source has received the report of that: before, a source whose connection breaks
+/// does not wait for another one.
+fn await_postcopy(source: &Machine, destination: &Machine) {
+    until(|| destination.handle.run_state() == RunState::Running, || format!("{:?}", source.handle.migration()));
+    await_status(source, MigrationStatus::PostcopyActive);
+}
+
 fn await_status(machine: &Machine, status: MigrationStatus) {
     until(|| machine.handle.migration().status() == status, || format!("{:?}", machine.handle.migration()));
 }
@@ -112,7 +119,7 @@ fn a_migration_recovers_from_ten_cuts() {
     let mut relay = Relay::new(dir.path(), &address);
     source.handle.ask(Request::Migrate(relay.address.clone(), Terms::default())).unwrap();
     source.handle.ask(Request::MigrateStartPostcopy).unwrap();
-    until(|| destination.handle.run_state() == RunState::Running, || format!("{:?}", source.handle.migration()));
+    await_postcopy(&source, &destination);
     for cut in 0..10 {
         await_status(&source, MigrationStatus::PostcopyActive);
         let received = destination.handle.migration().figures.normal_pages;
@@ -189,7 +196,7 @@ fn a_connection_that_takes_the_place_of_an_encrypted_one_is_encrypted() {
     let mut relay = Relay::new(dir.path(), &address);
     source.handle.ask(Request::Migrate(relay.address.clone(), Terms::default())).unwrap();
     source.handle.ask(Request::MigrateStartPostcopy).unwrap();
-    until(|| destination.handle.run_state() == RunState::Running, || format!("{:?}", source.handle.migration()));
+    await_postcopy(&source, &destination);
     relay.cut.store(true, Ordering::SeqCst);
     await_status(&source, MigrationStatus::PostcopyPaused);
     for (creds, why) in [("", "it speaks TLS"), (others.as_str(), "certificate"), (certs.as_str(), "")] {
@@ -229,7 +236,7 @@ fn a_cancelled_recovery_reports_where_the_guest_is() {
     let relay = Relay::new(dir.path(), &address);
     source.handle.ask(Request::Migrate(relay.address.clone(), Terms::default())).unwrap();
     source.handle.ask(Request::MigrateStartPostcopy).unwrap();
-    until(|| destination.handle.run_state() == RunState::Running, || format!("{:?}", source.handle.migration()));
+    await_postcopy(&source, &destination);
     relay.cut.store(true, Ordering::SeqCst);
     await_status(&source, MigrationStatus::PostcopyPaused);
     await_status(&destination, MigrationStatus::PostcopyPaused);
