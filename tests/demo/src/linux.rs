@@ -208,7 +208,8 @@ impl Journey<'_> {
             Mode::Precopy if self.means.copy_disk => {
                 self.bench.incoming_with_disk().map(|(vmm, uri)| (Destination::Ready(vmm.into()), uri))?
             }
-            Mode::Precopy | Mode::Postcopy => {
+            Mode::Precopy => self.bench.incoming().map(|(vmm, uri)| (Destination::Ready(vmm.into()), uri))?,
+            Mode::Postcopy => {
                 let means = self.means;
                 let (vmm, uri) = self.bench.incoming_prepared(|vmm| means.allow(vmm))?;
                 (Destination::Ready(vmm.into()), uri)

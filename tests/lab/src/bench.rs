@@ -116,7 +116,10 @@ impl<'a> Bench<'a> {
     /// # Errors
     /// When the monitor does not start.
     pub fn incoming(&mut self) -> Result<(Vmm, String)> {
-        self.incoming_prepared(|_| Ok(()))
+        let uri = self.incoming_address();
+        let mut vmm = self.start(Some(uri.clone()))?;
+        vmm.await_status("inmigrate", Instant::now() + PROMPT)?;
+        Ok((vmm, uri))
     }
 
     /// As [`incoming`](Self::incoming); `prepare` sets capabilities and parameters before the monitor waits.
@@ -124,16 +127,21 @@ impl<'a> Bench<'a> {
     /// # Errors
     /// When the monitor does not start, or its refusal.
     pub fn incoming_prepared(&mut self, prepare: impl FnOnce(&mut Vmm) -> Result<()>) -> Result<(Vmm, String)> {
-        let uri = match self.by_vsock {
-            // 1 is this host itself (vsock(7), VMADDR_CID_LOCAL).
-            true => format!("vsock:1:{}", VSOCK_PORTS + self.started),
-            false => format!("unix:{}", self.directory.join(format!("migration{}", self.started)).display()),
-        };
+        let uri = self.incoming_address();
         let mut vmm = self.start(Some("defer".into()))?;
         prepare(&mut vmm)?;
         vmm.qmp.execute("migrate-incoming", json!({ "uri": uri }))?;
         vmm.await_status("inmigrate", Instant::now() + PROMPT)?;
         Ok((vmm, uri))
+    }
+
+    /// The address where the next monitor can wait for a migration.
+    fn incoming_address(&self) -> String {
+        match self.by_vsock {
+            // 1 is this host itself (vsock(7), VMADDR_CID_LOCAL).
+            true => format!("vsock:1:{}", VSOCK_PORTS + self.started),
+            false => format!("unix:{}", self.directory.join(format!("migration{}", self.started)).display()),
+        }
     }
 
     /// As [`incoming`](Self::incoming), for a minivmm that makes an image of its own and receives the disk's content

@@ -1,10 +1,8 @@
 //! The fault matrix of a guest whose disk is copied to a new image at the destination, as data: `minivmm/tests/faults` runs it;
 //! `docs/faults.md` is generated from it.
 
-use super::cell::{Answer, Cell, Fault, Guest, Row, SideState};
-use super::table::{
-    ARRIVED, CANCELLED, EARLIER, HANDED_OVER, NEVER_RAN, SOURCE_KILLED, WAITS, asked, back, ends, turned_away,
-};
+use super::cell::{Cell, Fault, Guest, Row, SideState};
+use super::table::{ARRIVED, CANCEL, EARLIER, HANDED_OVER, NEVER_RAN, SOURCE_KILLED, WAITS, back, ends, turned_away};
 
 /// The source has sent EOF and got no answer: nothing shows where the guest runs.
 const UNDECIDED: SideState = SideState::Answers("postmigrate", "undecided", "nothing can prove");
@@ -78,15 +76,5 @@ pub const COPIED_TABLE: &[Row] = &[
             READ,
         ],
     },
-    Row {
-        fault: Fault::Cancel,
-        cells: [
-            asked(Answer::Done, Guest::AtSource, CANCELLED, turned_away("closed the connection")),
-            asked(Answer::Done, Guest::AtSource, CANCELLED, NEVER_RAN),
-            asked(Answer::Done, Guest::AtSource, CANCELLED, NEVER_RAN),
-            asked(Answer::Done, Guest::AtSource, CANCELLED, NEVER_RAN),
-            asked(Answer::Refused("handed over"), Guest::AtDestination, HANDED_OVER, ARRIVED),
-            asked(Answer::Refused("handed over"), Guest::AtDestination, HANDED_OVER, ARRIVED),
-        ],
-    },
+    CANCEL,
 ];

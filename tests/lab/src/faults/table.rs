@@ -71,6 +71,19 @@ pub(super) const LOCK_TAKEN: Row = Row {
     cells: [HELD, HELD, HELD, HELD, ends(Guest::PausedAtSource, UNACKNOWLEDGED, STRANDED), HELD],
 };
 
+/// Cancelled by a user.
+pub(super) const CANCEL: Row = Row {
+    fault: Fault::Cancel,
+    cells: [
+        asked(Answer::Done, Guest::AtSource, CANCELLED, turned_away("closed the connection")),
+        asked(Answer::Done, Guest::AtSource, CANCELLED, NEVER_RAN),
+        asked(Answer::Done, Guest::AtSource, CANCELLED, NEVER_RAN),
+        asked(Answer::Done, Guest::AtSource, CANCELLED, NEVER_RAN),
+        asked(Answer::Refused("handed over"), Guest::AtDestination, HANDED_OVER, ARRIVED),
+        asked(Answer::Refused("handed over"), Guest::AtDestination, HANDED_OVER, ARRIVED),
+    ],
+};
+
 pub(super) const EOF_LATE: Row =
     Row { fault: Fault::EofLate, cells: [LATER, LATER, LATER, LATER, back("is silent", STRANDED), EARLIER] };
 
@@ -164,17 +177,7 @@ pub const TABLE: &[Row] = &[
     },
     EOF_LATE,
     EOF_LATE_AFTER_QUIT,
-    Row {
-        fault: Fault::Cancel,
-        cells: [
-            asked(Answer::Done, Guest::AtSource, CANCELLED, turned_away("closed the connection")),
-            asked(Answer::Done, Guest::AtSource, CANCELLED, NEVER_RAN),
-            asked(Answer::Done, Guest::AtSource, CANCELLED, NEVER_RAN),
-            asked(Answer::Done, Guest::AtSource, CANCELLED, NEVER_RAN),
-            asked(Answer::Refused("handed over"), Guest::AtDestination, HANDED_OVER, ARRIVED),
-            asked(Answer::Refused("handed over"), Guest::AtDestination, HANDED_OVER, ARRIVED),
-        ],
-    },
+    CANCEL,
     Row {
         fault: Fault::Quit,
         cells: [
