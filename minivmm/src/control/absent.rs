@@ -78,7 +78,6 @@ pub(super) const PARAMETERS_ABSENT: &[(&str, &str)] = &[
     ("cpu-throttle-tailslow", "the throttle follows the rate at which each vCPU dirties memory, also near its end"),
     ("block-bitmap-mapping", "disks are raw images, which have no dirty bitmaps"),
     ("x-checkpoint-delay", "there are no checkpoints: a guest runs in one machine at a time"),
-    ("max-postcopy-bandwidth", "in post-copy, pages are sent without a limit"),
     ("multifd-zlib-level", "page channels compress with zstd; set multifd-zstd-level"),
     ("multifd-qatzip-level", "page channels compress with zstd; set multifd-zstd-level"),
     ("x-vcpu-dirty-limit-period", "it belongs to vcpu-dirty-limit"),

@@ -69,7 +69,8 @@ fn a_guest_that_dirties_more_than_goes_arrives_once_it_is_throttled() {
 
     set(ParameterChange::default().with("auto-converge", true));
     rounds();
-    while figures().slowdown.highest_throttle_percent == 0 {
+    // A vCPU that had no processor is not held.
+    while figures().slowdown.throttled.is_zero() {
         longer_rounds();
         rounds();
     }

@@ -171,7 +171,9 @@ impl Options {
         };
         let disk = if self.means.copy_disk { " --copy-disk" } else { "" };
         let preempt = if self.means.preempt { " --preempt" } else { "" };
-        format!("cargo demo{tiny} --route {}{mode}{preempt}{disk}{cpus}{net}", self.route)
+        let limit = self.means.max_postcopy_bandwidth;
+        let limit = limit.map(|bytes| format!(" --max-postcopy-bandwidth {bytes}")).unwrap_or_default();
+        format!("cargo demo{tiny} --route {}{mode}{preempt}{limit}{disk}{cpus}{net}", self.route)
     }
 
     /// Refuses files whose directory is missing, and options that do not fit the guest, before a guest is started.
@@ -185,8 +187,14 @@ impl Options {
                 "--copy-disk is between minivmms, to another process: leave `qemu` out of the --route, and --mode",
             ));
         }
-        if self.means.preempt && self.means.mode != Mode::Postcopy {
-            return Err(Error::failed("--preempt is for requested pages: add --mode postcopy"));
+        let is_postcopy = self.means.mode == Mode::Postcopy;
+        for (flag, is_given) in [
+            ("--preempt", self.means.preempt),
+            ("--max-postcopy-bandwidth", self.means.max_postcopy_bandwidth.is_some()),
+        ] {
+            if is_given && !is_postcopy {
+                return Err(Error::failed(format!("{flag} is for post-copy: add --mode postcopy")));
+            }
         }
         if self.means.copy_disk && self.guest == Kind::Tiny {
             return Err(Error::failed("the tiny guest has no disk: leave out --copy-disk"));
@@ -268,6 +276,9 @@ fn emulated(options: &Options, scratch: &Path, own: &Path, kernel: &Kernel, qemu
     for (name, is_given) in [("--copy-disk", options.means.copy_disk), ("--preempt", options.means.preempt)] {
         argv.extend(is_given.then(|| name.to_owned()));
     }
+    if let Some(limit) = options.means.max_postcopy_bandwidth {
+        argv.extend(["--max-postcopy-bandwidth".to_owned(), limit.to_string()]);
+    }
     let mut flag = |name: &str, value: String| argv.extend([name.to_owned(), value]);
     for (name, inside, _) in wanted {
         flag(name, format!("{}/{inside}", init::OUT));
@@ -341,9 +352,11 @@ mod tests {
     }
 
     #[test]
-    fn a_second_connection_for_requested_pages_is_refused_outside_of_postcopy() {
+    fn options_of_postcopy_are_refused_without_it() {
         assert!(parse("--mode postcopy --preempt --route qemu,minivmm").is_ok());
-        assert!(parse("--preempt").unwrap_err().ends_with("add --mode postcopy"));
+        for flag in ["--preempt", "--max-postcopy-bandwidth 9"] {
+            assert!(parse(flag).unwrap_err().ends_with("is for post-copy: add --mode postcopy"), "{flag}");
+        }
     }
 
     #[test]
@@ -353,8 +366,8 @@ mod tests {
         assert_eq!(command("--guest tiny"), "cargo demo --guest tiny --route minivmm,minivmm");
         assert_eq!(command("--mode update"), "cargo demo --route minivmm,minivmm --mode update");
         assert_eq!(
-            command("--mode postcopy --preempt"),
-            "cargo demo --route minivmm,minivmm --mode postcopy --preempt"
+            command("--mode postcopy --max-postcopy-bandwidth 9 --preempt"),
+            "cargo demo --route minivmm,minivmm --mode postcopy --preempt --max-postcopy-bandwidth 9"
         );
         assert_eq!(command("--copy-disk"), "cargo demo --route minivmm,minivmm --copy-disk");
     }

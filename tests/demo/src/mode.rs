@@ -17,12 +17,18 @@ pub(crate) struct Means {
     /// In post-copy, send requested pages on a second connection
     #[arg(long)]
     pub(crate) preempt: bool,
+    /// In post-copy, send at most so many bytes a second besides requested pages
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) max_postcopy_bandwidth: Option<u64>,
 }
 
 impl Means {
     /// Starts the migration of `source` to `uri`.
     pub(crate) fn start(self, source: &mut Vmm, uri: &str) -> Result<()> {
         self.allow(source)?;
+        if let Some(limit) = self.max_postcopy_bandwidth {
+            source.qmp.execute("migrate-set-parameters", json!({ "max-postcopy-bandwidth": limit }))?;
+        }
         match self.mode {
             Mode::Precopy if self.copy_disk => {
                 source.qmp.execute("migrate", json!({ "uri": uri, "copy-disk": true })).map(drop)

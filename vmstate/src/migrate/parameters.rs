@@ -71,6 +71,8 @@ pub struct Parameters {
     pub pause_budget: Option<Duration>,
     /// Bytes a second that the rounds may send; `None` is no limit. The switch-over is never slowed.
     pub max_bandwidth: Option<NonZeroU64>,
+    /// Bytes a second that a source sends in post-copy; `None` is no limit. Requested pages are never delayed, but count.
+    pub max_postcopy_bandwidth: Option<NonZeroU64>,
     /// Bytes a second that the switch-over will have, if this is known better than by measurement.
     pub avail_switchover_bandwidth: Option<NonZeroU64>,
     /// When to switch over.
@@ -119,6 +121,7 @@ impl Default for Parameters {
             downtime_limit: Duration::from_millis(300),
             pause_budget: None,
             max_bandwidth: None,
+            max_postcopy_bandwidth: None,
             avail_switchover_bandwidth: None,
             aim: Aim::default(),
             auto_converge: false,
@@ -209,6 +212,13 @@ pub const PARAMETERS: &[Parameter] = &[
         meaning: "most bytes sent a second while the guest runs; 0 is no limit",
         get: |parameters| ParameterValue::Number(parameters.max_bandwidth.map_or(0, NonZeroU64::get)),
         set: |parameters, value| value.number().map(|limit| parameters.max_bandwidth = NonZeroU64::new(limit)),
+    },
+    Parameter {
+        name: "max-postcopy-bandwidth",
+        unit: ParameterUnit::BytesPerSecond,
+        meaning: "most bytes sent a second in post-copy, except requested pages; 0 is no limit",
+        get: |parameters| ParameterValue::Number(parameters.max_postcopy_bandwidth.map_or(0, NonZeroU64::get)),
+        set: |parameters, value| value.number().map(|limit| parameters.max_postcopy_bandwidth = NonZeroU64::new(limit)),
     },
     Parameter {
         name: "avail-switchover-bandwidth",

@@ -23,7 +23,7 @@ pub(super) const ANSWERS: usize = 256;
 /// The longest element and device section. It limits the memory that a peer can make this side use.
 const LONGEST: usize = 32 << 20;
 /// How often a wait checks for a cancel.
-const SLICE: Duration = Duration::from_millis(20);
+pub(super) const SLICE: Duration = Duration::from_millis(20);
 /// A decode that ran out of bytes is repeated from its start. Below this length that is cheap, so it is repeated for every new
 /// byte; above it, only for twice the bytes, or after a silence: otherwise, a slow peer would cause quadratic work.
 const CHEAP: usize = 64 << 10;

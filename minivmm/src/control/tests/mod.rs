@@ -382,6 +382,7 @@ fn migration_figures_are_in_the_units_of_qemu() {
             "downtime-limit": 300,
             "pause-budget": 1200,
             "max-bandwidth": 134217728,
+            "max-postcopy-bandwidth": 0,
             "avail-switchover-bandwidth": 0,
             "aim": "soonest",
             "throttle-trigger-threshold": 50,

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use super::Source;
+use super::{Source, pace};
 use crate::error::{Error, ErrorKind, Result};
 use crate::migrate::Peer;
 use crate::migrate::protocol::Mode;
 use crate::migrate::save::{SendPhase, Which};
-use crate::migrate::wire::Timeout;
-use crate::ram::PAGE_SIZE;
+use crate::migrate::wire::{SLICE, Timeout};
 use crate::ram::record::put_end_of_section;
+use crate::ram::{NORMAL_RECORD, PAGE_SIZE};
 use crate::stream::{Command, Discard, Element, PageRequest, PageSizes, Returned, Stretch};
 
 /// Bytes of pages collected at once: a page requested meanwhile waits only for these, and for the contents of the socket's
@@ -118,10 +118,17 @@ impl Source<'_, '_> {
             self.control.publish(|progress| progress.downtime = Some(self.downtime));
         }
         self.wire.shorten_queue();
+        self.pace.lift(self.wire.sent(), self.clock.now());
         loop {
-            self.read_requests()?;
+            let is_requested = self.read_requests()?;
             self.put_urgent()?;
-            let over = self.saver.iterate(&mut self.buffer, CHUNK, Which::Memory)?;
+            let wait = self.time_until_due();
+            if !wait.is_zero() && !is_requested {
+                self.wire.await_room(false, wait)?;
+                continue;
+            }
+            let others = if wait.is_zero() { self.piece() } else { 0 };
+            let over = self.saver.iterate(&mut self.buffer, others, Which::Memory)?;
             self.flush_behind_urgent()?;
             self.publish();
             if over {
@@ -137,6 +144,25 @@ impl Source<'_, '_> {
         self.flush_behind_urgent()?;
         self.machine.departed();
         Ok(())
+    }
+
+    /// Time until the bandwidth limit of post-copy allows another piece. At least one page is sent a second, because a silent source
+    /// counts as lost.
+    fn time_until_due(&mut self) -> Duration {
+        let (sent, now) = (self.wire.sent(), self.clock.now());
+        match self.control.parameters().max_postcopy_bandwidth {
+            Some(limit) => self.pace.due(sent, now, limit.get().max(NORMAL_RECORD)).saturating_sub(now),
+            None => {
+                self.pace.lift(sent, now);
+                Duration::ZERO
+            }
+        }
+    }
+
+    /// Bytes of pages that are collected at once.
+    fn piece(&self) -> u64 {
+        let limit = self.control.parameters().max_postcopy_bandwidth;
+        limit.map_or(CHUNK, |limit| CHUNK.min(pace::piece(limit.get())))
     }
 
     /// Makes the second connection, for requested pages, if the parameter `postcopy_preempt` is on.
@@ -174,25 +200,29 @@ impl Source<'_, '_> {
             if self.wire.sent() > sent {
                 (sent, moved) = (self.wire.sent(), self.clock.now());
             } else {
-                self.wire.await_room(!self.buffer.is_empty())?;
+                self.wire.await_room(!self.buffer.is_empty(), SLICE)?;
             }
             self.read_requests()?;
             self.put_urgent()?;
         }
     }
 
-    /// Reads the requests that have already arrived.
-    fn read_requests(&mut self) -> Result<()> {
+    /// Reads the requests that have already arrived; true if there was one.
+    fn read_requests(&mut self) -> Result<bool> {
+        let mut is_requested = false;
         loop {
             match self.wire.poll_until(Duration::ZERO, Returned::read) {
-                Ok(Some(Returned::Pages(request))) => self.note(&request)?,
+                Ok(Some(Returned::Pages(request))) => {
+                    self.note(&request)?;
+                    is_requested = true;
+                }
                 Ok(Some(Returned::Reply(reply))) => {
                     let until = self.clock.now().saturating_add(super::REASON_TIMEOUT);
                     let reply = self.taken(reply, until)?;
                     return Err(super::unexpected(reply));
                 }
                 Ok(Some(other)) => return Err(super::recovery::unexpected_message(other)),
-                Ok(None) => return Ok(()),
+                Ok(None) => return Ok(is_requested),
                 Err(broken) => return Err(self.refusal_or(broken)),
             }
         }

@@ -166,20 +166,20 @@ impl Link<'_> {
         Ok(())
     }
 
-    /// Waits until the source can receive, send requested pages, or, if `to_send`, send on the main channel.
+    /// Waits within `slice` until the source can receive, send requested pages, or, if `to_send`, send on the main channel.
     ///
     /// # Errors
     /// poll(2) fails.
-    pub(in crate::migrate) fn await_room(&mut self, to_send: bool) -> Result<()> {
+    pub(in crate::migrate) fn await_room(&mut self, to_send: bool, slice: Duration) -> Result<()> {
         let Some(descriptor) = self.channel.descriptor() else {
-            self.clock.sleep(CHECK_INTERVAL);
+            self.clock.sleep(slice.min(CHECK_INTERVAL));
             return Ok(());
         };
         let mut wanted = vec![Wanted { descriptor, to_receive: true, to_send }];
         let urgent = self.outgoing_urgent.as_ref().filter(|urgent| !urgent.outbox.is_empty());
         let descriptor = urgent.and_then(OutgoingUrgent::descriptor);
         wanted.extend(descriptor.map(|descriptor| Wanted { descriptor, to_receive: false, to_send: true }));
-        wait_for_any(&wanted, SLICE)?;
+        wait_for_any(&wanted, slice)?;
         Ok(())
     }
 
