@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use minivmm::config::Address;
 use minivmm::vm::{MigrationInfo, MigrationStatus, ParameterChange, Request, RunState, Terms};
+use vmstate_lab::wait::find;
 
 use crate::machine::{Machine, TIMEOUT, lab, unix_address, until};
 use crate::tls::{certificates, set, waiting};
@@ -295,7 +296,11 @@ impl Relay {
         let relay = Self { address: Address::Unix(path), slow: flag(true), cut: flag(false), has_second: flag(false) };
         let [slow, cut, has_second] = [&relay.slow, &relay.cut, &relay.has_second].map(Arc::clone);
         std::thread::spawn(move || {
-            let connect = || Some((listener.accept().ok()?.0, UnixStream::connect(&destination).ok()?));
+            let connect = || {
+                let source = listener.accept().ok()?.0;
+                // A destination in `postcopy-paused` may not listen again yet.
+                Some((source, find("destination", || UnixStream::connect(&destination).ok())))
+            };
             let is_cut = || cut.load(Ordering::SeqCst);
             let (source, first) = connect().unwrap();
             std::thread::scope(|scope| {
