@@ -6,6 +6,7 @@ mod kills;
 mod page;
 mod setup;
 
+use std::fmt::Debug;
 use std::path::Path;
 
 use vmstate_lab::faults::case;
@@ -17,7 +18,7 @@ use vmstate_lab::tmpfs::Tmpfs;
 
 /// Runs one row of a table.
 fn run(row: &Row, memory: Memory) {
-    run_cases(row, |directory, phase, cell| {
+    run_row(row, |directory, phase, cell| {
         let setup = setup::setup(directory, memory);
         let source = Side::boot(&setup)?;
         case::run(&setup, source, row.fault, phase, cell).map(drop)
@@ -29,7 +30,7 @@ fn run_copied(row: &Row) {
     if row.fault == Fault::NoRoomForCopy && !setup::small_file_systems_take_copies() {
         return;
     }
-    run_cases(row, |directory, phase, cell| {
+    run_row(row, |directory, phase, cell| {
         let is_small = row.fault == Fault::NoRoomForCopy;
         let small = is_small.then(|| Tmpfs::mount(&directory.join("small"), setup::SMALL)).transpose();
         let small = small.map_err(|error| error.to_string())?;
@@ -42,50 +43,50 @@ fn run_copied(row: &Row) {
     });
 }
 
-/// Runs the cases of a row with a directory for each, all in parallel where most of the time is waiting.
-fn run_cases(row: &Row, case: impl Fn(&Path, Phase, &Cell) -> Result<(), String> + Sync) {
-    if !setup::kvm_is_here() {
-        return;
-    }
-    let one = |phase: Phase, cell: &Cell| {
-        let begun = std::time::Instant::now();
-        let directory = tempfile::tempdir().unwrap();
-        let outcome = case(directory.path(), phase, cell);
-        println!("{:?}, {phase:?}: {:?}", row.fault, begun.elapsed());
-        outcome.err().map(|why| format!("{:?}, {phase:?}: {why}", row.fault))
-    };
-    let cells = || Phase::ALL.into_iter().zip(&row.cells).filter(|(_, cell)| !matches!(cell, Cell::No(_)));
+/// Runs the cases of a row, all in parallel where most of the time is waiting.
+fn run_row(row: &Row, case: impl Fn(&Path, Phase, &Cell) -> Result<(), String> + Sync) {
     let waits = [Fault::WireStalls, Fault::WireTrickles, Fault::WireCut, Fault::MainCut, Fault::PagesStall];
-    let failures: Vec<String> = if waits.contains(&row.fault) {
-        std::thread::scope(|scope| {
-            let one = &one;
-            let cases: Vec<_> = cells().map(|(phase, cell)| scope.spawn(move || one(phase, cell))).collect();
-            cases.into_iter().filter_map(|case| case.join().unwrap()).collect()
-        })
-    } else {
-        cells().filter_map(|(phase, cell)| one(phase, cell)).collect()
-    };
-    assert!(failures.is_empty(), "\n{}\n", failures.join("\n"));
+    run_cases(row.fault, Phase::ALL.into_iter().zip(&row.cells), waits.contains(&row.fault), case);
 }
 
 /// Runs one row of the table of post-copy, with all its moments in parallel, because most of the time is spent waiting.
 fn run_postcopy(row: &PostcopyRow) {
-    if !setup::kvm_is_here() || !setup::pages_may_come_late() {
+    if !setup::pages_may_come_late() {
         return;
     }
-    let one = |moment: Moment, cell: &Cell| {
+    run_cases(row.fault, Moment::ALL.into_iter().zip(&row.cells), true, |directory, moment, cell| {
+        let setup = setup::setup(directory, Memory::Late);
+        postcopy::run(&setup, Side::boot(&setup)?, row.fault, moment, cell)
+    });
+}
+
+/// Runs the cells that can happen, each with a directory of its own, and reports all that fail.
+fn run_cases<'c, At: Copy + Debug + Send>(
+    fault: Fault,
+    cells: impl Iterator<Item = (At, &'c Cell)>,
+    in_parallel: bool,
+    case: impl Fn(&Path, At, &Cell) -> Result<(), String> + Sync,
+) {
+    if !setup::kvm_is_here() {
+        return;
+    }
+    let one = |at: At, cell: &Cell| {
         let begun = std::time::Instant::now();
         let directory = tempfile::tempdir().unwrap();
-        let setup = setup::setup(directory.path(), Memory::Late);
-        let outcome = Side::boot(&setup).and_then(|source| postcopy::run(&setup, source, row.fault, moment, cell));
-        println!("{:?}, {moment:?}: {:?}", row.fault, begun.elapsed());
-        outcome.err().map(|why| format!("{:?}, {moment:?}: {why}", row.fault))
+        let outcome = case(directory.path(), at, cell);
+        println!("{fault:?}, {at:?}: {:?}", begun.elapsed());
+        outcome.err().map(|why| format!("{fault:?}, {at:?}: {why}"))
     };
-    let cells = Moment::ALL.into_iter().zip(&row.cells).filter(|(_, cell)| !matches!(cell, Cell::No(_)));
-    let failures: Vec<String> = std::thread::scope(|scope| {
-        let cases: Vec<_> = cells.map(|(moment, cell)| scope.spawn(move || one(moment, cell))).collect();
-        cases.into_iter().filter_map(|case| case.join().unwrap()).collect()
-    });
+    let cells = cells.filter(|(_, cell)| !matches!(cell, Cell::No(_)));
+    let failures: Vec<String> = if in_parallel {
+        std::thread::scope(|scope| {
+            let one = &one;
+            let cases: Vec<_> = cells.map(|(at, cell)| scope.spawn(move || one(at, cell))).collect();
+            cases.into_iter().filter_map(|case| case.join().unwrap()).collect()
+        })
+    } else {
+        cells.filter_map(|(at, cell)| one(at, cell)).collect()
+    };
     assert!(failures.is_empty(), "\n{}\n", failures.join("\n"));
 }
 

@@ -3,8 +3,8 @@
 
 use super::cell::{Cell, Fault, Guest, Row};
 use super::table::{
-    ARRIVED, DELIVERED, DESTINATION_KILLED, EARLIER, NEVER_RAN, SOURCE_KILLED, UNACKNOWLEDGED, WAITS, back, ends,
-    turned_away,
+    ARRIVED, DELIVERED, DESTINATION_KILLED, NEVER_RAN, SOURCE_KILLED, UNACKNOWLEDGED, WAITS, back, ends,
+    in_first_phase, turned_away,
 };
 
 /// Number of page channels.
@@ -32,6 +32,6 @@ pub const CHANNEL_TABLE: &[Row] = &[
     },
     Row { fault: Fault::PagesStall, cells: [BACK, BACK, DELIVERED, DELIVERED, DELIVERED, DELIVERED] },
     Row { fault: Fault::PagesLate, cells: [DELIVERED, DELIVERED, HERE, HERE, HERE, HERE] },
-    Row { fault: Fault::PagesStray, cells: [BACK, EARLIER, EARLIER, EARLIER, EARLIER, EARLIER] },
+    Row { fault: Fault::PagesStray, cells: in_first_phase(BACK) },
     Row { fault: Fault::Strays, cells: [DELIVERED, DELIVERED, DELIVERED, DELIVERED, DELIVERED, TAKEN] },
 ];

@@ -2,7 +2,9 @@
 //! `docs/faults.md` is generated from it.
 
 use super::cell::{Cell, Fault, Guest, Row, SideState};
-use super::table::{ARRIVED, CANCEL, EARLIER, HANDED_OVER, NEVER_RAN, SOURCE_KILLED, WAITS, back, ends, turned_away};
+use super::table::{
+    ARRIVED, CANCEL, HANDED_OVER, NEVER_RAN, SOURCE_KILLED, WAITS, back, ends, in_first_phase, turned_away,
+};
 
 /// The source has sent EOF and got no answer: nothing shows where the guest runs.
 const UNDECIDED: SideState = SideState::Answers("postmigrate", "undecided", "nothing can prove");
@@ -45,14 +47,10 @@ pub const COPIED_TABLE: &[Row] = &[
     },
     Row {
         fault: Fault::CopyExists,
-        cells: [
-            back("was here before: start this machine with --disk FILE,create=", turned_away("was here before")),
-            EARLIER,
-            EARLIER,
-            EARLIER,
-            EARLIER,
-            EARLIER,
-        ],
+        cells: in_first_phase(back(
+            "was here before: start this machine with --disk FILE,create=",
+            turned_away("was here before"),
+        )),
     },
     Row {
         fault: Fault::NoRoomForCopy,

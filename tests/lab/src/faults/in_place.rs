@@ -3,8 +3,8 @@
 
 use super::cell::{Answer, Cell, Fault, Guest, Row, SideState};
 use super::table::{
-    ARRIVED, CANCELLED, DESTINATION_KILLED, DISK_FULL, EARLIER, EOF_LATE, EOF_LATE_AFTER_QUIT, HANDED_OVER,
-    LOAD_REFUSED, LOCK_TAKEN, NEVER_RAN, UNACKNOWLEDGED, UNKNOWN_SECTION, asked, back, ends,
+    ARRIVED, CANCELLED, DESTINATION_KILLED, DISK_FULL, EOF_LATE, EOF_LATE_AFTER_QUIT, HANDED_OVER, LOAD_REFUSED,
+    LOCK_TAKEN, NEVER_RAN, UNACKNOWLEDGED, UNKNOWN_SECTION, asked, back, ends, in_first_phase,
 };
 
 /// The new process has no machine before it has received the guest's memory.
@@ -20,18 +20,11 @@ const TAKEN_OVER: Cell = ends(Guest::AtDestination, SideState::Killed, ARRIVED);
 pub const IN_PLACE_TABLE: &[Row] = &[
     Row {
         fault: Fault::DescriptorsLost,
-        cells: [
-            back("", no_machine("the descriptor of ram did not arrive")),
-            EARLIER,
-            EARLIER,
-            EARLIER,
-            EARLIER,
-            EARLIER,
-        ],
+        cells: in_first_phase(back("", no_machine("the descriptor of ram did not arrive"))),
     },
     Row {
         fault: Fault::DescriptorsTorn,
-        cells: [back("", no_machine("the message ends after 9 bytes")), EARLIER, EARLIER, EARLIER, EARLIER, EARLIER],
+        cells: in_first_phase(back("", no_machine("the message ends after 9 bytes"))),
     },
     Row { fault: Fault::SourceKilled, cells: [DIED, DIED, DIED, DIED, TAKEN_OVER, TAKEN_OVER] },
     DESTINATION_KILLED,
@@ -79,25 +72,11 @@ pub const IN_PLACE_TABLE: &[Row] = &[
     LOAD_REFUSED,
     Row {
         fault: Fault::OtherMemory,
-        cells: [
-            back("", no_machine("give the same as the machine that it comes from")),
-            EARLIER,
-            EARLIER,
-            EARLIER,
-            EARLIER,
-            EARLIER,
-        ],
+        cells: in_first_phase(back("", no_machine("give the same as the machine that it comes from"))),
     },
     Row {
         fault: Fault::OtherCpu,
-        cells: [
-            back("the destination refused the guest", SideState::Ended(1, "avx512pf")),
-            EARLIER,
-            EARLIER,
-            EARLIER,
-            EARLIER,
-            EARLIER,
-        ],
+        cells: in_first_phase(back("the destination refused the guest", SideState::Ended(1, "avx512pf"))),
     },
     UNKNOWN_SECTION,
 ];

@@ -93,6 +93,11 @@ const ANSWER_LOST: Cell = ends(Guest::AtDestination, WAITS, ARRIVED);
 const NO_CONNECTION: Cell = Cell::No("there is no connection");
 const EARLIER: Cell = Cell::No("detected earlier");
 
+/// The cells of a fault that costs the connection: from the command to run on, both sides continue over another one.
+const fn connection_lost(package: Cell, run: Cell) -> [Cell; 8] {
+    [package, run, RESUMED, RESUMED, NO_CONNECTION, RESUMED, RESUMED, ANSWER_LOST]
+}
+
 /// The rows.
 pub const POSTCOPY_TABLE: &[PostcopyRow] = &[
     PostcopyRow {
@@ -121,45 +126,12 @@ pub const POSTCOPY_TABLE: &[PostcopyRow] = &[
             ends(Guest::DiedWithItsProcess, HANDED_OVER, SideState::Killed),
         ],
     },
-    PostcopyRow {
-        fault: Fault::WireCut,
-        cells: [
-            back("", NEVER_RAN),
-            back("", NEVER_RAN),
-            RESUMED,
-            RESUMED,
-            NO_CONNECTION,
-            RESUMED,
-            RESUMED,
-            ANSWER_LOST,
-        ],
-    },
+    PostcopyRow { fault: Fault::WireCut, cells: connection_lost(back("", NEVER_RAN), back("", NEVER_RAN)) },
     PostcopyRow {
         fault: Fault::WireStalls,
-        cells: [
-            back("the guest is paused for", NEVER_RAN),
-            back("is silent", NEVER_RAN),
-            RESUMED,
-            RESUMED,
-            NO_CONNECTION,
-            RESUMED,
-            RESUMED,
-            ANSWER_LOST,
-        ],
+        cells: connection_lost(back("the guest is paused for", NEVER_RAN), back("is silent", NEVER_RAN)),
     },
-    PostcopyRow {
-        fault: Fault::Damaged,
-        cells: [
-            back("", NEVER_RAN),
-            back("", NEVER_RAN),
-            RESUMED,
-            RESUMED,
-            NO_CONNECTION,
-            RESUMED,
-            RESUMED,
-            ANSWER_LOST,
-        ],
-    },
+    PostcopyRow { fault: Fault::Damaged, cells: connection_lost(back("", NEVER_RAN), back("", NEVER_RAN)) },
     PostcopyRow {
         fault: Fault::LoadRefused,
         cells: [

@@ -11,6 +11,11 @@ pub(super) const fn asked(answer: Answer, guest: Guest, source: SideState, desti
     Cell::Ends { guest, source, destination, answer }
 }
 
+/// The cells of a fault that is detected in the first phase, so that it cannot occur in a later one.
+pub(super) const fn in_first_phase(cell: Cell) -> [Cell; 6] {
+    [cell, EARLIER, EARLIER, EARLIER, EARLIER, EARLIER]
+}
+
 pub(super) const fn back(source: &'static str, destination: SideState) -> Cell {
     ends(Guest::AtSource, failed(source), destination)
 }
@@ -166,14 +171,10 @@ pub const TABLE: &[Row] = &[
     Row { fault: Fault::LockTakenBriefly, cells: [HELD, HELD, HELD, HELD, DELIVERED, HELD] },
     Row {
         fault: Fault::ImageCopied,
-        cells: [
-            back("the destination refused the guest", turned_away("is not the source's file but a copy")),
-            EARLIER,
-            EARLIER,
-            EARLIER,
-            EARLIER,
-            EARLIER,
-        ],
+        cells: in_first_phase(back(
+            "the destination refused the guest",
+            turned_away("is not the source's file but a copy"),
+        )),
     },
     EOF_LATE,
     EOF_LATE_AFTER_QUIT,
@@ -265,30 +266,13 @@ pub const TABLE: &[Row] = &[
     },
     Row {
         fault: Fault::OtherMemory,
-        cells: [
-            back("the destination refused the guest", turned_away("start it with --memory 16M")),
-            EARLIER,
-            EARLIER,
-            EARLIER,
-            EARLIER,
-            EARLIER,
-        ],
+        cells: in_first_phase(back("the destination refused the guest", turned_away("start it with --memory 16M"))),
     },
     Row {
         fault: Fault::OtherCpu,
-        cells: [
-            back("the destination refused the guest", turned_away("avx512pf")),
-            EARLIER,
-            EARLIER,
-            EARLIER,
-            EARLIER,
-            EARLIER,
-        ],
+        cells: in_first_phase(back("the destination refused the guest", turned_away("avx512pf"))),
     },
     UNKNOWN_SECTION,
-    Row {
-        fault: Fault::WrongMachine,
-        cells: [back("", turned_away("a machine of type macrovm")), EARLIER, EARLIER, EARLIER, EARLIER, EARLIER],
-    },
-    Row { fault: Fault::WrongMagic, cells: [back("", WAITS), EARLIER, EARLIER, EARLIER, EARLIER, EARLIER] },
+    Row { fault: Fault::WrongMachine, cells: in_first_phase(back("", turned_away("a machine of type macrovm"))) },
+    Row { fault: Fault::WrongMagic, cells: in_first_phase(back("", WAITS)) },
 ];

@@ -21,7 +21,7 @@ const DOWNTIME_LIMIT: Duration = Duration::from_millis(1000);
 /// Bandwidth of a migration with its disk, in bytes a second: the source reads the disk while the relay stops.
 const DISK_BANDWIDTH: u64 = 16 << 20;
 
-/// Deviations of a place from the default.
+/// Deviations of a testbed from the default.
 #[derive(Clone, Debug, Default)]
 pub struct TestbedOptions {
     /// The mark before which the relay stops.
