@@ -206,12 +206,10 @@ impl Ram {
                 // SAFETY: the kernel reads and writes an `uffdio_zeropage`, which is there; it fills missing pages of a mapping that
                 // `self` keeps, up to the first page that is there.
                 let put = done(unsafe { ioctl_with_mut_ref(faults, c_ulong::from(UFFDIO_ZEROPAGE), &mut zero) });
-                let is_whole = put.is_ok();
-                match (is_put(faults, start, put)?, u64::try_from(zero.zeropage)) {
-                    (true, _) if is_whole => break,
-                    (true, _) => start += PAGE_SIZE,
-                    (false, bytes) => start += bytes.unwrap_or(0),
-                }
+                let is_first_put = is_put(faults, start, put)?;
+                // The kernel reports the bytes that it put in place, or a negative error if there are none.
+                let bytes = u64::try_from(zero.zeropage).unwrap_or(0);
+                start += if is_first_put { bytes.max(PAGE_SIZE) } else { bytes };
             }
         }
         Ok(())

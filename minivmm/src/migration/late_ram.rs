@@ -88,11 +88,15 @@ impl LateMemory for MachineRam {
 
     fn put_zeros(&self, block: usize, offset: u64, pages: u64) -> vmstate::Result<()> {
         let len = pages.saturating_mul(PAGE_SIZE);
-        match self.in_ram(&PageRun { block, offset, len }).filter(|_| self.block_clock.is_none()) {
-            Some(start) => self.ram.put_zeros(start, pages).map_err(misuse),
-            // Pages that no guest sees are not put, and the block clock ends waits page by page.
-            None => (0..pages).try_for_each(|page| self.put(block, offset + page * PAGE_SIZE, None)),
+        let Some(start) = self.in_ram(&PageRun { block, offset, len }) else {
+            // The guest sees none of these pages, or only some.
+            return (0..pages).try_for_each(|page| self.put(block, offset + page * PAGE_SIZE, None));
+        };
+        self.ram.put_zeros(start, pages).map_err(misuse)?;
+        if let Some(clock) = &self.block_clock {
+            (0..pages).for_each(|page| clock.end(Some(start + page * PAGE_SIZE)));
         }
+        Ok(())
     }
 
     fn end_waits(&self) -> vmstate::Result<()> {

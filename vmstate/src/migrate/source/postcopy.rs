@@ -146,12 +146,16 @@ impl Source<'_, '_> {
         Ok(())
     }
 
-    /// Time until the bandwidth limit of post-copy allows another piece. At least one page is sent a second, because a silent source
-    /// counts as lost.
+    /// Bytes a second that may be sent: at least a page, because a silent source counts as lost.
+    fn bandwidth_limit(&self) -> Option<u64> {
+        self.control.parameters().max_postcopy_bandwidth.map(|limit| limit.get().max(NORMAL_RECORD))
+    }
+
+    /// Time until the bandwidth limit allows another piece.
     fn time_until_due(&mut self) -> Duration {
         let (sent, now) = (self.wire.sent(), self.clock.now());
-        match self.control.parameters().max_postcopy_bandwidth {
-            Some(limit) => self.pace.due(sent, now, limit.get().max(NORMAL_RECORD)).saturating_sub(now),
+        match self.bandwidth_limit() {
+            Some(limit) => self.pace.due(sent, now, limit).saturating_sub(now),
             None => {
                 self.pace.lift(sent, now);
                 Duration::ZERO
@@ -161,8 +165,7 @@ impl Source<'_, '_> {
 
     /// Bytes of pages that are collected at once.
     fn piece(&self) -> u64 {
-        let limit = self.control.parameters().max_postcopy_bandwidth;
-        limit.map_or(CHUNK, |limit| CHUNK.min(pace::piece(limit.get())))
+        self.bandwidth_limit().map_or(CHUNK, |limit| CHUNK.min(pace::piece(limit)))
     }
 
     /// Makes the second connection, for requested pages, if the parameter `postcopy_preempt` is on.
