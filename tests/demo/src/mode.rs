@@ -17,7 +17,7 @@ pub(crate) struct Means {
     /// In post-copy, send requested pages on a second connection
     #[arg(long)]
     pub(crate) preempt: bool,
-    /// In post-copy, send at most so many bytes a second besides requested pages
+    /// In post-copy, send at most so many bytes a second, without a delay of requested pages
     #[arg(long, value_name = "BYTES")]
     pub(crate) max_postcopy_bandwidth: Option<u64>,
 }

@@ -216,7 +216,7 @@ pub const PARAMETERS: &[Parameter] = &[
     Parameter {
         name: "max-postcopy-bandwidth",
         unit: ParameterUnit::BytesPerSecond,
-        meaning: "most bytes sent a second in post-copy, except requested pages; 0 is no limit",
+        meaning: "most bytes sent a second in post-copy, without a delay of requested pages; 0 is no limit",
         get: |parameters| ParameterValue::Number(parameters.max_postcopy_bandwidth.map_or(0, NonZeroU64::get)),
         set: |parameters, value| value.number().map(|limit| parameters.max_postcopy_bandwidth = NonZeroU64::new(limit)),
     },
