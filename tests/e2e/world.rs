@@ -93,9 +93,9 @@ pub(crate) fn migrate_watched(bench: &mut Bench<'_>, source: Vmm, watch: impl Fn
 pub(crate) fn postcopy(bench: &mut Bench<'_>, mut source: Vmm) -> Result<Vmm> {
     source.allow_postcopy()?;
     source.qmp.execute("migrate-set-parameters", json!({ "deadline": 1, "downtime-limit": 0 }))?;
-    let mut was_late = false;
-    let migrated = migrate_watched(bench, source, |info| was_late |= info["status"] == "postcopy-active")?;
-    ensure(was_late, || format!("the migration did not switch to post-copy: {}", migrated.info))?;
+    let mut was_postcopy = false;
+    let migrated = migrate_watched(bench, source, |info| was_postcopy |= info["status"] == "postcopy-active")?;
+    ensure(was_postcopy, || format!("the migration did not switch to post-copy: {}", migrated.info))?;
     Ok(migrated.destination)
 }
 

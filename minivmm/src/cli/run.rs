@@ -170,8 +170,8 @@ impl RunArgs {
             return Err(UsageError(what.into()));
         }
         if let Some(kernel) = &self.kernel {
-            let mend = "give a Linux bzImage or an ELF image with a PVH entry";
-            must_open("--kernel", kernel, Mode::Read, Fit::Regular, mend)?;
+            let remedy = "give a Linux bzImage or an ELF image with a PVH entry";
+            must_open("--kernel", kernel, Mode::Read, Fit::Regular, remedy)?;
         }
         if let Some(initrd) = &self.initrd {
             must_open("--initrd", initrd, Mode::Read, Fit::Regular, "give an initial RAM disk")?;
@@ -185,16 +185,16 @@ impl RunArgs {
                 }
                 continue;
             }
-            let (mode, mend) = match disk.read_only {
+            let (mode, remedy) = match disk.read_only {
                 true => (Mode::Read, "give a raw disk image"),
                 false => (Mode::ReadWrite, "give a raw disk image that may be written, or add ,readonly"),
             };
-            must_open("--disk", &disk.path, mode, Fit::Disk, mend)?;
+            must_open("--disk", &disk.path, mode, Fit::Disk, remedy)?;
         }
         let is_there = |lease: &&Path| lease.exists() || passed::reference(lease).is_some();
         if let Some(lease) = self.lease.as_deref().filter(is_there) {
-            let mend = "give a file that may be written, or a path that is free";
-            must_open("--lease", lease, Mode::ReadWrite, Fit::Regular, mend)?;
+            let remedy = "give a file that may be written, or a path that is free";
+            must_open("--lease", lease, Mode::ReadWrite, Fit::Regular, remedy)?;
         }
         Ok(self.config())
     }
@@ -223,9 +223,9 @@ impl RunArgs {
 }
 
 /// Reports early, and by the flag's name, a file that the machine could not open later.
-fn must_open(flag: &str, path: &Path, mode: Mode, fit: Fit, mend: &str) -> Result<(), UsageError> {
+fn must_open(flag: &str, path: &Path, mode: Mode, fit: Fit, remedy: &str) -> Result<(), UsageError> {
     match files::open(path, mode, fit) {
         Ok(_) => Ok(()),
-        Err(problem) => Err(UsageError(format!("{flag} {}: {problem}; {mend}", path.display()))),
+        Err(problem) => Err(UsageError(format!("{flag} {}: {problem}; {remedy}", path.display()))),
     }
 }

@@ -40,11 +40,11 @@ impl fmt::Debug for Console {
 
 /// Why the console cannot be opened.
 #[derive(Debug, thiserror::Error)]
-#[error("--serial {place}: {source}; {mend}")]
+#[error("--serial {place}: {source}; {remedy}")]
 pub struct ConsoleError {
     place: String,
     source: io::Error,
-    mend: &'static str,
+    remedy: &'static str,
 }
 
 impl Console {
@@ -54,19 +54,19 @@ impl Console {
     /// # Errors
     /// The system refuses.
     pub fn open(serial: &Serial, goes_on: bool) -> Result<Self, ConsoleError> {
-        let refused = |place: &str, mend| {
+        let refused = |place: &str, remedy| {
             let place = place.to_owned();
-            move |source| ConsoleError { place, source, mend }
+            move |source| ConsoleError { place, source, remedy }
         };
         match serial {
             Serial::Stdio => Self::stdio().map_err(refused("stdio", "use --serial none or --serial file:PATH")),
             Serial::File { path, max } => {
                 let open = |path: &Path, mode, fit| {
-                    let (place, mend) = match passed::reference(path) {
+                    let (place, remedy) = match passed::reference(path) {
                         Some(reference) => (format!("fd:{reference}"), "pass one that may be written"),
                         None => (format!("file:{}", path.display()), "choose a path that you may write"),
                     };
-                    files::open(path, mode, fit).map_err(refused(&place, mend))
+                    files::open(path, mode, fit).map_err(refused(&place, remedy))
                 };
                 let output: Box<dyn Write + Send> = match max {
                     None => Box::new(open(path, if goes_on { Mode::Append } else { Mode::Write }, Fit::Output)?),

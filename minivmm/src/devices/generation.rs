@@ -17,7 +17,7 @@ const LEN: usize = 16;
 
 /// Address of the guest's id. The id itself is in guest memory only.
 #[derive(Debug, Default, PartialEq, Eq, VmState)]
-#[vmstate(name = "minivmm/generation", version = 1, needed = Self::is_told, validate = Self::check)]
+#[vmstate(name = "minivmm/generation", version = 1, needed = Self::is_announced, validate = Self::check)]
 pub struct Generation {
     /// Guest address; 0 if the guest's ACPI tables have no id, as those of a guest that began in a QEMU.
     address: u64,
@@ -50,7 +50,7 @@ impl Generation {
     }
 
     /// Whether the guest's ACPI tables have an id.
-    pub fn is_told(&self) -> bool {
+    pub fn is_announced(&self) -> bool {
         self.address != 0
     }
 
@@ -107,7 +107,7 @@ mod tests {
             let body = u64::to_be_bytes(address);
             let refusal = generation.load(&mut Reader::strict(&body), 1).unwrap_err().to_string();
             assert!(refusal.contains(&format!("at {address:#x}")), "{refusal}");
-            assert!(!generation.is_told());
+            assert!(!generation.is_announced());
         }
         let body = u64::to_be_bytes(0x9_f000);
         generation.load(&mut Reader::strict(&body), 1).unwrap();

@@ -6,9 +6,9 @@
 mod changed;
 mod copy;
 mod device_writes;
-mod late;
 mod mapped;
 mod other_writers;
+mod postcopy;
 mod shared;
 mod transfer;
 mod untouched;
@@ -27,8 +27,8 @@ use crate::sync::lock;
 
 pub use changed::changed_bytes;
 pub use device_writes::DeviceWrites;
-pub use late::Fault;
 pub use other_writers::OtherWriter;
+pub use postcopy::Fault;
 pub use transfer::Part;
 
 /// Guest memory with a dirty bitmap of device writes.
@@ -59,7 +59,7 @@ pub struct Ram {
     /// Writers of the RAM outside this process.
     others: Arc<Mutex<OtherWriters>>,
     /// Descriptor for faults at missing pages, or why there is none.
-    faults: Arc<io::Result<late::Faults>>,
+    faults: Arc<io::Result<postcopy::Faults>>,
     /// Runs of pages that are mapped to a file, in order.
     mapped: Arc<Mutex<Vec<Range<u64>>>>,
 }
@@ -106,7 +106,7 @@ impl Ram {
             len,
             pagemap: untouched::open().map(Arc::new),
             others: Arc::default(),
-            faults: Arc::new(late::open()),
+            faults: Arc::new(postcopy::open()),
             mapped: Arc::default(),
         };
         for stretch in ram.stretches() {

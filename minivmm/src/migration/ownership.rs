@@ -15,14 +15,14 @@ pub type SharedTickets = Arc<Mutex<Tickets>>;
 
 /// Section `minivmm/ownership`, version 1.
 #[derive(Clone, Debug, Default, PartialEq, VmState)]
-#[vmstate(name = "minivmm/ownership", version = 1, early_setup, needed = Self::is_told, post_load = Self::note)]
+#[vmstate(name = "minivmm/ownership", version = 1, early_setup, needed = Self::is_present, post_load = Self::note)]
 pub struct Tickets {
     count: u32,
     #[vmstate(len = count, max = TICKETS_MAX)]
     entries: Vec<Entry>,
     /// Set by a source before it sends, and by a load. Without it the section is not sent; other sources have none.
     #[vmstate(skip)]
-    told: bool,
+    present: bool,
 }
 
 /// A [`Ticket`] in the stream.
@@ -53,20 +53,20 @@ impl Tickets {
     /// Makes the section of a source.
     pub fn new(tickets: &[Ticket]) -> Self {
         let entries: Vec<Entry> = tickets.iter().map(Entry::of).collect();
-        Self { count: entries.len() as u32, entries, told: true }
+        Self { count: entries.len() as u32, entries, present: true }
     }
 
     /// Tickets that the source sent; `None` if it sent no section, as a QEMU.
-    pub fn told(&self) -> Option<Vec<Ticket>> {
-        self.told.then(|| self.entries.iter().map(Entry::ticket).collect())
+    pub fn received(&self) -> Option<Vec<Ticket>> {
+        self.present.then(|| self.entries.iter().map(Entry::ticket).collect())
     }
 
-    fn is_told(&self) -> bool {
-        self.told
+    fn is_present(&self) -> bool {
+        self.present
     }
 
     fn note(&mut self, _version: u32) -> Result<(), String> {
-        self.told = true;
+        self.present = true;
         let mut seen = Vec::new();
         for role in self.entries.iter().map(Entry::role) {
             if seen.contains(&role) {
@@ -148,9 +148,9 @@ mod tests {
         let mut out = Writer::new();
         Section::save(&mut Tickets::new(&tickets), &mut out).unwrap();
         assert_eq!(out.into_bytes(), bytes);
-        assert_eq!(load(&bytes).unwrap().told(), Some(tickets.to_vec()));
-        assert_eq!(load(b"\0\0\0\0").unwrap().told(), Some(Vec::new()));
-        assert_eq!(Tickets::default().told(), None);
+        assert_eq!(load(&bytes).unwrap().received(), Some(tickets.to_vec()));
+        assert_eq!(load(b"\0\0\0\0").unwrap().received(), Some(Vec::new()));
+        assert_eq!(Tickets::default().received(), None);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::os::fd::BorrowedFd;
 
 use vmstate::ErrorKind;
 use vmstate::codec::{Outbox, PageRun, Piece};
-use vmstate::ram::{GuestRam, LateMemory, RamBlock, copied_in, copied_out};
+use vmstate::ram::{GuestRam, PostcopyMemory, RamBlock, copied_in, copied_out};
 
 use super::block_time::BlockClock;
 use super::firmware::{Firmware, Place, SEGMENT};
@@ -107,7 +107,7 @@ impl GuestRam for MachineRam {
         }
     }
 
-    fn late(&self) -> Option<&dyn LateMemory> {
+    fn postcopy(&self) -> Option<&dyn PostcopyMemory> {
         Some(self)
     }
 

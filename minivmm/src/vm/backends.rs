@@ -133,7 +133,7 @@ fn lease(path: &Path) -> Result<Resource, OwnershipError> {
 /// Adds the flag that named the file to an ownership error.
 fn refused(config: &Config, error: OwnershipError) -> Error {
     let is_lease = config.lease.is_some() && error.path() == config.lease.as_deref();
-    let mend = match (&error, is_lease) {
+    let remedy = match (&error, is_lease) {
         (OwnershipError::InUse { .. }, _) => "end that process or give another file",
         (OwnershipError::Record { .. }, true) => "give a file that holds nothing else",
         (OwnershipError::Record { .. }, false) => "remove that attribute (setfattr -x) if no newer release needs it",
@@ -141,5 +141,5 @@ fn refused(config: &Config, error: OwnershipError) -> Error {
         (_, false) => "give a raw disk image that may be opened and locked",
     };
     let flag = if is_lease { "--lease" } else { "--disk" };
-    Error::Flag { flag, what: format!("{}; {mend}", chain(&error)) }
+    Error::Flag { flag, what: format!("{}; {remedy}", chain(&error)) }
 }

@@ -165,7 +165,7 @@ impl Devices {
     /// As [`Generation::renew`].
     pub(super) fn renew_generation(&self, memory: &GuestMemory) -> Result<(), Refusal> {
         let generation = lock(&self.generation);
-        if generation.is_told() {
+        if generation.is_announced() {
             let refused = |error| Refusal(format!("the guest cannot be given a generation id of its own: {error}"));
             generation.renew(memory).map_err(refused)?;
             lock(&self.ged).generation_changed();

@@ -217,8 +217,8 @@ impl Published {
         control.watch(move |phase| {
             // The driver publishes the end once it has handled it. At a destination the guest runs then, and the driver defers
             // requests that have to wait until the engine has ended, too.
-            let is_told = !phase.is_final() || phase == Phase::Destination(DestinationPhase::Completed);
-            if let Some(published) = published.upgrade().filter(|_| is_told) {
+            let is_shown = !phase.is_final() || phase == Phase::Destination(DestinationPhase::Completed);
+            if let Some(published) = published.upgrade().filter(|_| is_shown) {
                 published.update_migration(|info| info.phase = phase);
             }
         });

@@ -51,11 +51,11 @@ fn run_row(row: &Row, case: impl Fn(&Path, Phase, &Cell) -> Result<(), String> +
 
 /// Runs one row of the table of post-copy, with all its moments in parallel, because most of the time is spent waiting.
 fn run_postcopy(row: &PostcopyRow) {
-    if !setup::pages_may_come_late() {
+    if !setup::postcopy_is_possible() {
         return;
     }
     run_cases(row.fault, Moment::ALL.into_iter().zip(&row.cells), true, |directory, moment, cell| {
-        let setup = setup::setup(directory, Memory::Late);
+        let setup = setup::setup(directory, Memory::Postcopy);
         postcopy::run(&setup, Side::boot(&setup)?, row.fault, moment, cell)
     });
 }
@@ -215,7 +215,7 @@ mod copied {
 }
 
 /// Pages come once the guest runs at the destination (post-copy).
-mod late {
+mod in_postcopy {
     use vmstate_lab::faults::cell::Fault;
     use vmstate_lab::faults::postcopy::POSTCOPY_TABLE;
 

@@ -27,9 +27,9 @@ pub(crate) fn kvm_is_here() -> bool {
 }
 
 /// Returns whether this host lets a process wait for pages of its memory; if not, reports the skip.
-pub(crate) fn pages_may_come_late() -> bool {
+pub(crate) fn postcopy_is_possible() -> bool {
     let ram = minivmm::memory::Ram::new(1 << 20).unwrap();
-    ram.check_late().map_err(vmstate_lab::skip::skip).is_ok()
+    ram.check_postcopy().map_err(vmstate_lab::skip::skip).is_ok()
 }
 
 /// Bytes of a small file system, which has room for a copy of the disk.

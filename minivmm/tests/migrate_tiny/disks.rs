@@ -165,7 +165,7 @@ fn a_guest_goes_on_with_a_copy_of_its_disk() {
 /// The disk has arrived completely before the guest runs there, while pages are still missing.
 #[test]
 fn a_guest_in_post_copy_goes_on_with_a_copy_of_its_disk() {
-    if let Err(error) = minivmm::memory::Ram::new(1 << 20).unwrap().check_late() {
+    if let Err(error) = minivmm::memory::Ram::new(1 << 20).unwrap().check_postcopy() {
         return skip::skip(error);
     }
     let Some(ground) = Ground::new(false) else { return };

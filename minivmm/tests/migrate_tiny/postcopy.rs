@@ -19,7 +19,7 @@ use crate::tls::{certificates, set, waiting};
 /// Starts a source with a downtime limit of zero, whose guest is so never migrated before post-copy, and a destination. `None` if the
 /// host does not support post-copy.
 fn machines(dir: &Path) -> Option<(Machine, Machine, Address)> {
-    if let Err(error) = minivmm::memory::Ram::new(1 << 20).unwrap().check_late() {
+    if let Err(error) = minivmm::memory::Ram::new(1 << 20).unwrap().check_postcopy() {
         vmstate_lab::skip::skip(error);
         return None;
     }

@@ -10,10 +10,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::control::Control;
-use super::late::LateRam;
 use super::load::{Loaded, Loader};
 use super::multifd::Receivers;
 use super::phase::{DestinationPhase, Phase};
+use super::postcopy_ram::PostcopyRam;
 use super::protocol::{DestinationAction, DestinationEvent, DestinationProtocol, Timing, ping};
 use super::report::{ArrivalReport, Takeover};
 use super::wire::{Link, STREAM, Timeout, is_timeout, timed_out};
@@ -125,16 +125,21 @@ pub fn run(incoming: Incoming<'_, '_>, options: &DestinationOptions, control: &C
         progress.phase = Phase::Destination(DestinationPhase::Setup);
         progress.ram_bytes = ram_bytes;
     });
-    let late = &LateRam::new(ram);
+    let memory = &PostcopyRam::new(ram);
     let page_channels = PageChannels::from(options.page_channels.as_ref());
     let _over = Over(page_channels.clone());
     let silence = options.silence.map_or(Timeout::Endless, Timeout::Silence);
     let wire =
-        Link::new(channel, late, clock, control, options.strictness, options.limits, STREAM).with(&page_channels);
-    let memory = RamSection::incoming(late).with(&page_channels);
-    let pages = memory.figures();
-    let loader =
-        Loader::new(wire.serving(late), sections, Box::new(memory), !ram.blocks().is_empty(), options.strictness);
+        Link::new(channel, memory, clock, control, options.strictness, options.limits, STREAM).with(&page_channels);
+    let ram_section = RamSection::incoming(memory).with(&page_channels);
+    let pages = ram_section.figures();
+    let loader = Loader::new(
+        wire.serving(memory),
+        sections,
+        Box::new(ram_section),
+        !ram.blocks().is_empty(),
+        options.strictness,
+    );
     let begun = clock.now();
     let timing = Timing {
         answer: options.introduction,
@@ -147,7 +152,7 @@ pub fn run(incoming: Incoming<'_, '_>, options: &DestinationOptions, control: &C
     let mut destination = Destination {
         protocol,
         loader,
-        late,
+        memory,
         package: Package::None,
         pages,
         clock,
@@ -179,7 +184,7 @@ struct Destination<'a, 's> {
     protocol: DestinationProtocol,
     loader: Loader<'a, 's>,
     /// Guest memory, as post-copy uses it.
-    late: &'a LateRam<'a>,
+    memory: &'a PostcopyRam<'a>,
     package: Package,
     /// Figures of guest memory, for the report.
     pages: Arc<PageFigures>,
@@ -387,7 +392,7 @@ impl Destination<'_, '_> {
                     return Err(Error::new(ErrorKind::Malformed, message).at(offset));
                 }
                 Loaded::Command(Command::Ping(number)) => {
-                    self.accepts_times |= number == ping::WHO;
+                    self.accepts_times |= number == ping::IDENTIFY;
                     self.asked = Some(number);
                 }
                 Loaded::Command(command) => {
@@ -409,7 +414,7 @@ impl Destination<'_, '_> {
     fn report_pages(&mut self) {
         let now = self.clock.now();
         // In post-copy, accessing pages could block.
-        if now.saturating_sub(self.reported_at) >= ARRIVING && !self.late.listens() {
+        if now.saturating_sub(self.reported_at) >= ARRIVING && !self.memory.listens() {
             self.reported_at = now;
             self.machine.arriving();
         }
@@ -423,7 +428,7 @@ impl Destination<'_, '_> {
         let completed = phase == DestinationPhase::Completed;
         match phase {
             DestinationPhase::Completed => self.send_times(),
-            DestinationPhase::Failed => self.late.give_up(),
+            DestinationPhase::Failed => self.memory.give_up(),
             _ => {}
         }
         self.publish();
@@ -453,7 +458,7 @@ impl Destination<'_, '_> {
     fn publish(&self) {
         let (received, bytes) = (self.moved(), self.loader.wire.taken());
         let elapsed = self.clock.now().saturating_sub(self.begun);
-        let waits = self.late.waits();
+        let waits = self.memory.waits();
         self.control.publish(|progress| {
             progress.page_waits = waits.unwrap_or(progress.page_waits);
             (progress.elapsed, progress.bytes) = (elapsed, bytes);

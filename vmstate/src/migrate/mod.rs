@@ -8,7 +8,6 @@ mod all;
 mod control;
 pub mod destination;
 mod forecast;
-mod late;
 mod load;
 pub mod multifd;
 mod parameters;
@@ -16,6 +15,7 @@ mod phase;
 #[cfg(feature = "tools")]
 pub mod plan;
 pub(crate) mod policy;
+mod postcopy_ram;
 pub(crate) mod protocol;
 mod release;
 mod report;
@@ -180,7 +180,7 @@ pub trait Machine {
     /// # Errors
     /// As for [`loaded`](Self::loaded), and those of `serve`: after an error no page arrives any more, and each missing page is
     /// zero.
-    fn loaded_late(&mut self, serve: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+    fn loaded_in_postcopy(&mut self, serve: &mut dyn FnMut() -> Result<()>) -> Result<()> {
         let _ = serve;
         self.loaded()
     }
@@ -193,12 +193,12 @@ pub trait Machine {
     fn resume(&mut self) -> Result<()>;
 
     /// Destination, in post-copy: as for [`resume`](Self::resume), while `serve` is called as in
-    /// [`loaded_late`](Self::loaded_late).
+    /// [`loaded_in_postcopy`](Self::loaded_in_postcopy).
     ///
     /// # Errors
     /// As for [`resume`](Self::resume), and those of `serve`: after an error no page arrives any more, and an access to a missing
     /// page waits for ever.
-    fn resume_late(&mut self, serve: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+    fn resume_in_postcopy(&mut self, serve: &mut dyn FnMut() -> Result<()>) -> Result<()> {
         let _ = serve;
         self.resume()
     }

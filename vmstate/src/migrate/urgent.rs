@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
-use super::late::LateRam;
+use super::postcopy_ram::PostcopyRam;
 use super::wire::is_wait;
 use crate::channel::Channel;
 use crate::codec::{Limits, Outbox, Reader, Strictness};
@@ -73,10 +73,10 @@ pub(super) struct IncomingUrgent<'a> {
 }
 
 impl<'a> IncomingUrgent<'a> {
-    pub(super) fn new(channel: Box<dyn Channel>, late: &'a LateRam<'a>) -> Self {
+    pub(super) fn new(channel: Box<dyn Channel>, memory: &'a PostcopyRam<'a>) -> Self {
         Self {
             channel,
-            records: RamReceiver::of(late, late.all_blocks()),
+            records: RamReceiver::of(memory, memory.all_blocks()),
             received: vec![0; CAPACITY],
             end: 0,
             offset: 0,

@@ -1,13 +1,13 @@
 //! The channel as both sides use it: sends bytes and pages, receives and decodes, with bounded memory and bounded waits.
 
-mod late;
+mod postcopy;
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
 use std::time::Duration;
 
 use super::control::Control;
-use super::late::LateRam;
+use super::postcopy_ram::PostcopyRam;
 use super::urgent::{IncomingUrgent, OutgoingUrgent};
 use crate::channel::{Channel, Clock};
 use crate::codec::{Limits, Outbox, Reader, Strictness};
@@ -57,7 +57,7 @@ pub(super) struct Link<'a> {
     /// The page channels, whose bytes count here, and whose failure ends each wait.
     page_channels: PageChannels,
     /// In post-copy: the memory whose missing pages each wait requests.
-    late: Option<&'a LateRam<'a>>,
+    memory: Option<&'a PostcopyRam<'a>>,
     /// Requests for pages that the channel has not accepted yet.
     requests: Outbox,
     /// The source's second connection, for requested pages.
@@ -99,7 +99,7 @@ impl<'a> Link<'a> {
             clock,
             control,
             page_channels: PageChannels::None,
-            late: None,
+            memory: None,
             requests: Outbox::new(),
             outgoing_urgent: None,
             incoming_urgent: None,
@@ -125,8 +125,8 @@ impl<'a> Link<'a> {
 
     /// Sets the memory in which the guest may run before all of its pages have arrived.
     #[must_use]
-    pub(super) fn serving(mut self, late: &'a LateRam<'a>) -> Self {
-        self.late = Some(late);
+    pub(super) fn serving(mut self, memory: &'a PostcopyRam<'a>) -> Self {
+        self.memory = Some(memory);
         self
     }
 
@@ -411,7 +411,7 @@ impl<'a> Link<'a> {
                 Err(error) if is_timeout(&error) && !self.left(deadline).is_zero() => {}
                 Err(error) if is_timeout(&error) => return Err(timed_out(&self.page_channels.why_silent())),
                 result => {
-                    self.look_at_late();
+                    self.update_time();
                     return result;
                 }
             }

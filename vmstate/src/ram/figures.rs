@@ -40,7 +40,7 @@ pub(crate) struct RamSettings {
     /// The guest is paused: no page will be sent again.
     pub(crate) is_last_stage: bool,
     /// The guest has switched to post-copy: from now on each page is sent once, and requested pages are sent first.
-    pub(crate) is_late: bool,
+    pub(crate) is_postcopy: bool,
 }
 
 impl PageFigures {

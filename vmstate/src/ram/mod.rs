@@ -7,10 +7,10 @@ mod gathered;
 #[cfg(feature = "vm-memory")]
 mod guest_memory;
 mod heat;
-mod late;
 pub(crate) mod mapped;
 pub(crate) mod multifd;
 pub(crate) mod page_set;
+mod postcopy;
 pub(crate) mod received;
 pub(crate) mod receiver;
 pub(crate) mod record;
@@ -32,7 +32,7 @@ pub use gathered::{copied_in, copied_out};
 #[cfg(feature = "vm-memory")]
 pub use guest_memory::{DeviceWrites, MemoryRam};
 pub use heat::HeatMap;
-pub use late::LateMemory;
+pub use postcopy::PostcopyMemory;
 pub(crate) use receiver::RamRecord;
 pub(crate) use record::{NORMAL_RECORD, RAM_IDSTR, ZERO_RECORD};
 pub(crate) use section::{EngineSection, RamSection};
@@ -85,9 +85,9 @@ pub trait GuestRam: Sync {
         None
     }
 
-    /// Destination: this memory as [`LateMemory`], in which a guest can run before all of its pages have arrived; `None` if it
+    /// Destination: this memory as [`PostcopyMemory`], in which a guest can run before all of its pages have arrived; `None` if it
     /// cannot.
-    fn late(&self) -> Option<&dyn LateMemory> {
+    fn postcopy(&self) -> Option<&dyn PostcopyMemory> {
         None
     }
 

@@ -122,8 +122,8 @@ impl<'a> RamSection<'a> {
             return Ok(over);
         }
         let wanted = out.len().saturating_add(budget);
-        if lock(&self.figures.settings).is_late {
-            return self.put_late_pages(out, wanted);
+        if lock(&self.figures.settings).is_postcopy {
+            return self.put_postcopy_pages(out, wanted);
         }
         let flushes = self.figures.flushes.swap(false, Ordering::Relaxed);
         let sender = self.sender()?;
@@ -140,7 +140,7 @@ impl<'a> RamSection<'a> {
     }
 
     /// In post-copy: appends the requested pages, then others from after the last requested one. True if no page is pending.
-    fn put_late_pages(&mut self, out: &mut Outbox, wanted: u64) -> Result<bool> {
+    fn put_postcopy_pages(&mut self, out: &mut Outbox, wanted: u64) -> Result<bool> {
         self.put_asked(out)?;
         let sender = self.sender()?;
         if sender.put_pages(out, wanted)? {
@@ -206,12 +206,12 @@ impl IterativeSection for RamSection<'_> {
     fn sync(&mut self) -> Result<()> {
         let settings = *lock(&self.figures.settings);
         let sender = self.sender()?;
-        sender.use_xbzrle(settings.xbzrle_cache.filter(|_| !settings.is_late));
+        sender.use_xbzrle(settings.xbzrle_cache.filter(|_| !settings.is_postcopy));
         if settings.is_last_stage {
             sender.begin_last_stage();
         }
         let dirtied = sender.sync()?;
-        if settings.is_late {
+        if settings.is_postcopy {
             let mut runs = Vec::new();
             sender.pending_runs(|block, run| runs.push((block, run)));
             *lock(&self.figures.lacking) = runs;

@@ -21,7 +21,7 @@ const MS: Duration = Duration::from_millis(1);
 /// Both sides are ready for post-copy.
 fn ready(mut setup: Setup) -> Setup {
     setup.source_control.set_postcopy_ram(true);
-    setup.destination.guest.can_be_late = true;
+    setup.destination.guest.supports_postcopy = true;
     setup
 }
 

@@ -12,7 +12,7 @@ use vmstate::channel::{Listener, SocketChannel};
 use vmstate::dump::{Command, Dump, Entry};
 use vmstate::error::Result;
 use vmstate::migrate::{Control, SourcePhase};
-use vmstate::ram::{GuestRam, LateMemory, RamBlock};
+use vmstate::ram::{GuestRam, PostcopyMemory, RamBlock};
 use vmstate::raw::stream::{PageRequest, PageSizes, Reply};
 use vmstate::section::{Section, Sections};
 use vmstate_lab::wait::find;
@@ -151,12 +151,12 @@ fn qemu_receives_our_guest_in_post_copy() {
 }
 
 /// Memory with an access that waits for the page [`WANTED`].
-pub(super) struct Late {
+pub(super) struct MissingRam {
     pub(super) ram: Ram,
     waits: Mutex<Waits>,
 }
 
-impl Late {
+impl MissingRam {
     /// Memory whose first block has `len` bytes.
     pub(super) fn new(len: u64) -> Self {
         let mut ram = Ram::new();
@@ -191,12 +191,12 @@ struct Waits {
     whole: bool,
 }
 
-impl GuestRam for Late {
+impl GuestRam for MissingRam {
     fn blocks(&self) -> &[RamBlock] {
         self.ram.blocks()
     }
 
-    fn late(&self) -> Option<&dyn LateMemory> {
+    fn postcopy(&self) -> Option<&dyn PostcopyMemory> {
         Some(self)
     }
 
@@ -214,7 +214,7 @@ impl GuestRam for Late {
     }
 }
 
-impl LateMemory for Late {
+impl PostcopyMemory for MissingRam {
     fn discard(&self, block: usize, offset: u64, len: u64) -> Result<()> {
         self.ram.write(block, offset, &vec![0xdd; len as usize])
     }
@@ -252,7 +252,7 @@ fn a_qemu_source_completes_in_post_copy() {
     let mut qemu = Qemu::start(&["-m", "64M", "-device", &filled(directory.path(), 0x300_0000)]);
     qemu.switch_on(&["return-path", "postcopy-ram"]);
     qemu.execute("migrate-set-parameters", json!({"max-bandwidth": 16384, "max-postcopy-bandwidth": 65536}));
-    let (ram, mut machine) = (Late::new(64 << 20), Vm::default());
+    let (ram, mut machine) = (MissingRam::new(64 << 20), Vm::default());
     let mut devices = devices();
     let mut sections = Sections::new();
     for (name, instance, device) in &mut devices {

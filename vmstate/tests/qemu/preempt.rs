@@ -15,7 +15,7 @@ use vmstate::migrate::{Control, DestinationPhase, Phase, SourcePhase};
 use vmstate::section::{Section, Sections};
 use vmstate_lab::wait::find;
 
-use super::postcopy::{Late, WANTED, filled};
+use super::postcopy::{MissingRam, WANTED, filled};
 use super::{Qemu, Ram, TIMEOUT, Vm, depart, devices, skipped, taken_in};
 
 /// Offset of a page that is not zero, far behind the pages that are sent first.
@@ -93,7 +93,7 @@ fn a_requested_page_arrives_while_the_main_channel_is_stalled() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("socket");
     let listener = Listener::unix(&path).unwrap();
-    let (here, there) = (Late::new(64 << 20).ram, Late::new(64 << 20));
+    let (here, there) = (MissingRam::new(64 << 20).ram, MissingRam::new(64 << 20));
     // Zero pages are so short that all would be sent before the switch-over.
     here.bytes.lock().unwrap()[0].iter_mut().step_by(4096).for_each(|byte| *byte = 1);
     here.bytes.lock().unwrap()[0][WANTED as usize + 9] = 0x77;
@@ -134,7 +134,7 @@ fn a_source_without_a_second_connection_keeps_its_guest() {
     let listener = Listener::unix(&path).unwrap();
     let control = preempting();
     let mut machine = Vm { running: true, ..Vm::default() };
-    let there = Late::new(16 << 20);
+    let there = MissingRam::new(16 << 20);
     let departure = thread::scope(|scope| {
         let arrival = scope.spawn(|| {
             let mut channel = listener.accept_source(&|| true).unwrap();
@@ -200,7 +200,7 @@ fn a_qemu_source_sends_a_requested_page_on_the_second_connection() {
     let mut qemu = Qemu::start(&["-m", "64M", "-device", &filled(directory.path(), 0x300_0000)]);
     qemu.switch_on(&["return-path", "postcopy-ram", "postcopy-preempt"]);
     qemu.execute("migrate-set-parameters", json!({"max-bandwidth": 16384, "max-postcopy-bandwidth": 65536}));
-    let (ram, mut machine) = (Late::new(64 << 20), Vm::default());
+    let (ram, mut machine) = (MissingRam::new(64 << 20), Vm::default());
     let mut devices = devices();
     let mut sections = Sections::new();
     for (name, instance, device) in &mut devices {

@@ -12,7 +12,7 @@ use vmstate::migrate::{Control, DestinationPhase, SourcePhase};
 use vmstate::section::{Section, Sections};
 use vmstate_lab::wait::find;
 
-use super::postcopy::{Late, filled};
+use super::postcopy::{MissingRam, filled};
 use super::{Qemu, Ram, TIMEOUT, Vm, depart, devices, skipped, taken_in};
 
 /// A connection that breaks after a number of bytes in either direction, once it is armed, and is then replaced by others.
@@ -142,7 +142,7 @@ fn a_qemu_source_sends_the_rest_over_further_connections() {
     for (name, instance, device) in &mut devices {
         sections.register(name, *instance, device as &mut dyn Section).unwrap();
     }
-    let ram = Late::new(64 << 20);
+    let ram = MissingRam::new(64 << 20);
     let switch = || {
         find("migration", || (qemu.execute("query-migrate", json!({}))["status"] == "active").then_some(()));
         qemu.execute("migrate-start-postcopy", json!({}));

@@ -11,12 +11,12 @@ pub struct Difference {
     /// What the source has and what this machine has.
     pub what: String,
     /// Remedy.
-    pub mend: String,
+    pub remedy: String,
 }
 
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({})", self.what, self.mend)
+        write!(f, "{} ({})", self.what, self.remedy)
     }
 }
 
@@ -24,7 +24,7 @@ impl fmt::Display for Difference {
 /// this host's KVM can scale a TSC.
 pub fn compare(guest: &Facts, here: &Facts, tsc_scales: bool) -> Vec<Difference> {
     let mut differences = Vec::new();
-    let mut differ = |what, mend| differences.push(Difference { what, mend });
+    let mut differ = |what, remedy| differences.push(Difference { what, remedy });
     if guest.vcpus != here.vcpus {
         let what = format!("the source has {}, this machine {}", count(guest.vcpus, "vCPU"), here.vcpus);
         differ(what, format!("start it with --cpus {}", guest.vcpus));
@@ -62,8 +62,8 @@ fn devices<T>(
         differ(what, format!("give as many {flag}, in the source's order"));
     }
     for (number, (guest, here)) in (1..).zip(guest.iter().zip(here)) {
-        one(guest, here, &mut |what, mend| {
-            differ(format!("{name} {number} {what}"), format!("{mend} as {flag} number {number}"));
+        one(guest, here, &mut |what, remedy| {
+            differ(format!("{name} {number} {what}"), format!("{remedy} as {flag} number {number}"));
         });
     }
 }

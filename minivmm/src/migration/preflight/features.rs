@@ -30,7 +30,7 @@ pub fn lacking(agreed: &[u64], offered: &[u64]) -> Vec<Difference> {
             "the guest uses features of network card {number} that its network here does not have: {}",
             list(missing)
         ),
-        mend: format!(
+        remedy: format!(
             "give as --net number {number}, without uso=off, a tap of a kernel that has them (uso: Linux 6.2), or a stream \
              socket, which has all of them"
         ),
@@ -56,18 +56,18 @@ mod tests {
         let list = |agreed: &[u64], offered: &[u64]| {
             lacking(agreed, offered).iter().map(ToString::to_string).collect::<Vec<_>>()
         };
-        let mend = "without uso=off, a tap of a kernel that has them (uso: Linux 6.2), or a stream socket, which has all of \
+        let remedy = "without uso=off, a tap of a kernel that has them (uso: Linux 6.2), or a stream socket, which has all of \
                     them)";
         assert_eq!(
             list(&[0, all, 1 << 10 | 1 << 40, 0], &[0, without_uso, 0]),
             [
                 format!(
                     "the guest uses features of network card 2 that its network here does not have: guest_uso4, \
-                     guest_uso6, host_uso (give as --net number 2, {mend}"
+                     guest_uso6, host_uso (give as --net number 2, {remedy}"
                 ),
                 format!(
                     "the guest uses features of network card 3 that its network here does not have: guest_ufo, bit 40 \
-                     (give as --net number 3, {mend}"
+                     (give as --net number 3, {remedy}"
                 ),
             ]
         );

@@ -15,15 +15,15 @@ const OTHER_HOST: &str = "migrate to a host of the same kind, or start the guest
 /// Appends the differences between the guest's processor and the one that this host offers. `tsc_scales`: this host's KVM can
 /// scale a TSC.
 pub(super) fn compare(guest: &Processor, here: &Processor, tsc_scales: bool, differences: &mut Vec<Difference>) {
-    let mut differ = |what, mend: &str| differences.push(Difference { what, mend: mend.into() });
+    let mut differ = |what, remedy: &str| differences.push(Difference { what, remedy: remedy.into() });
     let (vendor, ours) = (vendor(guest), vendor(here));
     if vendor != ours {
         differ(format!("the guest's processor is of {vendor}, this host's of {ours}"), OTHER_HOST);
     }
     let missing = missing(guest, here);
     if !missing.is_empty() {
-        let mend = "migrate to a host whose CPU and KVM offer them, or start the guest anew here";
-        differ(format!("the guest was shown CPU features that this host lacks: {}", missing.join(", ")), mend);
+        let remedy = "migrate to a host whose CPU and KVM offer them, or start the guest anew here";
+        differ(format!("the guest was shown CPU features that this host lacks: {}", missing.join(", ")), remedy);
     }
     for leaf in guest.leaves.iter().filter(|leaf| is_different(leaf, here)) {
         let what = format!("leaf {:#x}.{} of CPUID says something else at the source", leaf.function, leaf.index);

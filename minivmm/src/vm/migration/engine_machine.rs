@@ -163,10 +163,10 @@ impl EngineMachine {
 
     /// Lists the differences between the resources here and the source's.
     fn foreign_resources(&self) -> Vec<String> {
-        let told = lock(&self.tickets).told();
+        let received = lock(&self.tickets).received();
         let wrong = match self.from_file {
-            true => self.ownership.recognize(told.as_deref()),
-            false => self.ownership.prove(told.as_deref()),
+            true => self.ownership.recognize(received.as_deref()),
+            false => self.ownership.prove(received.as_deref()),
         };
         let wrong = wrong.err().unwrap_or_default();
         wrong.iter().map(|mismatch| chain(mismatch)).collect()
@@ -281,12 +281,12 @@ impl Machine for EngineMachine {
         self.ask(EngineRequest::Loaded { may_be_copy: self.no_return_path })
     }
 
-    fn loaded_late(&mut self, serve: &mut dyn FnMut() -> vmstate::Result<()>) -> vmstate::Result<()> {
+    fn loaded_in_postcopy(&mut self, serve: &mut dyn FnMut() -> vmstate::Result<()>) -> vmstate::Result<()> {
         refuse(&self.foreign_resources())?;
         self.ask_serving(EngineRequest::Loaded { may_be_copy: self.no_return_path }, serve)
     }
 
-    fn resume_late(&mut self, serve: &mut dyn FnMut() -> vmstate::Result<()>) -> vmstate::Result<()> {
+    fn resume_in_postcopy(&mut self, serve: &mut dyn FnMut() -> vmstate::Result<()>) -> vmstate::Result<()> {
         self.ask_serving(EngineRequest::Resume, serve)
     }
 

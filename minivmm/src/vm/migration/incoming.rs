@@ -185,7 +185,7 @@ impl IncomingTask {
             DestinationPhase::Stranded => why.map(|why| format!("the guest is here whole and could not go on: {why}")),
             _ => why,
         };
-        let unrecorded = lock(&self.parts.tickets).told().is_none();
+        let unrecorded = lock(&self.parts.tickets).received().is_none();
         Ended { phase: Phase::Destination(phase), error, unrecorded }
     }
 

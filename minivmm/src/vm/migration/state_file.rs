@@ -87,8 +87,8 @@ impl StateFile {
     /// The reason, as a sentence for the user.
     pub(super) fn open(path: &Path, offset: u64) -> Result<Self, String> {
         let opened = files::open_path(path, Mode::Read, Fit::Regular);
-        let mend = "name a file that holds a guest's state";
-        Self::begin(opened.map_err(|error| format!("{}: {error}; {mend}", path.display()))?, path, offset)
+        let remedy = "name a file that holds a guest's state";
+        Self::begin(opened.map_err(|error| format!("{}: {error}; {remedy}", path.display()))?, path, offset)
     }
 
     /// Takes a passed regular file or pipe, at its present position; `name` is the user's name for it.

@@ -116,14 +116,14 @@ impl<H: Host> Driver<H> {
         self.publish(queue, head);
         let watched = self.tidy && !self.paused && !self.resting;
         for world in self.worlds.iter().filter(|world| watched && !world.is_broken()) {
-            let is_told = if self.event_index {
+            let interrupts = if self.event_index {
                 world.load16(used + 4 + 8 * u64::from(self.queue_size)) == published
             } else {
                 world.load16(used) & 1 == 0
             };
             let needs = !H::fills(queue) || world.host.is_held();
             assert!(
-                is_told || !needs,
+                interrupts || !needs,
                 "queue {queue}: the device is idle at index {published} and does not ask for notifications"
             );
         }

@@ -32,7 +32,7 @@ impl Moment {
             Self::Package => Mark::Package,
             Self::Run => Mark::Run,
             Self::Runs => Mark::Runs,
-            Self::Pages | Self::Paused | Self::Recovery => Mark::LatePages,
+            Self::Pages | Self::Paused | Self::Recovery => Mark::PostcopyPages,
             Self::LastPage => Mark::Eof,
             Self::Shut => Mark::Shut,
         }

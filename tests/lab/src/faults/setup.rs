@@ -50,7 +50,7 @@ pub enum Memory {
     /// On this many page channels, with a minivmm as the source.
     PageChannels(u8),
     /// In post-copy, once the guest runs at the destination.
-    Late,
+    Postcopy,
     /// Not sent: source and destination are minivmms on one host, which have both mapped it.
     InPlace,
 }

@@ -76,9 +76,9 @@ impl Testbed {
         let directory = tempfile::tempdir().map_err(|error| format!("no temporary directory: {error}"))?;
         let image = setup.config.disk.clone().ok_or("the matrix needs a guest with a disk")?;
         // With a limit of zero no guest is migrated completely before post-copy, however idle it is.
-        let limit = if setup.memory == Memory::Late { Duration::ZERO } else { DOWNTIME_LIMIT };
+        let limit = if setup.memory == Memory::Postcopy { Duration::ZERO } else { DOWNTIME_LIMIT };
         let mut limits = json!({ "downtime-limit": limit.as_millis() as u64, "max-bandwidth": 0 });
-        if setup.memory == Memory::Late {
+        if setup.memory == Memory::Postcopy {
             limits["pause-budget"] = json!(4 * DOWNTIME_LIMIT.as_millis() as u64);
         }
         if setup.copied_to.is_some() {
@@ -179,7 +179,7 @@ impl Testbed {
         let uri = self.relay.uri();
         let source = &mut self.source.vmm;
         let begun = match self.setup.memory {
-            Memory::Late => source.allow_postcopy().and_then(|()| source.start_postcopy(&uri)),
+            Memory::Postcopy => source.allow_postcopy().and_then(|()| source.start_postcopy(&uri)),
             _ if self.setup.copied_to.is_some() => {
                 let copies = json!({ "uri": uri, "copy-disk": true });
                 return self.source.execute("migrate", copies).map(drop);

@@ -11,8 +11,8 @@ impl Destination<'_, '_> {
     /// Executes the source's command of post-copy, and returns the event for the protocol.
     pub(super) fn postcopy(&mut self, command: &Command, timeout: Timeout) -> Result<Option<DestinationEvent>> {
         match command {
-            Command::PostcopyAdvise(sizes) if self.stream == Stream::Opened => self.late.advise(*sizes)?,
-            Command::PostcopyRamDiscard(discard) => self.late.discard(discard)?,
+            Command::PostcopyAdvise(sizes) if self.stream == Stream::Opened => self.memory.advise(*sizes)?,
+            Command::PostcopyRamDiscard(discard) => self.memory.discard(discard)?,
             Command::Packaged(length) if self.package == Package::None && self.stream == Stream::Introduced => {
                 if self.loader.wire.has_page_channel_data() {
                     return Err(malformed("post-copy with page channels"));
@@ -25,9 +25,9 @@ impl Destination<'_, '_> {
                 }
             }
             Command::PostcopyListen if matches!(self.package, Package::UpTo(_)) && self.answers => {
-                self.late.listen()?
+                self.memory.listen()?
             }
-            Command::PostcopyRun if self.package != Package::None && self.late.listens() => {
+            Command::PostcopyRun if self.package != Package::None && self.memory.listens() => {
                 // The package must be empty now; otherwise the next check refuses it.
                 self.check_package()?;
                 return Ok(Some(DestinationEvent::Run));
@@ -56,10 +56,10 @@ impl Destination<'_, '_> {
         if self.package == Package::None {
             return self.machine.loaded();
         }
-        let (loader, late) = (&mut self.loader, self.late);
+        let (loader, memory) = (&mut self.loader, self.memory);
         // The package had all devices; their state is handed to the machine from now on.
         loader.accept_only_pages();
-        self.machine.loaded_late(&mut || loader.serve().inspect_err(|_| late.give_up()))
+        self.machine.loaded_in_postcopy(&mut || loader.serve().inspect_err(|_| memory.give_up()))
     }
 
     /// As for [`load_machine`](Self::load_machine): runs the guest.
@@ -68,7 +68,7 @@ impl Destination<'_, '_> {
             Package::None => self.machine.resume(),
             _ => {
                 let (machine, mut recovery) = self.recovery();
-                machine.resume_late(&mut || recovery.serve())
+                machine.resume_in_postcopy(&mut || recovery.serve())
             }
         }
     }
@@ -86,7 +86,7 @@ impl Destination<'_, '_> {
         if event == DestinationEvent::Ended {
             self.loader.check_complete()?;
             self.loader.wire.await_urgent(self.silence)?;
-            self.late.end()?;
+            self.memory.end()?;
             if self.protocol.runs() {
                 self.machine.arrived();
             }

@@ -8,8 +8,8 @@ use crate::codec::Outbox;
 use crate::error::{Error, ErrorKind, Result};
 use crate::migrate::Machine;
 use crate::migrate::control::Control;
-use crate::migrate::late::LateRam;
 use crate::migrate::load::Loader;
+use crate::migrate::postcopy_ram::PostcopyRam;
 use crate::migrate::protocol::{DestinationAction, DestinationEvent, DestinationProtocol, Timing};
 use crate::migrate::wire::Timeout;
 use crate::ram::received::put_received;
@@ -19,7 +19,7 @@ use crate::stream::{Command, Element, Returned};
 pub(super) struct Recovery<'r, 'a, 's> {
     protocol: &'r mut DestinationProtocol,
     loader: &'r mut Loader<'a, 's>,
-    late: &'a LateRam<'a>,
+    memory: &'a PostcopyRam<'a>,
     clock: &'a dyn Clock,
     control: &'a Control,
     span: &'r tracing::Span,
@@ -34,7 +34,7 @@ impl<'a, 's> Destination<'a, 's> {
         let recovery = Recovery {
             protocol: &mut self.protocol,
             loader: &mut self.loader,
-            late: self.late,
+            memory: self.memory,
             clock: self.clock,
             control: self.control,
             span: &self.span,
@@ -96,7 +96,7 @@ impl Recovery<'_, '_, '_> {
             let mut answer = Outbox::new();
             match self.loader.wire.decode(timeout, |input| Element::read(input).map(Element::into_owned))? {
                 Element::Command(Command::RecvBitmap(block)) => {
-                    let received = self.late.received(&block).map_err(|error| error.at(offset))?;
+                    let received = self.memory.received(&block).map_err(|error| error.at(offset))?;
                     Returned::Bitmap(block).write(answer.bytes_mut());
                     put_received(&received, answer.bytes_mut());
                     self.loader.wire.send(&mut answer, timeout)?;

@@ -20,8 +20,8 @@ pub use source::{SourceAction, SourceEvent, SourceProtocol};
 pub mod ping {
     /// The first ping. QEMU answers a ping with its number, whatever that is (`loadvm_process_command`, migration/savevm.c), and
     /// never sends this number; a destination of this library answers with [`VMSTATE`].
-    pub const WHO: u32 = u32::from_be_bytes(*b"who?");
-    /// The answer of a destination of this library to [`WHO`].
+    pub const IDENTIFY: u32 = u32::from_be_bytes(*b"who?");
+    /// The answer of a destination of this library to [`IDENTIFY`].
     pub const VMSTATE: u32 = u32::from_be_bytes(*b"vmst");
     /// After the introduction, before the first page.
     pub const INTRODUCTION: u32 = 1;
@@ -35,7 +35,7 @@ pub mod ping {
 
     /// The answer of a destination of this library to the ping `number`.
     pub fn answer(number: u32) -> u32 {
-        if number == WHO { VMSTATE } else { number }
+        if number == IDENTIFY { VMSTATE } else { number }
     }
 }
 

@@ -167,7 +167,7 @@ pub(super) fn send(host: Host<'_, '_>, memory: Memory<'_>, options: &SourceOptio
         shares_memory: shares_memory(ram),
         peer: Peer::Vmstate,
         announced_postcopy: false,
-        is_late: false,
+        is_postcopy: false,
         is_gone: false,
         blocks: ram.blocks(),
         named: None,
@@ -214,7 +214,7 @@ struct Source<'a, 's> {
     /// True if post-copy was announced to the destination.
     announced_postcopy: bool,
     /// True if the guest is handed over in post-copy.
-    is_late: bool,
+    is_postcopy: bool,
     /// In post-copy: true if the destination runs the guest.
     is_gone: bool,
     blocks: &'a [RamBlock],
@@ -365,13 +365,13 @@ impl Source<'_, '_> {
     /// Identifies the destination before anything is sent that only some accept. A release whose schema is known is one of this
     /// library, and may be older than this ping.
     fn meet(&mut self) -> Result<()> {
-        Element::Command(Command::Ping(ping::WHO)).write(self.buffer.bytes_mut());
+        Element::Command(Command::Ping(ping::IDENTIFY)).write(self.buffer.bytes_mut());
         self.flush(self.running())?;
         let until = self.clock.now().saturating_add(self.options.answer);
         self.peer = match self.await_reply(Timeout::Until(until))? {
             Reply::Pong(ping::VMSTATE) => Peer::Vmstate,
-            Reply::Pong(ping::WHO) if self.saver.has_release() => Peer::Vmstate,
-            Reply::Pong(ping::WHO) => Peer::Qemu,
+            Reply::Pong(ping::IDENTIFY) if self.saver.has_release() => Peer::Vmstate,
+            Reply::Pong(ping::IDENTIFY) => Peer::Qemu,
             other => return Err(unexpected(other)),
         };
         tracing::debug!(peer = ?self.peer, "met");
@@ -381,7 +381,7 @@ impl Source<'_, '_> {
     /// Publishes the last figures, cleans up, and returns the result.
     fn end(mut self) -> Departure {
         let phase = self.protocol.phase();
-        if phase == SourcePhase::Completed && !self.is_late {
+        if phase == SourcePhase::Completed && !self.is_postcopy {
             self.downtime.commit = self.lap();
         }
         self.throttle(0);
@@ -398,7 +398,7 @@ impl Source<'_, '_> {
             progress.downtime = self.report.downtime;
         });
         if completed {
-            if !self.is_late {
+            if !self.is_postcopy {
                 self.machine.departed();
             }
             self.send_description();
@@ -441,7 +441,7 @@ impl Source<'_, '_> {
     fn sync(&mut self, is_last_stage: bool) -> Result<()> {
         let parameters = self.control.parameters();
         let xbzrle_cache = parameters.xbzrle.then_some(parameters.xbzrle_cache_size);
-        self.pages.set_settings(RamSettings { xbzrle_cache, is_last_stage, is_late: self.is_late });
+        self.pages.set_settings(RamSettings { xbzrle_cache, is_last_stage, is_postcopy: self.is_postcopy });
         self.saver.sync()
     }
 

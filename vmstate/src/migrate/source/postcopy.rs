@@ -61,7 +61,7 @@ impl Source<'_, '_> {
     /// follow.
     pub(super) fn send_package(&mut self, until: Duration) -> Result<()> {
         let until = Timeout::Until(until);
-        self.is_late = true;
+        self.is_postcopy = true;
         self.sync(true)?;
         self.downtime.sync = self.lap();
         while !self.saver.iterate(&mut self.buffer, CHUNK, Which::Others)? {

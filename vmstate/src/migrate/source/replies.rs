@@ -38,7 +38,7 @@ impl Source<'_, '_> {
 
     /// Reads the next reply. A destination whose guest may already run requests pages in between, which are sent.
     fn next_reply(&mut self, timeout: Timeout) -> Result<Reply> {
-        if !self.is_late {
+        if !self.is_postcopy {
             return self.wire.decode(timeout, Reply::read);
         }
         loop {

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use vmstate::error::Result;
 use vmstate::migrate::Control;
-use vmstate::ram::{DirtyLog, GuestRam, LateMemory, PAGE_SIZE, RamBlock};
+use vmstate::ram::{DirtyLog, GuestRam, PAGE_SIZE, PostcopyMemory, RamBlock};
 
-use super::late::Late;
+use super::missing_pages::MissingPages;
 use super::world::World;
 
 /// How the guest writes.
@@ -21,7 +21,7 @@ pub struct Load {
 #[derive(Debug)]
 pub(super) struct Memory {
     pub(super) bytes: Vec<Vec<u8>>,
-    pub(super) late: Late,
+    pub(super) missing_pages: MissingPages,
     /// Pages written and not cleared, as the hypervisor's log has them; one bool for each page.
     written: Vec<Vec<bool>>,
     /// Pages reported since, which the embedder must remember.
@@ -49,7 +49,7 @@ pub struct Guest {
     pub(super) memory: Arc<Mutex<Memory>>,
     pub(super) world: World,
     /// The guest can run before all of its pages have arrived.
-    pub can_be_late: bool,
+    pub supports_postcopy: bool,
     /// The log reports and clears in one step, as KVM does without manual protection.
     pub clears_when_read: bool,
     /// The address of the first block if both sides share its memory.
@@ -75,7 +75,7 @@ impl Guest {
         };
         let memory = Memory {
             bytes: blocks.iter().map(|block| vec![0; block.len as usize]).collect(),
-            late: Late::new(pages(false)),
+            missing_pages: MissingPages::new(pages(false)),
             written: pages(false),
             reported: pages(false),
             log: false,
@@ -93,7 +93,7 @@ impl Guest {
             blocks,
             memory: Arc::new(Mutex::new(memory)),
             world: world.clone(),
-            can_be_late: false,
+            supports_postcopy: false,
             clears_when_read: false,
             shared_at: None,
             cancels_in: None,
@@ -172,7 +172,7 @@ impl Memory {
     }
 
     fn poke(&mut self, block: usize, offset: u64, byte: u8) {
-        self.late.wrote(block, offset, byte);
+        self.missing_pages.wrote(block, offset, byte);
         self.bytes[block][offset as usize] = byte;
         self.written[block][(offset / PAGE_SIZE) as usize] = true;
     }
@@ -181,7 +181,7 @@ impl Memory {
     fn catch_up(&mut self, now: Duration) {
         let passed = now.saturating_sub(self.written_until);
         self.written_until = now;
-        if !self.running || self.late.waits() {
+        if !self.running || self.missing_pages.waits() {
             return;
         }
         self.ran += passed;
@@ -195,7 +195,7 @@ impl Memory {
             self.random ^= self.random >> 7;
             self.random ^= self.random << 17;
             let page = self.random % self.load.working_set;
-            if self.late.lacks(page, now) {
+            if self.missing_pages.lacks(page, now) {
                 self.owed = 0.0;
                 return;
             }
@@ -216,8 +216,8 @@ impl GuestRam for Guest {
         &self.blocks
     }
 
-    fn late(&self) -> Option<&dyn LateMemory> {
-        self.can_be_late.then_some(self)
+    fn postcopy(&self) -> Option<&dyn PostcopyMemory> {
+        self.supports_postcopy.then_some(self)
     }
 
     fn shared_at(&self, block: usize) -> Option<u64> {
@@ -235,7 +235,7 @@ impl GuestRam for Guest {
         self.world.called("write");
         let mut memory = self.memory.lock().unwrap();
         memory.bytes[block][offset as usize..][..from.len()].copy_from_slice(from);
-        memory.late.arrived(block, offset);
+        memory.missing_pages.arrived(block, offset);
         Ok(())
     }
 

@@ -7,7 +7,7 @@ pub mod device;
 pub mod fault;
 pub mod flash;
 pub mod guest;
-pub mod late;
+pub mod missing_pages;
 pub mod run;
 pub mod vm;
 pub mod world;

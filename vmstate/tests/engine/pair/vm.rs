@@ -169,12 +169,12 @@ impl Machine for Vm {
         self.refused("loaded")
     }
 
-    fn loaded_late(&mut self, serve: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+    fn loaded_in_postcopy(&mut self, serve: &mut dyn FnMut() -> Result<()>) -> Result<()> {
         self.touch("loaded", serve)?;
         self.loaded()
     }
 
-    fn resume_late(&mut self, serve: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+    fn resume_in_postcopy(&mut self, serve: &mut dyn FnMut() -> Result<()>) -> Result<()> {
         self.touch("resume", serve)?;
         self.resume()
     }

@@ -40,13 +40,13 @@ const LENGTH: usize = 4;
 
 /// Why a stream socket cannot be used.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot use stream socket {name}: {source}; {}", mend(name))]
+#[error("cannot use stream socket {name}: {source}; {}", remedy(name))]
 pub struct StreamError {
     name: String,
     source: io::Error,
 }
 
-fn mend(name: &str) -> String {
+fn remedy(name: &str) -> String {
     match passed::reference(Path::new(name)) {
         Some(_) => "pass a unix stream socket that is connected".into(),
         None => format!("start the network first: passt --socket {name}"),

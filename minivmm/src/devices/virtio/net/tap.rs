@@ -42,7 +42,7 @@ const OFFLOADS: [(u32, libc::c_int); 7] = [
 
 /// Why a tap cannot be used.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot use tap interface {name:?}: {source}; {}", mend(name))]
+#[error("cannot use tap interface {name:?}: {source}; {}", remedy(name))]
 pub struct TapError {
     /// Name of the interface.
     pub name: String,
@@ -50,7 +50,7 @@ pub struct TapError {
     pub source: io::Error,
 }
 
-fn mend(name: &str) -> String {
+fn remedy(name: &str) -> String {
     match passed::reference(Path::new(name)) {
         Some(_) => "pass one that was attached with IFF_TAP, IFF_NO_PI and IFF_VNET_HDR".into(),
         None => format!("it needs CAP_NET_ADMIN, or `ip tuntap add dev {name} mode tap user USER`"),

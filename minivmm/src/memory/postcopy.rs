@@ -69,7 +69,7 @@ impl Ram {
     ///
     /// # Errors
     /// [`Error::Memory`] with the reason and a remedy.
-    pub fn check_late(&self) -> Result<()> {
+    pub fn check_postcopy(&self) -> Result<()> {
         self.faults().map(|_| ())
     }
 
@@ -78,7 +78,7 @@ impl Ram {
     /// # Errors
     /// [`Error::Memory`] with the reason and a remedy.
     pub fn check_threads(&self) -> Result<()> {
-        self.check_late()?;
+        self.check_postcopy()?;
         match self.faults.as_ref() {
             Ok(faults) if faults.names_threads => Ok(()),
             _ => Err(Error::Memory {
@@ -281,9 +281,9 @@ mod tests {
     const FAR: u64 = 64 << 20;
 
     /// Makes RAM on both sides of the hole; `None` if the host does not allow waits for missing pages.
-    fn late() -> Option<Ram> {
+    fn postcopy_memory() -> Option<Ram> {
         let ram = Ram::new(LOW_RAM_MAX + (1 << 20)).unwrap();
-        match ram.check_late() {
+        match ram.check_postcopy() {
             Ok(()) => Some(ram),
             Err(error) => {
                 vmstate_lab::skip::skip(error);
@@ -305,7 +305,7 @@ mod tests {
     /// Covers RAM above the hole, and a fault of the kernel on a thread's behalf.
     #[test]
     fn a_thread_that_touches_a_missing_page_waits_for_that_page() {
-        let Some(ram) = late() else { return };
+        let Some(ram) = postcopy_memory() else { return };
         let high = LOW_RAM_MAX + 5 * PAGE_SIZE;
         ram.write(3 * PAGE_SIZE, &[7; PAGE]).unwrap();
         ram.write(high, &[8; PAGE]).unwrap();
@@ -342,7 +342,7 @@ mod tests {
 
     #[test]
     fn a_present_page_stays_unchanged_and_after_the_end_no_access_waits() {
-        let Some(ram) = late() else { return };
+        let Some(ram) = postcopy_memory() else { return };
         ram.await_pages().unwrap();
         ram.put(0, None).unwrap();
         ram.write(0, b"guest").unwrap();
@@ -371,7 +371,7 @@ mod tests {
 
     #[test]
     fn memory_that_others_map_is_refused() {
-        let why = Ram::shared(1 << 20).unwrap().check_late().unwrap_err().to_string();
+        let why = Ram::shared(1 << 20).unwrap().check_postcopy().unwrap_err().to_string();
         assert!(why.contains("another process may have mapped guest RAM"), "{why}");
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use vmstate::error::Result;
-use vmstate::ram::{LateMemory, PAGE_SIZE};
+use vmstate::ram::{PAGE_SIZE, PostcopyMemory};
 
 use super::guest::Guest;
 
@@ -11,7 +11,7 @@ use super::guest::Guest;
 const DROPPED: u8 = 0xdd;
 
 #[derive(Debug)]
-pub(super) struct Late {
+pub(super) struct MissingPages {
     /// Pages that have arrived; one bool for each page.
     present: Vec<Vec<bool>>,
     listens: bool,
@@ -25,7 +25,7 @@ pub(super) struct Late {
     journal: Vec<(usize, u64, u8)>,
 }
 
-impl Late {
+impl MissingPages {
     pub(super) fn new(present: Vec<Vec<bool>>) -> Self {
         let (waited, journal) = (Vec::new(), Vec::new());
         Self { present, listens: false, whole: false, waits: None, unreported: false, waited, journal }
@@ -59,54 +59,54 @@ impl Late {
 impl Guest {
     /// How long each wait for a page took.
     pub fn waited(&self) -> Vec<Duration> {
-        self.memory.lock().unwrap().late.waited.clone()
+        self.memory.lock().unwrap().missing_pages.waited.clone()
     }
 
     /// A thread of the machine accesses this page of the first block; true if it has to wait for the page.
     pub fn touches(&self, page: u64) -> bool {
         let now = self.world.now();
-        self.memory.lock().unwrap().late.lacks(page, now)
+        self.memory.lock().unwrap().missing_pages.lacks(page, now)
     }
 
     /// True while the guest waits for a page.
     pub fn waits(&self) -> bool {
-        self.memory.lock().unwrap().late.waits()
+        self.memory.lock().unwrap().missing_pages.waits()
     }
 
     /// True once the engine has reported that all pages are present.
     pub fn is_whole(&self) -> bool {
-        self.memory.lock().unwrap().late.whole
+        self.memory.lock().unwrap().missing_pages.whole
     }
 
     /// The expected memory if the guest continued from `memory`: with all writes since then.
     pub fn written_over(&self, mut memory: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
-        for &(block, offset, byte) in &self.memory.lock().unwrap().late.journal {
+        for &(block, offset, byte) in &self.memory.lock().unwrap().missing_pages.journal {
             memory[block][offset as usize] = byte;
         }
         memory
     }
 }
 
-impl LateMemory for Guest {
+impl PostcopyMemory for Guest {
     fn discard(&self, block: usize, offset: u64, len: u64) -> Result<()> {
         let mut memory = self.memory.lock().unwrap();
-        assert!(!memory.late.listens);
+        assert!(!memory.missing_pages.listens);
         memory.bytes[block][offset as usize..][..len as usize].fill(DROPPED);
         let pages = offset / PAGE_SIZE..(offset + len) / PAGE_SIZE;
-        pages.for_each(|page| memory.late.present[block][page as usize] = false);
+        pages.for_each(|page| memory.missing_pages.present[block][page as usize] = false);
         Ok(())
     }
 
     fn listen(&self) -> Result<()> {
         let mut memory = self.memory.lock().unwrap();
-        assert!(!std::mem::replace(&mut memory.late.listens, true), "twice");
+        assert!(!std::mem::replace(&mut memory.missing_pages.listens, true), "twice");
         Ok(())
     }
 
     fn waited_for(&self, pages: &mut Vec<(usize, u64)>) -> Result<()> {
         let mut memory = self.caught_up();
-        if std::mem::take(&mut memory.late.unreported) {
-            pages.extend(memory.late.waits.map(|(page, _)| (0, page * PAGE_SIZE)));
+        if std::mem::take(&mut memory.missing_pages.unreported) {
+            pages.extend(memory.missing_pages.waits.map(|(page, _)| (0, page * PAGE_SIZE)));
         }
         Ok(())
     }
@@ -115,19 +115,19 @@ impl LateMemory for Guest {
         let now = self.world.now();
         let mut memory = self.caught_up();
         let number = offset / PAGE_SIZE;
-        if std::mem::replace(&mut memory.late.present[block][number as usize], true) {
+        if std::mem::replace(&mut memory.missing_pages.present[block][number as usize], true) {
             return Ok(());
         }
         memory.bytes[block][offset as usize..][..4096].copy_from_slice(page.unwrap_or(&[0; 4096]));
-        if let Some((_, since)) = memory.late.waits.take_if(|(page, _)| block == 0 && *page == number) {
-            memory.late.waited.push(now - since);
+        if let Some((_, since)) = memory.missing_pages.waits.take_if(|(page, _)| block == 0 && *page == number) {
+            memory.missing_pages.waited.push(now - since);
         }
         Ok(())
     }
 
     fn end_waits(&self) -> Result<()> {
         let mut memory = self.memory.lock().unwrap();
-        memory.late.whole = memory.late.listens && !memory.late.waits();
+        memory.missing_pages.whole = memory.missing_pages.listens && !memory.missing_pages.waits();
         Ok(())
     }
 }

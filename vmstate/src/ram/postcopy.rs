@@ -7,7 +7,7 @@ use crate::error::Result;
 
 /// Guest memory in which a guest can run before all of its pages have arrived. Offsets are in bytes from the start of a block of
 /// [`super::GuestRam::blocks`] or of an [adopted](super::GuestRam::adopt) block, and page-aligned.
-pub trait LateMemory: Sync {
+pub trait PostcopyMemory: Sync {
     /// Called when the source announces that it may switch to post-copy, before the first page: the implementation reports here
     /// why this side cannot.
     ///

@@ -7,7 +7,7 @@ use super::{Link, SLICE, Timeout, is_timeout, timed_out};
 use crate::channel::{Wanted, wait_for_any};
 use crate::codec::Outbox;
 use crate::error::{Error, Result};
-use crate::migrate::late::LateRam;
+use crate::migrate::postcopy_ram::PostcopyRam;
 use crate::migrate::urgent::{IncomingUrgent, OutgoingUrgent};
 use crate::ram::PageCount;
 
@@ -17,21 +17,21 @@ const CHECK_INTERVAL: Duration = Duration::from_millis(1);
 impl Link<'_> {
     /// True if the guest may be waiting for a page.
     pub(super) fn listens(&self) -> bool {
-        self.late.is_some_and(LateRam::listens)
+        self.memory.is_some_and(PostcopyRam::listens)
     }
 
     /// Sets the time of the pages that arrive until the next call.
-    pub(super) fn look_at_late(&self) {
-        if let Some(late) = self.late {
-            late.look_at(self.clock.now());
+    pub(super) fn update_time(&self) {
+        if let Some(memory) = self.memory {
+            memory.look_at(self.clock.now());
         }
     }
 
     /// Requests the pages that the guest waits for, as far as the channel accepts the requests without waiting.
     pub(super) fn ask_for_pages(&mut self) -> Result<()> {
-        let Some(late) = self.late.filter(|_| !self.is_unintroduced) else { return Ok(()) };
-        late.look_at(self.clock.now());
-        late.put_requests(self.requests.bytes_mut())?;
+        let Some(memory) = self.memory.filter(|_| !self.is_unintroduced) else { return Ok(()) };
+        memory.look_at(self.clock.now());
+        memory.put_requests(self.requests.bytes_mut())?;
         let mut requests = std::mem::take(&mut self.requests);
         if !requests.is_empty() {
             self.send_part(&mut requests, None, Duration::ZERO)?;
@@ -43,7 +43,7 @@ impl Link<'_> {
     /// Receives bytes within `slice`. Returns a timeout early when the guest begins to wait for a page, or when the second connection has
     /// received one.
     pub(super) fn receive_or_fault(&mut self, slice: Duration) -> Result<()> {
-        let faults = self.late.and_then(LateRam::descriptor);
+        let faults = self.memory.and_then(PostcopyRam::descriptor);
         if self.channel.descriptor().is_none() || faults.is_none() {
             return self.receive_within(slice.min(CHECK_INTERVAL));
         }
@@ -67,11 +67,13 @@ impl Link<'_> {
     /// Places the pages that have arrived on the second connection. A connection that fails before its first page is not the source's, and
     /// is dropped.
     pub(super) fn take_urgent(&mut self) -> Result<()> {
-        let Some(late) = self.late.filter(|late| late.listens() && !self.is_unintroduced) else { return Ok(()) };
+        let Some(memory) = self.memory.filter(|memory| memory.listens() && !self.is_unintroduced) else {
+            return Ok(());
+        };
         if self.incoming_urgent.is_none() && self.clock.now() >= self.urgent_look {
             self.urgent_look = self.clock.now().saturating_add(CHECK_INTERVAL);
             let channel = self.channel.urgent()?;
-            self.incoming_urgent = channel.map(|channel| IncomingUrgent::new(channel, late));
+            self.incoming_urgent = channel.map(|channel| IncomingUrgent::new(channel, memory));
         }
         let Some(urgent) = &mut self.incoming_urgent else { return Ok(()) };
         let taken = urgent.take(self.strictness, self.limits);
@@ -98,9 +100,9 @@ impl Link<'_> {
         loop {
             self.check()?;
             self.take_urgent()?;
-            let Some(late) = self.late.filter(|late| late.lacks()) else { return Ok(()) };
-            late.look_at(self.clock.now());
-            // Without a second connection, missing pages are an error of the stream, which `LateRam::end` reports.
+            let Some(memory) = self.memory.filter(|memory| memory.lacks()) else { return Ok(()) };
+            memory.look_at(self.clock.now());
+            // Without a second connection, missing pages are an error of the stream, which `PostcopyRam::end` reports.
             let Some(urgent) = &self.incoming_urgent else { return Ok(()) };
             let slice = self.left(deadline).min(SLICE);
             if slice.is_zero() {
@@ -204,6 +206,6 @@ impl Link<'_> {
     /// Errors of guest memory.
     pub(in crate::migrate) fn ask_again(&mut self) -> Result<()> {
         self.is_unintroduced = false;
-        self.late.map_or(Ok(()), |late| late.ask_again(self.requests.bytes_mut()))
+        self.memory.map_or(Ok(()), |memory| memory.ask_again(self.requests.bytes_mut()))
     }
 }

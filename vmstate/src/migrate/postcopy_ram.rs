@@ -13,7 +13,7 @@ use super::waits::{PageWaits, WaitCounts};
 use crate::codec::{Outbox, PageRun};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ram::page_set::PageSet;
-use crate::ram::{GuestRam, LateMemory, PAGE, PAGE_SIZE, RamBlock};
+use crate::ram::{GuestRam, PAGE, PAGE_SIZE, PostcopyMemory, RamBlock};
 use crate::stream::{Discard, PageRequest, PageSizes};
 use crate::sync::lock;
 
@@ -21,7 +21,7 @@ use crate::sync::lock;
 const PAGE_LEN: u32 = 4096;
 
 /// The embedder's memory. Without post-copy, every call is passed on unchanged.
-pub(crate) struct LateRam<'a> {
+pub(crate) struct PostcopyRam<'a> {
     ram: &'a dyn GuestRam,
     /// The time of the last call of `look_at`, in nanoseconds of the engine's clock.
     now: AtomicU64,
@@ -44,7 +44,7 @@ struct Lacking {
     waits: WaitCounts,
 }
 
-impl<'a> LateRam<'a> {
+impl<'a> PostcopyRam<'a> {
     pub(crate) fn new(ram: &'a dyn GuestRam) -> Self {
         Self { ram, now: AtomicU64::new(0), lacking: Mutex::new(None), adopted: Mutex::default() }
     }
@@ -58,7 +58,7 @@ impl<'a> LateRam<'a> {
             let message = format!("post-copy: {what}: turn capability postcopy-ram off at the source");
             Err(Error::new(ErrorKind::Incompatible, message))
         };
-        let Some(late) = self.ram.late() else {
+        let Some(memory) = self.ram.postcopy() else {
             return refused("a guest cannot run in this side's memory before all of it is there");
         };
         if (0..self.ram.blocks().len()).any(|block| self.ram.shared_at(block).is_some()) {
@@ -68,7 +68,7 @@ impl<'a> LateRam<'a> {
         if sizes.is_some_and(|sizes| sizes != PageSizes { summary: PAGE_SIZE, target: PAGE_SIZE }) {
             return refused("the source's memory is not made of pages of 4096 bytes");
         }
-        if let Err(error) = late.prepare() {
+        if let Err(error) = memory.prepare() {
             return refused(&error.to_string());
         }
         // Lock order: the missing pages, then the adopted blocks.
@@ -114,8 +114,8 @@ impl<'a> LateRam<'a> {
                     "discard of {bytes:#x} bytes at {start:#x} of RAM block {name}: these are not whole pages inside of the block"
                 )));
             };
-            if let Some(late) = self.ram.late() {
-                late.discard(index, stretch.start, stretch.len)?;
+            if let Some(memory) = self.ram.postcopy() {
+                memory.discard(index, stretch.start, stretch.len)?;
             }
             for pages in [&mut lacking.pages, &mut lacking.unasked] {
                 if let Some(pages) = pages.get_mut(index) {
@@ -132,10 +132,10 @@ impl<'a> LateRam<'a> {
     /// `Malformed` without an announcement; errors of guest memory.
     pub(crate) fn listen(&self) -> Result<()> {
         let mut lacking = self.lacking();
-        let (Some(lacking), Some(late)) = (lacking.as_mut(), self.ram.late()) else {
+        let (Some(lacking), Some(memory)) = (lacking.as_mut(), self.ram.postcopy()) else {
             return Err(Error::new(ErrorKind::Malformed, "post-copy begins without having been announced"));
         };
-        late.listen()?;
+        memory.listen()?;
         lacking.listens = true;
         Ok(())
     }
@@ -147,7 +147,7 @@ impl<'a> LateRam<'a> {
 
     /// Descriptor that becomes readable when a thread begins to wait for a page.
     pub(crate) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
-        self.ram.late().and_then(LateMemory::descriptor)
+        self.ram.postcopy().and_then(PostcopyMemory::descriptor)
     }
 
     /// All blocks, own and adopted, in the order of their indices.
@@ -166,17 +166,18 @@ impl<'a> LateRam<'a> {
     /// Errors of guest memory.
     pub(crate) fn put_requests(&self, out: &mut Vec<u8>) -> Result<()> {
         let mut lacking = self.lacking();
-        let (Some(lacking), Some(late)) = (lacking.as_mut().filter(|lacking| lacking.listens), self.ram.late()) else {
+        let (Some(lacking), Some(memory)) = (lacking.as_mut().filter(|lacking| lacking.listens), self.ram.postcopy())
+        else {
             return Ok(());
         };
         let mut waited_for = Vec::new();
-        late.waited_for(&mut waited_for)?;
+        memory.waited_for(&mut waited_for)?;
         for (index, offset) in waited_for {
             let page = offset / PAGE_SIZE;
             if !lacking.pages.get(index).is_some_and(|pages| pages.contains(page)) {
                 // The page has arrived: as a zero page before the memory listened, for which nothing was stored; or since the wait
                 // began.
-                late.put(index, offset, None)?;
+                memory.put(index, offset, None)?;
                 continue;
             }
             let adopted = self.adopted();
@@ -249,14 +250,14 @@ impl<'a> LateRam<'a> {
         if pages > 0 {
             return Err(Error::new(ErrorKind::Malformed, format!("{pages} pages of the guest did not arrive")));
         }
-        self.ram.late().map_or(Ok(()), LateMemory::end_waits)
+        self.ram.postcopy().map_or(Ok(()), PostcopyMemory::end_waits)
     }
 
     /// Ends post-copy without the missing pages, when the guest does not run here: waiting accesses read zeros, and memory can be
     /// cleared for the next source.
     pub(crate) fn give_up(&self) {
-        if let (true, Some(late)) = (self.listens(), self.ram.late())
-            && let Err(error) = late.end_waits()
+        if let (true, Some(memory)) = (self.listens(), self.ram.postcopy())
+            && let Err(error) = memory.end_waits()
         {
             // The failure of the migration was already reported.
             tracing::warn!("accesses still wait for missing pages: {error}");
@@ -286,7 +287,7 @@ impl<'a> LateRam<'a> {
         block: usize,
         first: u64,
         count: u64,
-        put: impl Fn(&dyn LateMemory, Range<u64>) -> Result<()>,
+        put: impl Fn(&dyn PostcopyMemory, Range<u64>) -> Result<()>,
         write: impl FnOnce() -> Result<()>,
     ) -> Result<()> {
         let mut lacking = self.lacking();
@@ -294,14 +295,14 @@ impl<'a> LateRam<'a> {
         let Some(Lacking { pages, listens, since, waits, .. }) = lacking.as_mut() else { return write() };
         let Some(pages) = pages.get_mut(block) else { return write() };
         let span = first..first.saturating_add(count).min(pages.pages());
-        match self.ram.late().filter(|_| *listens) {
+        match self.ram.postcopy().filter(|_| *listens) {
             None => write()?,
-            Some(late) => {
+            Some(memory) => {
                 let mut from = span.start;
                 while let Some(run) = pages.run(from, span.end.saturating_sub(from)).filter(|run| run.start < span.end)
                 {
                     from = run.end.min(span.end);
-                    put(late, run.start..from)?;
+                    put(memory, run.start..from)?;
                 }
             }
         }
@@ -323,7 +324,7 @@ fn request(named: &mut Option<usize>, index: usize, block: &RamBlock, page: u64)
     PageRequest { block, start: page * PAGE_SIZE, len: PAGE_LEN }
 }
 
-impl GuestRam for LateRam<'_> {
+impl GuestRam for PostcopyRam<'_> {
     fn blocks(&self) -> &[RamBlock] {
         self.ram.blocks()
     }
@@ -367,11 +368,11 @@ impl GuestRam for LateRam<'_> {
         }
         pages.iter().try_for_each(|&(offset, bytes)| {
             let first = offset / PAGE_SIZE;
-            let put = |late: &dyn LateMemory, mut run: Range<u64>| {
+            let put = |memory: &dyn PostcopyMemory, mut run: Range<u64>| {
                 run.try_for_each(|page| {
                     let at = usize::try_from(page.saturating_sub(first)).unwrap_or(usize::MAX);
                     let (chunks, _) = bytes.as_chunks::<PAGE>();
-                    late.put(block, page * PAGE_SIZE, Some(chunks.get(at).unwrap_or(&[0; PAGE])))
+                    memory.put(block, page * PAGE_SIZE, Some(chunks.get(at).unwrap_or(&[0; PAGE])))
                 })
             };
             self.arrive(block, first, bytes.len() as u64 / PAGE_SIZE, put, || self.ram.write(block, offset, bytes))
@@ -383,8 +384,9 @@ impl GuestRam for LateRam<'_> {
     }
 
     fn zero_run(&self, block: usize, offset: u64, pages: u64) -> Result<()> {
-        let put =
-            |late: &dyn LateMemory, run: Range<u64>| late.put_zeros(block, run.start * PAGE_SIZE, run.end - run.start);
+        let put = |memory: &dyn PostcopyMemory, run: Range<u64>| {
+            memory.put_zeros(block, run.start * PAGE_SIZE, run.end - run.start)
+        };
         self.arrive(block, offset / PAGE_SIZE, pages, put, || self.ram.zero_run(block, offset, pages))
     }
 

@@ -31,7 +31,7 @@ impl GuestRam for RecordingRam {
         Ok(true)
     }
 
-    fn late(&self) -> Option<&dyn LateMemory> {
+    fn postcopy(&self) -> Option<&dyn PostcopyMemory> {
         Some(self)
     }
 
@@ -48,7 +48,7 @@ impl GuestRam for RecordingRam {
     }
 }
 
-impl LateMemory for RecordingRam {
+impl PostcopyMemory for RecordingRam {
     fn prepare(&self) -> Result<()> {
         if self.unable { Err(Error::new(ErrorKind::Rejected, "not on this host")) } else { Ok(()) }
     }
@@ -83,23 +83,23 @@ fn recording_ram(unable: bool) -> RecordingRam {
 #[test]
 fn pages_of_adopted_blocks_may_be_missing_too() {
     let ram = recording_ram(false);
-    let late = LateRam::new(&ram);
+    let memory = PostcopyRam::new(&ram);
     // One block before the announcement, one after it.
-    assert!(late.adopt("pc.bios", 0x2000).unwrap());
-    late.advise(None).unwrap();
-    assert!(late.adopt("pc.rom", 0x1000).unwrap());
+    assert!(memory.adopt("pc.bios", 0x2000).unwrap());
+    memory.advise(None).unwrap();
+    assert!(memory.adopt("pc.rom", 0x1000).unwrap());
     let page = [7; PAGE];
-    (0..2).for_each(|block| late.write(block, 0, &page).unwrap());
-    late.write(1, 0x1000, &page).unwrap();
+    (0..2).for_each(|block| memory.write(block, 0, &page).unwrap());
+    memory.write(1, 0x1000, &page).unwrap();
     let discard = |start| Discard { block: "pc.bios".into(), stretches: vec![Stretch { start, len: 0x1000 }] };
-    late.discard(&discard(0x1000)).unwrap();
-    late.discard(&discard(0x2000)).unwrap_err();
-    late.listen().unwrap();
+    memory.discard(&discard(0x1000)).unwrap();
+    memory.discard(&discard(0x2000)).unwrap_err();
+    memory.listen().unwrap();
     ram.take_calls();
     // Each page is requested once.
     for asked in [true, false] {
         let mut requests = Vec::new();
-        late.put_requests(&mut requests).unwrap();
+        memory.put_requests(&mut requests).unwrap();
         for name in [&b"pc.bios"[..], b"pc.rom"] {
             assert_eq!(requests.windows(name.len()).any(|bytes| bytes == name), asked, "{requests:x?}");
         }
@@ -107,27 +107,27 @@ fn pages_of_adopted_blocks_may_be_missing_too() {
     assert!(ram.take_calls().is_empty());
     // Again over another connection, with the names again, and the bitmap of received pages: bit 0 of two.
     let mut again = Vec::new();
-    late.ask_again(&mut again).unwrap();
+    memory.ask_again(&mut again).unwrap();
     let request = |start: &[u8; 2], name: &[u8]| {
         let length = [0, 3, 0, 13 + name.len() as u8];
         [&length[..], &[0; 6], start, b"\0\0\x10\0", &[name.len() as u8], name].concat()
     };
     assert_eq!(again, [request(b"\x10\0", b"pc.bios"), request(b"\0\0", b"pc.rom")].concat());
-    let received = |name| late.received(name).map(|pages| pages.words().to_vec());
+    let received = |name| memory.received(name).map(|pages| pages.words().to_vec());
     assert_eq!(
         [received("main.ram").unwrap(), received("pc.bios").unwrap(), received("pc.rom").unwrap()],
         [[1], [1], [0]]
     );
     assert!(received("none").unwrap_err().to_string().contains("RAM block none, which does not exist here"));
-    let lacks = late.end().unwrap_err().to_string();
+    let lacks = memory.end().unwrap_err().to_string();
     assert!(lacks.contains("3 pages of the guest did not arrive"), "{lacks}");
-    late.write(1, 0x1000, &page).unwrap();
-    late.write(1, 0x1000, &page).unwrap();
-    late.zero_run(0, 0, 2).unwrap();
-    late.zero_run(2, 0, 1).unwrap();
+    memory.write(1, 0x1000, &page).unwrap();
+    memory.write(1, 0x1000, &page).unwrap();
+    memory.zero_run(0, 0, 2).unwrap();
+    memory.zero_run(2, 0, 1).unwrap();
     // The page has arrived: accesses that still wait are woken.
-    late.put_requests(&mut Vec::new()).unwrap();
-    late.end().unwrap();
+    memory.put_requests(&mut Vec::new()).unwrap();
+    memory.end().unwrap();
     let came = ["put 1 0x1000 true", "put 0 0x1000 false", "put 2 0x0 false"];
     let expected = [&came[..], &["put 1 0x1000 false", "put 2 0x0 false", "end_waits"]].concat();
     assert_eq!(ram.take_calls(), expected);
@@ -135,6 +135,6 @@ fn pages_of_adopted_blocks_may_be_missing_too() {
 
 #[test]
 fn memory_reports_why_it_does_not_support_post_copy() {
-    let refused = LateRam::new(&recording_ram(true)).advise(None).unwrap_err().to_string();
+    let refused = PostcopyRam::new(&recording_ram(true)).advise(None).unwrap_err().to_string();
     assert_eq!(refused, "post-copy: not on this host: turn capability postcopy-ram off at the source");
 }

@@ -4,7 +4,7 @@ use std::os::fd::BorrowedFd;
 
 use vmstate::ErrorKind;
 use vmstate::codec::PageRun;
-use vmstate::ram::LateMemory;
+use vmstate::ram::PostcopyMemory;
 
 use super::firmware::{Place, SEGMENT};
 use super::ram::{MachineRam, misuse};
@@ -34,9 +34,9 @@ impl MachineRam {
     }
 }
 
-impl LateMemory for MachineRam {
+impl PostcopyMemory for MachineRam {
     fn prepare(&self) -> vmstate::Result<()> {
-        self.ram.check_late().map_err(unable)
+        self.ram.check_postcopy().map_err(unable)
     }
 
     fn discard(&self, block: usize, offset: u64, len: u64) -> vmstate::Result<()> {
@@ -126,7 +126,7 @@ mod tests {
     fn waited_for(ram: &MachineRam) -> Vec<(usize, u64)> {
         let (begun, mut pages) = (Instant::now(), Vec::new());
         while pages.is_empty() && begun.elapsed() < Duration::from_secs(10) {
-            LateMemory::waited_for(ram, &mut pages).unwrap();
+            PostcopyMemory::waited_for(ram, &mut pages).unwrap();
             thread::sleep(Duration::from_millis(1));
         }
         pages.dedup();
@@ -136,20 +136,22 @@ mod tests {
     #[test]
     fn a_fault_is_reported_for_the_block_that_the_guest_sees_there() {
         let ram = Ram::new(SEGMENT.end + 2 * PAGE_SIZE).unwrap();
-        let late = MachineRam::arriving(ram.clone(), Firmware::default());
-        if let Err(error) = late.prepare() {
+        let memory = MachineRam::arriving(ram.clone(), Firmware::default());
+        if let Err(error) = memory.prepare() {
             return vmstate_lab::skip::skip(error);
         }
-        assert!(late.adopt("/rom@etc/table-loader", PAGE_SIZE).unwrap() && late.adopt("pc.bios", 0x2_0000).unwrap());
+        assert!(
+            memory.adopt("/rom@etc/table-loader", PAGE_SIZE).unwrap() && memory.adopt("pc.bios", 0x2_0000).unwrap()
+        );
         let at = SEGMENT.start + 3 * PAGE_SIZE;
-        late.write(2, 3 * PAGE_SIZE, &[6; 4096]).unwrap();
-        late.write(2, 4 * PAGE_SIZE, &[5; 4096]).unwrap();
+        memory.write(2, 3 * PAGE_SIZE, &[6; 4096]).unwrap();
+        memory.write(2, 4 * PAGE_SIZE, &[5; 4096]).unwrap();
         // A discard skips the pages beneath the firmware, which nothing uses, and drops the pages around the segment.
         for around in [0, PAGE_SIZE] {
             let (before, behind) = (SEGMENT.start - PAGE_SIZE, SEGMENT.end);
             [before, behind].into_iter().for_each(|place| ram.write(place, &[7; 4096]).unwrap());
             let start = SEGMENT.start - around;
-            LateMemory::discard(&late, 0, start, SEGMENT.end + around - start).unwrap();
+            PostcopyMemory::discard(&memory, 0, start, SEGMENT.end + around - start).unwrap();
             let left = [before, at, behind].map(|place| {
                 let mut byte = [0];
                 ram.read(place, &mut byte).unwrap();
@@ -157,10 +159,10 @@ mod tests {
             });
             assert_eq!(left, if around == 0 { [7, 6, 7] } else { [0, 6, 0] });
         }
-        LateMemory::discard(&late, 2, 3 * PAGE_SIZE, PAGE_SIZE).unwrap();
-        LateMemory::discard(&late, 1, 0, PAGE_SIZE).unwrap();
-        LateMemory::discard(&late, 0, SEGMENT.end, PAGE_SIZE).unwrap();
-        late.listen().unwrap();
+        PostcopyMemory::discard(&memory, 2, 3 * PAGE_SIZE, PAGE_SIZE).unwrap();
+        PostcopyMemory::discard(&memory, 1, 0, PAGE_SIZE).unwrap();
+        PostcopyMemory::discard(&memory, 0, SEGMENT.end, PAGE_SIZE).unwrap();
+        memory.listen().unwrap();
         for (guest, block, offset) in [(at, 2, 3 * PAGE_SIZE), (SEGMENT.end, 0, SEGMENT.end)] {
             thread::scope(|scope| {
                 let reader = scope.spawn(|| {
@@ -168,16 +170,16 @@ mod tests {
                     ram.read(guest + 9, &mut byte).unwrap();
                     byte[0]
                 });
-                assert_eq!(waited_for(&late), [(block, offset)]);
-                late.put(0, at, Some(&[1; 4096])).unwrap();
-                late.put(1, 0, Some(&[2; 4096])).unwrap();
-                late.put(block, offset, Some(&[8; 4096])).unwrap();
+                assert_eq!(waited_for(&memory), [(block, offset)]);
+                memory.put(0, at, Some(&[1; 4096])).unwrap();
+                memory.put(1, 0, Some(&[2; 4096])).unwrap();
+                memory.put(block, offset, Some(&[8; 4096])).unwrap();
                 assert_eq!(reader.join().unwrap(), 8);
             });
         }
-        late.end_waits().unwrap();
+        memory.end_waits().unwrap();
         let mut page = [0; 4096];
-        late.read(1, 0, &mut page).unwrap();
+        memory.read(1, 0, &mut page).unwrap();
         assert_eq!(page, [2; 4096]);
     }
 }
