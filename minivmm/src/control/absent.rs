@@ -44,7 +44,7 @@ const CAPABILITIES: &[(&str, Support)] = &[
     ("return-path", Always("the destination's answer decides who runs the guest")),
     (PAUSE, Own),
     ("multifd", Switched),
-    ("dirty-bitmaps", Never("disks are raw images, which have no dirty bitmaps")),
+    ("dirty-bitmaps", Never("the dirty bitmaps of disks stay at the source")),
     (BLOCK_TIME, Own),
     ("late-block-activate", Never("disks are handed over by their locks, at the commit")),
     ("x-ignore-shared", Never("shared memory needs no capability: migrate local:PATH hands it over")),
@@ -76,7 +76,7 @@ const CAPABILITIES: &[(&str, Support)] = &[
 /// Parameters of QEMU 10.0 that minivmm lacks, each with the reason.
 pub(super) const PARAMETERS_ABSENT: &[(&str, &str)] = &[
     ("cpu-throttle-tailslow", "the throttle follows the rate at which each vCPU dirties memory, also near its end"),
-    ("block-bitmap-mapping", "disks are raw images, which have no dirty bitmaps"),
+    ("block-bitmap-mapping", "the dirty bitmaps of disks stay at the source"),
     ("x-checkpoint-delay", "there are no checkpoints: a guest runs in one machine at a time"),
     ("multifd-zlib-level", "page channels compress with zstd; set multifd-zstd-level"),
     ("multifd-qatzip-level", "page channels compress with zstd; set multifd-zstd-level"),

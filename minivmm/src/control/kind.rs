@@ -12,6 +12,8 @@ pub(super) enum Kind {
     Text,
     /// A string or null, QEMU's alternate `StrOrNull`.
     TextOrNull,
+    /// A string or an object with these members: QEMU's alternate of this name.
+    TextOrObject(&'static str, Shape),
     /// Anything.
     Any,
     /// A signed integer of 64 bits.
@@ -87,6 +89,7 @@ impl Kind {
         match (self, value) {
             (Self::Text, Value::String(_))
             | (Self::TextOrNull, Value::String(_) | Value::Null)
+            | (Self::TextOrObject(..), Value::String(_))
             | (Self::Any, _)
             | (Self::Number, Value::Number(_))
             | (Self::Switch, Value::Bool(_)) => Ok(()),
@@ -99,9 +102,12 @@ impl Kind {
             (Self::List(of), Value::Array(list)) => {
                 list.iter().enumerate().try_for_each(|(index, one)| of.check(one, &format!("{path}[{index}]"), "null"))
             }
-            (Self::Object(shape), Value::Object(members)) => shape.check(members, path),
+            (Self::Object(shape) | Self::TextOrObject(_, shape), Value::Object(members)) => shape.check(members, path),
             (Self::Size, _) => Err(format!("Parameter '{path}' expects uint64")),
             (Self::TextOrNull, _) => wrong("StrOrNull"),
+            (Self::TextOrObject(alternate, _), _) => {
+                Err(format!("Invalid parameter type for '{name}', expected: {alternate}"))
+            }
             (Self::Text | Self::Word(_), _) => wrong("string"),
             (Self::Integer, _) => wrong("integer"),
             (Self::Number, _) => wrong("number"),

@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 use crate::control::commands::{Arguments, Failure, ask};
 use crate::control::descriptors::Caller;
 use crate::control::kind::{Kind, needed, optional};
-use crate::control::report;
 use crate::control::table::{Command, Event};
+use crate::control::{bitmaps, report};
 use crate::vm::{DiskFacts, Request, RunState};
 
 /// Rows of the command table.
@@ -26,7 +26,7 @@ pub(super) fn commands() -> Vec<Command> {
         })
         .gives(Kind::list(vcpu_kind())),
         Command::new("query-block", "the disks, in the order of the command line", |handle, _| {
-            Ok((0..).zip(&handle.inventory().disks).map(|(index, disk)| block(index, disk)).collect())
+            Ok(handle.inventory().disks.iter().map(block).collect())
         })
         .gives(Kind::list(block_kind())),
         Command::new("query-chardev", "the control socket and the host's side of the serial port", |handle, _| {
@@ -132,6 +132,7 @@ fn block_kind() -> Kind {
         needed("image", Kind::object(image)),
         needed("cache", Kind::object(cache)),
         needed("write_threshold", Kind::Integer),
+        optional("dirty-bitmaps", Kind::list(bitmaps::kind())),
     ];
     Kind::object([
         needed("device", Kind::Text),
@@ -143,9 +144,9 @@ fn block_kind() -> Kind {
 }
 
 /// Reports a raw image on virtio-blk as QEMU does when it made up the image's name itself. A rate limit counts both directions together.
-fn block(index: u32, disk: &DiskFacts) -> Value {
-    json!({
-        "device": format!("virtio{index}"),
+fn block(disk: &DiskFacts) -> Value {
+    let mut shown = json!({
+        "device": disk.name,
         "type": "unknown",
         "removable": false,
         "locked": false,
@@ -165,5 +166,10 @@ fn block(index: u32, disk: &DiskFacts) -> Value {
             "cache": {"writeback": true, "direct": false, "no-flush": false},
             "write_threshold": 0,
         },
-    })
+    });
+    // As in QEMU, no list if it would be empty.
+    if let Some(bitmaps) = bitmaps::list(disk) {
+        shown["inserted"]["dirty-bitmaps"] = bitmaps;
+    }
+    shown
 }

@@ -3,6 +3,7 @@
 
 mod absent;
 mod announce;
+mod bitmaps;
 mod channels;
 mod client;
 mod commands;

@@ -57,10 +57,14 @@ impl Types {
                 name
             }
             Kind::Object(shape) => self.object(shape),
-            Kind::TextOrNull => match self.number(kind) {
+            Kind::TextOrNull | Kind::TextOrObject(..) => match self.number(kind) {
                 (name, false) => name,
                 (name, true) => {
-                    let members = [self.builtin("str", "string"), self.builtin("null", "null")];
+                    let other = match kind {
+                        Kind::TextOrObject(_, shape) => self.object(shape),
+                        _ => self.builtin("null", "null"),
+                    };
+                    let members = [self.builtin("str", "string"), other];
                     let members: Value = members.into_iter().map(|name| json!({"type": name})).collect();
                     self.entities.push(json!({"name": name, "meta-type": "alternate", "members": members}));
                     name

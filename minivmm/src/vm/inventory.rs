@@ -1,6 +1,9 @@
 //! Parts of a machine, for queries: facts that change only at a reset.
 
+use std::sync::Arc;
+
 use crate::config::{Config, Rate, RateLimits, Serial};
+use crate::devices::virtio::blk::{Bitmaps, node_name};
 use crate::kvm::exits::ExitCounters;
 use crate::memory::Ram;
 use crate::vm::backends::Backends;
@@ -22,8 +25,10 @@ pub struct Inventory {
 }
 
 /// One disk.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct DiskFacts {
+    /// Name in QMP.
+    pub name: String,
     /// Path, as on the command line.
     pub path: String,
     /// Whether guest and host may not write.
@@ -34,20 +39,24 @@ pub struct DiskFacts {
     pub bytes_per_second: u64,
     /// Limit of requests a second; 0: none.
     pub operations_per_second: u64,
+    /// Named dirty bitmaps, which continue to change.
+    pub bitmaps: Arc<Bitmaps>,
 }
 
 impl Inventory {
     /// Lists the devices of `machine`, which was made from `config`.
     pub(super) fn new(config: &Config, ram: &Ram, backends: &Backends, machine: &Machine) -> Self {
         let per_second = |rate: Option<Rate>| rate.map_or(0, |rate| rate.per_second.get());
-        let disks = config.disks.iter().zip(&backends.images).map(|(disk, image)| {
+        let disks = config.disks.iter().zip(&backends.images).enumerate().map(|(index, (disk, image))| {
             let RateLimits { bytes, operations } = disk.limits;
             DiskFacts {
+                name: node_name(index),
                 path: disk.path.display().to_string(),
                 read_only: disk.read_only,
                 bytes: image.sectors() * 512,
                 bytes_per_second: per_second(bytes),
                 operations_per_second: per_second(operations),
+                bitmaps: Arc::clone(image.bitmaps()),
             }
         });
         let serial = match &config.serial {

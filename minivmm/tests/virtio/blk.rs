@@ -112,6 +112,41 @@ fn discarded_sectors_stay_readable() {
     assert_eq!(request(&mut driver, IN, 8, 4096, 4096), 0);
 }
 
+/// Dirty clusters of bitmap `b`, of 4 KiB each.
+fn dirty(image: &Image) -> Vec<u64> {
+    let words = image.bitmaps().with("b", |bitmap| bitmap.words().to_vec()).unwrap();
+    (0..64).filter(|cluster| words[0] >> cluster & 1 == 1).collect()
+}
+
+#[test]
+fn each_change_is_in_a_bitmap_once_it_is_answered() {
+    let mut file = NamedTempFile::new().unwrap();
+    file.write_all(&[0; 64 << 10]).unwrap();
+    let image = Arc::new(Image::open(file.path(), false).unwrap());
+    let mut driver = Driver::new(Blk::new(Arc::clone(&image)), memory());
+    driver.start(0);
+    image.bitmaps().add("b", 4096, true).unwrap();
+    assert_eq!(request(&mut driver, IN, 0, 4096, 4096), 0);
+    assert_eq!(request(&mut driver, OUT, 128, 512, 512), 1, "beyond the end");
+    assert!(dirty(&image).is_empty());
+    assert_eq!(request(&mut driver, OUT, 7, 1024, 512), 0);
+    assert_eq!(dirty(&image), [0, 1]);
+    put(&driver, &range(24, 8, 0));
+    assert_eq!(request(&mut driver, WRITE_ZEROES, 0, 16, 16), 0);
+    assert_eq!(dirty(&image), [0, 1, 3]);
+    put(&driver, &range(40, 9, 1));
+    assert_eq!(request(&mut driver, WRITE_ZEROES, 0, 16, 16), 0);
+    put(&driver, &range(127, 1, 0));
+    assert_eq!(request(&mut driver, DISCARD, 0, 16, 16), 0);
+    assert_eq!(dirty(&image), [0, 1, 3, 5, 6, 15]);
+    image.bitmaps().set_recording("b", false).unwrap();
+    assert_eq!(request(&mut driver, OUT, 64, 512, 512), 0);
+    image.bitmaps().clear("b").unwrap();
+    image.bitmaps().set_recording("b", true).unwrap();
+    image.write(&[1; 512], 0).unwrap();
+    assert!(dirty(&image).is_empty(), "only the guest's changes count");
+}
+
 #[test]
 fn refuses_what_is_not_on_the_disk_and_changes_nothing() {
     let (mut driver, file) = disk(8 << 10);

@@ -1,5 +1,6 @@
 //! The control socket with a thread instead of the driver, against answers that QEMU gave.
 
+mod bitmaps;
 mod clients;
 mod human;
 mod manual;

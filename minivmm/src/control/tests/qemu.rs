@@ -2,6 +2,7 @@
 //! both have.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -13,8 +14,11 @@ use vmstate_lab::{qemu, skip};
 
 use super::{TestClient, running};
 
-/// A QEMU without a machine; dropping it ends the process.
-struct Qemu {
+/// Bytes of the QEMU's disk `virtio0`.
+pub(super) const DISK: u64 = (6 << 20) + 0x1200;
+
+/// A QEMU without a machine, but with a disk; dropping it ends the process.
+pub(super) struct Qemu {
     process: Child,
     stream: BufReader<UnixStream>,
 }
@@ -27,7 +31,7 @@ impl Drop for Qemu {
 }
 
 impl Qemu {
-    fn start(dir: &Path) -> Option<Self> {
+    pub(super) fn start(dir: &Path) -> Option<Self> {
         let program = match qemu::at_least(qemu::NEEDED) {
             Ok(program) => program,
             Err(error) => {
@@ -35,10 +39,15 @@ impl Qemu {
                 return None;
             }
         };
-        let socket = dir.join("qmp");
+        let (socket, disk) = (dir.join("qmp"), dir.join("disk"));
+        File::create(&disk).unwrap().set_len(DISK).unwrap();
         let mut command = Command::new(program);
-        command.args(["-M", "none", "-display", "none", "-qmp"]);
-        command.arg(format!("unix:{},server=on,wait=off", socket.display())).stderr(Stdio::null());
+        command.args(["-M", "none", "-display", "none", "-nodefaults", "-drive"]);
+        command.arg(format!("if=none,id=virtio0,format=raw,file={}", disk.display())).arg("-qmp");
+        command
+            .arg(format!("unix:{},server=on,wait=off", socket.display()))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
         let process = command.spawn().unwrap();
         let deadline = Instant::now() + Duration::from_secs(60);
         let stream = loop {
@@ -61,7 +70,7 @@ impl Qemu {
     }
 
     /// Returns the answer to a line.
-    fn send(&mut self, line: &str) -> Value {
+    pub(super) fn send(&mut self, line: &str) -> Value {
         self.stream.get_mut().write_all(format!("{line}\n").as_bytes()).unwrap();
         loop {
             let message = self.message();

@@ -1,6 +1,7 @@
 //! The schema against real answers, and against the rules of its format.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
@@ -10,6 +11,7 @@ use vmstate::ram::XbzrleCount;
 use super::{TestClient, running};
 use crate::control::kind::Kind;
 use crate::control::table::COMMANDS;
+use crate::devices::virtio::blk::Bitmaps;
 use crate::migration::block_time::BlockTime;
 use crate::migration::disk::DiskFigures;
 use crate::vm::{DiskFacts, Inventory};
@@ -50,17 +52,21 @@ fn every_query_answers_as_the_schema_says() {
     let mut test_client = TestClient::negotiated(&handle);
     for full in [false, true] {
         if full {
+            let bitmaps = Arc::new(Bitmaps::new(512));
+            bitmaps.add("b", 512, true).unwrap();
             let disk = DiskFacts {
+                name: "virtio0".into(),
                 path: "/d".into(),
                 read_only: true,
                 bytes: 512,
                 bytes_per_second: 7,
                 operations_per_second: 8,
+                bitmaps,
             };
             shared.set_inventory(Inventory {
                 vcpu_threads: vec![11, 12],
                 vcpu_exits: Vec::new(),
-                disks: vec![disk.clone(), disk],
+                disks: vec![disk.clone(), DiskFacts { name: "virtio1".into(), ..disk }],
                 chardevs: vec![("serial0", "stdio".into())],
                 no_block_time: None,
             });

@@ -1,5 +1,6 @@
 //! Dirty bitmap of a disk image: one bit for each granule, set by the writer of the image and cleared by the copier.
 
+use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Bytes of the image that share one bit.
@@ -27,11 +28,8 @@ impl Changes {
     /// Marks the granules of a range of the image.
     pub(super) fn mark(&self, offset: u64, len: u64) {
         let Some(last) = len.checked_sub(1).map(|rest| offset.saturating_add(rest) / GRANULE) else { return };
-        let first = offset / GRANULE;
-        for word in first / WORD..=last / WORD {
-            let (from, to) = (first.max(word * WORD) % WORD, last.min(word * WORD + WORD - 1) % WORD);
-            let bits = u64::MAX << from & u64::MAX >> (WORD - 1 - to);
-            let Some(word) = self.words.get(word as usize) else { return };
+        for (index, bits) in masks(offset / GRANULE..=last) {
+            let Some(word) = self.words.get(index) else { return };
             // Usually set already: a file system writes the same places again and again.
             if word.load(Ordering::SeqCst) & bits != bits {
                 let before = word.fetch_or(bits, Ordering::SeqCst);
@@ -65,6 +63,15 @@ impl Changes {
     pub fn words(&self) -> usize {
         self.words.len()
     }
+}
+
+/// The words of a bitmap that have the given bits: the index of each, and its mask.
+pub(super) fn masks(bits: RangeInclusive<u64>) -> impl Iterator<Item = (usize, u64)> {
+    let (first, last) = bits.into_inner();
+    (first / WORD..=last / WORD).map(move |word| {
+        let (from, to) = (first.max(word * WORD) % WORD, last.min(word * WORD + WORD - 1) % WORD);
+        (word as usize, u64::MAX << from & u64::MAX >> (WORD - 1 - to))
+    })
 }
 
 #[cfg(test)]

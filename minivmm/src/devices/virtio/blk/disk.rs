@@ -86,7 +86,7 @@ impl Disk {
         let count = data.len().min(PIECE);
         self.buffer.resize(count as usize, 0);
         data.read(memory, &mut self.buffer)?;
-        self.image.write(&self.buffer, offset)?;
+        self.change(offset, count, |image| image.write(&self.buffer, offset))?;
         self.moved += count;
         Ok(count)
     }
@@ -97,8 +97,8 @@ impl Disk {
         let count = len.min(RANGE_PIECE - offset % RANGE_PIECE);
         let done = match how {
             _ if count == 0 => Ok(()),
-            Erase::Discard | Erase::Unmap => self.image.punch(offset, count),
-            Erase::Zero => self.image.zero(offset, count),
+            Erase::Discard | Erase::Unmap => self.change(offset, count, |image| image.punch(offset, count)),
+            Erase::Zero => self.change(offset, count, |image| image.zero(offset, count)),
         };
         match (done, how) {
             // Discard is a hint: ignoring it loses nothing.
@@ -116,9 +116,17 @@ impl Disk {
         let count = len.min(PIECE);
         self.buffer.clear();
         self.buffer.resize(count as usize, 0);
-        self.image.write(&self.buffer, offset)?;
+        self.change(offset, count, |image| image.write(&self.buffer, offset))?;
         self.moved += count;
         Ok(count)
+    }
+
+    /// Changes a range of the image for the guest, and marks it in the bitmaps, also after a failure, which may have changed it
+    /// in part.
+    fn change(&self, offset: u64, len: u64, change: impl FnOnce(&Image) -> io::Result<()>) -> io::Result<()> {
+        let done = change(&self.image);
+        self.image.bitmaps().mark(offset, len);
+        done
     }
 }
 

@@ -12,6 +12,7 @@ use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 use vmstate::ownership::{Access, OwnershipError, Resource};
 
+use super::bitmaps::Bitmaps;
 use super::changes::Changes;
 use super::mark::Mark;
 use crate::files::{self, Fit, Mode};
@@ -28,6 +29,8 @@ pub struct Image {
     bytes: u64,
     /// Changes by this process, which are all changes once the image is locked.
     changes: Changes,
+    /// Named dirty bitmaps, of the guest's changes.
+    bitmaps: Arc<Bitmaps>,
     /// Mark that this process has set on the image.
     mark: Mutex<Option<Mark>>,
 }
@@ -48,8 +51,13 @@ impl Image {
         let access = if read_only { Access::Shared } else { Access::Exclusive };
         let resource = Resource::image(file.try_clone().map_err(error)?, path, access);
         let bytes = resource.bytes()?;
+        Ok(Self::of(file, resource, bytes))
+    }
+
+    fn of(file: File, resource: Resource, bytes: u64) -> Self {
+        let bitmaps = Arc::new(Bitmaps::new(bytes / SECTOR * SECTOR));
         let (resource, changes) = (Arc::new(resource), Changes::new(bytes));
-        Ok(Self { file, resource, bytes, changes, mark: Mutex::default() })
+        Self { file, resource, bytes, changes, bitmaps, mark: Mutex::default() }
     }
 
     /// Creates a raw image of `bytes` bytes for a content that a migration brings: a new file, or the file of an earlier
@@ -74,8 +82,7 @@ impl Image {
             let why = "it exists, and create= makes a new file: give another path, or remove it if nobody needs it";
             return Err(error(io::Error::other(why)));
         }
-        let (resource, changes) = (Arc::new(resource), Changes::new(bytes));
-        let image = Self { file, resource, bytes, changes, mark: Mutex::default() };
+        let image = Self::of(file, resource, bytes);
         if let Err(why) = image.mark(Mark::Incomplete) {
             if is_new {
                 // No other process has the new file.
@@ -179,6 +186,12 @@ impl Image {
     /// Dirty bitmap of the image.
     pub fn changes(&self) -> &Changes {
         &self.changes
+    }
+
+    /// Named dirty bitmaps of the disk. The disk's device marks the guest's changes there: other changes of the image, as by a
+    /// migration with its content, are not the guest's.
+    pub fn bitmaps(&self) -> &Arc<Bitmaps> {
+        &self.bitmaps
     }
 
     /// Makes all writes durable, and visible to the next process that opens the image, on this host or another.

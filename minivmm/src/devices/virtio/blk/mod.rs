@@ -1,5 +1,6 @@
 //! virtio-blk (virtio 1.2 §5.2) on a raw image: one queue, one request at a time, in order.
 
+mod bitmaps;
 mod changes;
 mod disk;
 mod image;
@@ -15,6 +16,7 @@ use vmstate::codec::{Reader, Writer};
 use vmstate::error::{Error, ErrorKind, Result};
 use vmstate::schema::{Description, MaybeStatic};
 
+pub use self::bitmaps::{BitmapError, Bitmaps, DirtyBitmap, GRANULARITY};
 pub use self::changes::{Changes, GRANULE};
 use self::disk::Disk;
 pub use self::image::{Image, SECTOR};
@@ -28,6 +30,12 @@ const SEGMENTS_MAX: u32 = 254;
 const CONFIG_LEN: usize = 57;
 /// Offset of `writeback`.
 const WRITEBACK: usize = 32;
+
+/// Name of a disk, by its index in the order of all disks: in QMP and in section `dirty-bitmap`. QEMU gives it to the disks of
+/// `-drive if=virtio`.
+pub fn node_name(index: usize) -> String {
+    format!("virtio{index}")
+}
 
 /// The disk.
 #[derive(Debug)]

@@ -1,0 +1,169 @@
+//! Commands for the named dirty bitmaps of disks, for incremental backups. The bitmaps have a lock of their own, so the driver is
+//! not involved.
+//!
+//! Facts: QEMU's `block/monitor/bitmap-qmp-cmds.c`.
+
+use std::sync::Arc;
+
+use ring::digest;
+use serde_json::{Value, json};
+
+use crate::control::commands::{Arguments, Failure};
+use crate::control::descriptors::Caller;
+use crate::control::kind::{Kind, Member, Shape, needed, optional};
+use crate::control::table::{CarryOut, Command};
+use crate::devices::virtio::blk::{BitmapError, Bitmaps, DirtyBitmap, GRANULARITY};
+use crate::vm::DiskFacts;
+
+impl From<BitmapError> for Failure {
+    fn from(error: BitmapError) -> Self {
+        Self::generic(error.to_string())
+    }
+}
+
+/// Rows of the command table.
+pub(super) fn commands() -> Vec<Command> {
+    let command = |name, about, carry_out: CarryOut| Command::new(name, about, carry_out).takes(node_and_name());
+    vec![
+        command(
+            "block-dirty-bitmap-add",
+            "adds a [dirty bitmap](minivmm-devices.md#dirty-bitmaps) to the disk `node`, as `query-block` names it. `granularity` is the bytes of a \
+             cluster, a power of two from 512 to 2 GiB, 64 KiB if it is not given; with `disabled` the bitmap does not record until \
+             `block-dirty-bitmap-enable`; `persistent` is refused, because a raw image has no place for bitmaps",
+            add,
+        )
+        .takes(node_and_name().into_iter().chain([
+            optional("granularity", Kind::Size),
+            optional("persistent", Kind::Switch),
+            optional("disabled", Kind::Switch),
+        ])),
+        command("block-dirty-bitmap-remove", "removes a bitmap", |caller, arguments| {
+            change(caller, &arguments, Bitmaps::remove)
+        }),
+        command("block-dirty-bitmap-clear", "makes all clusters of a bitmap clean", |caller, arguments| {
+            change(caller, &arguments, Bitmaps::clear)
+        }),
+        command("block-dirty-bitmap-enable", "lets a bitmap record the guest's changes", |caller, arguments| {
+            change(caller, &arguments, |bitmaps, name| bitmaps.set_recording(name, true))
+        }),
+        command("block-dirty-bitmap-disable", "keeps a bitmap as it is, whatever the guest changes", |caller, arguments| {
+            change(caller, &arguments, |bitmaps, name| bitmaps.set_recording(name, false))
+        }),
+        Command::new(
+            "block-dirty-bitmap-merge",
+            "makes each cluster of the bitmap `target` dirty that is dirty in one of `bitmaps`: names, or objects with `node` and `name`",
+            merge,
+        )
+        .takes([
+            needed("node", Kind::Text),
+            needed("target", Kind::Text),
+            needed("bitmaps", Kind::list(Kind::TextOrObject("BlockDirtyBitmapOrStr", Shape::of(node_and_name())))),
+        ]),
+        command(
+            "x-debug-block-dirty-bitmap-sha256",
+            "the SHA-256 of a bitmap's bits, to compare bitmaps of the same size and granularity",
+            sha256,
+        )
+        .gives(Kind::object([needed("sha256", Kind::Text)])),
+    ]
+}
+
+fn node_and_name() -> [Member; 2] {
+    ["node", "name"].map(|name| needed(name, Kind::Text))
+}
+
+/// Type of a bitmap in `query-block`.
+pub(super) fn kind() -> Kind {
+    Kind::object([
+        needed("name", Kind::Text),
+        needed("count", Kind::Integer),
+        needed("granularity", Kind::Integer),
+        needed("recording", Kind::Switch),
+        needed("busy", Kind::Switch),
+        needed("persistent", Kind::Switch),
+    ])
+}
+
+/// Lists the bitmaps of a disk, if it has some.
+pub(super) fn list(disk: &DiskFacts) -> Option<Value> {
+    let one = |bitmap: &DirtyBitmap| {
+        json!({
+            "name": bitmap.name(),
+            "count": bitmap.dirty_bytes(),
+            "granularity": bitmap.granularity(),
+            "recording": bitmap.is_recording(),
+            "busy": bitmap.is_busy(),
+            "persistent": false,
+        })
+    };
+    let all = disk.bitmaps.each(one);
+    (!all.is_empty()).then(|| all.into())
+}
+
+fn find(caller: &Caller, node: &str) -> Option<Arc<Bitmaps>> {
+    let disks = caller.inventory().disks;
+    disks.into_iter().find(|disk| disk.name == node).map(|disk| disk.bitmaps)
+}
+
+fn of_node(caller: &Caller, node: &str) -> Result<Arc<Bitmaps>, Failure> {
+    find(caller, node).ok_or_else(|| Failure::generic(format!("Node '{node}' not found")))
+}
+
+fn text<'a>(arguments: &'a Arguments, name: &str) -> &'a str {
+    arguments.text(name).unwrap_or_default()
+}
+
+fn add(caller: &Caller, arguments: Arguments) -> Result<Value, Failure> {
+    let (node, name) = (text(&arguments, "node"), text(&arguments, "name"));
+    let too_large = || Failure::generic("Parameter 'granularity' expects uint32_t");
+    let granularity = arguments.integer("granularity").map(u32::try_from).transpose().map_err(|_| too_large())?;
+    if name.is_empty() {
+        return Err(BitmapError::NoName.into());
+    }
+    let unknown = || Failure::generic(format!("Cannot find device='{node}' nor node-name='{node}'"));
+    let bitmaps = find(caller, node).ok_or_else(unknown)?;
+    if arguments.switch("persistent") == Some(true) {
+        let why = format!("Can't store persistent bitmaps to {node}: Operation not supported");
+        return Err(Failure::generic(why));
+    }
+    bitmaps.add(name, granularity.unwrap_or(GRANULARITY), arguments.switch("disabled") != Some(true))?;
+    Ok(json!({}))
+}
+
+fn change(
+    caller: &Caller,
+    arguments: &Arguments,
+    change: impl FnOnce(&Bitmaps, &str) -> Result<(), BitmapError>,
+) -> Result<Value, Failure> {
+    change(&*of_node(caller, text(arguments, "node"))?, text(arguments, "name"))?;
+    Ok(json!({}))
+}
+
+fn merge(caller: &Caller, arguments: Arguments) -> Result<Value, Failure> {
+    let (node, target) = (text(&arguments, "node"), text(&arguments, "target"));
+    let bitmaps = of_node(caller, node)?;
+    bitmaps.with(target, |_| ())?;
+    let sources = arguments.list("bitmaps").iter().map(|source| {
+        Ok(match source {
+            Value::String(name) => (Arc::clone(&bitmaps), name.as_str()),
+            other => (
+                of_node(caller, other["node"].as_str().unwrap_or_default())?,
+                other["name"].as_str().unwrap_or_default(),
+            ),
+        })
+    });
+    bitmaps.merge(target, &sources.collect::<Result<Vec<_>, Failure>>()?)?;
+    Ok(json!({}))
+}
+
+/// As `hbitmap_sha256` (util/hbitmap.c) on x86-64: the words of the bitmap, each with its lowest byte first.
+fn sha256(caller: &Caller, arguments: Arguments) -> Result<Value, Failure> {
+    let bitmaps = of_node(caller, text(&arguments, "node"))?;
+    let digest = bitmaps.with(text(&arguments, "name"), |bitmap| {
+        let mut context = digest::Context::new(&digest::SHA256);
+        bitmap.words().iter().for_each(|word| context.update(&word.to_le_bytes()));
+        context.finish()
+    })?;
+    let digits: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(json!({"sha256": digits}))
+}

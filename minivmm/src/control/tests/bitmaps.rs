@@ -1,0 +1,108 @@
+//! Dirty bitmaps against those of a running QEMU, whose disk is written at the same places.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::qemu::{DISK, Qemu};
+use super::{TestClient, running};
+use crate::devices::virtio::blk::Bitmaps;
+use crate::vm::{DiskFacts, Inventory};
+
+/// Lines to which minivmm gives the same answers as a QEMU with a disk of the same size, in this order.
+const LINES: &[&str] = &[
+    r#"{"execute":"block-dirty-bitmap-add","arguments":{"node":"nope","name":"b"}}"#,
+    r#"{"execute":"block-dirty-bitmap-add","arguments":{"node":"nope","name":""}}"#,
+    r#"{"execute":"block-dirty-bitmap-add","arguments":{"node":"virtio0"}}"#,
+    r#"{"execute":"block-dirty-bitmap-add","arguments":{"node":"virtio0","name":"b","granularity":500}}"#,
+    r#"{"execute":"block-dirty-bitmap-add","arguments":{"node":"virtio0","name":"b","granularity":768}}"#,
+    r#"{"execute":"block-dirty-bitmap-add","arguments":{"node":"virtio0","name":"b","granularity":0}}"#,
+    r#"{"execute":"block-dirty-bitmap-add","arguments":{"node":"virtio0","name":"b","granularity":4294967296}}"#,
+    r#"{"execute":"block-dirty-bitmap-add","arguments":{"node":"virtio0","name":"b","granularity":-1}}"#,
+    r#"{"execute":"block-dirty-bitmap-add","arguments":{"node":"virtio0","name":"b","granularity":"x"}}"#,
+    r#"{"execute":"block-dirty-bitmap-add","arguments":{"node":"virtio0","name":"b","persistent":true}}"#,
+    r#"{"execute":"block-dirty-bitmap-add","arguments":{"node":"virtio0","name":"b","nope":true}}"#,
+    r#"{"execute":"block-dirty-bitmap-add","arguments":{"node":"virtio0","name":"a","granularity":2147483648}}"#,
+    r#"{"execute":"block-dirty-bitmap-add","arguments":{"node":"virtio0","name":"b"}}"#,
+    r#"{"execute":"block-dirty-bitmap-add","arguments":{"node":"virtio0","name":"b"}}"#,
+    r#"{"execute":"block-dirty-bitmap-add","arguments":{"node":"virtio0","name":"c","granularity":512,"disabled":true}}"#,
+    r#"{"execute":"block-dirty-bitmap-add","arguments":{"node":"virtio0","name":"d","granularity":4096,"persistent":false}}"#,
+    r#"{"execute":"block-dirty-bitmap-add","arguments":{"node":"virtio0","name":"e","granularity":131072}}"#,
+    r#"{"execute":"block-dirty-bitmap-remove","arguments":{"node":"virtio0","name":"nope"}}"#,
+    r#"{"execute":"block-dirty-bitmap-remove","arguments":{"node":"nope","name":"b"}}"#,
+    r#"{"execute":"block-dirty-bitmap-remove","arguments":{"node":"virtio0","name":"e"}}"#,
+    r#"{"execute":"block-dirty-bitmap-remove","arguments":{"node":"virtio0","name":"e"}}"#,
+    r#"{"execute":"block-dirty-bitmap-clear","arguments":{"node":"virtio0","name":"nope"}}"#,
+    r#"{"execute":"block-dirty-bitmap-enable","arguments":{"node":"virtio0","name":"nope"}}"#,
+    r#"{"execute":"block-dirty-bitmap-disable","arguments":{"node":"nope","name":"b"}}"#,
+    r#"{"execute":"block-dirty-bitmap-disable","arguments":{"node":"virtio0"}}"#,
+    r#"{"execute":"block-dirty-bitmap-merge","arguments":{"node":"virtio0","target":"nope","bitmaps":["b"]}}"#,
+    r#"{"execute":"block-dirty-bitmap-merge","arguments":{"node":"virtio0","target":"b","bitmaps":["nope"]}}"#,
+    r#"{"execute":"block-dirty-bitmap-merge","arguments":{"node":"virtio0","target":"b","bitmaps":["c",5]}}"#,
+    r#"{"execute":"block-dirty-bitmap-merge","arguments":{"node":"virtio0","target":"b","bitmaps":[{"name":"c"}]}}"#,
+    r#"{"execute":"block-dirty-bitmap-merge","arguments":{"node":"virtio0","target":"b","bitmaps":[{"node":"nope","name":"c"}]}}"#,
+    r#"{"execute":"block-dirty-bitmap-merge","arguments":{"node":"virtio0","target":"b","bitmaps":[{"node":"virtio0","name":"c"}]}}"#,
+    r#"{"execute":"x-debug-block-dirty-bitmap-sha256","arguments":{"node":"nope","name":"c"}}"#,
+    r#"{"execute":"x-debug-block-dirty-bitmap-sha256","arguments":{"node":"virtio0","name":"nope"}}"#,
+];
+
+/// Writes, each of some bytes at an offset, and commands between them.
+const STEPS: &[Result<(u64, u64), &str>] = &[
+    Ok((0, 1)),
+    Ok((65_535, 2)),
+    Ok((DISK - 512, 512)),
+    Err(r#"{"execute":"block-dirty-bitmap-merge","arguments":{"node":"virtio0","target":"c","bitmaps":["b"]}}"#),
+    Ok((1_000_000, 700_000)),
+    Err(r#"{"execute":"block-dirty-bitmap-disable","arguments":{"node":"virtio0","name":"d"}}"#),
+    Err(r#"{"execute":"block-dirty-bitmap-enable","arguments":{"node":"virtio0","name":"c"}}"#),
+    Ok((3 << 20, 512)),
+    Err(
+        r#"{"execute":"block-dirty-bitmap-merge","arguments":{"node":"virtio0","target":"a","bitmaps":["b","c",{"node":"virtio0","name":"d"}]}}"#,
+    ),
+    Err(r#"{"execute":"block-dirty-bitmap-clear","arguments":{"node":"virtio0","name":"b"}}"#),
+    Err(r#"{"execute":"block-dirty-bitmap-merge","arguments":{"node":"virtio0","target":"b","bitmaps":["d"]}}"#),
+    Ok((0, DISK)),
+];
+
+#[test]
+fn bitmaps_are_those_of_a_running_qemu() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(mut qemu) = Qemu::start(dir.path()) else { return };
+    qemu.send(r#"{"execute":"qmp_capabilities"}"#);
+    let (handle, shared, _seen) = running();
+    let bitmaps = Arc::new(Bitmaps::new(DISK));
+    let disk = DiskFacts {
+        name: "virtio0".into(),
+        path: "/d".into(),
+        read_only: false,
+        bytes: DISK,
+        bytes_per_second: 0,
+        operations_per_second: 0,
+        bitmaps: Arc::clone(&bitmaps),
+    };
+    shared.set_inventory(Inventory { disks: vec![disk], ..Inventory::default() });
+    let mut test_client = TestClient::negotiated(&handle);
+    for line in LINES {
+        assert_eq!(test_client.send(format!("{line}\n").as_bytes()), [qemu.send(line)], "to {line}");
+    }
+    for step in STEPS {
+        match step {
+            Ok((offset, len)) => {
+                bitmaps.mark(*offset, *len);
+                let write = format!("qemu-io virtio0 \"write {offset} {len}\"");
+                let line = json!({"execute": "human-monitor-command", "arguments": {"command-line": write}});
+                assert_eq!(qemu.send(&line.to_string()), json!({"return": ""}));
+            }
+            Err(line) => assert_eq!(test_client.send(line.as_bytes()), [qemu.send(line)], "to {line}"),
+        }
+        let block = r#"{"execute":"query-block"}"#;
+        let list = |answer: &Value| answer["return"][0]["inserted"]["dirty-bitmaps"].clone();
+        let ours = list(&test_client.send(block.as_bytes())[0]);
+        assert_eq!(ours, list(&qemu.send(block)), "after {step:?}");
+        for bitmap in ours.as_array().unwrap() {
+            let arguments = json!({"node": "virtio0", "name": bitmap["name"]});
+            let line = json!({"execute": "x-debug-block-dirty-bitmap-sha256", "arguments": arguments}).to_string();
+            assert_eq!(test_client.send(line.as_bytes()), [qemu.send(&line)], "{bitmap} after {step:?}");
+        }
+    }
+}
