@@ -12,13 +12,13 @@ use crate::cli::{
     self, Command, EXIT_UNACKNOWLEDGED, EXIT_UNDECIDED, EXIT_UNKNOWN, EXIT_USAGE, MigrateArgs, Outcome, Parsed,
     PlanArgs, TlsCommand, Translation,
 };
-use crate::config::{Address, Config, ListenAt};
+use crate::config::{Address, Config};
 use crate::console::{self, Console};
 use crate::control::{ClientError, ControlSocket, MetricsSocket, Server};
 use crate::error::print_message;
 use crate::passed;
 use crate::sandbox::{self, Kind, OnViolation};
-use crate::vm::{End, Handle, Request, Vm};
+use crate::vm::{End, HandedOver, Handle, Request, Vm};
 
 /// Carries out the command in `arguments`, the first of which is the program's name; returns the exit code. Must run on the
 /// main thread before there are others, since it blocks signals for all threads.
@@ -64,7 +64,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 /// Runs a machine on this thread; console, control socket and metrics have threads of their own. `confined`: in the sandbox.
-fn run(config: Config, confined: bool, metrics: Option<&Address>) -> ExitCode {
+fn run(mut config: Config, confined: bool, metrics: Option<&Address>) -> ExitCode {
     // Before there is another thread, since threads inherit the mask.
     let signals = SigSet::from_iter([Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM]);
     if let Err(error) = signals.thread_block() {
@@ -78,15 +78,20 @@ fn run(config: Config, confined: bool, metrics: Option<&Address>) -> ExitCode {
     if let Err(error) = sandbox::spawn(Kind::Console, "signals", move || end_on_signal(&signals, &started)) {
         return fail(&format!("cannot spawn the thread for signals: {error}"));
     }
-    let successor = matches!(config.incoming, Some(ListenAt::Address(Address::Local(_))));
-    let console = match Console::open(&config.serial, successor) {
+    let mut handed_over = match HandedOver::awaited(&mut config) {
+        Ok(handed_over) => handed_over,
+        Err(error) => return refuse(&error.with_causes()),
+    };
+    let successor = handed_over.is_some();
+    let descriptors = handed_over.as_mut().map(|handed_over| &mut handed_over.descriptors);
+    let console = match Console::open(&config.serial, descriptors) {
         Ok(console) => console,
         Err(error) => return refuse(&error),
     };
     let Console { output, input, terminal: _terminal } = console;
     let control = config.control.clone();
     let open = if successor { ControlSocket::succeed } else { ControlSocket::open };
-    let vm = match Vm::new(config, output) {
+    let vm = match Vm::taking_over(config, output, handed_over) {
         Ok(vm) => vm,
         Err(error) => return refuse(&error.with_causes()),
     };
@@ -113,7 +118,7 @@ fn run(config: Config, confined: bool, metrics: Option<&Address>) -> ExitCode {
     if let Some(input) = input {
         let (keyboard, handle) = (vm.keyboard(), vm.handle());
         let quit = move || handle.send(Request::Quit);
-        if let Err(error) = input.pump(move |bytes| keyboard.send(bytes), quit) {
+        if let Err(error) = input.pump(move |read| keyboard.receive(read), quit) {
             return fail(&format!("cannot spawn the thread for the console: {error}"));
         }
     }

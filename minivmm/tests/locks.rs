@@ -12,6 +12,7 @@ use minivmm::kvm::state::extra::Msr;
 use minivmm::kvm::state::processor::{Leaf, Processor};
 use minivmm::kvm::state::{Apic, ClockReference, Cpu, CpuCommon, IoApic, KvmClock, Pic, Pit, VcpuExtra};
 use minivmm::migration::global::{GlobalState, Timer};
+use minivmm::migration::in_transit::InTransit;
 use minivmm::migration::ownership::Tickets;
 use minivmm::migration::preflight::{Card, DEVICES_MAX, Disk, Facts, Preflight};
 use minivmm::migration::sections::{MachineState, Parts};
@@ -107,6 +108,13 @@ fn minivmms_own() {
     vmstate::lock!(
         "tests/locks/minivmm-generation",
         told: loaded(Generation::default(), 1, b"\0\0\0\0\0\x09\xf0\0"),
+    );
+    // Two bytes of input, one of output, and a card with a socket, one byte received, two unsent, none waiting.
+    let in_transit = b"\0\0\0\x02ab\0\0\0\x01c\x01\0\0\0\0\0\0\0\x07\0\0\0\x01d\0\0\0\x02ef\0\0\0\0";
+    vmstate::lock!(
+        "tests/locks/minivmm-in-transit",
+        nothing: InTransit::default(),
+        one_card: loaded(InTransit::default(), 1, in_transit),
     );
     let record = Some(Record { token: *b"abcdefghijklmnop", generation: 5 });
     let disk = Ticket { role: Role::Disk(1), bytes: 0x1000, record };

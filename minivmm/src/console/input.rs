@@ -1,10 +1,14 @@
-//! Carries bytes from the keyboard to the serial port, as fast as the port takes them.
+//! Carries bytes from the keyboard to the serial port, as fast as the port takes them. No byte is read before the port has room
+//! for it, so that the process to which the guest is handed over reads the rest.
 
 use std::fs::File;
-use std::io::{self, Read};
-use std::os::fd::OwnedFd;
+use std::io::{self, ErrorKind, Read};
+use std::os::fd::{AsFd, OwnedFd};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::sandbox::{self, Kind};
 
@@ -38,41 +42,72 @@ impl Input {
         Self { held: Some(fd), ..self }
     }
 
-    /// Starts a thread that passes the input to `sink`, which returns how many bytes it took, until the input ends or the user
-    /// asks to end the machine: then the thread calls `quit`. The process does not wait for the thread when it ends.
+    /// Starts a thread that offers input to `port` until the input ends or the user asks to end the machine: then the thread
+    /// calls `quit`. The port calls the function that it is given with the number of bytes that it has room for, and takes those
+    /// that the function returns; or it returns false, to be asked again later. The process does not wait for the thread when it
+    /// ends.
     ///
     /// # Errors
     /// The thread could not be started.
     pub fn pump(
         self,
-        mut sink: impl FnMut(&[u8]) -> usize + Send + 'static,
+        mut port: impl FnMut(&mut dyn FnMut(usize) -> Vec<u8>) -> bool + Send + 'static,
         quit: impl FnOnce() + Send + 'static,
     ) -> io::Result<JoinHandle<()>> {
         sandbox::spawn(Kind::Console, "console-input", move || {
             let Self { mut source, escape, held: _held } = self;
             let mut keys = Keys { escape, escaped: false };
-            let mut buffer = [0; 256];
-            loop {
-                let typed = match source.read(&mut buffer) {
-                    // The guest continues without input.
-                    Ok(0) => return,
-                    Ok(length) => &buffer[..length],
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                    Err(_) => return,
-                };
-                let (bytes, ended) = keys.translate(typed);
-                let mut rest = &bytes[..];
-                while !rest.is_empty() {
-                    match sink(rest).min(rest.len()) {
-                        0 => thread::sleep(RETRY),
-                        taken => rest = &rest[taken..],
-                    }
+            let mut end = None;
+            while end.is_none() {
+                if !has_input(&source, PollTimeout::NONE) {
+                    continue;
                 }
-                if ended {
-                    return quit();
+                let taken = port(&mut |room| {
+                    // The port is locked: another reader of the same terminal must not make this read wait.
+                    if !has_input(&source, PollTimeout::ZERO) {
+                        return Vec::new();
+                    }
+                    let mut buffer = [0; 256];
+                    let typed = match source.read(&mut buffer[..room.min(256)]) {
+                        Ok(length @ 1..) => &buffer[..length],
+                        Err(error) if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::WouldBlock) => &[],
+                        // The guest continues without input.
+                        Ok(0) | Err(_) => {
+                            end = Some(End::OfInput);
+                            &[]
+                        }
+                    };
+                    let (bytes, ended) = keys.translate(typed);
+                    if ended {
+                        end = Some(End::OfMachine);
+                    }
+                    bytes
+                });
+                if !taken {
+                    thread::sleep(RETRY);
                 }
             }
+            if end == Some(End::OfMachine) {
+                quit();
+            }
         })
+    }
+}
+
+/// What ends the thread.
+#[derive(PartialEq, Eq)]
+enum End {
+    OfInput,
+    OfMachine,
+}
+
+/// Whether `source` can be read without waiting, within `timeout`. An error is left to the read.
+fn has_input(source: &File, timeout: PollTimeout) -> bool {
+    let mut waited = [PollFd::new(source.as_fd(), PollFlags::POLLIN)];
+    match poll(&mut waited, timeout) {
+        Ok(_) => waited[0].any() == Some(true),
+        Err(Errno::EINTR) => false,
+        Err(_) => true,
     }
 }
 

@@ -16,16 +16,14 @@ const PART: usize = 64 << 10;
 pub(super) struct Log {
     file: File,
     earlier: File,
-    /// Bytes in `file`.
-    len: u64,
     /// Largest size of each file in bytes; not 0.
     max: u64,
 }
 
 impl Log {
-    /// Makes a log of two empty files, which are open for reading and writing.
+    /// Makes a log of two files, which are open for reading and writing; it continues at the offset of the first one.
     pub(super) fn new(file: File, earlier: File, max: u64) -> Self {
-        Self { file, earlier, len: 0, max }
+        Self { file, earlier, max }
     }
 
     /// Name of the second file.
@@ -49,21 +47,20 @@ impl Log {
         }
         // Truncated last, so that nothing is lost if the process ends before.
         self.file.set_len(0)?;
-        self.file.rewind()?;
-        self.len = 0;
-        Ok(())
+        self.file.rewind()
     }
 }
 
 impl Write for Log {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.len >= self.max {
+        // Another process may have written before.
+        let mut len = self.file.stream_position()?;
+        if len >= self.max {
             self.turn()?;
+            len = 0;
         }
-        let room = usize::try_from(self.max - self.len).unwrap_or(usize::MAX).min(bytes.len());
-        let written = self.file.write(&bytes[..room])?;
-        self.len += written as u64;
-        Ok(written)
+        let room = usize::try_from(self.max - len).unwrap_or(usize::MAX).min(bytes.len());
+        self.file.write(&bytes[..room])
     }
 
     fn flush(&mut self) -> io::Result<()> {

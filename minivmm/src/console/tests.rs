@@ -10,7 +10,8 @@ use nix::sys::termios::{LocalFlags, tcgetattr};
 use nix::unistd::pipe;
 
 use crate::config::Serial;
-use crate::console::{Console, Input};
+use crate::console::{Console, HandedOver, Input};
+use crate::devices::serial::Output;
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -24,11 +25,12 @@ fn pumped(input: fn(File) -> Input, typed: &[&[u8]]) -> (Vec<u8>, bool) {
     let mut busy = false;
     let pump = input(read.into())
         .pump(
-            move |offered| {
+            move |read| {
                 busy = !busy;
-                let count = if busy { 0 } else { offered.len().min(3) };
-                taken.send(offered[..count].to_vec()).unwrap();
-                count
+                if !busy {
+                    taken.send(read(3)).unwrap();
+                }
+                !busy
             },
             move || quit.send(()).unwrap(),
         )
@@ -60,14 +62,16 @@ fn a_file_gets_the_output() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("log");
     std::fs::write(&path, "of an earlier run").unwrap();
-    let mut console = Console::open(&Serial::File { path: path.clone(), max: None }, false).unwrap();
+    let console = Console::open(&Serial::File { path: path.clone(), max: None }, None).unwrap();
     assert!(console.input.is_none() && console.terminal.is_none());
-    console.output.write_all(b"booted\n").unwrap();
+    let mut output = Output::new(console.output).unwrap();
+    output.write_all(b"booted\n").unwrap();
+    output.drain(SOON);
     assert_eq!(std::fs::read(&path).unwrap(), b"booted\n");
 
     let nowhere = directory.path().join("no/log");
     assert_eq!(
-        Console::open(&Serial::File { path: nowhere.clone(), max: None }, false).unwrap_err().to_string(),
+        Console::open(&Serial::File { path: nowhere.clone(), max: None }, None).unwrap_err().to_string(),
         format!(
             "--serial file:{}: No such file or directory (os error 2); choose a path that you may write",
             nowhere.display()
@@ -84,14 +88,16 @@ fn a_file_with_a_limit_keeps_the_last_of_the_output() {
     let path = directory.path().join("log");
     let earlier = directory.path().join("log.1");
     std::fs::write(&earlier, [b'x'; 3 * MAX]).unwrap();
-    let mut console = Console::open(&Serial::File { path: path.clone(), max: Some(MAX as u64) }, false).unwrap();
+    let console = Console::open(&Serial::File { path: path.clone(), max: Some(MAX as u64) }, None).unwrap();
+    let mut output = Output::new(console.output).unwrap();
     let read = |path: &Path| std::fs::read(path).unwrap();
     assert_eq!(read(&earlier), b"", "of an earlier run");
     let mut written = Vec::new();
     // Writes whose lengths do not divide the limit, and some that are longer than it.
     for (number, lines) in [1, 100, 411, 3, 700, 2000, 37, 512, 512, 1].into_iter().enumerate() {
         let piece = format!("{number:07}\n").repeat(lines);
-        console.output.write_all(piece.as_bytes()).unwrap();
+        output.write_all(piece.as_bytes()).unwrap();
+        output.drain(SOON);
         written.extend(piece.into_bytes());
         let (last, first) = (read(&path), read(&earlier));
         assert!(last.len() <= MAX && first.len() <= MAX, "{} and {} bytes", first.len(), last.len());
@@ -102,21 +108,75 @@ fn a_file_with_a_limit_keeps_the_last_of_the_output() {
     // The error names the second file if it cannot be opened.
     std::fs::remove_file(&earlier).unwrap();
     std::fs::create_dir(&earlier).unwrap();
-    let refusal = Console::open(&Serial::File { path, max: Some(MAX as u64) }, false).unwrap_err().to_string();
+    let refusal = Console::open(&Serial::File { path, max: Some(MAX as u64) }, None).unwrap_err().to_string();
     assert!(refusal.starts_with(&format!("--serial file:{}: ", earlier.display())), "{refusal}");
+}
+
+/// What a terminal that nobody reads has taken, and what is held back, are the whole output in order; a release writes the rest.
+#[test]
+fn output_that_is_held_is_what_the_terminal_has_not_taken() {
+    let Console { output, input, .. } = Console::open(&Serial::Pty, None).unwrap();
+    let path = nix::unistd::ttyname(input.as_ref().unwrap().held.as_ref().unwrap()).unwrap();
+    let mut output = Output::new(output).unwrap();
+    // More than the terminal takes.
+    let text: Vec<u8> = (b'!'..=b'~').cycle().take(300_000).collect();
+    output.write_all(&text).unwrap();
+    output.drain(Duration::from_millis(300));
+    let held = output.hold();
+    assert!(!held.is_empty() && held.len() < text.len(), "{} bytes are held", held.len());
+    let mut user = File::open(&path).unwrap();
+    let mut shown = vec![0; text.len() - held.len()];
+    user.read_exact(&mut shown).unwrap();
+    assert!([shown, held.clone()].concat() == text);
+    output.release();
+    let mut rest = vec![0; held.len()];
+    user.read_exact(&mut rest).unwrap();
+    assert!(rest == held);
+}
+
+/// The new process continues both files where the old one was, and writes no more to the first one than its limit.
+#[test]
+fn a_console_that_was_handed_over_continues_where_it_was() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("log");
+    for max in [None, Some(4096)] {
+        let serial = Serial::File { path: path.clone(), max };
+        let old = Output::new(Console::open(&serial, None).unwrap().output).unwrap();
+        let mut descriptors = HandedOver::new();
+        for (name, descriptor) in old.descriptors() {
+            descriptors.insert(name.to_owned(), descriptor.try_clone_to_owned().unwrap());
+        }
+        old.clone().write_all(&[b'a'; 3000]).unwrap();
+        old.drain(SOON);
+        let mut new = Output::new(Console::open(&serial, Some(&mut descriptors)).unwrap().output).unwrap();
+        old.clone().write_all(&[b'b'; 1000]).unwrap();
+        old.drain(SOON);
+        new.write_all(&[b'c'; 1000]).unwrap();
+        new.drain(SOON);
+        let whole = [[b'a'; 3000].as_slice(), &[b'b'; 1000], &[b'c'; 1000]].concat();
+        let read = |path: &Path| std::fs::read(path).unwrap();
+        match max {
+            None => assert!(read(&path) == whole),
+            Some(max) => {
+                assert!([read(&directory.path().join("log.1")), read(&path)].concat() == whole);
+                assert!(read(&path).len() <= max as usize);
+            }
+        }
+    }
 }
 
 #[test]
 fn a_pty_is_raw_and_carries_both_ways_for_one_user_after_another() {
-    let Console { mut output, input, .. } = Console::open(&Serial::Pty, false).unwrap();
+    let Console { output, input, .. } = Console::open(&Serial::Pty, None).unwrap();
+    let mut output = Output::new(output).unwrap();
     let input = input.unwrap();
     let path = nix::unistd::ttyname(input.held.as_ref().unwrap()).unwrap();
     let (sender, typed) = channel();
     input
         .pump(
-            move |bytes| {
-                sender.send(bytes.to_vec()).unwrap();
-                bytes.len()
+            move |read| {
+                sender.send(read(16)).unwrap();
+                true
             },
             || (),
         )

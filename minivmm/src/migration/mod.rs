@@ -6,6 +6,7 @@ pub mod dirty_log;
 pub mod disk;
 pub mod firmware;
 pub mod global;
+pub mod in_transit;
 pub mod ownership;
 mod postcopy_ram;
 pub mod preflight;

@@ -8,6 +8,7 @@ use vmstate::section::Sections;
 
 use super::disk::{self, SharedDisk};
 use super::global::{GlobalState, Timer};
+use super::in_transit::InTransit;
 use super::ownership::SharedTickets;
 use super::preflight::Preflight;
 use super::qemu_sections::KeptSections;
@@ -33,6 +34,8 @@ pub struct MachineState {
     pub preflight: Preflight,
     /// Sections of a QEMU for devices that minivmm lacks.
     pub kept: KeptSections,
+    /// Section `minivmm/in-transit`.
+    pub in_transit: InTransit,
 }
 
 impl MachineState {
@@ -44,6 +47,7 @@ impl MachineState {
             global: GlobalState::new("paused"),
             preflight: Preflight::default(),
             kept: KeptSections::default(),
+            in_transit: InTransit::default(),
         }
     }
 }
@@ -133,6 +137,8 @@ impl Parts {
             sections.register("minivmm/vcpu", vcpu as u32, extra)?.beyond_qemu();
         }
         sections.register(GENERATION, 0, SharedSection::new(&self.generation))?.beyond_qemu();
+        let in_transit = SectionOf::new(state, |state: &mut MachineState| &mut state.in_transit);
+        sections.register(InTransit::SECTION, 0, in_transit)?.beyond_qemu();
         for (instance, disk) in &self.disks {
             sections.register_iterative(disk::NAME, *instance, Arc::clone(disk))?.beyond_qemu();
         }

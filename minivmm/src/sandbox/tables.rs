@@ -199,6 +199,8 @@ const MAIN: &[Call] = &[
 
 const CONSOLE: &[Call] = &[
     (libc::SYS_rt_sigtimedwait, ANY),
+    // Input, and room for output.
+    (libc::SYS_poll, ANY),
     // End of the command of `--incoming exec:`.
     (libc::SYS_wait4, ANY),
     // A file with a size limit starts again.

@@ -1,11 +1,12 @@
 //! The machine and everything that it owns: making, starting, stopping and resetting it. The driver (`driver.rs`) handles
 //! requests, and `migration/` its side of migrations.
 
-use std::io::Write;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::config::{Address, Config, ListenAt};
+use crate::devices::serial::Sink;
 use crate::error::{Error, Result};
 use crate::kvm;
 use crate::memory::Ram;
@@ -18,7 +19,7 @@ use crate::vm::inventory::Inventory;
 use crate::vm::keyboard::Keyboard;
 use crate::vm::machine::Machine;
 use crate::vm::migration::ended::LeftStopped;
-use crate::vm::migration::handover::{HandedOver, await_guest};
+use crate::vm::migration::handover::HandedOver;
 use crate::vm::migration::incoming::{self, Origin};
 use crate::vm::migration::look_up::LookUp;
 use crate::vm::migration::under_way::{Incoming, Outgoing};
@@ -72,19 +73,24 @@ impl Vm {
     ///
     /// # Errors
     /// Any; see [`Error`](crate::error::Error).
-    pub fn new(mut config: Config, console: Box<dyn Write + Send>) -> Result<Self> {
+    pub fn new(mut config: Config, console: impl Into<Sink>) -> Result<Self> {
+        let handed_over = HandedOver::awaited(&mut config)?;
+        Self::taking_over(config, console, handed_over)
+    }
+
+    /// Builds the machine of `config`, paused, around the memory that was `handed_over`; its serial port prints to `console`.
+    ///
+    /// # Errors
+    /// Any; see [`Error`](crate::error::Error).
+    pub fn taking_over(config: Config, console: impl Into<Sink>, handed_over: Option<HandedOver>) -> Result<Self> {
         let state = if config.incoming.is_some() { RunState::InMigrate } else { RunState::Prelaunch };
         let (handle, queue, shared) = Handle::new(state);
-        let handed_over = match &config.incoming {
-            Some(ListenAt::Address(Address::Local(path))) => Some(await_guest(&path.clone(), &mut config)?),
-            _ => None,
+        let (ram, handed_over, descriptors) = match handed_over {
+            Some(HandedOver { ram, socket, descriptors }) => (ram, Some(Origin::HandedOver(socket)), descriptors),
+            None if config.shares_memory => (Ram::shared(config.memory)?, None, BTreeMap::new()),
+            None => (Ram::new(config.memory)?, None, BTreeMap::new()),
         };
-        let (ram, handed_over) = match handed_over {
-            Some(HandedOver { ram, socket }) => (ram, Some(Origin::HandedOver(socket))),
-            None if config.shares_memory => (Ram::shared(config.memory)?, None),
-            None => (Ram::new(config.memory)?, None),
-        };
-        let backends = Backends::open(&config, &ram, console)?;
+        let backends = Backends::open(&config, &ram, console.into(), descriptors)?;
         let kvm = config.kvm.as_deref().map_or_else(kvm::open, kvm::passed)?;
         let machine = Machine::new(&config, &ram, Arc::new(kvm), &backends, queue.waiting(), None)?;
         if let (None, Some(images)) = (&config.incoming, &backends.boot) {

@@ -1,7 +1,9 @@
 //! Host side of the devices, opened once: a reset makes new devices, but the guest keeps its disks and its console.
 
+use std::collections::BTreeMap;
 use std::fmt;
-use std::io::{self, Write};
+use std::io;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -9,7 +11,7 @@ use vmstate::ownership::{Ownership, OwnershipError, Resource, Role};
 
 use crate::boot;
 use crate::config::Config;
-use crate::devices::serial::Output;
+use crate::devices::serial::{Output, Sink};
 use crate::devices::virtio::Limiter;
 use crate::devices::virtio::blk::Image;
 use crate::devices::virtio::net::{AttachError, Attachment, Directions};
@@ -18,6 +20,7 @@ use crate::files::{self, Fit, Mode};
 use crate::memory::Ram;
 use crate::passed;
 use crate::vm::migration::WriteBack;
+use crate::vm::migration::handover::stream;
 
 /// Boot files, also for a reset; they stay open, since a confined process can open no others.
 #[derive(Debug)]
@@ -59,13 +62,14 @@ impl fmt::Debug for Backends {
 }
 
 impl Backends {
-    /// Opens the files that `config` names; the serial port prints to `console`. Writable images and the lease are locked,
+    /// Opens the files that `config` names, but for those that were `handed_over` with the guest; the serial port prints to
+    /// `console`. Writable images and the lease are locked,
     /// unless the machine waits for a migration, whose source owns them until it hands over. Read-only images are always locked
     /// against writers.
     ///
     /// # Errors
     /// [`Error::Flag`]; [`Error::Device`] if the console's thread cannot be spawned.
-    pub fn open(config: &Config, ram: &Ram, console: Box<dyn Write + Send>) -> Result<Self> {
+    pub fn open(config: &Config, ram: &Ram, console: Sink, mut handed_over: BTreeMap<String, OwnedFd>) -> Result<Self> {
         let refused = |error| refused(config, error);
         let boot = match &config.kernel {
             None => None,
@@ -94,7 +98,8 @@ impl Backends {
         let nets = (0..).zip(&config.nets).map(|(index, net)| {
             let mut mac = FIRST_MAC;
             mac[5] += index;
-            Ok((Attachment::open(net, ram)?, net.mac.unwrap_or(mac)))
+            let connection = handed_over.remove(&stream(index.into()));
+            Ok((Attachment::open(net, ram, connection)?, net.mac.unwrap_or(mac)))
         });
         let nets = nets.collect::<Result<_, AttachError>>();
         let nets = nets.map_err(|error| Error::Flag { flag: "--net", what: error.to_string() })?;

@@ -22,6 +22,7 @@ use crate::machine_map::{
     COM1, COM1_GSI, COM1_LEN, GED, GED_GSI, GED_LEN, VIRTIO_MMIO_LEN, virtio_place, virtio_window,
 };
 use crate::memory::GuestMemory;
+use crate::migration::in_transit::InTransit;
 use crate::migration::sections::SharedSection;
 use crate::sync::lock;
 use crate::vm::backends::Backends;
@@ -176,6 +177,22 @@ impl Devices {
     /// Resumes all devices.
     pub fn resume(&self) {
         self.pause_order().for_each(|device| lock(device).resume());
+    }
+
+    /// Stops the console's output, and returns the bytes in transit of the paused devices.
+    pub(super) fn hold_in_transit(&self) -> InTransit {
+        let (input, output) = lock(&self.serial).hold();
+        let cards = self.nets.iter().map(|net| lock(net).change(|card, _| card.in_transit())).collect();
+        InTransit { input, output, cards, present: true }
+    }
+
+    /// Gives the devices the bytes in transit of another process.
+    pub(super) fn take_over(&self, in_transit: InTransit) {
+        let InTransit { input, output, cards, .. } = in_transit;
+        lock(&self.serial).take_over(input, output);
+        for (net, card) in self.nets.iter().zip(cards) {
+            lock(net).change(|model, _| model.take_over(card));
+        }
     }
 
     /// Has the cards announce the guest to the network.

@@ -20,11 +20,26 @@ impl Keyboard {
         Self { serial: Arc::clone(serial), published: Arc::clone(published) }
     }
 
-    /// Passes `bytes` to the serial port and returns how many it took: none while its state is on the way to another machine or
-    /// will be replaced by an arriving one, since the bytes would be lost.
-    pub fn send(&self, bytes: &[u8]) -> usize {
+    /// Has `read` return bytes for the serial port, at most as many as its argument says. Returns false without a call if the
+    /// port has no room, or its state is on the way to another machine or will be replaced by an arriving one: the bytes would be
+    /// lost.
+    pub fn receive(&self, read: &mut dyn FnMut(usize) -> Vec<u8>) -> bool {
         let mut serial = lock(&self.serial);
-        // Checked under the port's lock, under which its section is saved after the run state has changed.
-        if takes_input(self.published.run_state()) { serial.enqueue(bytes) } else { 0 }
+        // Checked under the port's lock, under which its state is read after the run state has changed.
+        let room = if takes_input(self.published.run_state()) { serial.input_room() } else { 0 };
+        if room > 0 {
+            serial.enqueue(&read(room));
+        }
+        room > 0
+    }
+
+    /// Passes `bytes` to the serial port and returns how many it took.
+    pub fn send(&self, bytes: &[u8]) -> usize {
+        let mut taken = 0;
+        self.receive(&mut |room| {
+            taken = room.min(bytes.len());
+            bytes[..taken].to_vec()
+        });
+        taken
     }
 }

@@ -23,6 +23,7 @@ pub use handle::Handle;
 pub use inventory::{DiskFacts, Inventory};
 pub use keyboard::Keyboard;
 pub use migration::Ended;
+pub use migration::handover::HandedOver;
 pub use migration::status::MigrationStatus;
 pub use published::{Event, MigrationInfo, Published, default_parameters};
 pub use queue::{Next, Queue};

@@ -336,13 +336,17 @@ struct Running {
 impl Running {
     /// Starts the machine; prints that the test is skipped and returns `None` without KVM.
     fn start(arguments: &[&str], stdin: Stdio) -> Option<Self> {
+        Self::start_kernel(&vmstate_lab::tiny::bzimage(), arguments, stdin)
+    }
+
+    fn start_kernel(image: &[u8], arguments: &[&str], stdin: Stdio) -> Option<Self> {
         if let Err(error) = File::options().read(true).write(true).open("/dev/kvm") {
             vmstate_lab::skip::skip(format!("/dev/kvm: {error}"));
             return None;
         }
         let directory = tempfile::tempdir().unwrap();
         let kernel = directory.path().join("tiny");
-        std::fs::write(&kernel, vmstate_lab::tiny::bzimage()).unwrap();
+        std::fs::write(&kernel, image).unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_minivmm"))
             .args(["run", "--memory", "64M", "--append", &vmstate_lab::tiny::command_line(16, 4096), "--kernel"])
             .arg(&kernel)

@@ -1,15 +1,21 @@
 //! A live update: a new process replaces the machine's process under a running guest.
 
-use std::io::Read;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::process::{Output, Stdio};
+use std::thread;
+use std::time::Duration;
 
 use minivmm::control::Client;
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
 use vmstate_lab::tiny;
 
-use super::{Running, minivmm};
+use super::{Running, TIMEOUT, minivmm};
 
 /// The new process; dropping it ends the process, even if the test fails.
 struct Successor(Pid);
@@ -101,4 +107,90 @@ fn what_the_new_process_cannot_have_is_refused_with_the_way_out() {
     assert!(said.contains("started with --share-memory on; to another process of this host, migrate it"), "{said}");
     let status = Client::connect(&socket).unwrap().execute("query-status", json!({})).unwrap();
     assert_eq!(status["status"], "running");
+}
+
+/// Writes each byte of COM1 back.
+const ECHOES: [u8; 17] = [
+    0x66, 0xba, 0xfd, 0x03, // mov $0x3fd, %dx
+    0xec, // in %dx, %al
+    0xa8, 0x01, // test $1, %al
+    0x74, 0xf7, // jz the first instruction
+    0x66, 0xba, 0xf8, 0x03, // mov $0x3f8, %dx
+    0xec, // in %dx, %al
+    0xee, // out %al, %dx
+    0xeb, 0xef, // jmp the first instruction
+];
+
+/// Bytes that a client writes: more than the console and the port keep.
+const BYTES: usize = 96 << 10;
+
+/// The byte at a place of the client's sequence, no control character of a console.
+fn byte(at: usize) -> u8 {
+    b'0' + (at * 7 + at / 64) as u8 % 75
+}
+
+/// A client writes a sequence to the guest's console, which echoes it, and reads it back, through two updates. It does not read
+/// at first, so that bytes are under way in both directions at each update.
+fn echoes_through_updates(machine: &mut Running, mut to_guest: File, mut from_guest: File) {
+    machine.control();
+    let control = format!("unix:{}/qmp", machine.directory.path().display());
+    let writer = thread::spawn(move || {
+        for at in (0..BYTES).step_by(64) {
+            to_guest.write_all(&(at..at + 64).map(byte).collect::<Vec<_>>()).unwrap();
+        }
+        // The client stays connected.
+        to_guest
+    });
+    // Long enough for the guest to have echoed more than a pipe takes.
+    thread::sleep(Duration::from_secs(1));
+    let first = Successor::of(&minivmm(&["migrate", "--control", &control, "--local"]));
+    assert!(machine.child.wait().unwrap().success());
+    let (sender, read) = std::sync::mpsc::channel();
+    thread::spawn(move || {
+        let mut buffer = [0; 512];
+        while let Ok(length @ 1..) = from_guest.read(&mut buffer) {
+            if sender.send(buffer[..length].to_vec()).is_err() {
+                return;
+            }
+        }
+    });
+    let mut got = Vec::new();
+    let until = |got: &mut Vec<u8>, len| {
+        while got.len() < len {
+            got.extend(read.recv_timeout(TIMEOUT).unwrap_or_else(|error| panic!("{error} after {} bytes", got.len())));
+        }
+    };
+    until(&mut got, BYTES / 4);
+    let _second = Successor::of(&minivmm(&["migrate", "--control", &control, "--local"]));
+    until(&mut got, BYTES);
+    let wrong = got.iter().enumerate().find(|(at, got)| **got != byte(*at));
+    assert_eq!((got.len(), wrong), (BYTES, None));
+    drop(writer.join().unwrap());
+    drop(first);
+}
+
+fn echoing(serial: &str, stdin: Stdio) -> Option<Running> {
+    Running::start_kernel(&tiny::with_code(&ECHOES), &["--serial", serial, "--share-memory", "on"], stdin)
+}
+
+/// The client holds the pseudo-terminal open all the time.
+#[test]
+fn a_client_of_a_pseudo_terminal_loses_no_byte() {
+    let Some(mut machine) = echoing("pty", Stdio::null()) else { return };
+    let mut line = String::new();
+    BufReader::new(machine.child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+    let path = line.trim().strip_prefix("serial console on ").unwrap_or_else(|| panic!("{line}"));
+    let terminal = File::options().read(true).write(true).open(Path::new(path)).unwrap();
+    echoes_through_updates(&mut machine, terminal.try_clone().unwrap(), terminal);
+}
+
+/// Standard input and output of the machine's process are pipes.
+#[test]
+fn a_client_at_the_other_end_of_pipes_loses_no_byte() {
+    let (input, to_guest) = nix::unistd::pipe().unwrap();
+    let Some(mut machine) = echoing("stdio", input.into()) else { return };
+    let from_guest = OwnedFd::from(machine.child.stdout.take().unwrap());
+    // The smallest pipe of Linux, a page, so that output waits in the old process.
+    fcntl(&from_guest, FcntlArg::F_SETPIPE_SZ(4096)).unwrap();
+    echoes_through_updates(&mut machine, to_guest.into(), from_guest.into());
 }

@@ -19,9 +19,13 @@ use vmstate_lab::tmpfs::Tmpfs;
 /// Runs one row of a table.
 fn run(row: &Row, memory: Memory) {
     run_row(row, |directory, phase, cell| {
-        let setup = setup::setup(directory, memory);
+        let mut setup = setup::setup(directory, memory);
+        let network = setup::Network::of(&mut setup, directory);
         let source = Side::boot(&setup)?;
-        case::run(&setup, source, row.fault, phase, cell).map(drop)
+        let survivor = case::run(&setup, source, row.fault, phase, cell)?;
+        network.map_or(Ok(()), |network| network.check())?;
+        drop(survivor);
+        Ok(())
     });
 }
 

@@ -1,7 +1,9 @@
 //! Guest of the fault matrix: the tiny one, on this host's `/dev/kvm`.
 
 use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use minivmm::devices::virtio::blk::{Image, Mark};
@@ -11,7 +13,7 @@ use vmstate_lab::faults::cell::Fault;
 use vmstate_lab::faults::setup::{Memory, Setup, TINY, TestGuest};
 use vmstate_lab::tiny;
 use vmstate_lab::tmpfs::Tmpfs;
-use vmstate_lab::vmm::{Config, Program};
+use vmstate_lab::vmm::{Attachment, Config, Program};
 
 /// Pages that the guest rewrites in each pass.
 const PAGES: u64 = 64;
@@ -76,6 +78,28 @@ pub(crate) fn setup(directory: &Path, memory: Memory) -> Setup {
         memory,
         copied_to: None,
         config,
+    }
+}
+
+/// The network of a guest that is handed over in place, with a peer that counts the connections.
+pub(crate) struct Network(UnixListener);
+
+impl Network {
+    /// Gives the machines of `setup` a card on the network, if they hand the guest over in place.
+    pub(crate) fn of(setup: &mut Setup, directory: &Path) -> Option<Self> {
+        let path = (setup.memory == Memory::InPlace).then(|| directory.join("network"))?;
+        let listener = UnixListener::bind(&path).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        setup.config.card = Some(Attachment::Stream(path));
+        Some(Self(listener))
+    }
+
+    /// Checks that the first connection was also the last one: it was handed over, and stayed where it was after each failure.
+    pub(crate) fn check(&self) -> Result<()> {
+        match [self.0.accept(), self.0.accept()].map(|accepted| accepted.map_err(|error| error.kind())) {
+            [Ok(_), Err(ErrorKind::WouldBlock)] => Ok(()),
+            others => Err(format!("connections to the card's network: {others:?}")),
+        }
     }
 }
 

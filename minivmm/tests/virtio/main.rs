@@ -5,6 +5,7 @@
 mod blk;
 mod budgets;
 mod driver;
+mod handed_over;
 mod hostile;
 mod large_requests;
 mod limits;

@@ -2,7 +2,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -16,14 +16,14 @@ use crate::net::{MAC, MRG_RXBUF, RECEIVE, STATUS, TRANSMIT, buffer, frame, offer
 use crate::state::move_to;
 
 /// The listening peer of a card.
-struct Peer {
+pub struct Peer {
     listener: UnixListener,
     path: PathBuf,
     _folder: TempDir,
 }
 
 impl Peer {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("network");
         let listener = UnixListener::bind(&path).unwrap();
@@ -32,7 +32,7 @@ impl Peer {
     }
 
     /// Accepts the next connection.
-    fn accept(&self) -> UnixStream {
+    pub fn accept(&self) -> UnixStream {
         let end = Instant::now() + TIMEOUT;
         loop {
             match self.listener.accept() {
@@ -49,6 +49,15 @@ impl Peer {
         }
     }
 
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Checks that nobody has connected since.
+    pub fn expect_no_connection(&self) {
+        assert_eq!(self.listener.accept().unwrap_err().kind(), ErrorKind::WouldBlock);
+    }
+
     fn card(&self) -> (Driver<Net<Stream>>, UnixStream) {
         let stream = Stream::open(&self.path).unwrap();
         let network = self.accept();
@@ -63,7 +72,7 @@ fn started(stream: Stream) -> Driver<Net<Stream>> {
 }
 
 /// Frames a payload like QEMU's net/stream.c.
-fn framed(payload: &[u8]) -> Vec<u8> {
+pub fn framed(payload: &[u8]) -> Vec<u8> {
     [&(payload.len() as u32).to_be_bytes()[..], payload].concat()
 }
 
@@ -138,10 +147,10 @@ fn frames_go_behind_their_length_both_ways_however_they_are_cut() {
     writing.join().unwrap();
 }
 
-const LEN: usize = 40_000;
+pub const LEN: usize = 40_000;
 
 /// Sends frames of [`LEN`] bytes, each filled with its number, until the card takes no more; returns how many it took.
-fn fill(driver: &mut Driver<Net<Stream>>) -> u16 {
+pub fn fill(driver: &mut Driver<Net<Stream>>) -> u16 {
     let (mut given, mut waits) = (0_u16, 0);
     while waits < 20 {
         assert!(given < 1000, "40 MB are more than any socket keeps");

@@ -17,7 +17,7 @@ use std::time::Duration;
 use vm_superio::Trigger;
 use vm_superio::serial::NoEvents;
 
-pub use self::output::Output;
+pub use self::output::{CAPACITY as OUTPUT_CAPACITY, Output, Sink};
 pub use self::state::Thawed;
 use crate::bus::BusDevice;
 use crate::devices::{Device, DeviceError};
@@ -27,7 +27,7 @@ use crate::irq::IrqLine;
 const FIFO_DEPTH: usize = 16;
 
 /// Input kept for the guest beyond its FIFO.
-const INPUT_CAPACITY: usize = 4096;
+pub const INPUT_CAPACITY: usize = 4096;
 
 /// How long a pause waits for the sink. This is downtime; output that is left then is migrated.
 const DRAIN: Duration = Duration::from_millis(20);
@@ -56,7 +56,7 @@ pub struct Serial {
     fcr: u8,
     /// Input from the host that does not fit the FIFO yet.
     input: VecDeque<u8>,
-    /// Output that the source host could not write.
+    /// Output that the source could not write.
     unsent: Vec<u8>,
     irq: Arc<dyn IrqLine>,
     output: Output,
@@ -73,10 +73,34 @@ impl Serial {
 
     /// Takes input for the guest; returns how many bytes were taken. The caller keeps the rest and tries again later.
     pub fn enqueue(&mut self, bytes: &[u8]) -> usize {
-        let taken = bytes.len().min(INPUT_CAPACITY - self.input.len().min(INPUT_CAPACITY));
+        let taken = bytes.len().min(self.input_room());
         self.input.extend(&bytes[..taken]);
         self.refill();
         taken
+    }
+
+    /// Number of bytes that [`enqueue`](Self::enqueue) takes now.
+    pub fn input_room(&self) -> usize {
+        INPUT_CAPACITY.saturating_sub(self.input.len())
+    }
+
+    /// Stops writing output until the port is released or resumes; returns the input that the guest has not received, and the
+    /// output that is not written.
+    pub fn hold(&mut self) -> (Vec<u8>, Vec<u8>) {
+        let unsent = self.unsent.iter().copied().chain(self.output.hold()).collect();
+        (self.input.iter().copied().collect(), unsent)
+    }
+
+    /// Continues with input and output of another process, once the port is released or resumes.
+    pub fn take_over(&mut self, input: Vec<u8>, output: Vec<u8>) {
+        (self.input, self.unsent) = (input.into(), output);
+    }
+
+    /// Writes the output that was held, here or in another process.
+    pub fn release(&mut self) {
+        self.output.release();
+        // Cannot fail.
+        let _ = self.output.write_all(&std::mem::take(&mut self.unsent));
     }
 
     /// Bytes that the receiver can hold now; without FIFO it is a single register.
@@ -198,8 +222,8 @@ impl Device for Serial {
     /// Raises a pending interrupt again: this host's interrupt controller has not seen its edge, and a guest that waits for
     /// "transmitter empty" would wait for ever.
     fn resume(&mut self) {
-        // Cannot fail.
-        let _ = self.output.write_all(&std::mem::take(&mut self.unsent));
+        self.release();
+        self.refill();
         if self.uart.state().interrupt_identification != IIR_NONE {
             Pulse::new(&self.irq).pulse();
         }

@@ -51,6 +51,7 @@ use crate::kvm::state::HypervisorState;
 use crate::kvm::throttle::Throttle;
 use crate::migration::dirty_log::MachineDirtyLog;
 use crate::migration::global::{GlobalState, Timer};
+use crate::migration::in_transit::InTransit;
 use crate::migration::ram::MachineRam;
 use crate::migration::sections::{MachineState, Parts};
 use crate::sync::lock;
@@ -125,11 +126,14 @@ impl Vm {
             copied.check(&address).map_err(Refusal)?;
         }
         let way = Way::to(&address, &self.backends.images).map_err(Refusal)?;
+        // An older release opens console and networks itself.
+        let continues = release.as_ref().is_none_or(|release| release.section(InTransit::SECTION).is_some());
         let offer = match &address {
-            Address::Local(_) => Some(Offer::new(&self.ram, self.backends.nets.iter().map(|(net, _)| net))),
+            Address::Local(_) => Some(Offer::new(&self.ram, &self.backends, continues)),
             _ => None,
         };
         let offer = offer.transpose().map_err(Refusal)?;
+        let hands_over = offer.is_some() && continues;
         if terms.copies_disks && matches!(way, Way::File(_)) {
             return Err(Refusal(format!("{address}: {NO_MACHINE}")).into());
         }
@@ -189,8 +193,16 @@ impl Vm {
                 self.shared.set_tls(tls);
                 let (before, announced_postcopy) = (self.shared.run_state(), parameters.postcopy_ram && connects);
                 let reconnections = Some(sender);
-                self.outgoing =
-                    Some(Outgoing { control, thread, before, log, announced_postcopy, reconnections, throttle });
+                self.outgoing = Some(Outgoing {
+                    control,
+                    thread,
+                    before,
+                    hands_over,
+                    log,
+                    announced_postcopy,
+                    reconnections,
+                    throttle,
+                });
                 Ok(())
             }
             Err(error) => {
@@ -289,6 +301,8 @@ impl Vm {
                 let (hypervisor, timer, global) = self.read_state(outgoing.before)?;
                 let mut state = lock(&self.state);
                 (state.hypervisor, state.timer, state.global) = (hypervisor, timer, global);
+                drop(state);
+                self.hold_in_transit();
                 return Ok(());
             }
             (before, _) => before,
@@ -298,7 +312,15 @@ impl Vm {
             outgoing.before = before;
         }
         self.shared.set_run_state(RunState::FinishMigrate);
+        self.hold_in_transit();
         Ok(())
+    }
+
+    /// Source: collects the bytes in transit, if their descriptors are handed over. The run state lets no further input in.
+    fn hold_in_transit(&self) {
+        if self.outgoing.as_ref().is_some_and(|outgoing| outgoing.hands_over) {
+            lock(&self.state).in_transit = self.machine.devices.hold_in_transit();
+        }
     }
 
     /// Source: stops the guest as a switch-over does, and resumes it once the migration thread has measured what it needs. The
@@ -378,6 +400,9 @@ impl Vm {
             self.machine.devices.renew_generation(memory)?;
         }
         self.machine.devices.loaded();
+        if state.in_transit.present {
+            self.machine.devices.take_over(std::mem::take(&mut state.in_transit));
+        }
         Ok(())
     }
 
@@ -393,6 +418,7 @@ impl Vm {
         if runs {
             self.start();
         } else {
+            lock(&self.machine.devices.serial).release();
             self.shared.set_run_state(RunState::Paused);
         }
     }

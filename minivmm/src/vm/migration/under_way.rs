@@ -22,6 +22,8 @@ pub(in crate::vm) struct Outgoing {
     pub(super) thread: JoinHandle<()>,
     /// Run state of the guest before the switch-over.
     pub(super) before: RunState,
+    /// Whether the descriptors of console and networks are handed over, and bytes in transit with them.
+    pub(super) hands_over: bool,
     /// Dirty log, shared with the migration thread.
     pub(super) log: MachineDirtyLog,
     /// Whether post-copy was announced to the destination.

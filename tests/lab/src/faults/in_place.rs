@@ -18,10 +18,7 @@ const TAKEN_OVER: Cell = ends(Guest::AtDestination, SideState::Killed, ARRIVED);
 
 /// The rows.
 pub const IN_PLACE_TABLE: &[Row] = &[
-    Row {
-        fault: Fault::DescriptorsLost,
-        cells: in_first_phase(back("", no_machine("the descriptor of ram did not arrive"))),
-    },
+    Row { fault: Fault::DescriptorsLost, cells: in_first_phase(back("", no_machine("the descriptor of ram"))) },
     Row {
         fault: Fault::DescriptorsTorn,
         cells: in_first_phase(back("", no_machine("the message ends after 9 bytes"))),

@@ -1,11 +1,11 @@
 //! Network attachment of a machine's card.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use super::backend::{Backend, DataPlane, Offloads};
-use super::{Stream, StreamError, Tap, TapError, VhostError};
+use super::{InTransit, Stream, StreamError, Tap, TapError, VhostError};
 use crate::config::{Net, Network};
 use crate::memory::Ram;
 
@@ -31,11 +31,12 @@ pub enum Attachment {
 }
 
 impl Attachment {
-    /// Opens the network that `net` names, for a guest with this memory.
+    /// Opens the network that `net` names, for a guest with this memory. A stream's connection may have been `handed_over` with the
+    /// guest.
     ///
     /// # Errors
     /// [`AttachError`].
-    pub fn open(net: &Net, ram: &Ram) -> Result<Self, AttachError> {
+    pub fn open(net: &Net, ram: &Ram, handed_over: Option<OwnedFd>) -> Result<Self, AttachError> {
         Ok(match &net.network {
             Network::Tap(name) => {
                 let tap = Tap::open(name)?;
@@ -43,18 +44,23 @@ impl Attachment {
                 Self::Tap(if net.vhost { tap.with_vhost(ram)? } else { tap })
             }
             Network::Stream(path) => {
-                let stream = Stream::open(path)?;
+                let stream = match handed_over {
+                    Some(socket) => Stream::continuing(path, socket)?,
+                    None => Stream::open(path)?,
+                };
                 Self::Stream(if net.uso { stream } else { stream.without_uso() })
             }
         })
     }
 
-    /// Returns the descriptor that another process can continue with. A stream socket may hold a partial frame, so the other
-    /// process reconnects.
-    pub fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+    /// Duplicates the descriptor with which another process can continue; `None` while a stream is not connected.
+    ///
+    /// # Errors
+    /// The process has no descriptor left.
+    pub fn descriptor(&self) -> io::Result<Option<OwnedFd>> {
         match self {
-            Self::Tap(tap) => Some(tap.as_fd()),
-            Self::Stream(_) => None,
+            Self::Tap(tap) => tap.as_fd().try_clone_to_owned().map(Some),
+            Self::Stream(stream) => stream.descriptor(),
         }
     }
 
@@ -104,6 +110,14 @@ impl Backend for Attachment {
 
     fn set_offloads(&self, offloads: Offloads) -> io::Result<()> {
         self.backend().set_offloads(offloads)
+    }
+
+    fn in_transit(&self) -> InTransit {
+        self.backend().in_transit()
+    }
+
+    fn take_over(&self, from: InTransit) {
+        self.backend().take_over(from);
     }
 
     fn data_plane(&self) -> Option<&dyn DataPlane> {

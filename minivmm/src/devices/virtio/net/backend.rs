@@ -13,6 +13,7 @@ use virtio_bindings::virtio_net::{
 
 use vmm_sys_util::eventfd::EventFd;
 
+use super::InTransit;
 use crate::devices::virtio::{Broken, Ring};
 use crate::memory::GuestMemory;
 
@@ -52,6 +53,15 @@ pub trait Backend: Send + 'static {
     /// # Errors
     /// The attachment does not support them.
     fn set_offloads(&self, offloads: Offloads) -> io::Result<()>;
+
+    /// Returns what was read or is to be sent, and is with neither the guest nor the network, while the card is paused: nothing
+    /// where the other process finds it behind its descriptor.
+    fn in_transit(&self) -> InTransit {
+        InTransit::default()
+    }
+
+    /// Continues with what was in transit in another process.
+    fn take_over(&self, _from: InTransit) {}
 
     /// Returns the data plane that moves the frames instead of the card's thread, if there is one; the thread then neither
     /// receives nor sends them.

@@ -5,6 +5,7 @@ mod attachment;
 mod backend;
 mod control;
 mod frame;
+mod in_transit;
 mod segment;
 mod state;
 mod stream;
@@ -27,6 +28,7 @@ pub use self::announce::Announcing;
 pub use self::attachment::{AttachError, Attachment};
 pub use self::backend::{Backend, DataPlane, Offloads};
 use self::frame::FRAME_MAX;
+pub use self::in_transit::InTransit;
 pub use self::state::NetState;
 pub use self::stream::{Stream, StreamError};
 pub use self::tap::{Tap, TapError};
@@ -129,6 +131,22 @@ impl<B: Backend> Net<B> {
 
     fn fresh(backend: &B, mac: [u8; 6]) -> NetState {
         NetState::new(mac, backend.offloads().has(VIRTIO_NET_F_GUEST_UFO))
+    }
+
+    /// Returns the frames in transit of the paused card.
+    pub fn in_transit(&self) -> InTransit {
+        let waiting = self.waiting.map_or_else(Vec::new, |len| self.frame[..len].to_vec());
+        InTransit { waiting, ..self.backend.in_transit() }
+    }
+
+    /// Continues with the frames in transit of another process, before the card resumes.
+    pub fn take_over(&mut self, from: InTransit) {
+        let len = from.waiting.len();
+        if (HEADER..=FRAME_MAX).contains(&len) {
+            self.frame[..len].copy_from_slice(&from.waiting);
+            self.waiting = Some(len);
+        }
+        self.backend.take_over(from);
     }
 
     /// Returns the time until the guest may send the next frame, if it may not now.

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::io;
 use std::mem::take;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
@@ -20,6 +20,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use super::HEADER;
 use super::backend::{Backend, Offloads, USO};
 use super::frame::{ETHERNET, FRAME_MAX};
+use super::in_transit::InTransit;
 use super::segment;
 use crate::error::RateLimitedLog;
 use crate::passed;
@@ -34,6 +35,9 @@ const FULL: Duration = Duration::from_millis(1);
 
 /// Requested size of the kernel's send buffer; the host's administrator may have set a lower limit.
 const SOCKET_BUFFER: usize = 4 << 20;
+
+/// Bytes that are read at once, at most.
+pub(super) const INPUT: usize = 2 * FRAME_MAX;
 
 /// Bytes of the length before a frame.
 const LENGTH: usize = 4;
@@ -82,13 +86,24 @@ impl Stream {
     /// # Errors
     /// [`StreamError`]: no process listens; the socket has another type; a thread cannot be spawned.
     pub fn open(path: &Path) -> Result<Self, StreamError> {
-        Self::attach(path).map_err(|source| StreamError { name: path.display().to_string(), source })
+        Self::attach(path, None).map_err(|source| StreamError { name: path.display().to_string(), source })
     }
 
-    fn attach(path: &Path) -> io::Result<Self> {
-        let (socket, lost) = match passed::reference(path) {
-            Some(reference) => (passed_socket(reference)?, None),
-            None => (connect_to(path)?, Some(channel())),
+    /// Continues with the connection that was handed over with the guest, and connects to `path` when it is lost; a socket that
+    /// was passed to this process at its start comes first.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn continuing(path: &Path, handed_over: OwnedFd) -> Result<Self, StreamError> {
+        Self::attach(path, Some(handed_over)).map_err(|source| StreamError { name: path.display().to_string(), source })
+    }
+
+    fn attach(path: &Path, handed_over: Option<OwnedFd>) -> io::Result<Self> {
+        let continues = handed_over.is_some() && passed::reference(path).is_none();
+        let (socket, lost) = match (passed::reference(path), handed_over) {
+            (Some(reference), _) => (passed_socket(reference)?, None),
+            (None, Some(socket)) => (socket, Some(channel())),
+            (None, None) => (connect_to(path)?, Some(channel())),
         };
         let (lost, losses) = lost.unzip();
         let (events, arrived) = (Epoll::new()?, EventFd::new(EFD_NONBLOCK)?);
@@ -96,7 +111,7 @@ impl Stream {
         let [losses_log, returns] = Default::default();
         let connection = Mutex::new(None);
         let link = Link { path: path.into(), events, arrived, connection, lost, losses: losses_log, returns };
-        link.adopt(socket)?;
+        link.adopt(socket, continues)?;
         let link = Arc::new(link);
         if let Some(losses) = losses {
             let link = Arc::downgrade(&link);
@@ -109,6 +124,20 @@ impl Stream {
     pub fn without_uso(self) -> Self {
         Self { offloads: self.offloads.without(&USO), ..self }
     }
+
+    /// Duplicates the connection's socket, if there is a connection.
+    ///
+    /// # Errors
+    /// The process has no descriptor left.
+    pub fn descriptor(&self) -> io::Result<Option<OwnedFd>> {
+        let connection = self.link.lock();
+        connection.as_ref().map(|connection| connection.socket.try_clone()).transpose()
+    }
+}
+
+/// Identifies a socket on this host: the number is the same in each process that has the socket. 0 is none.
+fn inode(socket: &OwnedFd) -> u64 {
+    rustix::fs::fstat(socket.as_fd()).map_or(0, |status| status.st_ino)
 }
 
 /// Reconnects until the last user of the link is gone.
@@ -120,7 +149,7 @@ fn keep_connected(link: &Weak<Link>, losses: &Receiver<()>) {
             }
             let Some(link) = link.upgrade() else { return };
             // No process listens yet, or the host is short of something: tried again.
-            if connect_to(&link.path).and_then(|socket| link.adopt(socket)).is_ok() {
+            if connect_to(&link.path).and_then(|socket| link.adopt(socket, false)).is_ok() {
                 link.report(&link.returns, "connected again; the guest's link is up");
                 break;
             }
@@ -162,11 +191,11 @@ impl Link {
         log.print(format_args!("--net stream={}: {what}", self.path.display()));
     }
 
-    fn adopt(&self, socket: OwnedFd) -> io::Result<()> {
+    fn adopt(&self, socket: OwnedFd, continues: bool) -> io::Result<()> {
         // With a smaller buffer frames only wait sooner.
         let _ = setsockopt(&socket, sockopt::SndBuf, &SOCKET_BUFFER);
         watch(&self.events, socket.as_raw_fd())?;
-        *self.lock() = Some(Connection { socket, input: Input::new(), unsent: Vec::new(), sent: 0 });
+        *self.lock() = Some(Connection { socket, continues, input: Input::new(), unsent: Vec::new(), sent: 0 });
         self.arrived.write(1)
     }
 
@@ -230,6 +259,35 @@ impl Backend for Stream {
     fn set_offloads(&self, _offloads: Offloads) -> io::Result<()> {
         Ok(())
     }
+
+    fn in_transit(&self) -> InTransit {
+        match &*self.link.lock() {
+            Some(connection) => InTransit {
+                socket: inode(&connection.socket),
+                received: connection.input.bytes[connection.input.taken..connection.input.filled].to_vec(),
+                unsent: connection.unsent[connection.sent..].to_vec(),
+                waiting: Vec::new(),
+            },
+            None => InTransit::default(),
+        }
+    }
+
+    /// Continues the source's connection with the bytes in transit. If the source has lost the connection that it handed over,
+    /// connects again; a connection of this process's own stays.
+    fn take_over(&self, from: InTransit) {
+        let mut held = self.link.lock();
+        let Some(connection) = held.as_mut().filter(|connection| connection.continues) else { return };
+        if inode(&connection.socket) == from.socket {
+            connection.input = Input::with(&from.received);
+            (connection.unsent, connection.sent) = (from.unsent, 0);
+        } else {
+            *held = None;
+            if let Some(lost) = &self.link.lost {
+                // The thread exists as long as this link.
+                let _ = lost.send(());
+            }
+        }
+    }
 }
 
 impl fmt::Debug for Stream {
@@ -241,6 +299,8 @@ impl fmt::Debug for Stream {
 /// A connection, and the partial frames of both directions.
 struct Connection {
     socket: OwnedFd,
+    /// Whether the connection was handed over by the guest's source.
+    continues: bool,
     input: Input,
     /// Frames with their lengths, which result from one frame of the guest.
     unsent: Vec<u8>,
@@ -290,7 +350,15 @@ struct Input {
 
 impl Input {
     fn new() -> Self {
-        Self { bytes: vec![0; 2 * FRAME_MAX].into(), taken: 0, filled: 0 }
+        Self { bytes: vec![0; INPUT].into(), taken: 0, filled: 0 }
+    }
+
+    /// Starts with bytes that another process has read, at most [`INPUT`].
+    fn with(received: &[u8]) -> Self {
+        let mut input = Self::new();
+        let filled = received.len().min(INPUT);
+        input.bytes[..filled].copy_from_slice(&received[..filled]);
+        Self { filled, ..input }
     }
 
     /// Moves the next complete frame into `frame`.

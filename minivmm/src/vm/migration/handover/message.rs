@@ -14,8 +14,8 @@ use rustix::net::{
 
 const GREETING: &str = "minivmm hand-over 1";
 
-/// Most descriptors: the RAM, and a tap for each virtio-mmio window.
-const DESCRIPTORS_MAX: usize = 9;
+/// Most descriptors: the RAM, a network for each virtio-mmio window, and two of a console.
+const DESCRIPTORS_MAX: usize = 11;
 /// Longest text.
 const TEXT_MAX: usize = 1024;
 const LENGTH: usize = size_of::<u32>();
@@ -57,7 +57,7 @@ pub(super) enum MessageError {
 ///
 /// # Errors
 /// The system's; or there are more descriptors than fit one message.
-pub(super) fn send(socket: impl AsFd, descriptors: &[(String, BorrowedFd<'_>)]) -> io::Result<()> {
+pub(super) fn send(socket: impl AsFd, descriptors: &[(&str, BorrowedFd<'_>)]) -> io::Result<()> {
     let names = descriptors.iter().map(|(name, _)| format!("{name}\n"));
     let text = format!("{GREETING}\n{}", names.collect::<String>());
     let message = [&(text.len() as u32).to_be_bytes(), text.as_bytes()].concat();
@@ -215,7 +215,7 @@ mod tests {
 
         let (peer, ours) = sent(&[], &[]);
         ours.set_nonblocking(true).unwrap();
-        send(&peer, &named.map(|(name, file)| (name.to_owned(), file.as_fd()))).unwrap();
+        send(&peer, &named.map(|(name, file)| (name, file.as_fd()))).unwrap();
         check(receive(&ours, TIMEOUT).unwrap());
     }
 

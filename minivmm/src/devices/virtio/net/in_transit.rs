@@ -1,0 +1,28 @@
+//! Frames of a card that are neither the guest's nor the network's when the guest is handed over to another process of its host:
+//! they go along, so that none is lost or comes twice.
+
+use vmstate::VmState;
+
+use super::frame::FRAME_MAX;
+use super::stream::INPUT;
+
+/// Most bytes for a stream's peer that result from one frame of the guest: the frame's payload is cut into segments of at least
+/// 48 bytes, each with the frame's headers, which the guest can make half as long as the frame.
+const UNSENT_MAX: usize = 24 << 20;
+
+/// Bytes in transit of one card.
+#[derive(Clone, Debug, Default, PartialEq, Eq, VmState)]
+#[vmstate(name = "minivmm/in-transit/card", version = 1)]
+pub struct InTransit {
+    /// Inode of the stream's connected socket, by which the other process recognises the connection; 0 without one.
+    pub socket: u64,
+    /// Bytes of frames that were read from the stream.
+    #[vmstate(counted = u32, max = INPUT)]
+    pub received: Vec<u8>,
+    /// Bytes that the stream did not take yet, from the middle of a frame on.
+    #[vmstate(counted = u32, max = UNSENT_MAX)]
+    pub unsent: Vec<u8>,
+    /// A whole frame with its virtio header, which waits for a buffer of the guest.
+    #[vmstate(counted = u32, max = FRAME_MAX)]
+    pub waiting: Vec<u8>,
+}
