@@ -77,6 +77,7 @@ fn a_sample_of_the_pending_pages_is_spread_over_them() {
 struct Sparse {
     blocks: Vec<RamBlock>,
     touched: [BTreeSet<u64>; 2],
+    lookups: AtomicU64,
 }
 
 impl GuestRam for Sparse {
@@ -93,6 +94,7 @@ impl GuestRam for Sparse {
     }
 
     fn untouched(&self, block: usize, offset: u64, words: &mut [u64]) -> Result<()> {
+        self.lookups.fetch_add(1, Relaxed);
         for bit in 0..words.len() * 64 {
             let page = offset / PAGE_SIZE + bit as u64;
             if page * PAGE_SIZE < self.blocks[block].len && !self.touched[block].contains(&page) {
@@ -122,7 +124,7 @@ proptest! {
         let sizes = [9000, 70];
         let blocks = ["low", "high"].into_iter().zip(sizes);
         let blocks = blocks.map(|(name, pages)| RamBlock { name: name.into(), len: pages * PAGE_SIZE }).collect();
-        let (ram, mut log) = (Sparse { blocks, touched }, Log::default());
+        let (ram, mut log) = (Sparse { blocks, touched, lookups: AtomicU64::new(0) }, Log::default());
         let mut sender = RamSender::start(&ram, &mut log).unwrap();
         let looked_at = sender.look(500).unwrap();
         prop_assert!(looked_at.total() >= 450);
@@ -146,6 +148,27 @@ proptest! {
             prop_assert!(whole.iter().eq(touched.iter().filter(|page| *page % 3 != 0)));
         }
     }
+}
+
+/// In post-copy the guest is paused for good, and jumps between its pages: neither needs the log, and pages of one range are
+/// looked up once.
+#[test]
+fn requested_pages_of_one_range_are_looked_up_once_and_nothing_is_cleared() {
+    let blocks =
+        [RamBlock { name: "low".into(), len: 9000 * PAGE_SIZE }, RamBlock { name: "high".into(), len: PAGE_SIZE }];
+    let touched = [[100, 200, 4095, 5000].into(), BTreeSet::new()];
+    let (ram, mut log) = (Sparse { blocks: blocks.into(), touched, lookups: AtomicU64::new(0) }, Log::default());
+    let mut sender = RamSender::start(&ram, &mut log).unwrap();
+    sender.begin_last_stage();
+    let requested =
+        [(0, 200, 1), (0, 100, 1), (0, 4095, 1), (0, 5000, 2), (0, 8192, 3), (0, 4097, 4), (1, 0, 5), (0, 1, 6)];
+    for (block, page, lookups) in requested {
+        assert!(sender.go_to(block, page), "{page} of {block}");
+        sender.put_pages(&mut Outbox::new(), 0).unwrap();
+        assert_eq!(ram.lookups.load(Relaxed), lookups, "{page} of {block}");
+    }
+    drop(sender);
+    assert_eq!(log.cleared, []);
 }
 
 /// Memory without zero pages that counts the pages read.

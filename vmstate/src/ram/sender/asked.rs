@@ -4,6 +4,7 @@
 use std::ops::Range;
 
 use super::RamSender;
+use crate::ram::CLEAR_PAGES;
 use crate::ram::page_set::PageSet;
 
 impl RamSender<'_> {
@@ -11,8 +12,12 @@ impl RamSender<'_> {
     pub fn go_to(&mut self, block: usize, page: u64) -> bool {
         let is_pending = self.pending.get(block).is_some_and(|pending| pending.contains(page));
         if is_pending {
-            // The untouched pages that were found belong to another range.
-            (self.block, self.page, self.cleared) = (block, page, 0);
+            let first = self.cleared.saturating_sub(1) / CLEAR_PAGES * CLEAR_PAGES;
+            if block != self.block || !(first..self.cleared).contains(&page) {
+                // The untouched pages that were found belong to another range.
+                self.cleared = 0;
+            }
+            (self.block, self.page) = (block, page);
         }
         is_pending
     }
