@@ -111,6 +111,24 @@ fn a_report_shows_the_figures_of_the_machine() {
     text_is_readable_in_the_dark(folder.path(), &text);
 }
 
+/// Disks whose content was sent have a card of their own, and only they.
+#[test]
+fn a_report_shows_what_was_sent_of_copied_disks() {
+    let mut record =
+        json!({ "to": "unix:there", "end": "completed", "figures": { "ram": { "transferred": 5 << 20 } } });
+    let places = |record: &Value| {
+        let page = minivmm::cli::report::page(std::slice::from_ref(record));
+        check(&page);
+        numbers(&page).into_iter().map(|(_, place, shown)| (place, shown)).collect::<Vec<_>>()
+    };
+    let sent = ("/figures/ram/transferred".to_owned(), "5 MiB".to_owned());
+    assert_eq!(places(&record), [sent.clone()]);
+    record["figures"]["disk"] = json!({ "total": 2_u64 << 30, "transferred": 3 << 20, "remaining": 0 });
+    let of_disks = [("/figures/disk/transferred", "3 MiB"), ("/figures/disk/total", "2 GiB")];
+    let of_disks = of_disks.map(|(place, shown)| (place.to_owned(), shown.to_owned()));
+    assert_eq!(places(&record), [&[sent][..], &of_disks].concat());
+}
+
 /// Lists the sections of a machine without disk and card, with plausible times.
 fn devices_saved(told: &Value) {
     let sections = told["sections"].as_array().unwrap();

@@ -131,7 +131,7 @@ struct Card {
     beside: [Option<(&'static str, &'static str, Shown)>; 2],
 }
 
-const CARDS: [Card; 5] = [
+const CARDS: [Card; 6] = [
     Card {
         name: "downtime",
         at: ("/figures/downtime", milliseconds),
@@ -154,6 +154,11 @@ const CARDS: [Card; 5] = [
         name: "sent",
         at: ("/figures/ram/transferred", bytes),
         beside: [Some(("memory", "/figures/ram/total", bytes)), None],
+    },
+    Card {
+        name: "sent of disks",
+        at: ("/figures/disk/transferred", bytes),
+        beside: [Some(("disks", "/figures/disk/total", bytes)), None],
     },
     Card {
         name: "guest slowed by",
