@@ -193,6 +193,14 @@ pub enum Restore {
 pub enum ListenAt {
     /// A new socket, or a file.
     Address(Address),
+    /// The two channels of QEMU's mode `cpr-transfer`: a unix socket at which the guest's descriptors are passed, and the
+    /// address of the migration.
+    Transfer {
+        /// Address of the migration.
+        main: Address,
+        /// Path of the unix socket.
+        cpr: PathBuf,
+    },
     /// A passed socket, pipe or file, `fd:N` or `fd:NAME`.
     Passed(PathBuf),
     /// No address yet: `migrate-incoming` gives it.

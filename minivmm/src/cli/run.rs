@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::{ArgAction, Args};
 
 use crate::cli::tls::TlsArgs;
+use crate::cli::values::IncomingValue;
 use crate::cli::{UsageError, values};
 use crate::config::{Address, Config, Cpu, Disk, ListenAt, Net, Restore, Serial};
 use crate::error::print_message;
@@ -88,9 +89,10 @@ pub struct RunArgs {
     /// Wait for a migration instead of booting, at unix:PATH, tcp:HOST:PORT (without HOST: 127.0.0.1), vsock:CID:PORT, or at a
     /// passed socket that listens, fd:N. Or take the guest over a passed connected socket, fd:N, or over the standard input and
     /// output of a command, exec:COMMAND. Or run the guest of a file, file:PATH[,offset=N], or of a passed pipe or file, fd:N.
-    /// With defer, QMP's migrate-incoming gives the address later
+    /// With defer, QMP's migrate-incoming gives the address later. Given twice, as for QEMU's mode cpr-transfer: an address, and
+    /// {"channel-type":"cpr","addr":{"transport":"socket","type":"unix","path":PATH}} for the guest's memory
     #[arg(long, value_name = "ADDRESS", value_parser = values::incoming)]
-    incoming: Option<ListenAt>,
+    incoming: Vec<IncomingValue>,
     /// When the memory of a guest from a file is read: lazy, each page when the guest touches it, so that the guest runs at
     /// once, and the file has to stay as it is; or eager, all of it before the guest runs, so that the file may be written or
     /// removed then
@@ -129,10 +131,10 @@ impl RunArgs {
             Serial::File { path, .. } => Some(path.as_path()),
             Serial::Stdio | Serial::Pty | Serial::None => None,
         };
-        let incoming = match &self.incoming {
-            Some(ListenAt::Passed(path)) => Some(path.as_path()),
-            Some(ListenAt::Address(_) | ListenAt::Deferred) | None => None,
-        };
+        let incoming = self.incoming.iter().find_map(|value| match value {
+            IncomingValue::Main(ListenAt::Passed(path)) => Some(path.as_path()),
+            _ => None,
+        });
         let disks = self.disks.iter().map(|disk| ("--disk", Some(disk.path.as_path())));
         let nets = self.nets.iter().map(|net| ("--net", Some(net.network.name())));
         let named = [
@@ -165,7 +167,8 @@ impl RunArgs {
                 "--disk, --net: {devices} devices, but the machine has room for {VIRTIO_WINDOWS}; leave some out"
             )));
         }
-        if self.incoming == Some(ListenAt::Deferred) && self.control.is_none() {
+        let incoming = values::incoming_of(&self.incoming).map_err(|why| UsageError(format!("--incoming: {why}")))?;
+        if incoming == Some(ListenAt::Deferred) && self.control.is_none() {
             let what = "--incoming defer: without a QMP socket the address cannot be given; give --control as well";
             return Err(UsageError(what.into()));
         }
@@ -178,7 +181,7 @@ impl RunArgs {
         }
         for disk in &self.disks {
             if disk.create.is_some() {
-                if self.incoming.is_none() {
+                if incoming.is_none() {
                     let what = "create= is for a disk whose content a migration sends: give --incoming as well, or make the image \
                                 before (truncate -s SIZE FILE)";
                     return Err(UsageError(format!("--disk {}: {what}", disk.path.display())));
@@ -214,7 +217,8 @@ impl RunArgs {
             nets: self.nets,
             serial: self.serial,
             control: self.control,
-            incoming: self.incoming,
+            // Checked before by those who start a machine.
+            incoming: values::incoming_of(&self.incoming).unwrap_or_default(),
             restore: self.restore,
             tls: self.tls.parameters(),
             kvm: self.kvm,

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::cli::limits::{self, LimitOptions};
 use crate::config::{self, Address, Cpu, Disk, ListenAt, Net, Network, NoSize, RateLimits, Restore, Serial};
+use crate::control::{Channel, channel};
 use crate::cpu::Choice;
 use crate::devices::virtio::blk::SECTOR;
 use crate::passed;
@@ -292,14 +293,51 @@ pub(super) fn control_here(text: &str) -> Result<PathBuf, String> {
     path.map_err(|_| "write unix:PATH or fd:N".into())
 }
 
-/// Parses where a migration comes from: `unix:PATH`, `tcp:HOST:PORT` or `fd:N`; `file:PATH`; or `defer`.
-pub(super) fn incoming(text: &str) -> Result<ListenAt, String> {
-    if text == "defer" {
-        return Ok(ListenAt::Deferred);
+/// One value of `--incoming`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum IncomingValue {
+    /// Where the migration comes from.
+    Main(ListenAt),
+    /// Where its descriptors come from: path of a unix socket.
+    Cpr(PathBuf),
+}
+
+/// Parses where a migration comes from: `unix:PATH`, `tcp:HOST:PORT` or `fd:N`; `file:PATH`; `defer`; or a channel in JSON, as
+/// QEMU takes it.
+pub(super) fn incoming(text: &str) -> Result<IncomingValue, String> {
+    let main = match text.starts_with('{') {
+        true => match channel(text)? {
+            Channel::Cpr(path) => return Ok(IncomingValue::Cpr(path)),
+            Channel::Main(uri) => uri,
+        },
+        false if text == "defer" => return Ok(IncomingValue::Main(ListenAt::Deferred)),
+        false => text.to_owned(),
+    };
+    let at = match descriptor(&main) {
+        Ok(path) => ListenAt::Passed(path),
+        Err(_) => ListenAt::Address(main.parse()?),
+    };
+    Ok(IncomingValue::Main(at))
+}
+
+/// Combines all values of `--incoming`.
+pub(super) fn incoming_of(values: &[IncomingValue]) -> Result<Option<ListenAt>, String> {
+    let (mut mains, mut cprs) = (Vec::new(), Vec::new());
+    for value in values {
+        match value {
+            IncomingValue::Main(at) => mains.push(at),
+            IncomingValue::Cpr(path) => cprs.push(path),
+        }
     }
-    match descriptor(text) {
-        Ok(path) => Ok(ListenAt::Passed(path)),
-        Err(_) => text.parse().map(ListenAt::Address),
+    match (&mains[..], &cprs[..]) {
+        ([], []) => Ok(None),
+        ([at], []) => Ok(Some((*at).clone())),
+        ([ListenAt::Address(main @ (Address::Unix(_) | Address::Tcp(_)))], [cpr]) => {
+            Ok(Some(ListenAt::Transfer { main: main.clone(), cpr: (*cpr).clone() }))
+        }
+        ([_], [_]) => Err("with a cpr channel the main channel has to be unix:PATH or tcp:HOST:PORT".into()),
+        ([], [_]) => Err("a cpr channel alone brings no guest: give --incoming with the main channel as well".into()),
+        _ => Err("give one address, or one main channel and one cpr channel".into()),
     }
 }
 

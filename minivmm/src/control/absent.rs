@@ -47,7 +47,10 @@ const CAPABILITIES: &[(&str, Support)] = &[
     ("dirty-bitmaps", Never("the dirty bitmaps of disks stay at the source")),
     (BLOCK_TIME, Own),
     ("late-block-activate", Never("disks are handed over by their locks, at the commit")),
-    ("x-ignore-shared", Never("shared memory needs no capability: migrate local:PATH hands it over")),
+    (
+        "x-ignore-shared",
+        Never("shared memory needs no capability: migrate local:PATH hands it over, and so does the mode cpr-transfer"),
+    ),
     (
         "validate-uuid",
         Never("a machine has no UUID; the two sides compare memory, processors, disks and cards instead"),
@@ -84,10 +87,6 @@ pub(super) const PARAMETERS_ABSENT: &[(&str, &str)] = &[
     (
         "vcpu-dirty-limit",
         "it needs KVM's dirty ring, and minivmm uses the dirty bitmap, which does not tell the rate of each vCPU; set auto-converge",
-    ),
-    (
-        "mode",
-        "migrate to local:PATH does what QEMU's mode cpr-transfer does, with one socket for the descriptors and the migration; other addresses are as with QEMU's mode normal",
     ),
     (
         "zero-page-detection",

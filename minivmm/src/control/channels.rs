@@ -1,10 +1,18 @@
-//! Address of a migration in QMP: a URI, or since QEMU 8.2 a list with one channel.
+//! Address of a migration in QMP: a URI, or since QEMU 8.2 a list with one channel, and since QEMU 10.0 a second one for
+//! descriptors.
+
+use std::path::PathBuf;
 
 use serde_json::Value;
 
 use crate::config::Address;
 use crate::control::commands::{Arguments, Failure};
 use crate::control::kind::{Kind, Member, Shape, needed, optional};
+
+/// Channel of the migration.
+const MAIN: &str = "main";
+/// Channel of the descriptors in mode `cpr-transfer`.
+const CPR: &str = "cpr";
 
 /// Arguments `uri` and `channels`; a command is given one of them.
 pub(super) fn arguments() -> [Member; 2] {
@@ -25,22 +33,72 @@ pub(super) fn arguments() -> [Member; 2] {
             ("file", Shape::of([needed("filename", Kind::Text), needed("offset", Kind::Integer)])),
         ],
     );
-    let channel = [needed("channel-type", Kind::word(["main"])), needed("addr", Kind::Object(address))];
+    let channel = [needed("channel-type", Kind::word([MAIN, CPR])), needed("addr", Kind::Object(address))];
     [optional("uri", Kind::Text), optional("channels", Kind::list(Kind::object(channel)))]
 }
 
-/// Reads the address of the migration.
+/// Reads the address of the migration, and the path of the channel for descriptors, if there is one.
 ///
 /// # Errors
-/// Not exactly one of the arguments is given, or its address is wrong.
-pub(super) fn address(arguments: &Arguments) -> Result<Address, Failure> {
-    let uri = match (arguments.text("uri"), arguments.list("channels")) {
-        (Some(uri), []) => uri.to_owned(),
-        (None, [channel]) => uri(&channel["addr"]),
-        (None, [_, _, ..]) => return Err(Failure::generic("Channel list has more than one main entry")),
+/// Not exactly one of the arguments is given, or an address is wrong.
+pub(super) fn addresses(arguments: &Arguments) -> Result<(Address, Option<PathBuf>), Failure> {
+    let (uri, cpr) = match (arguments.text("uri"), arguments.list("channels")) {
+        (Some(uri), []) => (uri.to_owned(), None),
+        (None, channels @ [_, ..]) => {
+            let of = |kind: &'static str| channels.iter().filter(move |channel| channel["channel-type"] == kind);
+            if let Some(kind) = [MAIN, CPR].into_iter().find(|&kind| of(kind).count() > 1) {
+                return Err(Failure::generic(format!("Channel list has more than one {kind} entry")));
+            }
+            let main = of(MAIN).next().ok_or_else(|| Failure::generic("Channel list has no main entry"))?;
+            let cpr = of(CPR).next().map(|channel| socket(&channel["addr"])).transpose().map_err(Failure::generic)?;
+            (uri(&main["addr"]), cpr)
+        }
         (None, []) | (Some(_), [_, ..]) => return Err(Failure::generic("need either 'uri' or 'channels' argument")),
     };
-    uri.parse().map_err(Failure::generic)
+    Ok((uri.parse().map_err(Failure::generic)?, cpr))
+}
+
+/// Reads the only address of a migration.
+///
+/// # Errors
+/// As [`addresses`]; or there is a channel for descriptors.
+pub(super) fn address(arguments: &Arguments) -> Result<Address, Failure> {
+    match addresses(arguments)? {
+        (address, None) => Ok(address),
+        (_, Some(_)) => Err(Failure::generic("a cpr channel is given when the machine is started: --incoming")),
+    }
+}
+
+/// A channel as QEMU's `-incoming` takes it.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Channel {
+    /// Address of the migration.
+    Main(String),
+    /// Path of the unix socket for descriptors.
+    Cpr(PathBuf),
+}
+
+/// Reads a channel that is written as JSON.
+///
+/// # Errors
+/// A sentence for the user.
+pub fn channel(json: &str) -> Result<Channel, String> {
+    let channel: Value = serde_json::from_str(json).map_err(|error| format!("this is no channel in JSON: {error}"))?;
+    match channel["channel-type"].as_str() {
+        Some(MAIN) => {
+            let uri = uri(&channel["addr"]);
+            uri.parse::<Address>().map(|_| Channel::Main(uri))
+        }
+        Some(CPR) => socket(&channel["addr"]).map(Channel::Cpr),
+        _ => Err("channel-type has to be main or cpr".into()),
+    }
+}
+
+/// Reads the path of a unix socket; the error is QEMU's (`cpr_transfer_output`, migration/cpr-transfer.c).
+fn socket(address: &Value) -> Result<PathBuf, String> {
+    let is_unix = address["transport"] == "socket" && address["type"] == "unix";
+    let path = address["path"].as_str().filter(|path| is_unix && !path.is_empty());
+    path.map(PathBuf::from).ok_or_else(|| "bad cpr channel address; must be unix".into())
 }
 
 /// Converts an address of the kind above to a URI.

@@ -13,6 +13,12 @@ use crate::control::table::{Command, Event};
 use crate::control::{absent, announce, channels, report};
 use crate::vm::{MigrationStatus, ParameterChange, Request, Terms};
 
+/// QEMU's parameter with which the next migrations hand the guest's memory over (MigMode, qapi/migration.json), and its values.
+const MODE: &str = "mode";
+const NORMAL: &str = "normal";
+const REBOOT: &str = "cpr-reboot";
+const TRANSFER: &str = "cpr-transfer";
+
 /// States of a QEMU's migration that minivmm's never have.
 const STATUS_OF_OTHERS: [&str; 3] = ["postcopy-recover-setup", "colo", "wait-unplug"];
 
@@ -21,7 +27,8 @@ pub(super) fn commands() -> Vec<Command> {
     vec![
         Command::new(
             "migrate",
-            "answered when the migration has begun. `uri`, or `channels` as QEMU has them since 8.2, is the destination's address; `target-schema` names a \
+            "answered when the migration has begun. `uri`, or `channels` as QEMU has them since 8.2, is the destination's address, and in mode `cpr-transfer` \
+             [a second channel](#qemus-mode-cpr-transfer) passes the guest's memory; `target-schema` names a \
              file: the schema of the older release that the destination has; with `keep-running` the guest runs on here once all of it is in a \
              [file](#migration-to-a-file), with `to-qemu` the file has only sections that QEMU reads; with `copy-disk` the content of the writable disks [is \
              sent, too](live-migration.md#disks-that-come-along); `parameters` is an object of [parameters](migration-policy.md#parameters), \
@@ -112,6 +119,7 @@ pub(super) fn commands() -> Vec<Command> {
         Command::new("query-migrate-parameters", "all parameters with their current values", |handle, _| {
             let mut shown = report::parameters(&handle.parameters(), &handle.tls());
             announce::show(handle.announcing(), &mut shown);
+            shown[MODE] = if handle.transfers() { TRANSFER } else { NORMAL }.into();
             Ok(shown)
         })
         .gives(Kind::object(parameters(Kind::Text))),
@@ -158,11 +166,12 @@ fn capability() -> Kind {
     Kind::object([needed("capability", Kind::word(absent::capability_names())), needed("state", Kind::Switch)])
 }
 
-/// Parameters of `migrate-set-parameters`: those of the engine except flags, which are capabilities; those of TLS; and those of
-/// the announcement.
+/// Parameters of `migrate-set-parameters`: those of the engine except flags, which are capabilities; those of TLS; those of
+/// the announcement; and the mode.
 fn parameters(tls: Kind) -> Vec<Member> {
     let engines = of_the_engine().filter(|member| member.kind != Kind::Switch);
-    engines.chain(of_tls(tls)).chain(announce::parameters()).collect()
+    let mode = optional(MODE, Kind::word([NORMAL, REBOOT, TRANSFER]));
+    engines.chain(of_tls(tls)).chain(announce::parameters()).chain([mode]).collect()
 }
 
 /// Parameters of TLS. As with QEMU, null sets the empty text, and answers have a string.
@@ -234,7 +243,17 @@ fn section() -> Kind {
 }
 
 fn migrate(caller: &Caller, arguments: Arguments) -> Result<Value, Failure> {
-    let mut address = channels::address(&arguments)?;
+    let (mut address, cpr) = channels::addresses(&arguments)?;
+    match (caller.transfers(), &cpr) {
+        // QEMU's message (`qmp_migrate`, migration/migration.c).
+        (true, None) => return Err(Failure::generic("missing 'cpr' migration channel")),
+        // QEMU would ignore the channel, at which the destination waits.
+        (false, Some(_)) => {
+            let why = "a cpr channel is for the mode cpr-transfer: set the parameter mode before";
+            return Err(Failure::generic(why));
+        }
+        _ => {}
+    }
     if arguments.switch("resume") == Some(true) {
         caller.descriptors.put_into(&mut address)?;
         return ask(caller, Request::MigrateResume(address));
@@ -247,7 +266,7 @@ fn migrate(caller: &Caller, arguments: Arguments) -> Result<Value, Failure> {
         _ => ParameterChange::default(),
     };
     caller.descriptors.put_into(&mut address)?;
-    ask(caller, Request::Migrate(address, Terms { release, keeps_running, to_qemu, copies_disks, parameters }))
+    ask(caller, Request::Migrate(address, Terms { release, cpr, keeps_running, to_qemu, copies_disks, parameters }))
 }
 
 fn migrate_incoming(caller: &Caller, arguments: Arguments) -> Result<Value, Failure> {
@@ -268,8 +287,16 @@ fn migrate_continue(caller: &Caller, arguments: Arguments) -> Result<Value, Fail
 fn set_parameters(caller: &Caller, arguments: Arguments) -> Result<Value, Failure> {
     let mut members = arguments.into_members();
     let announcing = announce::take(caller.announcing(), &mut members)?;
+    let mode = members.shift_remove(MODE);
+    if mode.as_ref().is_some_and(|mode| mode == REBOOT) {
+        let why = "Parameter 'mode' does not accept 'cpr-reboot': a guest in a file (migrate to file:PATH) resumes with the memory of the file";
+        return Err(Failure::generic(why));
+    }
     let done = ask(caller, Request::MigrateSetParameters(change(members)?))?;
     caller.set_announcing(announcing);
+    if let Some(mode) = mode {
+        caller.set_transfers(mode == TRANSFER);
+    }
     Ok(done)
 }
 

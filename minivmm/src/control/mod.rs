@@ -26,6 +26,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
+pub use channels::{Channel, channel};
 pub use client::{Client, ClientError};
 pub use manual::tables;
 pub use metrics::{Metrics, MetricsSocket};

@@ -11,7 +11,7 @@ use crate::devices::virtio::net::Announcing;
 use crate::vm::dirty_rate::DirtyRate;
 use crate::vm::inventory::Inventory;
 use crate::vm::published::{Event, MigrationInfo, Published};
-use crate::vm::queue::{Queue, Waiting};
+use crate::vm::queue::{Queue, Waiting, gone};
 use crate::vm::request::{AnyRequest, Refusal};
 use crate::vm::state::RunState;
 
@@ -35,9 +35,8 @@ impl Handle {
     /// # Errors
     /// The driver's refusal, or that it has ended.
     pub fn ask(&self, request: impl Into<AnyRequest>) -> Result<(), Refusal> {
-        let gone = || Refusal("the machine has ended".into());
         let (answer, answers) = channel();
-        self.requests.put((request.into(), answer)).map_err(|_| gone())?;
+        self.requests.put((request.into(), answer))?;
         answers.recv().map_err(|_| gone())?
     }
 
@@ -50,10 +49,9 @@ impl Handle {
         request: impl Into<AnyRequest>,
         meanwhile: &mut dyn FnMut() -> Result<(), E>,
     ) -> Result<Result<(), Refusal>, E> {
-        let gone = || Refusal("the machine has ended".into());
         let (answer, answers) = channel();
-        if self.requests.put((request.into(), answer)).is_err() {
-            return Ok(Err(gone()));
+        if let Err(refusal) = self.requests.put((request.into(), answer)) {
+            return Ok(Err(refusal));
         }
         loop {
             match answers.try_recv() {
@@ -156,6 +154,16 @@ impl Handle {
     /// Changes how guests that arrive from now on are announced to the network.
     pub fn set_announcing(&self, announcing: Announcing) {
         self.shared.set_announcing(announcing);
+    }
+
+    /// Whether migrations hand the guest's memory over, as in QEMU's mode `cpr-transfer`.
+    pub fn transfers(&self) -> bool {
+        self.shared.transfers()
+    }
+
+    /// Sets whether later migrations hand the guest's memory over.
+    pub fn set_transfers(&self, transfers: bool) {
+        self.shared.set_transfers(transfers);
     }
 
     /// How fast the guest dirties its memory, as last measured.

@@ -4,6 +4,7 @@
 use std::fmt;
 use std::num::NonZeroU64;
 use std::ops::Add;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
 
@@ -108,6 +109,8 @@ pub struct Published {
     parameters: Mutex<Parameters>,
     inventory: Mutex<Inventory>,
     announcing: Mutex<Announcing>,
+    /// Whether migrations hand the guest's memory over.
+    transfers: AtomicBool,
     pauses_before_switchover: Mutex<bool>,
     measures_block_time: Mutex<bool>,
     /// Block-time measurement of the migration that `migration` describes.
@@ -140,6 +143,7 @@ impl Published {
             parameters: Mutex::new(default_parameters()),
             inventory: Mutex::default(),
             announcing: Mutex::default(),
+            transfers: AtomicBool::default(),
             pauses_before_switchover: Mutex::default(),
             measures_block_time: Mutex::default(),
             block_clock: Mutex::default(),
@@ -255,6 +259,16 @@ impl Published {
     /// Changes how an arriving guest is announced to the network.
     pub fn set_announcing(&self, announcing: Announcing) {
         *lock(&self.announcing) = announcing;
+    }
+
+    /// Whether migrations hand the guest's memory over, as in QEMU's mode `cpr-transfer`.
+    pub fn transfers(&self) -> bool {
+        self.transfers.load(Ordering::Relaxed)
+    }
+
+    /// Sets whether later migrations hand the guest's memory over.
+    pub fn set_transfers(&self, transfers: bool) {
+        self.transfers.store(transfers, Ordering::Relaxed);
     }
 
     /// Whether a migration from here waits before its switch-over.

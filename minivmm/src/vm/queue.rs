@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use crate::sync::{lock, wait, wait_within};
-use crate::vm::request::{AnyRequest, Envelope, GuestEvent, Request};
+use crate::vm::request::{AnyRequest, Envelope, GuestEvent, Refusal, Request};
 
 /// Next item for the driver.
 #[derive(Debug)]
@@ -48,10 +48,15 @@ struct Queued {
     gone: bool,
 }
 
+/// Refusal of every request once the driver has ended.
+pub(super) fn gone() -> Refusal {
+    Refusal("the machine has ended".into())
+}
+
 impl Waiting {
-    /// Queues `request`, or returns it if the driver takes no more. A quit is answered at once: it is never refused, the driver
+    /// Queues `request`, or refuses it if the driver takes no more. A quit is answered at once: it is never refused, the driver
     /// may be busy, and if the driver has ended, the quit is done.
-    pub(super) fn put(&self, (request, answer): Envelope) -> Result<(), Envelope> {
+    pub(super) fn put(&self, (request, answer): Envelope) -> Result<(), Refusal> {
         let mut state = self.lock();
         if matches!(request, AnyRequest::User(Request::Quit)) {
             state.quit.get_or_insert_with(Instant::now);
@@ -59,7 +64,7 @@ impl Waiting {
             // The sender may be gone.
             let _ = answer.send(Ok(()));
         } else if state.closed {
-            return Err((request, answer));
+            return Err(gone());
         } else {
             state.arrived.push_back((request, answer));
         }

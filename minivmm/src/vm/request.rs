@@ -64,6 +64,9 @@ pub enum Request {
 pub struct Terms {
     /// File with the schema of the older release of minivmm at the destination.
     pub release: Option<PathBuf>,
+    /// Unix socket over which the destination, on this host, gets the guest's memory and other descriptors, as in QEMU's mode
+    /// `cpr-transfer`.
+    pub cpr: Option<PathBuf>,
     /// Whether the guest runs on here once all of it is in the file.
     pub keeps_running: bool,
     /// Whether the file is for a QEMU.

@@ -122,7 +122,7 @@ fn a_report_shows_what_was_sent_of_copied_disks() {
         numbers(&page).into_iter().map(|(_, place, shown)| (place, shown)).collect::<Vec<_>>()
     };
     let sent = ("/figures/ram/transferred".to_owned(), "5 MiB".to_owned());
-    assert_eq!(places(&record), [sent.clone()]);
+    assert_eq!(places(&record), std::slice::from_ref(&sent));
     record["figures"]["disk"] = json!({ "total": 2_u64 << 30, "transferred": 3 << 20, "remaining": 0 });
     let of_disks = [("/figures/disk/transferred", "3 MiB"), ("/figures/disk/total", "2 GiB")];
     let of_disks = of_disks.map(|(place, shown)| (place.to_owned(), shown.to_owned()));

@@ -4,9 +4,9 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::process::{Output, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use minivmm::control::Client;
 use nix::fcntl::{FcntlArg, fcntl};
@@ -193,4 +193,81 @@ fn a_client_at_the_other_end_of_pipes_loses_no_byte() {
     // The smallest pipe of Linux, a page, so that output waits in the old process.
     fcntl(&from_guest, FcntlArg::F_SETPIPE_SZ(4096)).unwrap();
     echoes_through_updates(&mut machine, to_guest.into(), from_guest.into());
+}
+
+/// QEMU's sequence of commands (docs/devel/migration/CPR.rst): two `-incoming`, the parameter `mode`, and `migrate` with two
+/// channels.
+#[test]
+fn a_guest_is_handed_over_by_qemus_commands() {
+    let place = tempfile::tempdir().unwrap();
+    let at = |name: &str| place.path().join(name);
+    let console = at("console");
+    let serial = format!("file:{}", console.display());
+    let options = ["--serial", &serial, "--share-memory", "on"];
+    let Some(machine) = Running::start(&options, Stdio::null()) else { return };
+    let mut old = machine.control();
+    let unix = |name: &str| json!({"transport": "socket", "type": "unix", "path": at(name)});
+    let main = json!({"channel-type": "main", "addr": unix("main")});
+    let cpr = json!({"channel-type": "cpr", "addr": unix("cpr")});
+    let migrate = |client: &mut Client, channels: &[&serde_json::Value]| {
+        client.execute("migrate", json!({"channels": channels})).map_err(|error| error.to_string())
+    };
+    let mode = |client: &mut Client, mode: &str| client.execute("migrate-set-parameters", json!({"mode": mode}));
+
+    // Without the mode or the channel nothing begins.
+    let why = migrate(&mut old, &[&main, &cpr]).unwrap_err();
+    assert!(why.contains("set the parameter mode before"), "{why}");
+    assert!(mode(&mut old, "cpr-reboot").is_err());
+    mode(&mut old, "cpr-transfer").unwrap();
+    let parameters = old.execute("query-migrate-parameters", json!({})).unwrap();
+    assert_eq!(parameters["mode"], "cpr-transfer");
+    let why = migrate(&mut old, &[&main]).unwrap_err();
+    assert!(why.contains("missing 'cpr' migration channel"), "{why}");
+    let why = migrate(&mut old, &[&main, &main, &cpr]).unwrap_err();
+    assert!(why.contains("Channel list has more than one main entry"), "{why}");
+    let why = migrate(&mut old, &[&cpr]).unwrap_err();
+    assert!(why.contains("Channel list has no main entry"), "{why}");
+
+    // Nobody waits: the guest runs on.
+    let ended = |client: &mut Client| {
+        let deadline = Instant::now() + TIMEOUT;
+        loop {
+            let now = client.execute("query-migrate", json!({})).unwrap();
+            if matches!(now["status"].as_str(), Some("completed" | "failed")) {
+                return now;
+            }
+            assert!(Instant::now() < deadline, "{now}");
+            thread::sleep(Duration::from_millis(5));
+        }
+    };
+    migrate(&mut old, &[&main, &cpr]).unwrap();
+    let end = ended(&mut old);
+    assert!(end["error-desc"].as_str().unwrap().contains("cpr channel unix:"), "{end}");
+    assert_eq!(old.execute("query-status", json!({})).unwrap()["status"], "running");
+
+    let new = Command::new(env!("CARGO_BIN_EXE_minivmm"))
+        .args(["run", "--memory", "64M", "--control", &format!("unix:{}", at("qmp").display())])
+        .args(options)
+        .args(["--incoming", &format!("unix:{}", at("main").display()), "--incoming", &cpr.to_string()])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut new = Running { child: new, directory: tempfile::tempdir().unwrap() };
+    vmstate_lab::wait::until("nobody waits", || vmstate_lab::vmm::listens(new.child.id(), &at("cpr")));
+    migrate(&mut old, &[&main, &cpr]).unwrap();
+    let end = ended(&mut old);
+    assert_eq!(
+        (&end["status"], &end["ram"]["normal"], &end["ram"]["duplicate"]),
+        (&json!("completed"), &json!(0), &json!(0))
+    );
+    let passes = || tiny::passes(&std::fs::read_to_string(&console).unwrap());
+    let before = passes().len();
+    vmstate_lab::wait::until("no passes", || passes().len() > before + 2);
+    assert!(passes().iter().zip(1..).all(|(&pass, number)| pass == number));
+    let mut there = Client::connect(&at("qmp")).unwrap();
+    assert_eq!(there.execute("query-status", json!({})).unwrap()["status"], "running");
+    assert_eq!(old.execute("query-status", json!({})).unwrap()["status"], "postmigrate");
+    there.execute("quit", json!({})).unwrap();
+    assert!(new.child.wait().unwrap().success());
 }

@@ -7,6 +7,7 @@ use super::options::{Options, escape};
 use super::{Translation, USO};
 use crate::cli::values;
 use crate::config::Address;
+use crate::control::channel;
 use crate::passed;
 
 /// QEMU's options without an argument that change nothing that the guest sees.
@@ -120,7 +121,7 @@ impl Machine {
             "netdev" => self.keep(value, "type", "id", |machine| &mut machine.netdevs),
             "device" => self.devices.push(Options::parse(value, "driver")),
             "qmp" => self.qmp(value),
-            "incoming" if value == "defer" || value.parse::<Address>().is_ok() => {
+            "incoming" if value == "defer" || value.parse::<Address>().is_ok() || channel(value).is_ok() => {
                 self.flag("--incoming", value);
             }
             _ => self.no_match(&format!("-{option} {value}"), "minivmm has nothing like it"),

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use serde_json::json;
+
 use super::options::escape;
 use super::{Translation, USO};
 use crate::cli::{Command, Parsed, parse};
@@ -94,6 +96,11 @@ fn qemu(config: &Config) -> Translation {
     }
     match &config.incoming {
         Some(ListenAt::Address(address)) => flag("-incoming", address.to_string()),
+        Some(ListenAt::Transfer { main, cpr }) => {
+            flag("-incoming", main.to_string());
+            let address = json!({"transport": "socket", "type": "unix", "path": cpr});
+            flag("-incoming", json!({"channel-type": "cpr", "addr": address}).to_string());
+        }
         Some(ListenAt::Deferred) => flag("-incoming", "defer".into()),
         Some(ListenAt::Passed(path)) => drop(file(&mut unmatched, "--incoming", path)),
         None => {}

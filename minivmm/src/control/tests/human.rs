@@ -45,7 +45,7 @@ fn each_line_sends_its_request_to_the_driver() {
         assert_eq!(print(&mut test_client, line), printed, "{line}");
         assert_eq!(seen.try_recv().unwrap(), request, "{line}");
     }
-    for line in ["migrate_set_parameter mode normal", "migrate_set_capability zero-copy-send on"] {
+    for line in ["migrate_set_parameter direct-io on", "migrate_set_capability zero-copy-send on"] {
         assert!(print(&mut test_client, line).contains("is not supported: "), "{line}");
     }
     assert!(seen.try_recv().is_err());

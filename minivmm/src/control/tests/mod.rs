@@ -405,6 +405,7 @@ fn migration_figures_are_in_the_units_of_qemu() {
             "announce-max": 550,
             "announce-rounds": 5,
             "announce-step": 100,
+            "mode": "normal",
         }})]
     );
 }

@@ -1,6 +1,7 @@
 //! Connections of a source: to an address of any kind, with TLS if it is set.
 
 use std::io;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use vmstate::channel::SocketChannel;
@@ -54,8 +55,10 @@ impl Secure {
 /// Makes the connections of one migration.
 pub(super) struct Connector {
     pub(super) address: Address,
-    /// Memory and networks to hand over to another process of this host.
+    /// Memory, networks and console to hand over to another process of this host.
     pub(super) offer: Option<Offer>,
+    /// Unix socket at which they are handed over before the connection is made; `None` if this is done on the connection itself.
+    pub(super) cpr: Option<PathBuf>,
     /// Connection of the main channel, if it was passed.
     pub(super) connected: Option<SocketChannel>,
     /// TLS for each connection, if it is set.
@@ -69,6 +72,12 @@ impl Connector {
     pub(super) fn connect(&mut self) -> io::Result<Connection> {
         let passed = self.connected.take();
         let go_on = || !self.control.is_cancelled();
+        if let (Some(offer), Some(path)) = (&self.offer, self.cpr.take()) {
+            let transferred = offer.transfer(&path, &go_on);
+            transferred.map_err(|error| {
+                io::Error::new(error.kind(), format!("cpr channel unix:{}: {error}", path.display()))
+            })?;
+        }
         let socket = match &self.address {
             Address::Unix(path) => SocketChannel::connect_unix(path, CONNECT, &go_on),
             Address::Local(path) => match &self.offer {

@@ -45,6 +45,8 @@ pub(in crate::vm) struct EngineMachine {
     log: RateLimitedLog,
     /// The guest is stopped for a rehearsal until this is dropped.
     rehearsal: Option<Sender<()>>,
+    /// At a source: the destination has mapped the guest's memory.
+    in_place: bool,
     /// At a source: the guest is stopped before its switch-over.
     held: bool,
     /// At a source: the destination is a QEMU.
@@ -83,6 +85,7 @@ impl EngineMachine {
             looking: Arc::default(),
             log: RateLimitedLog::default(),
             rehearsal: None,
+            in_place: false,
             held: false,
             to_qemu: false,
             throttle: None,
@@ -105,6 +108,11 @@ impl EngineMachine {
     pub(super) fn copying(mut self, disks: &CopiedDisks) -> Self {
         self.copied = disks.clone();
         self
+    }
+
+    /// Sets whether the destination of this source has mapped the guest's memory.
+    pub(super) fn in_place(self, in_place: bool) -> Self {
+        Self { in_place, ..self }
     }
 
     /// Sets the preflight of a destination.
@@ -201,6 +209,11 @@ impl Machine for EngineMachine {
         self.to_qemu = peer == Peer::Qemu;
         if self.to_qemu && !self.copied.roles().is_empty() {
             let why = "the destination is a QEMU, which takes no content of a disk: share the disks, and migrate without --copy-disk";
+            return Err(vmstate::Error::new(ErrorKind::Incompatible, why));
+        }
+        if self.to_qemu && self.in_place {
+            // QEMU shows the guest its block `pc.bios` there, which is not sent.
+            let why = "the destination is a QEMU, whose guest would lose its memory at 0xe0000: migrate to it by uri, with the mode normal";
             return Err(vmstate::Error::new(ErrorKind::Incompatible, why));
         }
         if self.to_qemu {

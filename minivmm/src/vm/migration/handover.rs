@@ -4,6 +4,7 @@
 //! Descriptors are named `ram`, `tap N` and `stream N`, where N counts the network cards from 0, and `console …` for a console
 //! (`console/mod.rs`). Those that the new process has no use for are closed there.
 
+mod cpr;
 mod message;
 
 use std::collections::BTreeMap;
@@ -11,14 +12,14 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use vmstate::channel::{Listener, SocketChannel};
 
 use crate::config::{Address, Config, ListenAt, Network};
 use crate::devices::virtio::net::Attachment;
 use crate::error::{Error, Result};
-use crate::memory::Ram;
+use crate::memory::{RAM_BLOCK, Ram};
 use crate::passed;
 use crate::vm::backends::Backends;
 
@@ -68,6 +69,19 @@ impl Offer {
         message::send(&socket, &ram.into_iter().chain(others).collect::<Vec<_>>())?;
         socket.try_into()
     }
+
+    /// Connects to the process that waits at `path` for the descriptors alone, as in QEMU's mode `cpr-transfer`; returns once it
+    /// waits for the migration.
+    ///
+    /// # Errors
+    /// The system's; the process takes too long; `go_on` returns false.
+    pub(super) fn transfer(&self, path: &Path, go_on: &dyn Fn() -> bool) -> io::Result<()> {
+        let socket = UnixStream::connect(path)?;
+        let ram = self.ram.descriptor().map(|ram| (RAM_BLOCK, ram));
+        let others = self.others.iter().map(|(name, descriptor)| (name.as_str(), descriptor.as_fd()));
+        cpr::send(&socket, ram.into_iter().chain(others))?;
+        cpr::await_close(&socket, MESSAGE, go_on)
+    }
 }
 
 fn descriptors(backends: &Backends, continues: bool) -> io::Result<Vec<(String, OwnedFd)>> {
@@ -104,34 +118,70 @@ impl HandedOver {
     pub fn awaited(config: &mut Config) -> Result<Option<Self>> {
         match &config.incoming {
             Some(ListenAt::Address(Address::Local(path))) => await_guest(&path.clone(), config).map(Some),
+            Some(ListenAt::Transfer { main, cpr }) => await_transfer(&main.clone(), &cpr.clone(), config).map(Some),
             _ => Ok(None),
         }
     }
+
+    /// Sorts the descriptors that arrived, of which `ram` is the memory; `refused` makes an error of a sentence for the user.
+    fn new(
+        config: &mut Config,
+        ram: &str,
+        descriptors: Vec<(String, OwnedFd)>,
+        socket: SocketChannel,
+        refused: impl Fn(String) -> Error,
+    ) -> Result<Self> {
+        let mut descriptors: BTreeMap<String, OwnedFd> = descriptors.into_iter().collect();
+        for (index, net) in config.nets.iter_mut().enumerate() {
+            let name = format!("{TAP}{index}");
+            // Otherwise the machine has other cards, which the preflight reports.
+            if let (Network::Tap(_), Some(tap)) = (&net.network, descriptors.remove(&name)) {
+                let reference = format!("handed over as {name}");
+                net.network = Network::Tap(format!("fd:{reference}"));
+                passed::adopt(&reference, tap);
+            }
+        }
+        let missing = || refused(format!("the descriptor of {ram} did not arrive: the message does not name it"));
+        let ram = descriptors.remove(ram).ok_or_else(missing)?;
+        Ok(Self { ram: Ram::passed(config.memory, ram)?, socket, descriptors })
+    }
+}
+
+/// Waits for the first connection of `listener`, without a limit or at most until `limit`.
+fn accept(listener: &Listener, limit: Option<Instant>) -> io::Result<SocketChannel> {
+    loop {
+        let is_over = limit.is_some_and(|limit| Instant::now() >= limit);
+        match listener.accept(CHECK_INTERVAL) {
+            Err(error) if error.kind() == io::ErrorKind::TimedOut && !is_over => {}
+            socket => return socket,
+        }
+    }
+}
+
+/// Waits at `cpr` for the descriptors, and then at `main` for the migration, as in QEMU's mode `cpr-transfer`.
+fn await_transfer(main: &Address, cpr: &Path, config: &mut Config) -> Result<HandedOver> {
+    let refused =
+        |what: String| Error::Flag { flag: "--incoming", what: format!("cpr unix:{}: {what}", cpr.display()) };
+    let system = |error: io::Error| refused(error.to_string());
+    let passing = accept(&Listener::unix(cpr).map_err(system)?, None).map_err(system)?;
+    let descriptors = cpr::receive(&passing, MESSAGE).map_err(|error| refused(error.to_string()))?;
+    let at = |error: io::Error| Error::Flag { flag: "--incoming", what: format!("{main}: {error}") };
+    let listener = match main {
+        Address::Tcp(host_and_port) => Listener::tcp(host_and_port.as_str()),
+        Address::Unix(path) => Listener::unix(path),
+        _ => Err(io::ErrorKind::InvalidInput.into()),
+    };
+    let listener = listener.map_err(at)?;
+    // The source connects once it sees the end of this connection.
+    drop(passing);
+    let socket = accept(&listener, Some(Instant::now() + MESSAGE)).map_err(at)?;
+    HandedOver::new(config, RAM_BLOCK, descriptors, socket, refused)
 }
 
 fn await_guest(path: &Path, config: &mut Config) -> Result<HandedOver> {
     let refused = |what: String| Error::Flag { flag: "--incoming", what: format!("local:{}: {what}", path.display()) };
     let system = |error: io::Error| refused(error.to_string());
-    let listener = Listener::unix(path).map_err(system)?;
-    let socket = loop {
-        match listener.accept(CHECK_INTERVAL) {
-            Err(error) if error.kind() == io::ErrorKind::TimedOut => {}
-            socket => break socket.map_err(system)?,
-        }
-    };
+    let socket = accept(&Listener::unix(path).map_err(system)?, None).map_err(system)?;
     let descriptors = message::receive(&socket, MESSAGE).map_err(|error| refused(error.to_string()))?;
-    let mut descriptors: BTreeMap<String, OwnedFd> = descriptors.into_iter().collect();
-    let ram = descriptors.remove(RAM);
-    for (index, net) in config.nets.iter_mut().enumerate() {
-        let name = format!("{TAP}{index}");
-        // Otherwise the machine has other cards, which the preflight reports.
-        if let (Network::Tap(_), Some(tap)) = (&net.network, descriptors.remove(&name)) {
-            let reference = format!("handed over as {name}");
-            net.network = Network::Tap(format!("fd:{reference}"));
-            passed::adopt(&reference, tap);
-        }
-    }
-    let ram =
-        ram.ok_or_else(|| refused("the descriptor of ram did not arrive: the message does not name it".into()))?;
-    Ok(HandedOver { ram: Ram::passed(config.memory, ram)?, socket, descriptors })
+    HandedOver::new(config, RAM, descriptors, socket, refused)
 }

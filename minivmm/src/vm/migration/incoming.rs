@@ -56,7 +56,8 @@ pub(in crate::vm) enum Origin {
 pub(in crate::vm) fn listen_at(at: &ListenAt, tls: &Tls) -> Result<Option<Origin>> {
     let server = || server(tls).map_err(|what| Error::Flag { flag: "--tls-creds", what });
     let origin = match at {
-        ListenAt::Deferred => return Ok(None),
+        // A guest that is handed over has arrived before the machine is made.
+        ListenAt::Deferred | ListenAt::Transfer { .. } => return Ok(None),
         ListenAt::Address(Address::Exec(line)) => {
             let server = server()?;
             // The command ends with its end of the connection. It is waited for only to avoid a zombie.

@@ -96,23 +96,30 @@ impl Vm {
         to_file::check(&address, terms, &self.backends.ownership)?;
         let release = terms.release.as_deref().map(schema::read).transpose()?;
         let tls = terms.parameters.of_tls(self.shared.tls())?;
-        if address.stays_on_this_host() && terms.parameters.of_tls(Tls::default())?.options().is_some() {
-            let why = match &address {
-                Address::Local(_) => format!("{address} stays on this host and is not encrypted: leave out tls-creds"),
-                _ => NOT_ENCRYPTED.into(),
+        let in_place = terms.cpr.is_some() || matches!(address, Address::Local(_));
+        if terms.cpr.is_some() && !matches!(address, Address::Unix(_) | Address::Tcp(_)) {
+            let why = format!(
+                "{address}: the main channel of mode cpr-transfer has to be unix:PATH or tcp:HOST:PORT of this host"
+            );
+            return Err(Refusal(why).into());
+        }
+        if (in_place || address.stays_on_this_host()) && terms.parameters.of_tls(Tls::default())?.options().is_some() {
+            let why = match in_place {
+                true => format!("{address} stays on this host and is not encrypted: leave out tls-creds"),
+                false => NOT_ENCRYPTED.into(),
             };
             return Err(Refusal(why).into());
         }
-        let secure = Secure::new(&tls, &address).map_err(Refusal)?;
+        let secure = if in_place { None } else { Secure::new(&tls, &address).map_err(Refusal)? };
         let control = Control::default();
         let parameters = terms.parameters.of(self.shared.parameters())?;
         let mut theirs = parameters;
-        if matches!(address, Address::Local(_)) {
+        if in_place {
             // Without pages the bandwidth of the socket cannot be measured.
             theirs.avail_switchover_bandwidth.get_or_insert(LOCAL_BANDWIDTH);
         }
         set_parameters(&control, theirs)?;
-        let single = matches!(address, Address::File { .. } | Address::Descriptor { .. } | Address::Local(_));
+        let single = in_place || matches!(address, Address::File { .. } | Address::Descriptor { .. });
         if single && parameters.page_channels().is_some() {
             let why =
                 format!("{address} takes one stream, and multifd makes several: switch the capability multifd off");
@@ -128,10 +135,7 @@ impl Vm {
         let way = Way::to(&address, &self.backends.images).map_err(Refusal)?;
         // An older release opens console and networks itself.
         let continues = release.as_ref().is_none_or(|release| release.section(InTransit::SECTION).is_some());
-        let offer = match &address {
-            Address::Local(_) => Some(Offer::new(&self.ram, &self.backends, continues)),
-            _ => None,
-        };
+        let offer = in_place.then(|| Offer::new(&self.ram, &self.backends, continues));
         let offer = offer.transpose().map_err(Refusal)?;
         let hands_over = offer.is_some() && continues;
         if terms.copies_disks && matches!(way, Way::File(_)) {
@@ -155,7 +159,8 @@ impl Vm {
         let throttle = Arc::new(Throttle::new(&self.machine.kvm, &self.machine.vcpus));
         let machine = EngineMachine::new(self.handle.clone(), control.clone(), &self.backends, &parts.tickets)
             .sending(&throttle, &log)
-            .copying(&copied);
+            .copying(&copied)
+            .in_place(offer.is_some());
         let (handle, ours) = (self.handle.clone(), control.clone());
         let connects = !matches!(way, Way::File(_));
         let (sender, reconnections) = channel();
@@ -173,7 +178,15 @@ impl Vm {
                 let connected = if let Way::Connected(socket) = way { Some(socket) } else { None };
                 let (look_up, shared) = (self.look_up.clone(), Arc::clone(&self.shared));
                 let task = OutgoingTask {
-                    connector: Connector { address, offer, connected, secure, look_up, control: control.clone() },
+                    connector: Connector {
+                        address,
+                        offer,
+                        cpr: terms.cpr.clone(),
+                        connected,
+                        secure,
+                        look_up,
+                        control: control.clone(),
+                    },
                     reconnections,
                     shared,
                     release,

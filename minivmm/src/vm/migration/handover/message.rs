@@ -18,7 +18,6 @@ const GREETING: &str = "minivmm hand-over 1";
 const DESCRIPTORS_MAX: usize = 11;
 /// Longest text.
 const TEXT_MAX: usize = 1024;
-const LENGTH: usize = size_of::<u32>();
 
 /// Why a message hands nothing over. The sender still has its guest then.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +28,9 @@ pub(super) enum MessageError {
     /// The text is not a minivmm's.
     #[error("the message is not a hand-over of minivmm: use migrate local:PATH at the source")]
     Foreign,
+    /// The bytes are not QEMU's `CprState`.
+    #[error("the message is no CPR state: use mode cpr-transfer at the source")]
+    NoState,
     /// The connection was closed inside the message.
     #[error("the message ends after {came} bytes, and {missing} are missing: its sender has ended, or is no minivmm")]
     Torn { came: usize, missing: usize },
@@ -77,10 +79,8 @@ pub(super) fn send(socket: impl AsFd, descriptors: &[(&str, BorrowedFd<'_>)]) ->
 /// # Errors
 /// What is wrong with the message, or missing in it.
 pub(super) fn receive(socket: impl AsFd, timeout: Duration) -> Result<Vec<(String, OwnedFd)>, MessageError> {
-    let mut receiver = Receiver { socket, timeout, came: 0, descriptors: Vec::new(), lost: false };
-    let mut length = [0; LENGTH];
-    receiver.fill(&mut length)?;
-    let length = u32::from_be_bytes(length) as usize;
+    let mut receiver = Receiver::new(socket, timeout);
+    let length = u32::from_be_bytes(receiver.bytes()?) as usize;
     if length > TEXT_MAX {
         return Err(MessageError::Foreign);
     }
@@ -91,17 +91,11 @@ pub(super) fn receive(socket: impl AsFd, timeout: Duration) -> Result<Vec<(Strin
     if lines.next() != Some(GREETING) {
         return Err(MessageError::Foreign);
     }
-    let names: Vec<String> = lines.map(str::to_owned).collect();
-    let (named, came) = (names.len(), receiver.descriptors.len());
-    match names.get(came..) {
-        None => Err(MessageError::Unnamed { named, came }),
-        Some([]) => Ok(names.into_iter().zip(receiver.descriptors).collect()),
-        Some(what) if receiver.lost => Err(MessageError::NoRoom { what: what.to_vec() }),
-        Some(what) => Err(MessageError::Missing { what: what.to_vec(), named, came }),
-    }
+    receiver.named(lines.map(str::to_owned).collect())
 }
 
-struct Receiver<S> {
+/// Receives bytes and descriptors.
+pub(super) struct Receiver<S> {
     socket: S,
     timeout: Duration,
     /// Bytes received.
@@ -112,8 +106,30 @@ struct Receiver<S> {
 }
 
 impl<S: AsFd> Receiver<S> {
+    pub(super) fn new(socket: S, timeout: Duration) -> Self {
+        Self { socket, timeout, came: 0, descriptors: Vec::new(), lost: false }
+    }
+
+    /// Receives `N` bytes.
+    pub(super) fn bytes<const N: usize>(&mut self) -> Result<[u8; N], MessageError> {
+        let mut bytes = [0; N];
+        self.fill(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Gives the descriptors that arrived their names.
+    pub(super) fn named(self, names: Vec<String>) -> Result<Vec<(String, OwnedFd)>, MessageError> {
+        let (named, came) = (names.len(), self.descriptors.len());
+        match names.get(came..) {
+            None => Err(MessageError::Unnamed { named, came }),
+            Some([]) => Ok(names.into_iter().zip(self.descriptors).collect()),
+            Some(what) if self.lost => Err(MessageError::NoRoom { what: what.to_vec() }),
+            Some(what) => Err(MessageError::Missing { what: what.to_vec(), named, came }),
+        }
+    }
+
     /// Fills `into`, and keeps the descriptors that come with it.
-    fn fill(&mut self, into: &mut [u8]) -> Result<(), MessageError> {
+    pub(super) fn fill(&mut self, into: &mut [u8]) -> Result<(), MessageError> {
         let until = Instant::now() + self.timeout;
         let mut filled = 0;
         while let missing @ 1.. = into.len() - filled {
