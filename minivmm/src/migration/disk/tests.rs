@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::process::Command;
 
 use proptest::prelude::*;
 use vmstate::codec::{Limits, Piece, Strictness};
@@ -154,6 +155,68 @@ fn a_truncated_image_is_not_sent_as_zeros() {
         let error = section.setup(&mut Outbox::new()).unwrap_err().to_string();
         assert!(error.contains(&format!("could not be read: it was truncated to {len} bytes")), "{error}");
     }
+}
+
+/// A file system in a file, mounted from a loop device until this is dropped.
+struct Mounted {
+    file: tempfile::NamedTempFile,
+    at: tempfile::TempDir,
+}
+
+impl Mounted {
+    /// `None` if this process may not mount a file system.
+    fn new(bytes: u64) -> Option<Self> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(bytes).unwrap();
+        assert!(Self::run("mkfs.ext4", &["-q", "-F"], file.path()));
+        let mounted = Self { file, at: tempfile::tempdir().unwrap() };
+        if mounted.mount() {
+            return Some(mounted);
+        }
+        vmstate_lab::skip::skip("this process may not mount a file system");
+        None
+    }
+
+    fn mount(&self) -> bool {
+        Self::run("mount", &["-o", "loop", self.file.path().to_str().unwrap()], self.at.path())
+    }
+
+    fn unmount(&self) -> bool {
+        Self::run("umount", &[], self.at.path())
+    }
+
+    fn run(program: &str, arguments: &[&str], path: &Path) -> bool {
+        Command::new(program).args(arguments).arg(path).status().is_ok_and(|status| status.success())
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        if !self.unmount() {
+            eprintln!("{} stays mounted", self.at.path().display());
+        }
+    }
+}
+
+/// The kernel answers EIO to a read of a loop device behind the end of its file (`lo_complete_rq`, drivers/block/loop.c).
+#[test]
+fn a_disk_that_fails_ends_the_migration_and_no_zeros_are_sent_in_place_of_its_data() {
+    const FILE_SYSTEM: u64 = 16 << 20;
+    let Some(mounted) = Mounted::new(FILE_SYSTEM) else { return };
+    let path = mounted.at.path().join("disk.img");
+    std::fs::write(&path, vec![7; 4 * GRANULE as usize]).unwrap();
+    // The data that was just written would be read from the page cache.
+    assert!(mounted.unmount() && mounted.mount());
+    let image = Arc::new(Image::open(&path, false).unwrap());
+    let mut section = DiskSection::new(&image);
+    put(|out| section.setup(out).unwrap());
+    section.sync().unwrap();
+    mounted.file.as_file().set_len(0).unwrap();
+    let mut out = Outbox::new();
+    let error = section.iterate(&mut out, u64::MAX).unwrap_err().to_string();
+    mounted.file.as_file().set_len(FILE_SYSTEM).unwrap();
+    assert!(error.contains(&format!("{} could not be read: Input/output error", path.display())), "{error}");
+    assert_eq!(bytes(&out), b"");
 }
 
 #[test]
