@@ -250,6 +250,7 @@ const MIGRATION: &[Call] = &[
     (libc::SYS_setsockopt, &[Is(1, libc::IPPROTO_TCP as u64), Is(2, libc::TCP_KEEPIDLE as u64)]),
     (libc::SYS_setsockopt, &[Is(1, libc::IPPROTO_TCP as u64), Is(2, libc::TCP_KEEPINTVL as u64)]),
     (libc::SYS_setsockopt, &[Is(1, libc::IPPROTO_TCP as u64), Is(2, libc::TCP_KEEPCNT as u64)]),
+    (libc::SYS_setsockopt, &[Is(1, libc::IPPROTO_TCP as u64), Is(2, libc::TCP_NOTSENT_LOWAT as u64)]),
     (libc::SYS_setsockopt, &[Is(1, libc::SOL_SOCKET as u64), Is(2, libc::SO_SNDBUF as u64)]),
     (libc::SYS_setsockopt, &[Is(1, libc::SOL_SOCKET as u64), Is(2, libc::SO_RCVBUF as u64)]),
     (libc::SYS_fcntl, &[Is(1, libc::F_GETFL as u64)]),
