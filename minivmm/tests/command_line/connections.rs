@@ -6,7 +6,9 @@ use std::path::Path;
 use std::process::Stdio;
 
 use minivmm::certificates::{Wanted, make};
+use minivmm::control::Client;
 use serde_json::{Value, json};
+use vmstate_lab::wait::until;
 
 use super::{Running, minivmm};
 
@@ -102,4 +104,36 @@ fn a_guest_goes_encrypted_in_each_mode() {
             return;
         }
     }
+}
+
+/// The listening socket of a recovery and the second connection to it are made by confined threads as well.
+#[test]
+fn post_copy_is_recovered_over_tcp() {
+    let Some(mut here) = Running::start(&[], Stdio::null()) else { return };
+    let there = Running::start(&["--incoming", "defer"], Stdio::null()).unwrap();
+    here.await_banner();
+    let (mut source, mut destination) = (here.control(), there.control());
+    let postcopy = json!({ "capabilities": [{ "capability": "postcopy-ram", "state": true }] });
+    for client in [&mut source, &mut destination] {
+        client.execute("migrate-set-capabilities", postcopy.clone()).unwrap();
+    }
+    // The records of the zero pages alone take longer than the test.
+    source.execute("migrate-set-parameters", json!({ "max-postcopy-bandwidth": 1000 })).unwrap();
+    let at = free("127.0.0.1").unwrap();
+    destination.execute("migrate-incoming", json!({ "uri": at })).unwrap();
+    source.execute("migrate", json!({ "uri": at })).unwrap();
+    source.execute("migrate-start-postcopy", json!({})).unwrap();
+    let await_status = |client: &mut Client, status: &str| {
+        until(status, || client.execute("query-migrate", json!({})).unwrap()["status"] == status);
+    };
+    await_status(&mut source, "postcopy-active");
+    source.execute("migrate-pause", json!({})).unwrap();
+    await_status(&mut source, "postcopy-paused");
+    await_status(&mut destination, "postcopy-paused");
+    source.execute("migrate-set-parameters", json!({ "max-postcopy-bandwidth": 0 })).unwrap();
+    let again = free("127.0.0.1").unwrap();
+    destination.execute("migrate-recover", json!({ "uri": again })).unwrap();
+    source.execute("migrate", json!({ "uri": again, "resume": true })).unwrap();
+    await_status(&mut source, "completed");
+    assert_eq!(destination.execute("query-status", json!({})).unwrap()["status"], "running");
 }

@@ -169,20 +169,21 @@ impl Mounted {
         let file = tempfile::NamedTempFile::new().unwrap();
         file.as_file().set_len(bytes).unwrap();
         assert!(Self::run("mkfs.ext4", &["-q", "-F"], file.path()));
-        let mounted = Self { file, at: tempfile::tempdir().unwrap() };
-        if mounted.mount() {
-            return Some(mounted);
+        let at = tempfile::tempdir().unwrap();
+        if Self::mount(file.path(), at.path()) {
+            return Some(Self { file, at });
         }
         vmstate_lab::skip::skip("this process may not mount a file system");
         None
     }
 
-    fn mount(&self) -> bool {
-        Self::run("mount", &["-o", "loop", self.file.path().to_str().unwrap()], self.at.path())
+    fn mount(file: &Path, at: &Path) -> bool {
+        Self::run("mount", &["-o", "loop", file.to_str().unwrap()], at)
     }
 
-    fn unmount(&self) -> bool {
-        Self::run("umount", &[], self.at.path())
+    /// Mounts the file system again: nothing of it is in the page cache.
+    fn mount_again(&self) {
+        assert!(Self::run("umount", &[], self.at.path()) && Self::mount(self.file.path(), self.at.path()));
     }
 
     fn run(program: &str, arguments: &[&str], path: &Path) -> bool {
@@ -192,9 +193,8 @@ impl Mounted {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        if !self.unmount() {
-            eprintln!("{} stays mounted", self.at.path().display());
-        }
+        let is_unmounted = Self::run("umount", &[], self.at.path());
+        assert!(is_unmounted || std::thread::panicking(), "{} stays mounted", self.at.path().display());
     }
 }
 
@@ -206,7 +206,7 @@ fn a_disk_that_fails_ends_the_migration_and_no_zeros_are_sent_in_place_of_its_da
     let path = mounted.at.path().join("disk.img");
     std::fs::write(&path, vec![7; 4 * GRANULE as usize]).unwrap();
     // The data that was just written would be read from the page cache.
-    assert!(mounted.unmount() && mounted.mount());
+    mounted.mount_again();
     let image = Arc::new(Image::open(&path, false).unwrap());
     let mut section = DiskSection::new(&image);
     put(|out| section.setup(out).unwrap());
