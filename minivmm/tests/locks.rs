@@ -76,6 +76,7 @@ fn whole_machine() {
             tickets: Arc::new(Mutex::new(Tickets::new(&[]))),
             devices: Vec::new(),
             generation: Arc::default(),
+            bitmaps: Arc::default(),
             disks: Vec::new(),
         }
         .sections()

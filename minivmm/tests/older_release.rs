@@ -56,9 +56,17 @@ fn sent(sections: &mut Sections<'_>) -> Result<Vec<(String, u32, u64)>> {
 fn machine() -> Sections<'static> {
     let state = Arc::new(Mutex::new(MachineState::new(2)));
     let tickets = Arc::new(Mutex::new(Tickets::new(&[])));
-    Parts { state, vcpus: 2, tickets, devices: Vec::new(), generation: Arc::default(), disks: Vec::new() }
-        .sections()
-        .unwrap()
+    Parts {
+        state,
+        vcpus: 2,
+        tickets,
+        devices: Vec::new(),
+        generation: Arc::default(),
+        bitmaps: Arc::default(),
+        disks: Vec::new(),
+    }
+    .sections()
+    .unwrap()
 }
 
 #[test]

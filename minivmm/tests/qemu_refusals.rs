@@ -27,6 +27,7 @@ impl Machine {
             tickets: Arc::default(),
             devices: Vec::new(),
             generation: Arc::default(),
+            bitmaps: Arc::default(),
             disks: Vec::new(),
         };
         Self { sections: parts.sections().unwrap(), state }

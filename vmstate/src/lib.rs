@@ -141,6 +141,8 @@ pub mod guide {
             #[doc = "[decisions/0051-missing-pages-are-waited-for-by-userfaultfd.md]: crate::guide#pages-of-the-repository"]
             #[doc = "[decisions/0057-disks-that-come-along.md]: crate::guide#pages-of-the-repository"]
             #[doc = "[minivmm-devices.md#dirty-bitmaps]: crate::guide#pages-of-the-repository"]
+            #[doc = "[wire-format-stream.md#dirty-bitmaps]: crate::guide#pages-of-the-repository"]
+            #[doc = "[decisions/0064-dirty-bitmaps-are-sent-in-the-rounds.md]: crate::guide#pages-of-the-repository"]
             #[doc = "[decisions/0063-figures-and-option-of-a-copied-disk.md]: crate::guide#pages-of-the-repository"]
             #[doc = "[decisions/0058-post-copy-goes-on-over-another-connection.md]: crate::guide#pages-of-the-repository"]
             #[doc = "[decisions/0060-requested-pages-overtake-the-others.md]: crate::guide#pages-of-the-repository"]

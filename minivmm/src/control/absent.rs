@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 enum Support {
     /// Can be switched: a parameter of vmstate that is a flag.
     Switched,
-    /// Can be switched: [`PAUSE`] and [`BLOCK_TIME`], which only the machine has.
+    /// Can be switched: [`PAUSE`], [`BLOCK_TIME`] and [`BITMAPS`], which only the machine has.
     Own,
     /// Always on, for this reason.
     Always(&'static str),
@@ -26,6 +26,9 @@ pub(super) const PAUSE: &str = "pause-before-switchover";
 
 /// Capability with which a destination measures how long its vCPUs wait for pages in post-copy.
 pub(super) const BLOCK_TIME: &str = "postcopy-blocktime";
+
+/// Capability with which a migration sends the dirty bitmaps of disks.
+pub(super) const BITMAPS: &str = "dirty-bitmaps";
 
 const CAPABILITIES: &[(&str, Support)] = &[
     ("xbzrle", Switched),
@@ -44,7 +47,7 @@ const CAPABILITIES: &[(&str, Support)] = &[
     ("return-path", Always("the destination's answer decides who runs the guest")),
     (PAUSE, Own),
     ("multifd", Switched),
-    ("dirty-bitmaps", Never("the dirty bitmaps of disks stay at the source")),
+    (BITMAPS, Own),
     (BLOCK_TIME, Own),
     ("late-block-activate", Never("disks are handed over by their locks, at the commit")),
     (
@@ -79,7 +82,10 @@ const CAPABILITIES: &[(&str, Support)] = &[
 /// Parameters of QEMU 10.0 that minivmm lacks, each with the reason.
 pub(super) const PARAMETERS_ABSENT: &[(&str, &str)] = &[
     ("cpu-throttle-tailslow", "the throttle follows the rate at which each vCPU dirties memory, also near its end"),
-    ("block-bitmap-mapping", "the dirty bitmaps of disks stay at the source"),
+    (
+        "block-bitmap-mapping",
+        "dirty bitmaps are sent with the names that disks and bitmaps have here; give the disks of both sides the same names",
+    ),
     ("x-checkpoint-delay", "there are no checkpoints: a guest runs in one machine at a time"),
     ("multifd-zlib-level", "page channels compress with zstd; set multifd-zstd-level"),
     ("multifd-qatzip-level", "page channels compress with zstd; set multifd-zstd-level"),

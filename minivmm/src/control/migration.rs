@@ -132,6 +132,7 @@ pub(super) fn commands() -> Vec<Command> {
         Command::new("query-migrate-capabilities", "all capabilities with their current values", |handle, _| {
             Ok(absent::capabilities(&handle.parameters(), |name| match name {
                 absent::PAUSE => handle.pauses_before_switchover(),
+                absent::BITMAPS => handle.sends_dirty_bitmaps(),
                 _ => handle.measures_block_time(),
             }))
         })
@@ -326,11 +327,13 @@ fn change(given: Map<String, Value>) -> Result<ParameterChange, Failure> {
 
 fn set_capabilities(caller: &Caller, arguments: Arguments) -> Result<Value, Failure> {
     let (mut pauses, mut measures) = (caller.pauses_before_switchover(), caller.measures_block_time());
+    let mut sends_bitmaps = caller.sends_dirty_bitmaps();
     let mut change = ParameterChange::default();
     for one in arguments.list("capabilities") {
         let (name, on) = (one["capability"].as_str().unwrap_or_default(), one["state"] == json!(true));
         match name {
             absent::PAUSE => pauses = on,
+            absent::BITMAPS => sends_bitmaps = on,
             absent::BLOCK_TIME => {
                 if let (true, Some(why)) = (on, caller.inventory().no_block_time) {
                     return Err(Failure::generic(format!("Capability '{name}' is not supported: {why}")));
@@ -346,5 +349,6 @@ fn set_capabilities(caller: &Caller, arguments: Arguments) -> Result<Value, Fail
     let done = ask(caller, Request::MigrateSetParameters(change))?;
     caller.set_pauses_before_switchover(pauses);
     caller.set_measures_block_time(measures);
+    caller.set_sends_dirty_bitmaps(sends_bitmaps);
     Ok(done)
 }

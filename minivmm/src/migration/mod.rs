@@ -1,6 +1,7 @@
 //! Migration: interfaces of the machine for `vmstate`: guest RAM and its dirty log, the table of sections, and the comparison
 //! of both machines.
 
+pub mod bitmaps;
 pub mod block_time;
 pub mod dirty_log;
 pub mod disk;

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use vmstate::schema::json::Schema;
 use vmstate::section::Sections;
 
+use super::bitmaps::{self, SharedBitmaps};
 use super::disk::{self, SharedDisk};
 use super::global::{GlobalState, Timer};
 use super::in_transit::InTransit;
@@ -65,6 +66,8 @@ pub struct Parts {
     pub devices: Vec<(String, SharedSection)>,
     /// The guest's generation id.
     pub generation: Arc<Mutex<Generation>>,
+    /// Named dirty bitmaps of all disks.
+    pub bitmaps: SharedBitmaps,
     /// Disks whose content is sent, with their sections' instances.
     pub disks: Vec<(u32, SharedDisk)>,
 }
@@ -139,6 +142,7 @@ impl Parts {
         sections.register(GENERATION, 0, SharedSection::new(&self.generation))?.beyond_qemu();
         let in_transit = SectionOf::new(state, |state: &mut MachineState| &mut state.in_transit);
         sections.register(InTransit::SECTION, 0, in_transit)?.beyond_qemu();
+        sections.register_iterative(bitmaps::NAME, 0, Arc::clone(&self.bitmaps))?.optional();
         for (instance, disk) in &self.disks {
             sections.register_iterative(disk::NAME, *instance, Arc::clone(disk))?.beyond_qemu();
         }

@@ -10,6 +10,7 @@ use crate::devices::serial::Sink;
 use crate::error::{Error, Result};
 use crate::kvm;
 use crate::memory::Ram;
+use crate::migration::bitmaps::{BitmapSection, SharedBitmaps};
 use crate::migration::firmware::Firmware;
 use crate::migration::ownership::SharedTickets;
 use crate::migration::sections::{MachineState, Parts};
@@ -206,8 +207,14 @@ impl Vm {
             tickets: SharedTickets::default(),
             devices: self.machine.devices.sections(),
             generation: Arc::clone(&self.machine.devices.generation),
+            bitmaps: self.bitmaps(),
             disks: Vec::new(),
         }
+    }
+
+    fn bitmaps(&self) -> SharedBitmaps {
+        let disks = self.backends.images.iter().map(|image| Arc::clone(image.bitmaps()));
+        Arc::new(Mutex::new(BitmapSection::new(disks.collect(), self.shared.sends_dirty_bitmaps())))
     }
 }
 

@@ -126,6 +126,16 @@ impl Handle {
         self.shared.set_measures_block_time(measures);
     }
 
+    /// Whether a migration from here sends the dirty bitmaps of disks.
+    pub fn sends_dirty_bitmaps(&self) -> bool {
+        self.shared.sends_dirty_bitmaps()
+    }
+
+    /// Changes whether migrations that begin here from now on send the dirty bitmaps of disks.
+    pub fn set_sends_dirty_bitmaps(&self, sends: bool) {
+        self.shared.set_sends_dirty_bitmaps(sends);
+    }
+
     /// Rounds that are over, of the current migration or the last one.
     pub fn rounds(&self) -> Vec<Round> {
         self.shared.rounds()

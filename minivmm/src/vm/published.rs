@@ -113,6 +113,7 @@ pub struct Published {
     transfers: AtomicBool,
     pauses_before_switchover: Mutex<bool>,
     measures_block_time: Mutex<bool>,
+    sends_dirty_bitmaps: Mutex<bool>,
     /// Block-time measurement of the migration that `migration` describes.
     block_clock: Mutex<Option<BlockClock>>,
     /// Counts of the disks whose content the migration that `migration` describes sends.
@@ -146,6 +147,7 @@ impl Published {
             transfers: AtomicBool::default(),
             pauses_before_switchover: Mutex::default(),
             measures_block_time: Mutex::default(),
+            sends_dirty_bitmaps: Mutex::default(),
             block_clock: Mutex::default(),
             disk_counts: Mutex::default(),
             dirty_rate: Mutex::default(),
@@ -289,6 +291,16 @@ impl Published {
     /// Changes whether a destination here measures how long its vCPUs wait for pages in post-copy, from the next source on.
     pub fn set_measures_block_time(&self, measures: bool) {
         *lock(&self.measures_block_time) = measures;
+    }
+
+    /// Whether a migration from here sends the dirty bitmaps of disks.
+    pub fn sends_dirty_bitmaps(&self) -> bool {
+        *lock(&self.sends_dirty_bitmaps)
+    }
+
+    /// Changes whether migrations that begin here from now on send the dirty bitmaps of disks.
+    pub fn set_sends_dirty_bitmaps(&self, sends: bool) {
+        *lock(&self.sends_dirty_bitmaps) = sends;
     }
 
     /// Begins to measure how long vCPUs wait for pages of the source that has just connected, if that is enabled; the figures

@@ -37,11 +37,19 @@ fn a_guest_goes_on_in_the_same_memory() {
     let Some(dir) = lab() else { return };
     let mut source = Machine::start_shared(dir.path(), None, MEMORY);
     source.await_passes(1);
+    let bitmap = |machine: &Machine| {
+        let bitmaps = &machine.handle.inventory().disks[0].bitmaps;
+        bitmaps.each(|bitmap| (bitmap.name().to_owned(), bitmap.words().to_vec(), bitmap.is_busy()))
+    };
+    source.handle.inventory().disks[0].bitmaps.add("b", 512, true).unwrap();
+    source.handle.inventory().disks[0].bitmaps.mark(600, 1);
     for name in ["first", "second"] {
+        source.handle.set_sends_dirty_bitmaps(true);
         let at = Address::Local(dir.path().join(name));
         let there = handed_over(&source, dir.path(), &at);
         there.await_state(RunState::Running);
         there.await_passes(2);
+        assert_eq!(bitmap(&there), [("b".to_owned(), vec![2], false)]);
         let figures = source.handle.migration().figures;
         assert_eq!(figures.normal_pages + figures.zero_pages, 0, "{figures:?}");
         assert_eq!((source.handle.run_state(), there.boots()), (RunState::PostMigrate, 0));

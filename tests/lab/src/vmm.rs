@@ -382,8 +382,8 @@ fn qemu_arguments(config: &Config, accelerator: &str) -> Vec<String> {
         flag("-initrd", path(initrd));
     }
     if let Some(disk) = &config.disk {
-        flag("-drive", format!("id=disk,if=none,format=raw,file={}", path(disk)));
-        flag("-device", "virtio-blk-device,drive=disk".into());
+        flag("-drive", format!("id=virtio0,if=none,format=raw,file={}", path(disk)));
+        flag("-device", "virtio-blk-device,drive=virtio0".into());
     }
     if let Some(card) = &config.card {
         flag(

@@ -104,6 +104,7 @@ impl Microvm {
             tickets: Arc::default(),
             devices,
             generation: Arc::default(),
+            bitmaps: Arc::default(),
             disks: Vec::new(),
         }
         .sections()?;

@@ -57,6 +57,8 @@ struct Begun {
     instance: u32,
     version: u32,
     is_over: bool,
+    /// True if the section may end after the guest runs, in post-copy.
+    may_end_late: bool,
 }
 
 /// A method of a section in parts that reads one record of a body.
@@ -92,8 +94,16 @@ impl<'a, 's> Loader<'a, 's> {
     /// In post-copy, over another connection: accepts further pages, although the last part may have come over the previous
     /// connection.
     pub(super) fn resume(&mut self) {
-        for section in self.begun.iter_mut().filter(|section| section.owner == Owner::Engine) {
-            section.is_over = false;
+        for section in &mut self.begun {
+            match section.owner {
+                Owner::Engine => section.is_over = false,
+                owner if !section.is_over => {
+                    if let Ok(section) = self.all.parts(owner) {
+                        section.interrupted();
+                    }
+                }
+                Owner::Registered(_) => {}
+            }
         }
     }
 
@@ -210,16 +220,16 @@ impl<'a, 's> Loader<'a, 's> {
         self.check_came(|_| true)
     }
 
-    /// As for [`check_complete`](Self::check_complete), but pages may still be missing.
+    /// As for [`check_complete`](Self::check_complete), but pages may still be missing, and parts of sections that may end late.
     pub(super) fn check_devices(&self) -> Result<()> {
-        self.check_came(|owner| owner != Owner::Engine)
+        self.check_came(|section| !section.may_end_late)
     }
 
     /// Checks that the `wanted` sections in parts have ended, and that all others came.
-    fn check_came(&self, wanted: impl Fn(Owner) -> bool) -> Result<()> {
+    fn check_came(&self, wanted: impl Fn(&Begun) -> bool) -> Result<()> {
         let own = self.all.own.description();
         let missing = (self.is_own_required && !self.has_begun(Owner::Engine)).then_some((&*own.name, 0));
-        let unfinished = self.begun.iter().find(|section| !section.is_over && wanted(section.owner));
+        let unfinished = self.begun.iter().find(|section| !section.is_over && wanted(section));
         match missing.or(unfinished.map(|section| (section.idstr.as_str(), section.instance))) {
             Some((idstr, instance)) => {
                 Err(Error::new(ErrorKind::Malformed, "its last part did not arrive").in_section(idstr, instance))
@@ -266,12 +276,19 @@ impl<'a, 's> Loader<'a, 's> {
         // A section that comes again, which QEMU allows, begins again.
         self.begun.retain(|section| section.owner != owner);
         let idstr = idstr.clone().into_owned();
-        self.begun.push(Begun { id: *id, owner, idstr, instance: *instance, version: *version, is_over: false });
+        let may_end_late = owner == Owner::Engine || self.all.parts(owner)?.may_end_late();
+        let (instance, version) = (*instance, *version);
+        self.begun.push(Begun { id: *id, owner, idstr, instance, version, is_over: false, may_end_late });
         let index = self.begun.len() - 1;
         if self.is_placed && owner == Owner::Engine {
             return self.load_placed(index);
         }
-        self.load_body(index, |section, input, version| section.load_start(input, version))
+        let last = self.load_body(index, |section, input, version| section.load_start(input, version))?;
+        if let (Record::Whole, Owner::Registered(index)) = (last, owner) {
+            self.begun.pop();
+            self.all.registered.end_parts(index);
+        }
+        Ok(())
     }
 
     /// Loads the body and footer of the engine's START section, for a stream whose pages have places in its file.
@@ -355,17 +372,20 @@ impl<'a, 's> Loader<'a, 's> {
         Ok(())
     }
 
-    /// Reads all records of a body, and its footer.
-    fn load_body(&mut self, index: usize, read: ReadRecord) -> Result<()> {
+    /// Reads all records of a body, and its footer. Returns the last record's result.
+    fn load_body(&mut self, index: usize, read: ReadRecord) -> Result<Record> {
         let Self { wire, all, begun, timeout, source_listens, .. } = self;
-        let Some(Begun { id, owner, idstr, instance, version, .. }) = begun.get(index) else { return Ok(()) };
+        let Some(Begun { id, owner, idstr, instance, version, .. }) = begun.get(index) else { return Ok(Record::Last) };
         let place = |error: Error| error.in_section(idstr, *instance);
         let section = all.parts(*owner)?;
         let mut wait = None;
         loop {
             let offset = wire.offset();
             match wire.decode(*timeout, |input| read(section, input, *version)).map_err(place)? {
-                Record::Last => break,
+                last @ (Record::Last | Record::Whole) => {
+                    wire.decode(*timeout, |input| read_footer(input, *id)).map_err(place)?;
+                    return Ok(last);
+                }
                 Record::Awaited => {
                     let waited = wire.wait_for_page_channels(wait.get_or_insert_default(), *timeout);
                     // A source that has given up sends no more pages.
@@ -380,7 +400,6 @@ impl<'a, 's> Loader<'a, 's> {
             }
             wait = None;
         }
-        wire.decode(*timeout, |input| read_footer(input, *id)).map_err(place)
     }
 
     fn footer(&mut self, id: u32, idstr: &str, instance: u32) -> Result<()> {

@@ -230,6 +230,16 @@ pub trait IterativeSection {
         self.load_part(input, version)
     }
 
+    /// Destination: true if the END may arrive after the guest runs here, in post-copy, as that of QEMU's `dirty-bitmap` does
+    /// (`has_postcopy`). A source of this library sends it before.
+    fn may_end_late(&self) -> bool {
+        false
+    }
+
+    /// Destination, in post-copy: the connection broke, the source goes on over another one, and records may have been lost. Called
+    /// only where [`may_end_late`](Self::may_end_late) is true. It must not fail, nor may a record that arrives later.
+    fn interrupted(&mut self) {}
+
     /// Either side, once after [`setup`](Self::setup) or [`load_start`](Self::load_start) was called: the migration has ended,
     /// successfully or not. It must not fail.
     fn cleanup(&mut self) {}
@@ -243,6 +253,9 @@ pub enum Record {
     More,
     /// The last record of the section's body was read.
     Last,
+    /// As [`Last`](Self::Last), of the START section's body: it was the whole section, and neither parts nor an END follow. QEMU's
+    /// `dirty-bitmap` of a guest without bitmaps is such a section.
+    Whole,
     /// No record was read: it depends on data that does not come in the stream. The engine calls again, at the same position,
     /// until it gives the source up.
     Awaited,

@@ -51,6 +51,14 @@ macro_rules! pointer {
                 (**self).load_end(input, version)
             }
 
+            fn may_end_late(&self) -> bool {
+                (**self).may_end_late()
+            }
+
+            fn interrupted(&mut self) {
+                (**self).interrupted();
+            }
+
             fn cleanup(&mut self) {
                 (**self).cleanup();
             }
@@ -103,6 +111,14 @@ macro_rules! lock {
 
             fn load_end(&mut self, input: &mut Reader<'_>, version: u32) -> Result<Record> {
                 self.$write().map_err(|_| poisoned())?.load_end(input, version)
+            }
+
+            fn may_end_late(&self) -> bool {
+                self.$read().is_ok_and(|device| device.may_end_late())
+            }
+
+            fn interrupted(&mut self) {
+                self.$write().unwrap_or_else(PoisonError::into_inner).interrupted();
             }
 
             fn cleanup(&mut self) {

@@ -62,7 +62,9 @@ impl<'a> Sections<'a> {
     /// As for [`check_complete`](Self::check_complete).
     pub(crate) fn check_begun(&self, strictness: Strictness, begun: impl Fn(usize) -> bool) -> Result<()> {
         match strictness {
-            Strictness::Strict => self.check_came(strictness, |index, entry| !entry.is_iterative() || begun(index)),
+            Strictness::Strict => {
+                self.check_came(strictness, |index, entry| !entry.is_iterative() || entry.loaded || begun(index))
+            }
             Strictness::QemuCompatible => Ok(()),
         }
     }

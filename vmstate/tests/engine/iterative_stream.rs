@@ -167,6 +167,65 @@ fn a_required_section_is_missed_at_the_first_part_already() {
     assert_eq!(error.to_string(), "required sections did not arrive: flash/0");
 }
 
+/// A section whose START is all of it.
+#[derive(Clone, Debug, Default)]
+struct Empty(Arc<Mutex<u32>>);
+
+impl IterativeSection for Empty {
+    fn description(&self) -> &'static Description {
+        static EMPTY: Description = Description::undescribed("empty", 1, 1);
+        &EMPTY
+    }
+
+    fn setup(&mut self, _: &mut Outbox) -> Result<()> {
+        unreachable!("not sent")
+    }
+
+    fn pending(&mut self) -> u64 {
+        unreachable!("not sent")
+    }
+
+    fn sync(&mut self) -> Result<()> {
+        unreachable!("not sent")
+    }
+
+    fn iterate(&mut self, _: &mut Outbox, _: u64) -> Result<bool> {
+        unreachable!("not sent")
+    }
+
+    fn complete(&mut self, _: &mut Outbox) -> Result<()> {
+        unreachable!("not sent")
+    }
+
+    fn load_start(&mut self, input: &mut Reader<'_>, _: u32) -> Result<Record> {
+        *self.0.lock().unwrap() += u32::from(input.u8()?);
+        Ok(Record::Whole)
+    }
+
+    fn load_part(&mut self, _: &mut Reader<'_>, _: u32) -> Result<Record> {
+        unreachable!("no part belongs to the section")
+    }
+}
+
+/// QEMU's `dirty-bitmap` of a guest without bitmaps is such a section.
+#[test]
+fn a_section_may_end_with_its_start() {
+    const WHOLE: &[u8] = b"\x01\0\0\0\x02\x05empty\0\0\0\0\0\0\0\x01\x05\x7e\0\0\0\x02";
+    let loaded = |parts: &[&[u8]]| {
+        let empty = Empty::default();
+        let mut sections = Sections::new();
+        sections.add_iterative(empty.clone()).unwrap();
+        let stream = [&stream(parts)[..], b"\0"].concat();
+        load(&stream, Strictness::Strict, &mut sections).map(|_| *empty.0.lock().unwrap())
+    };
+    assert_eq!(loaded(&[WHOLE]).unwrap(), 5);
+    let refused = |parts: &[&[u8]]| loaded(parts).unwrap_err().to_string();
+    assert_eq!(refused(&[WHOLE, WHOLE]), "empty/0 at 0x4f: came twice");
+    assert_eq!(refused(&[WHOLE, PART]), "at 0x4f: part of section number 2, which has not started");
+    assert_eq!(refused(&[WHOLE, END]), "at 0x4f: part of section number 2, which has not started");
+    assert_eq!(refused(&[]), "required sections did not arrive: empty/0");
+}
+
 #[test]
 fn each_cut_is_the_end_of_a_file_and_no_other_error() {
     let bytes = [&stream(&[START, PART, END])[..], b"\0"].concat();

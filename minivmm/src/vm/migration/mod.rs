@@ -427,6 +427,7 @@ impl Vm {
             (None, _) if self.arrives_stopped => false,
             (None, _) => lock(&self.state).global.was_running(),
         };
+        self.backends.images.iter().for_each(|image| image.bitmaps().arrived());
         self.machine.devices.announce_arrival(self.shared.announcing());
         if runs {
             self.start();

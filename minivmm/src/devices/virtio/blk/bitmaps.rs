@@ -1,149 +1,11 @@
 //! Named dirty bitmaps of a disk, which users make for incremental backups, as QEMU's (block/dirty-bitmap.c). They are kept in
 //! memory only: a raw image has no place for them.
 
-use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use super::changes::masks;
+use super::bitmap::{BitmapError, COUNT_MAX, Chunk, DirtyBitmap, MEMORY_MAX, Use};
 use crate::sync::lock;
-
-/// Granularity of a bitmap if none is given, in bytes: QEMU's for raw images.
-pub const GRANULARITY: u32 = 64 << 10;
-/// Smallest granularity, a sector.
-const GRANULARITY_MIN: u32 = 512;
-/// Longest name, in bytes (`BDRV_BITMAP_MAX_NAME_SIZE`).
-const NAME_MAX: usize = 1023;
-/// Most bitmaps of a disk.
-const COUNT_MAX: usize = 1024;
-/// Most memory of a disk's bitmaps, in bytes.
-const MEMORY_MAX: u64 = 1 << 30;
-/// Clusters in a word.
-const WORD: u64 = u64::BITS as u64;
-
-/// Why a bitmap cannot be used. The texts are QEMU's, except those of limits that QEMU lacks.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[expect(missing_docs, reason = "the texts say it")]
-pub enum BitmapError {
-    #[error("Dirty bitmap '{0}' not found")]
-    NotFound(String),
-    #[error("Bitmap already exists: {0}")]
-    Exists(String),
-    #[error("Bitmap name cannot be empty")]
-    NoName,
-    #[error("Bitmap name too long: {0}")]
-    LongName(String),
-    #[error("Granularity must be power of 2 and at least 512")]
-    Granularity,
-    #[error("Bitmap '{0}' is currently in use by another operation and cannot be used")]
-    Busy(String),
-    #[error(
-        "Bitmaps are of different sizes (destination size is {target}, source size is {source_size}) and can't be merged"
-    )]
-    Sizes { target: u64, source_size: u64 },
-    #[error("a disk has at most {COUNT_MAX} bitmaps: remove one first")]
-    TooMany,
-    #[error(
-        "the bitmaps of a disk have at most {MEMORY_MAX} bytes of memory: give a larger granularity, or remove one first"
-    )]
-    TooLarge,
-}
-
-/// A bitmap: one bit for each cluster of `granularity` bytes of the disk.
-#[derive(Clone, Debug)]
-pub struct DirtyBitmap {
-    name: String,
-    granularity: u32,
-    /// Bytes of the disk.
-    bytes: u64,
-    words: Vec<u64>,
-    /// Number of set bits.
-    count: u64,
-    recording: bool,
-    busy: bool,
-}
-
-impl DirtyBitmap {
-    fn new(name: &str, granularity: u32, bytes: u64, recording: bool) -> Result<Self, BitmapError> {
-        if name.is_empty() {
-            return Err(BitmapError::NoName);
-        }
-        if name.len() > NAME_MAX {
-            return Err(BitmapError::LongName(name.into()));
-        }
-        if granularity < GRANULARITY_MIN || !granularity.is_power_of_two() {
-            return Err(BitmapError::Granularity);
-        }
-        let words = bytes.div_ceil(granularity.into()).div_ceil(WORD).max(1);
-        if words > MEMORY_MAX / 8 {
-            return Err(BitmapError::TooLarge);
-        }
-        // The zeros are not in the host's memory until a bit is set.
-        let words = vec![0; words as usize];
-        Ok(Self { name: name.into(), granularity, bytes, words, count: 0, recording, busy: false })
-    }
-
-    /// Name, which is unique on the disk.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// Bytes of a cluster, a power of two.
-    pub fn granularity(&self) -> u32 {
-        self.granularity
-    }
-
-    /// Bytes of all dirty clusters; the last cluster of the disk counts whole.
-    pub fn dirty_bytes(&self) -> u64 {
-        self.count * u64::from(self.granularity)
-    }
-
-    /// Whether the guest's writes set bits.
-    pub fn is_recording(&self) -> bool {
-        self.recording
-    }
-
-    /// Whether a migration uses the bitmap, so that no user may change it.
-    pub fn is_busy(&self) -> bool {
-        self.busy
-    }
-
-    /// The bits: the lowest bit of the first word is the first cluster.
-    pub fn words(&self) -> &[u64] {
-        &self.words
-    }
-
-    /// Sets the bits of all clusters that have a byte of the range.
-    fn mark(&mut self, offset: u64, len: u64) {
-        let end = offset.saturating_add(len).min(self.bytes);
-        if offset < end {
-            let granularity = u64::from(self.granularity);
-            self.set(offset / granularity..=(end - 1) / granularity);
-        }
-    }
-
-    fn set(&mut self, clusters: RangeInclusive<u64>) {
-        for (index, mask) in masks(clusters) {
-            let Some(word) = self.words.get_mut(index) else { return };
-            self.count += u64::from((mask & !*word).count_ones());
-            *word |= mask;
-        }
-    }
-
-    fn clear(&mut self) {
-        self.words.fill(0);
-        self.count = 0;
-    }
-
-    /// Adds the dirty clusters of `other`, which may have another granularity.
-    fn add(&mut self, other: &Self) {
-        let granularity = u64::from(other.granularity);
-        for (index, word) in (0..).zip(&other.words).filter(|(_, word)| **word != 0) {
-            let bits = (0..WORD).filter(|bit| word >> bit & 1 == 1);
-            bits.for_each(|bit| self.mark((index * WORD + bit) * granularity, granularity));
-        }
-    }
-}
 
 /// All bitmaps of a disk.
 #[derive(Debug)]
@@ -175,15 +37,19 @@ impl Bitmaps {
     /// # Errors
     /// The name or the granularity is not possible, or there are too many bitmaps.
     pub fn add(&self, name: &str, granularity: u32, recording: bool) -> Result<(), BitmapError> {
-        let bitmap = DirtyBitmap::new(name, granularity, self.bytes, recording)?;
+        self.insert(DirtyBitmap::new(name, granularity, self.bytes, recording)?)
+    }
+
+    fn insert(&self, bitmap: DirtyBitmap) -> Result<(), BitmapError> {
+        let name = bitmap.name();
         let mut list = lock(&self.list);
-        if list.iter().any(|other| other.name == name) {
+        if list.iter().any(|other| other.name() == name) {
             return Err(BitmapError::Exists(name.into()));
         }
         if list.len() >= COUNT_MAX {
             return Err(BitmapError::TooMany);
         }
-        let words: usize = list.iter().chain([&bitmap]).map(|bitmap| bitmap.words.len()).sum();
+        let words: usize = list.iter().chain([&bitmap]).map(|bitmap| bitmap.words().len()).sum();
         if words as u64 > MEMORY_MAX / 8 {
             return Err(BitmapError::TooLarge);
         }
@@ -225,11 +91,11 @@ impl Bitmaps {
     /// # Errors
     /// A bitmap does not exist or is busy, or the disks have other sizes. Nothing is changed then.
     pub fn merge(&self, name: &str, sources: &[(Arc<Self>, &str)]) -> Result<(), BitmapError> {
-        let mut sum = self.with(name, |bitmap| DirtyBitmap::new(name, bitmap.granularity, self.bytes, false))??;
+        let mut sum = self.with(name, |bitmap| DirtyBitmap::new(name, bitmap.granularity(), self.bytes, false))??;
         for (bitmaps, name) in sources {
             bitmaps.with(name, |source| {
-                if source.busy {
-                    return Err(BitmapError::Busy(source.name.clone()));
+                if source.is_busy() {
+                    return Err(BitmapError::Busy(source.name().into()));
                 }
                 if source.bytes != self.bytes {
                     return Err(BitmapError::Sizes { target: self.bytes, source_size: source.bytes });
@@ -247,13 +113,111 @@ impl Bitmaps {
     /// The bitmap does not exist.
     pub fn with<R>(&self, name: &str, read: impl FnOnce(&DirtyBitmap) -> R) -> Result<R, BitmapError> {
         let list = lock(&self.list);
-        let found = list.iter().find(|bitmap| bitmap.name == name);
+        let found = list.iter().find(|bitmap| bitmap.name() == name);
         found.map(read).ok_or_else(|| BitmapError::NotFound(name.into()))
     }
 
     /// Calls `read` with each bitmap, the newest first.
     pub fn each<R>(&self, read: impl FnMut(&DirtyBitmap) -> R) -> Vec<R> {
         lock(&self.list).iter().map(read).collect()
+    }
+
+    /// Source: makes all bitmaps busy, and returns the name of each, the newest first. All dirty clusters are to be sent.
+    ///
+    /// # Errors
+    /// One of them is busy already.
+    pub fn leave(&self) -> Result<Vec<String>, BitmapError> {
+        let mut list = lock(&self.list);
+        if let Some(busy) = list.iter().find(|bitmap| bitmap.is_busy()) {
+            return Err(BitmapError::Busy(busy.name().into()));
+        }
+        list.iter_mut().for_each(DirtyBitmap::leave);
+        Ok(list.iter().map(|bitmap| bitmap.name().into()).collect())
+    }
+
+    /// Source: takes the chunks of a leaving bitmap that have changed since they were last taken, in their order.
+    ///
+    /// # Errors
+    /// The bitmap does not exist.
+    pub fn take_changed(&self, name: &str) -> Result<Vec<usize>, BitmapError> {
+        self.find(name, |bitmap| Ok(bitmap.take_changed()))
+    }
+
+    /// Source: copies a chunk of a bitmap.
+    ///
+    /// # Errors
+    /// The bitmap does not exist.
+    pub fn chunk(&self, name: &str, index: usize) -> Result<Chunk, BitmapError> {
+        self.with(name, |bitmap| bitmap.chunk(index))
+    }
+
+    /// Destination: adds a bitmap whose bits will arrive.
+    ///
+    /// # Errors
+    /// As for [`add`](Self::add).
+    pub fn begin_arrival(&self, name: &str, granularity: u32, recording: bool) -> Result<(), BitmapError> {
+        let mut bitmap = DirtyBitmap::new(name, granularity, self.bytes, recording)?;
+        bitmap.used = Use::Arriving { is_complete: false };
+        self.insert(bitmap)
+    }
+
+    /// Destination: adds the bits of a chunk to an arriving bitmap.
+    ///
+    /// # Errors
+    /// The bitmap does not arrive, or cannot have such a chunk.
+    pub fn add_chunk(&self, name: &str, chunk: &Chunk) -> Result<(), BitmapError> {
+        self.find(name, |bitmap| bitmap.add_chunk(chunk))
+    }
+
+    /// Destination: all bits of a bitmap have arrived.
+    ///
+    /// # Errors
+    /// The bitmap does not arrive.
+    pub fn complete(&self, name: &str) -> Result<(), BitmapError> {
+        self.find(name, |bitmap| {
+            bitmap.used = match bitmap.used {
+                Use::Arriving { is_complete: false } => Use::Arriving { is_complete: true },
+                Use::Late => Use::None,
+                _ => return Err(BitmapError::NotArriving(name.into())),
+            };
+            Ok(())
+        })
+    }
+
+    /// Destination: the guest goes on here, and users may change the bitmaps that have arrived.
+    pub fn arrived(&self) {
+        for bitmap in lock(&self.list).iter_mut() {
+            bitmap.used = match std::mem::replace(&mut bitmap.used, Use::None) {
+                Use::Arriving { is_complete: true } => Use::None,
+                Use::Arriving { is_complete: false } => Use::Late,
+                other => other,
+            };
+        }
+    }
+
+    /// The migration has ended. At a source users may change the bitmaps again. At a destination bitmaps of a guest that did not
+    /// go on here are removed, and incomplete ones.
+    pub fn end_migration(&self) {
+        let mut list = lock(&self.list);
+        list.retain_mut(|bitmap| match bitmap.used {
+            Use::None => true,
+            Use::Leaving { .. } => {
+                bitmap.used = Use::None;
+                true
+            }
+            Use::Arriving { .. } | Use::Late => false,
+        });
+        self.some.store(!list.is_empty(), Ordering::SeqCst);
+    }
+
+    fn find<R>(
+        &self,
+        name: &str,
+        change: impl FnOnce(&mut DirtyBitmap) -> Result<R, BitmapError>,
+    ) -> Result<R, BitmapError> {
+        let mut list = lock(&self.list);
+        let found = list.iter_mut().find(|bitmap| bitmap.name() == name);
+        found.map_or_else(|| Err(BitmapError::NotFound(name.into())), change)
     }
 
     fn change<R>(&self, name: &str, change: impl FnOnce(&mut DirtyBitmap) -> R) -> Result<R, BitmapError> {
@@ -264,9 +228,9 @@ impl Bitmaps {
 
     /// Index of a bitmap that is not busy.
     fn index(list: &[DirtyBitmap], name: &str) -> Result<usize, BitmapError> {
-        match list.iter().position(|bitmap| bitmap.name == name) {
+        match list.iter().position(|bitmap| bitmap.name() == name) {
             None => Err(BitmapError::NotFound(name.into())),
-            Some(index) if list[index].busy => Err(BitmapError::Busy(name.into())),
+            Some(index) if list[index].is_busy() => Err(BitmapError::Busy(name.into())),
             Some(index) => Ok(index),
         }
     }

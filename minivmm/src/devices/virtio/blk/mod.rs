@@ -1,5 +1,6 @@
 //! virtio-blk (virtio 1.2 §5.2) on a raw image: one queue, one request at a time, in order.
 
+mod bitmap;
 mod bitmaps;
 mod changes;
 mod disk;
@@ -16,7 +17,8 @@ use vmstate::codec::{Reader, Writer};
 use vmstate::error::{Error, ErrorKind, Result};
 use vmstate::schema::{Description, MaybeStatic};
 
-pub use self::bitmaps::{BitmapError, Bitmaps, DirtyBitmap, GRANULARITY};
+pub use self::bitmap::{BitmapError, Chunk, DirtyBitmap, GRANULARITY};
+pub use self::bitmaps::Bitmaps;
 pub use self::changes::{Changes, GRANULE};
 use self::disk::Disk;
 pub use self::image::{Image, SECTOR};
