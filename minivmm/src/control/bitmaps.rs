@@ -3,6 +3,7 @@
 //!
 //! Facts: QEMU's `block/monitor/bitmap-qmp-cmds.c`.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use ring::digest;
@@ -14,6 +15,9 @@ use crate::control::kind::{Kind, Member, Shape, needed, optional};
 use crate::control::table::{CarryOut, Command};
 use crate::devices::virtio::blk::{BitmapError, Bitmaps, DirtyBitmap, GRANULARITY};
 use crate::vm::DiskFacts;
+
+/// Most ranges in an answer.
+const RANGES_MAX: usize = 4096;
 
 impl From<BitmapError> for Failure {
     fn from(error: BitmapError) -> Self {
@@ -59,6 +63,17 @@ pub(super) fn commands() -> Vec<Command> {
             needed("target", Kind::Text),
             needed("bitmaps", Kind::list(Kind::TextOrObject("BlockDirtyBitmapOrStr", Shape::of(node_and_name())))),
         ]),
+        command(
+            "block-dirty-bitmap-ranges",
+            "the dirty parts of a disk by one of its bitmaps, in bytes, from `start` on or from the first byte: at most 4096 ranges in their order, and \
+             `next`, the `start` of the rest, if there are more; QEMU lacks it. [An incremental backup](minivmm-devices.md#an-incremental-backup) copies them",
+            ranges,
+        )
+        .takes(node_and_name().into_iter().chain([optional("start", Kind::Size)]))
+        .gives(Kind::object([
+            needed("ranges", Kind::list(Kind::object(["start", "length"].map(|name| needed(name, Kind::Integer))))),
+            optional("next", Kind::Integer),
+        ])),
         command(
             "x-debug-block-dirty-bitmap-sha256",
             "the SHA-256 of a bitmap's bits, to compare bitmaps of the same size and granularity",
@@ -154,6 +169,22 @@ fn merge(caller: &Caller, arguments: Arguments) -> Result<Value, Failure> {
     });
     bitmaps.merge(target, &sources.collect::<Result<Vec<_>, Failure>>()?)?;
     Ok(json!({}))
+}
+
+fn ranges(caller: &Caller, arguments: Arguments) -> Result<Value, Failure> {
+    let bitmaps = of_node(caller, text(&arguments, "node"))?;
+    let start = arguments.integer("start").unwrap_or(0).max(0).cast_unsigned();
+    let (listed, next) = bitmaps.with(text(&arguments, "name"), |bitmap| {
+        let mut ranges = bitmap.ranges(start);
+        let listed: Vec<_> = ranges.by_ref().take(RANGES_MAX).collect();
+        (listed, ranges.next())
+    })?;
+    let one = |range: &Range<u64>| json!({"start": range.start, "length": range.end - range.start});
+    let mut answer = json!({"ranges": listed.iter().map(one).collect::<Value>()});
+    if let Some(next) = next {
+        answer["next"] = next.start.into();
+    }
+    Ok(answer)
 }
 
 /// As `hbitmap_sha256` (util/hbitmap.c) on x86-64: the words of the bitmap, each with its lowest byte first.

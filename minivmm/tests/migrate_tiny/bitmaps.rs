@@ -1,6 +1,7 @@
 //! Named dirty bitmaps of the guest's disk migrate with the guest, between two minivmms and through a QEMU. The guest rewrites
 //! the first sector of the disk in each pass, and nothing else.
 
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -128,6 +129,42 @@ fn bitmaps_go_through_a_file_and_stay_with_a_guest_that_is_taken_back() {
     restored.await_passes(1);
     check(&seen(&bitmaps(&ground.source)), &bitmaps(&restored), || restored.await_passes(2));
     restored.quit();
+    ground.source.quit();
+}
+
+/// The steps of the page on devices, before and after a migration. Oracle: the image.
+#[test]
+fn an_incremental_backup_goes_on_after_a_migration() {
+    let Some(ground) = Ground::new() else { return };
+    let backup = ground.dir.path().join("backup");
+    let image = || std::fs::read(&ground.disk).unwrap();
+    // The full backup.
+    ground.source.handle.ask(Request::Stop).unwrap();
+    std::fs::copy(&ground.disk, &backup).unwrap();
+    bitmaps(&ground.source).add("backup", 512, true).unwrap();
+    ground.source.handle.ask(Request::Cont).unwrap();
+    ground.source.await_passes(2);
+    let destination = ground.destination();
+    let increment = |machine: &Machine| {
+        machine.await_passes(2);
+        machine.handle.ask(Request::Stop).unwrap();
+        let bitmaps = bitmaps(machine);
+        let ranges: Vec<_> = bitmaps.with("backup", |bitmap| bitmap.ranges(0).collect()).unwrap();
+        let file = std::fs::File::options().write(true).open(&backup).unwrap();
+        assert!(image() != std::fs::read(&backup).unwrap(), "the guest has written");
+        for range in &ranges {
+            let part = &image()[range.start as usize..range.end as usize];
+            file.write_all_at(part, range.start).unwrap();
+        }
+        assert!(image() == std::fs::read(&backup).unwrap());
+        bitmaps.clear("backup").unwrap();
+        machine.handle.ask(Request::Cont).unwrap();
+        ranges.into_iter().map(|range| (range.start, range.end)).collect::<Vec<_>>()
+    };
+    assert_eq!(increment(&ground.source), [(0, 512)]);
+    assert_eq!(ground.source.migrate(&ground.address), MigrationStatus::Completed);
+    assert_eq!(increment(&destination), [(0, 512)]);
+    destination.quit();
     ground.source.quit();
 }
 

@@ -64,11 +64,8 @@ const STEPS: &[Result<(u64, u64), &str>] = &[
     Ok((0, DISK)),
 ];
 
-#[test]
-fn bitmaps_are_those_of_a_running_qemu() {
-    let dir = tempfile::tempdir().unwrap();
-    let Some(mut qemu) = Qemu::start(dir.path()) else { return };
-    qemu.send(r#"{"execute":"qmp_capabilities"}"#);
+/// A client of a machine with a disk, and the bitmaps of the disk.
+fn with_disk() -> (TestClient, Arc<Bitmaps>) {
     let (handle, shared, _seen) = running();
     let bitmaps = Arc::new(Bitmaps::new(DISK));
     let disk = DiskFacts {
@@ -81,7 +78,38 @@ fn bitmaps_are_those_of_a_running_qemu() {
         bitmaps: Arc::clone(&bitmaps),
     };
     shared.set_inventory(Inventory { disks: vec![disk], ..Inventory::default() });
-    let mut test_client = TestClient::negotiated(&handle);
+    (TestClient::negotiated(&handle), bitmaps)
+}
+
+#[test]
+fn the_ranges_of_a_bitmap_are_listed_in_parts() {
+    let (mut test_client, bitmaps) = with_disk();
+    bitmaps.add("b", 512, true).unwrap();
+    // Each second sector, and one more.
+    (0..5000).for_each(|index| bitmaps.mark(index * 1024, 1));
+    bitmaps.mark(512, 1);
+    let mut ask = |name: &str, start: Value| {
+        let arguments = json!({"node": "virtio0", "name": name, "start": start});
+        let line = json!({"execute": "block-dirty-bitmap-ranges", "arguments": arguments}).to_string();
+        test_client.send(line.as_bytes()).remove(0)
+    };
+    let first = ask("b", 0.into())["return"].take();
+    let ranges = first["ranges"].as_array().unwrap();
+    assert_eq!((ranges.len(), &ranges[0]), (4096, &json!({"start": 0, "length": 1536})));
+    assert_eq!(ranges[4095], json!({"start": 4096 * 1024, "length": 512}));
+    let rest = ask("b", first["next"].clone())["return"].take();
+    assert_eq!((rest["ranges"].as_array().unwrap().len(), rest.get("next")), (5000 - 4097, None));
+    assert_eq!(rest["ranges"][0], json!({"start": 4097 * 1024, "length": 512}));
+    assert_eq!(ask("c", 0.into())["error"]["desc"], "Dirty bitmap 'c' not found");
+    assert_eq!(ask("b", DISK.into())["return"], json!({"ranges": []}));
+}
+
+#[test]
+fn bitmaps_are_those_of_a_running_qemu() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(mut qemu) = Qemu::start(dir.path()) else { return };
+    qemu.send(r#"{"execute":"qmp_capabilities"}"#);
+    let (mut test_client, bitmaps) = with_disk();
     for line in LINES {
         assert_eq!(test_client.send(format!("{line}\n").as_bytes()), [qemu.send(line)], "to {line}");
     }

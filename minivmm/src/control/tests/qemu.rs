@@ -223,7 +223,13 @@ const EXTENSIONS: &[&str] = &[
 ];
 
 /// Commands that QEMU lacks.
-const OWN: &[&str] = &["dump-schema", "query-migrate-heat", "query-migrate-rounds", "query-migrate-sections"];
+const OWN: &[&str] = &[
+    "block-dirty-bitmap-ranges",
+    "dump-schema",
+    "query-migrate-heat",
+    "query-migrate-rounds",
+    "query-migrate-sections",
+];
 
 #[test]
 fn answers_and_schema_are_those_of_a_running_qemu() {

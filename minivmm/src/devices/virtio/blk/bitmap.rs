@@ -1,6 +1,6 @@
 //! One named dirty bitmap: its bits, and its part in a migration.
 
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 
 use super::changes::masks;
 use super::image::SECTOR;
@@ -150,6 +150,32 @@ impl DirtyBitmap {
     /// The bits: the lowest bit of the first word is the first cluster.
     pub fn words(&self) -> &[u64] {
         &self.words
+    }
+
+    /// Returns the dirty parts of the disk from `start` on, in bytes: as few ranges as possible, in their order.
+    pub fn ranges(&self, start: u64) -> impl Iterator<Item = Range<u64>> {
+        let granularity = u64::from(self.granularity);
+        let mut next = start / granularity;
+        std::iter::from_fn(move || {
+            let first = self.find(next, true)?;
+            next = self.find(first, false).unwrap_or(self.words.len() as u64 * WORD);
+            Some((first * granularity).max(start)..(next * granularity).min(self.bytes))
+        })
+        // If `start` is beyond the end.
+        .filter(|range| !range.is_empty())
+    }
+
+    /// First cluster from `from` on that is dirty, or clean.
+    fn find(&self, from: u64, dirty: bool) -> Option<u64> {
+        let wanted = |index: u64, word: &u64| {
+            let bits = if dirty { *word } else { !*word };
+            if index == from / WORD { bits & u64::MAX << (from % WORD) } else { bits }
+        };
+        let mut words = (from / WORD..).zip(self.words.get((from / WORD) as usize..)?);
+        words.find_map(|(index, word)| {
+            let bits = wanted(index, word);
+            (bits != 0).then(|| index * WORD + u64::from(bits.trailing_zeros()))
+        })
     }
 
     /// Sets the bits of all clusters that have a byte of the range.

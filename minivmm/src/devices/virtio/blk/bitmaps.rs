@@ -305,6 +305,13 @@ mod tests {
             for ((name, (recording, dirty)), shift) in names.iter().zip(&model).zip(granularities) {
                 let found = bitmaps.with(name, Clone::clone).unwrap();
                 prop_assert_eq!(&sectors(&found), dirty);
+                for start in [0, BYTES / 3, BYTES] {
+                    let ranges: Vec<_> = found.ranges(start).collect();
+                    prop_assert!(ranges.windows(2).all(|two| two[0].end < two[1].start));
+                    prop_assert!(ranges.iter().all(|range| start <= range.start && range.start < range.end && range.end <= BYTES));
+                    let listed: BTreeSet<_> = ranges.into_iter().flat_map(|range| range.start / 512..range.end / 512).collect();
+                    prop_assert_eq!(listed, dirty.range(start / 512..).copied().collect::<BTreeSet<_>>());
+                }
                 let count = dirty.iter().map(|sector| (sector * 512) >> shift).collect::<BTreeSet<_>>().len() as u64;
                 prop_assert_eq!((found.dirty_bytes(), found.is_recording()), (count << shift, *recording));
             }
