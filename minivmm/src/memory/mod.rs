@@ -29,6 +29,7 @@ pub use changed::changed_bytes;
 pub use device_writes::DeviceWrites;
 pub use other_writers::OtherWriter;
 pub use postcopy::Fault;
+pub use shared::SharedCopy;
 pub use transfer::Part;
 
 /// Guest memory with a dirty bitmap of device writes.

@@ -1,9 +1,12 @@
 //! Guest RAM in a memfd (memfd_create(2)), which another process of this host can map as well: a guest is handed over to it
 //! without copying its memory.
 
+use std::ffi::CStr;
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use rustix::fs::{
@@ -18,21 +21,59 @@ use crate::error::{Error, Result};
 /// The length of the file is sealed: touching a page behind a new end would end this process (SIGBUS).
 const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::SEAL);
 
+/// Copy of a range of guest RAM in a memfd, for a QEMU, which has the range in a block of its own.
+#[derive(Debug)]
+pub struct SharedCopy {
+    file: File,
+    range: Range<u64>,
+}
+
+impl SharedCopy {
+    /// Makes the file, with zeros, for the bytes of `range`. A confined process makes none.
+    ///
+    /// # Errors
+    /// [`Error::Memory`].
+    pub fn new(range: Range<u64>) -> Result<Self> {
+        let refused = |error| Error::Memory { what: format!("the host makes no file of memory: {error}") };
+        let file = made(c"guest-ram-copy", range.end - range.start).map_err(refused)?;
+        Ok(Self { file, range })
+    }
+
+    /// Descriptor for another process.
+    pub fn descriptor(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+
+    /// Copies the range of `ram`, whose guest is stopped; what `ram` lacks of it stays zero.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn update(&self, ram: &Ram) -> io::Result<()> {
+        if ram.len() < self.range.end {
+            return Ok(());
+        }
+        let mut bytes = vec![0; (self.range.end - self.range.start) as usize];
+        ram.read(self.range.start, &mut bytes).map_err(io::Error::other)?;
+        self.file.write_all_at(&bytes, 0)
+    }
+}
+
+fn made(name: &CStr, len: u64) -> io::Result<File> {
+    let file = memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+    ftruncate(&file, len)?;
+    fcntl_add_seals(&file, SEALS)?;
+    Ok(file.into())
+}
+
 impl Ram {
     /// Like [`new`](Self::new), in memory that another process can map.
     ///
     /// # Errors
     /// [`Error::Memory`].
     pub fn shared(len: u64) -> Result<Self> {
-        let made = || -> io::Result<File> {
-            let file = memfd_create(c"guest-ram", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
-            ftruncate(&file, len)?;
-            fcntl_add_seals(&file, SEALS)?;
-            Ok(file.into())
-        };
         let refused =
             |error| Error::Memory { what: format!("the host makes no file of memory of {len} bytes: {error}") };
-        Self::map(len, Some(Arc::new(made().map_err(refused)?)))
+        Self::map(len, Some(Arc::new(made(c"guest-ram", len).map_err(refused)?)))
     }
 
     /// Maps the RAM of another process, which has passed its [`descriptor`](Self::descriptor).

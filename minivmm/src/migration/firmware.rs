@@ -7,19 +7,23 @@
 //!
 //! Names and lengths come from a peer; the limits here bound what is kept.
 
+use std::fs::File;
+use std::io;
 use std::ops::Range;
+use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use vmstate::ram::RamBlock;
 use vmstate::{Error, ErrorKind};
 
+use crate::memory::Ram;
 use crate::sync::lock;
 
 /// Guest addresses, and offsets in the guest's RAM, at which the guest sees `pc.bios`.
 pub const SEGMENT: Range<u64> = 0xe_0000..0x10_0000;
 
 /// QEMU's name of the block at this address.
-const BIOS: &str = "pc.bios";
+pub const BIOS: &str = "pc.bios";
 /// Prefix of the blocks' names, with the folder of QEMU's own files.
 const FILES: &str = "/rom@etc/";
 /// Longest name of a file in fw_cfg (`FW_CFG_MAX_FILE_PATH`, include/standard-headers/linux/qemu_fw_cfg.h).
@@ -128,6 +132,31 @@ impl Firmware {
         }
     }
 
+    /// Destination of QEMU's mode `cpr-transfer`, once the source's guest is stopped: reads the blocks that the source listed from
+    /// the files `of` their names, the guest's part into `ram`. A minivmm has sent the others.
+    ///
+    /// # Errors
+    /// A block has no file, or the file cannot be read.
+    pub fn read_transferred<'f>(&self, ram: &Ram, of: impl Fn(&str) -> Option<&'f File>) -> io::Result<()> {
+        for (index, block) in self.blocks().iter().enumerate() {
+            let place = self.place(index).map_err(io::Error::other)?;
+            let file = match (of(&block.name), &place) {
+                (Some(file), _) => file,
+                (None, Place::Kept) => continue,
+                (None, Place::Ram(_)) => {
+                    return Err(io::Error::other(format!("RAM block {} was not passed", block.name)));
+                }
+            };
+            let mut bytes = vec![0; block.len as usize];
+            file.read_exact_at(&mut bytes, 0)?;
+            match place {
+                Place::Ram(start) => ram.write(start, &bytes).map_err(io::Error::other)?,
+                Place::Kept => self.write(index, 0, &bytes).map_err(io::Error::other)?,
+            }
+        }
+        Ok(())
+    }
+
     /// Copies out of a file's block.
     ///
     /// # Errors
@@ -155,6 +184,11 @@ impl Firmware {
     fn lock(&self) -> MutexGuard<'_, Vec<Block>> {
         lock(&self.0)
     }
+}
+
+/// Whether a block of QEMU's firmware may have this name.
+pub fn is_firmware(name: &str) -> bool {
+    name == BIOS || is_file(name)
 }
 
 /// Whether the name is that of a file that QEMU itself makes: `/rom@etc/` and a path of plain characters.

@@ -22,6 +22,8 @@ pub struct MachineRam {
     blocks: Vec<RamBlock>,
     /// Whether both sides have mapped the guest's RAM.
     is_shared: bool,
+    /// Whether the stream does not say so, as in QEMU's mode `cpr-transfer`.
+    is_transferred: bool,
     /// When the pages of a file are read.
     restore: Restore,
     /// Measurement of the vCPUs' waits for pages in post-copy, if it is enabled.
@@ -32,7 +34,15 @@ impl MachineRam {
     /// Makes the RAM of a machine that waits for a guest; a source's firmware blocks are added to `firmware`.
     pub fn arriving(ram: Ram, firmware: Firmware) -> Self {
         let blocks = vec![RamBlock { name: RAM_BLOCK.into(), len: ram.len() }];
-        Self { ram, firmware, blocks, is_shared: false, restore: Restore::default(), block_clock: None }
+        Self {
+            ram,
+            firmware,
+            blocks,
+            is_shared: false,
+            is_transferred: false,
+            restore: Restore::default(),
+            block_clock: None,
+        }
     }
 
     /// Makes the RAM of a guest that leaves, with the blocks of `firmware` that it arrived with. `shows_segment`: a QEMU as the
@@ -50,6 +60,12 @@ impl MachineRam {
     #[must_use]
     pub fn shared(self) -> Self {
         Self { is_shared: true, ..self }
+    }
+
+    /// Marks the guest's RAM as mapped by the other side as well, which both sides know by a channel of its own.
+    #[must_use]
+    pub fn transferred(self) -> Self {
+        Self { is_transferred: true, ..self.shared() }
     }
 
     /// Sets when the pages of a file are read.
@@ -105,6 +121,10 @@ impl GuestRam for MachineRam {
             Ok(Place::Ram(start)) => Some(start),
             _ => None,
         }
+    }
+
+    fn announces_shared(&self) -> bool {
+        !self.is_transferred
     }
 
     fn postcopy(&self) -> Option<&dyn PostcopyMemory> {

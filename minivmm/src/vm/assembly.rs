@@ -2,6 +2,7 @@
 //! requests, and `migration/` its side of migrations.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -9,9 +10,9 @@ use crate::config::{Address, Config, ListenAt};
 use crate::devices::serial::Sink;
 use crate::error::{Error, Result};
 use crate::kvm;
-use crate::memory::Ram;
+use crate::memory::{Ram, SharedCopy};
 use crate::migration::bitmaps::{BitmapSection, SharedBitmaps};
-use crate::migration::firmware::Firmware;
+use crate::migration::firmware::{Firmware, SEGMENT};
 use crate::migration::ownership::SharedTickets;
 use crate::migration::sections::{MachineState, Parts};
 use crate::vm::backends::Backends;
@@ -47,6 +48,10 @@ pub struct Vm {
     pub(super) ram: Ram,
     /// Firmware memory of a guest from a QEMU.
     pub(super) firmware: Firmware,
+    /// Copy of the guest's memory that a QEMU has in a block of its own, if the memory can be handed over.
+    pub(super) segment: Option<SharedCopy>,
+    /// Blocks of a QEMU's firmware, by name, if the guest comes as in QEMU's mode `cpr-transfer`.
+    pub(super) transferred: Option<BTreeMap<String, File>>,
     pub(super) backends: Backends,
     pub(super) machine: Machine,
     pub(super) queue: Queue,
@@ -86,11 +91,14 @@ impl Vm {
     pub fn taking_over(config: Config, console: impl Into<Sink>, handed_over: Option<HandedOver>) -> Result<Self> {
         let state = if config.incoming.is_some() { RunState::InMigrate } else { RunState::Prelaunch };
         let (handle, queue, shared) = Handle::new(state);
-        let (ram, handed_over, descriptors) = match handed_over {
-            Some(HandedOver { ram, socket, descriptors }) => (ram, Some(Origin::HandedOver(socket)), descriptors),
-            None if config.shares_memory => (Ram::shared(config.memory)?, None, BTreeMap::new()),
-            None => (Ram::new(config.memory)?, None, BTreeMap::new()),
+        let (ram, handed_over, descriptors, transferred) = match handed_over {
+            Some(HandedOver { ram, socket, descriptors, firmware }) => {
+                (ram, Some(Origin::HandedOver(socket)), descriptors, firmware)
+            }
+            None if config.shares_memory => (Ram::shared(config.memory)?, None, BTreeMap::new(), None),
+            None => (Ram::new(config.memory)?, None, BTreeMap::new(), None),
         };
+        let segment = ram.descriptor().is_some().then(|| SharedCopy::new(SEGMENT)).transpose()?;
         let backends = Backends::open(&config, &ram, console.into(), descriptors)?;
         let kvm = config.kvm.as_deref().map_or_else(kvm::open, kvm::passed)?;
         let machine = Machine::new(&config, &ram, Arc::new(kvm), &backends, queue.waiting(), None)?;
@@ -113,6 +121,8 @@ impl Vm {
             config,
             ram,
             firmware: Firmware::default(),
+            segment,
+            transferred,
             backends,
             machine,
             queue,

@@ -7,6 +7,7 @@ mod operate;
 mod postcopy;
 mod queries;
 mod report;
+mod transfer;
 mod update;
 
 use std::fs::File;

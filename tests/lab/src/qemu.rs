@@ -23,7 +23,7 @@ const MICROVM_PROGRAM: &str = "qemu-system-x86_64-microvm";
 pub const NEEDED: Version = Version(10, 0);
 
 /// Directories of the firmware of QEMU's machines on Debian.
-pub(crate) const FIRMWARE: [&str; 2] = ["/usr/share/qemu", "/usr/share/seabios"];
+pub const FIRMWARE: [&str; 2] = ["/usr/share/qemu", "/usr/share/seabios"];
 
 /// The oldest version that guests migrate from and to: Debian 12's own.
 pub const OLDEST: Version = Version(7, 2);

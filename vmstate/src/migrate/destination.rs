@@ -22,7 +22,7 @@ use crate::channel::{Channel, Clock};
 use crate::codec::{Limits, Strictness};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ram::multifd::PageChannels;
-use crate::ram::{GuestRam, PageCount, PageFigures, RamSection, shares_memory};
+use crate::ram::{GuestRam, PageCount, PageFigures, RamSection, announces_shared};
 use crate::section::Sections;
 use crate::stream::{Command, Reply};
 
@@ -159,7 +159,7 @@ pub fn run(incoming: Incoming<'_, '_>, options: &DestinationOptions, control: &C
         machine,
         control,
         machine_type: &options.machine_type,
-        shares_memory: shares_memory(ram),
+        announces_shared: announces_shared(ram),
         silence,
         timing,
         begun,
@@ -192,8 +192,8 @@ struct Destination<'a, 's> {
     machine: &'a mut dyn Machine,
     control: &'a Control,
     machine_type: &'a str,
-    /// True if some of guest memory is shared and not sent.
-    shares_memory: bool,
+    /// True if the stream has to say that some of guest memory is shared and not sent.
+    announces_shared: bool,
     silence: Timeout,
     timing: Timing,
     begun: Duration,
@@ -349,7 +349,7 @@ impl Destination<'_, '_> {
         self.loader.set_timeout(timeout);
         if self.stream == Stream::Unopened {
             self.loader.check_migratable()?;
-            let verdict = self.loader.introduction(self.machine_type, self.shares_memory)?;
+            let verdict = self.loader.introduction(self.machine_type, self.announces_shared)?;
             self.stream = Stream::Opened;
             if let Err(refused) = verdict {
                 self.look_for_return_path();

@@ -344,6 +344,10 @@ impl GuestRam for PostcopyRam<'_> {
         self.ram.shared_at(block)
     }
 
+    fn announces_shared(&self) -> bool {
+        self.ram.announces_shared()
+    }
+
     fn read(&self, block: usize, offset: u64, into: &mut [u8]) -> Result<()> {
         // Only XBZRLE reads a page in order to change it. If the page were missing, this thread would wait for itself, because only
         // this thread stores pages.

@@ -85,6 +85,13 @@ pub trait GuestRam: Sync {
         None
     }
 
+    /// Whether the stream names the capability `x-ignore-shared` and the address of each block, where blocks are
+    /// [shared](Self::shared_at). Both sides must return the same: false where they know of the sharing by another channel, as in
+    /// QEMU's mode `cpr-transfer` (`migrate_ram_is_ignored`, migration/ram.c).
+    fn announces_shared(&self) -> bool {
+        true
+    }
+
     /// Destination: this memory as [`PostcopyMemory`], in which a guest can run before all of its pages have arrived; `None` if it
     /// cannot.
     fn postcopy(&self) -> Option<&dyn PostcopyMemory> {
@@ -200,6 +207,11 @@ pub trait GuestRam: Sync {
 /// True if both sides have mapped a block's memory.
 pub(crate) fn shares_memory(ram: &dyn GuestRam) -> bool {
     (0..ram.blocks().len()).any(|index| ram.shared_at(index).is_some())
+}
+
+/// True if the stream says that both sides have mapped a block's memory.
+pub(crate) fn announces_shared(ram: &dyn GuestRam) -> bool {
+    ram.announces_shared() && shares_memory(ram)
 }
 
 /// The embedder's dirty log: the pages written since they were last cleared, by vCPUs and devices together.

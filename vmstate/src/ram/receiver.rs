@@ -4,7 +4,7 @@ use super::arrived::Arrived;
 use super::record::{Contents, Head, Heads, ListedBlock, NamedBlock, read_list, read_runs};
 use super::sender::PageCount;
 use super::xbzrle::{self, Page};
-use super::{GuestRam, PAGE, PAGE_SIZE, RamBlock, shares_memory};
+use super::{GuestRam, PAGE, PAGE_SIZE, RamBlock, announces_shared};
 use crate::codec::{Reader, Strictness};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -49,7 +49,7 @@ impl<'a> RamReceiver<'a> {
     pub fn read_blocks(&mut self, input: &mut Reader<'_>) -> Result<bool> {
         let offset = input.offset();
         let mut list = BlockList::new(self);
-        read_list(input, shares_memory(self.ram), |listed| list.take(self, &listed).map(|_| ()))?;
+        read_list(input, announces_shared(self.ram), |listed| list.take(self, &listed).map(|_| ()))?;
         list.end(self, input.strictness(), offset)?;
         self.end_of_list(input)
     }

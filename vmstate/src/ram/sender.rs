@@ -16,7 +16,7 @@ use super::page_set::PageSet;
 use super::record::{NORMAL_RECORD, ZERO_RECORD, flag, put_end_of_section, put_flush, put_runs, put_total};
 use super::xbzrle::{Delta, Page, XbzrleCount, XbzrleSource};
 use super::zero::is_zero;
-use super::{CLEAR_PAGES, DirtyLog, GuestRam, PAGE, PAGE_SIZE, RamBlock, shares_memory};
+use super::{CLEAR_PAGES, DirtyLog, GuestRam, PAGE, PAGE_SIZE, RamBlock, announces_shared};
 use crate::codec::{Outbox, PageRun, put_name};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -134,16 +134,16 @@ impl<'a> RamSender<'a> {
         self
     }
 
-    /// Appends the body of the START section: total length, then name and length of each block, and its address if memory is
-    /// shared.
+    /// Appends the body of the START section: total length, then name and length of each block, and its address if the stream
+    /// says that memory is shared.
     pub fn put_blocks(&self, out: &mut Outbox) {
         let blocks = self.ram.blocks();
         put_total(out.bytes_mut(), blocks);
-        let is_shared = shares_memory(self.ram);
+        let has_addresses = announces_shared(self.ram);
         for (index, block) in blocks.iter().enumerate() {
             put_name(out.bytes_mut(), &block.name);
             out.put(&block.len.to_be_bytes());
-            if is_shared {
+            if has_addresses {
                 out.put(&self.ram.shared_at(index).unwrap_or_default().to_be_bytes());
             }
         }

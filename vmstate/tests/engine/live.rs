@@ -56,45 +56,52 @@ fn an_idle_guest_arrives_whole() {
 }
 
 /// Memory that both sides share is neither sent nor written, however fast the guest writes to it; all other memory is sent as
-/// usual.
+/// usual. So it is where the stream does not say what is shared.
 #[test]
 fn memory_that_both_sides_share_stays_where_it_is() {
-    let world = World::new(None, Some(MEGABYTE), Duration::from_micros(200));
-    let load = Load { writes_per_second: 1e6, working_set: 40 };
-    let mut setup = Setup::with(&BLOCKS, world, load);
-    (setup.source.guest.shared_at, setup.destination.guest.shared_at) = (Some(0x10_0000), Some(0x10_0000));
-    setup.source.guest.poke(0, 5, 5);
-    setup.source.guest.poke(1, 4097, 6);
-    setup.source.guest.poke(2, 7, 7);
-    let outcome = setup.run();
-    assert_arrived(&outcome);
-    let (here, there) = (outcome.source.guest.memory(), outcome.destination.guest.memory());
-    assert_eq!(here[1..], there[1..]);
-    // In this test each side has its own copy, so that a write would be visible. The guest already runs there by now.
-    let pages = outcome.arrival.report.pages;
-    assert_eq!((pages.normal, pages.zero), (2, 1));
-    assert_ne!(here[0][5], there[0][5]);
-    // One round, and one after the rehearsal.
-    let rounds = &outcome.departure.report.rounds;
-    assert!(rounds.len() <= 2 && rounds.iter().all(|round| round.dirtied == 0), "{rounds:?}");
+    for announced in [true, false] {
+        let world = World::new(None, Some(MEGABYTE), Duration::from_micros(200));
+        let load = Load { writes_per_second: 1e6, working_set: 40 };
+        let mut setup = Setup::with(&BLOCKS, world, load);
+        (setup.source.guest.shared_at, setup.destination.guest.shared_at) = (Some(0x10_0000), Some(0x10_0000));
+        (setup.source.guest.announces_shared, setup.destination.guest.announces_shared) = (announced, announced);
+        setup.source.guest.poke(0, 5, 5);
+        setup.source.guest.poke(1, 4097, 6);
+        setup.source.guest.poke(2, 7, 7);
+        let outcome = setup.run();
+        assert_arrived(&outcome);
+        let (here, there) = (outcome.source.guest.memory(), outcome.destination.guest.memory());
+        assert_eq!(here[1..], there[1..]);
+        // In this test each side has its own copy, so that a write would be visible. The guest already runs there by now.
+        let pages = outcome.arrival.report.pages;
+        assert_eq!((pages.normal, pages.zero), (2, 1));
+        assert_ne!(here[0][5], there[0][5]);
+        // One round, and one after the rehearsal.
+        let rounds = &outcome.departure.report.rounds;
+        assert!(rounds.len() <= 2 && rounds.iter().all(|round| round.dirtied == 0), "{rounds:?}");
+    }
 }
 
 /// Whichever side does not share the memory, or has it at another address: the destination refuses before it has stored anything.
 #[test]
 fn memory_that_one_side_takes_for_shared_is_refused() {
-    for (here, there, why) in [
-        (Some(0), None, "capability x-ignore-shared is on at the source and not supported here"),
-        (None, Some(0), "capability x-ignore-shared is missing"),
-        (Some(0x1000), Some(0), "shared RAM block main.ram is at 0x1000 at the source and at 0x0 here"),
+    for (here, there, announced, why) in [
+        (Some(0), None, true, "capability x-ignore-shared is on at the source and not supported here"),
+        (Some(0), Some(0), false, "capability x-ignore-shared is on at the source and not supported here"),
+        (None, Some(0), true, "capability x-ignore-shared is missing"),
+        (None, Some(0), false, "a page of RAM block main.ram, whose memory both sides share"),
+        (Some(0x1000), Some(0), true, "shared RAM block main.ram is at 0x1000 at the source and at 0x0 here"),
     ] {
         let mut setup = Setup::new(&BLOCKS, None);
         (setup.source.guest.shared_at, setup.destination.guest.shared_at) = (here, there);
+        setup.destination.guest.announces_shared = announced;
         setup.source.guest.poke(0, 1, 1);
         let outcome = setup.run();
         assert_stayed(&outcome, SourcePhase::Failed);
         let error = outcome.departure.error.as_ref().unwrap();
         assert!(error.to_string().contains(why), "{error}");
-        assert!(outcome.arrival.pristine);
+        // Without the capability only the first page shows it.
+        assert!(outcome.arrival.pristine || why.starts_with("a page"));
         assert!(outcome.destination.guest.memory().iter().flatten().all(|byte| *byte == 0));
     }
 }

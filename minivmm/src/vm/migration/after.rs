@@ -7,6 +7,7 @@ use super::ended::{Ended, LeftStopped};
 use super::engine_machine::STILL_MARKED;
 use crate::error::chain;
 use crate::memory::PAGE_SIZE;
+use crate::sync::lock;
 use crate::vm::assembly::{End, Outcome, Vm};
 use crate::vm::request::Refusal;
 
@@ -19,6 +20,10 @@ impl Vm {
         if let Phase::Source(SourcePhase::Failed | SourcePhase::Cancelled) = end.phase {
             // The guest is here, with all its resources.
             self.backends.ownership.leave_out(&[]);
+        }
+        if end.phase == Phase::Source(SourcePhase::Completed) && end.unrecorded {
+            // A QEMU takes no output that is not written.
+            lock(&self.machine.devices.serial).release();
         }
         let exits = self.incoming.as_ref().is_none_or(|incoming| incoming.exit_on_error);
         (self.outgoing, self.incoming) = (None, None);

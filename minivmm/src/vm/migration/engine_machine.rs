@@ -45,7 +45,7 @@ pub(in crate::vm) struct EngineMachine {
     log: RateLimitedLog,
     /// The guest is stopped for a rehearsal until this is dropped.
     rehearsal: Option<Sender<()>>,
-    /// At a source: the destination has mapped the guest's memory.
+    /// At a source: the destination has mapped the guest's memory, and has its networks.
     in_place: bool,
     /// At a source: the guest is stopped before its switch-over.
     held: bool,
@@ -110,7 +110,7 @@ impl EngineMachine {
         self
     }
 
-    /// Sets whether the destination of this source has mapped the guest's memory.
+    /// Sets whether the destination of this source has mapped the guest's memory and has its networks.
     pub(super) fn in_place(self, in_place: bool) -> Self {
         Self { in_place, ..self }
     }
@@ -212,8 +212,8 @@ impl Machine for EngineMachine {
             return Err(vmstate::Error::new(ErrorKind::Incompatible, why));
         }
         if self.to_qemu && self.in_place {
-            // QEMU shows the guest its block `pc.bios` there, which is not sent.
-            let why = "the destination is a QEMU, whose guest would lose its memory at 0xe0000: migrate to it by uri, with the mode normal";
+            // QEMU would keep the descriptors open without using them, so that no card could be attached to them.
+            let why = "the destination is a QEMU, which does not take the networks of the guest's cards: migrate to it by uri, with the mode normal";
             return Err(vmstate::Error::new(ErrorKind::Incompatible, why));
         }
         if self.to_qemu {

@@ -8,6 +8,7 @@ mod cpr;
 mod message;
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -19,7 +20,8 @@ use vmstate::channel::{Listener, SocketChannel};
 use crate::config::{Address, Config, ListenAt, Network};
 use crate::devices::virtio::net::Attachment;
 use crate::error::{Error, Result};
-use crate::memory::{RAM_BLOCK, Ram};
+use crate::memory::{RAM_BLOCK, Ram, SharedCopy};
+use crate::migration::firmware::{BIOS, is_firmware};
 use crate::passed;
 use crate::vm::backends::Backends;
 
@@ -40,6 +42,8 @@ const MESSAGE: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(super) struct Offer {
     ram: Ram,
+    /// Copy of the guest's memory that a QEMU has in a block of its own.
+    segment: Option<OwnedFd>,
     others: Vec<(String, OwnedFd)>,
 }
 
@@ -48,14 +52,20 @@ impl Offer {
     ///
     /// # Errors
     /// The reason, as a sentence for the user: the RAM is not made to be handed over; the process has no descriptor left.
-    pub(super) fn new(ram: &Ram, backends: &Backends, continues: bool) -> std::result::Result<Self, String> {
+    pub(super) fn new(
+        ram: &Ram,
+        segment: Option<&SharedCopy>,
+        backends: &Backends,
+        continues: bool,
+    ) -> std::result::Result<Self, String> {
         if ram.descriptor().is_none() {
             let why = "guest RAM is this process's own: a machine whose guest is to be handed over has to be started with \
                        --share-memory on; to another process of this host, migrate it to unix:PATH";
             return Err(why.into());
         }
         let others = descriptors(backends, continues).map_err(|error| error.to_string())?;
-        Ok(Self { ram: ram.clone(), others })
+        let segment = segment.map(|segment| segment.descriptor().try_clone_to_owned()).transpose();
+        Ok(Self { ram: ram.clone(), segment: segment.map_err(|error| error.to_string())?, others })
     }
 
     /// Connects to the process that waits at `path`, and passes the descriptors.
@@ -78,8 +88,9 @@ impl Offer {
     pub(super) fn transfer(&self, path: &Path, go_on: &dyn Fn() -> bool) -> io::Result<()> {
         let socket = UnixStream::connect(path)?;
         let ram = self.ram.descriptor().map(|ram| (RAM_BLOCK, ram));
+        let segment = self.segment.as_ref().map(|segment| (BIOS, segment.as_fd()));
         let others = self.others.iter().map(|(name, descriptor)| (name.as_str(), descriptor.as_fd()));
-        cpr::send(&socket, ram.into_iter().chain(others))?;
+        cpr::send(&socket, ram.into_iter().chain(segment).chain(others))?;
         cpr::await_close(&socket, MESSAGE, go_on)
     }
 }
@@ -107,6 +118,8 @@ pub struct HandedOver {
     pub(in crate::vm) socket: SocketChannel,
     /// Descriptors of streams and of the console, by name.
     pub descriptors: BTreeMap<String, OwnedFd>,
+    /// Blocks of a QEMU's firmware, by name, if the guest comes as in QEMU's mode `cpr-transfer`.
+    pub(in crate::vm) firmware: Option<BTreeMap<String, File>>,
 }
 
 impl HandedOver {
@@ -143,7 +156,7 @@ impl HandedOver {
         }
         let missing = || refused(format!("the descriptor of {ram} did not arrive: the message does not name it"));
         let ram = descriptors.remove(ram).ok_or_else(missing)?;
-        Ok(Self { ram: Ram::passed(config.memory, ram)?, socket, descriptors })
+        Ok(Self { ram: Ram::passed(config.memory, ram)?, socket, descriptors, firmware: None })
     }
 }
 
@@ -175,7 +188,10 @@ fn await_transfer(main: &Address, cpr: &Path, config: &mut Config) -> Result<Han
     // The source connects once it sees the end of this connection.
     drop(passing);
     let socket = accept(&listener, Some(Instant::now() + MESSAGE)).map_err(at)?;
-    HandedOver::new(config, RAM_BLOCK, descriptors, socket, refused)
+    let (firmware, descriptors) = descriptors.into_iter().partition::<Vec<_>, _>(|(name, _)| is_firmware(name));
+    let firmware = firmware.into_iter().map(|(name, descriptor)| (name, descriptor.into())).collect();
+    let handed_over = HandedOver::new(config, RAM_BLOCK, descriptors, socket, refused)?;
+    Ok(HandedOver { firmware: Some(firmware), ..handed_over })
 }
 
 fn await_guest(path: &Path, config: &mut Config) -> Result<HandedOver> {

@@ -135,7 +135,7 @@ impl Vm {
         let way = Way::to(&address, &self.backends.images).map_err(Refusal)?;
         // An older release opens console and networks itself.
         let continues = release.as_ref().is_none_or(|release| release.section(InTransit::SECTION).is_some());
-        let offer = in_place.then(|| Offer::new(&self.ram, &self.backends, continues));
+        let offer = in_place.then(|| Offer::new(&self.ram, self.segment.as_ref(), &self.backends, continues));
         let offer = offer.transpose().map_err(Refusal)?;
         let hands_over = offer.is_some() && continues;
         if terms.copies_disks && matches!(way, Way::File(_)) {
@@ -152,15 +152,15 @@ impl Vm {
         let parts = Parts { disks: copied.sections(), ..self.parts() }.going_to(release.as_ref());
         // An older release may not have QEMU's firmware blocks, and shows the guest its RAM there.
         let mut ram = MachineRam::leaving(self.ram.clone(), &self.firmware, release.is_none() && offer.is_none());
-        if offer.is_some() {
-            ram = ram.shared();
+        if in_place {
+            ram = if terms.cpr.is_some() { ram.transferred() } else { ram.shared() };
         }
         let log = MachineDirtyLog::new(Arc::clone(&self.machine.kvm), ram.segment());
         let throttle = Arc::new(Throttle::new(&self.machine.kvm, &self.machine.vcpus));
         let machine = EngineMachine::new(self.handle.clone(), control.clone(), &self.backends, &parts.tickets)
             .sending(&throttle, &log)
             .copying(&copied)
-            .in_place(offer.is_some());
+            .in_place(in_place && !self.backends.nets.is_empty());
         let (handle, ours) = (self.handle.clone(), control.clone());
         let connects = !matches!(way, Way::File(_));
         let (sender, reconnections) = channel();
@@ -321,6 +321,12 @@ impl Vm {
             (before, _) => before,
         };
         self.stop_and_read(before, within)?;
+        if let Err(error) = self.segment.as_ref().map_or(Ok(()), |segment| segment.update(&self.ram)) {
+            if before == RunState::Running {
+                self.start();
+            }
+            return Err(Refusal(format!("the guest's memory could not be copied for a QEMU: {error}")).into());
+        }
         if let Some(outgoing) = &mut self.outgoing {
             outgoing.before = before;
         }
@@ -411,6 +417,10 @@ impl Vm {
         }
         if may_be_copy {
             self.machine.devices.renew_generation(memory)?;
+        }
+        if let Some(transferred) = &self.transferred {
+            let read = self.firmware.read_transferred(&self.ram, |name| transferred.get(name));
+            read.map_err(|error| Refusal(format!("firmware of the source: {error}")))?;
         }
         self.machine.devices.loaded();
         if state.in_transit.present {

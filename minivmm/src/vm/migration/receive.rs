@@ -53,7 +53,11 @@ impl Vm {
             again: None,
             machine: machine.expecting(self.introduction(from_file)),
             parts,
-            ram: if shares_memory { ram.shared() } else { ram },
+            ram: match (shares_memory, &self.transferred) {
+                (true, Some(_)) => ram.transferred(),
+                (true, None) => ram.shared(),
+                (false, _) => ram,
+            },
             firmware: self.firmware.clone(),
             control: control.clone(),
             shared: Arc::clone(&self.shared),

@@ -13,7 +13,7 @@ use super::wire::{Link, STREAM, Timeout, is_closed};
 use crate::channel::{Channel, Clock};
 use crate::codec::{Limits, Outbox, Strictness};
 use crate::error::{Error, ErrorKind, Result};
-use crate::ram::{DirtyLog, GuestRam, RamSection, shares_memory};
+use crate::ram::{DirtyLog, GuestRam, RamSection, announces_shared};
 use crate::section::Sections;
 use crate::stream::{Command, Element, IGNORE_SHARED, put_configuration, put_header};
 
@@ -67,7 +67,7 @@ pub fn save_with(
     };
     let mut out = Outbox::new();
     put_header(out.bytes_mut());
-    put_configuration(out.bytes_mut(), machine_type, shares_memory(ram).then_some(IGNORE_SHARED));
+    put_configuration(out.bytes_mut(), machine_type, announces_shared(ram).then_some(IGNORE_SHARED));
     let mut saver = Saver::new(sections, Box::new(section), &Still);
     let mut saved = saver.put_devices(out.bytes_mut(), (Peer::Vmstate, SendPhase::Early))?;
     saver.start(&mut out, Peer::Vmstate)?;
@@ -103,7 +103,7 @@ pub fn load(
     let wire = Link::new(channel, ram, &Still, &control, strictness, limits, STREAM);
     let memory = Box::new(RamSection::incoming(ram));
     let mut loader = Loader::new(wire, sections, memory, !ram.blocks().is_empty(), strictness);
-    load_all(&mut loader, machine_type, shares_memory(ram))
+    load_all(&mut loader, machine_type, announces_shared(ram))
         .map_err(|error| if is_closed(&error) { error.restated(CUT) } else { error })?;
     // A file may end here: the self-description is for people and tools.
     if let Err(error) = loader.drop_description(Timeout::Endless) {

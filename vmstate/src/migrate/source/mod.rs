@@ -32,7 +32,9 @@ use crate::migrate::save::{Saved, Saver, SendPhase};
 use crate::migrate::wire::{ANSWERS, Link, Timeout, is_timeout};
 use crate::migrate::{Claim, Machine, Over, Peer};
 use crate::ram::multifd::PageChannels;
-use crate::ram::{DirtyLog, EngineSection, GuestRam, PageFigures, RamBlock, RamSection, RamSettings, shares_memory};
+use crate::ram::{
+    DirtyLog, EngineSection, GuestRam, PageFigures, RamBlock, RamSection, RamSettings, announces_shared, shares_memory,
+};
 use crate::section::Sections;
 use crate::stream::{Command, Element, IGNORE_SHARED, Reply, put_configuration, put_header};
 
@@ -165,6 +167,7 @@ pub(super) fn send(host: Host<'_, '_>, memory: Memory<'_>, options: &SourceOptio
         pages,
         longest_chunk,
         shares_memory: shares_memory(ram),
+        announces_shared: announces_shared(ram),
         peer: Peer::Vmstate,
         announced_postcopy: false,
         is_postcopy: false,
@@ -210,6 +213,8 @@ struct Source<'a, 's> {
     longest_chunk: u64,
     /// True if some of guest memory is shared and not sent.
     shares_memory: bool,
+    /// True if the stream says so.
+    announces_shared: bool,
     peer: Peer,
     /// True if post-copy was announced to the destination.
     announced_postcopy: bool,
@@ -348,7 +353,7 @@ impl Source<'_, '_> {
     fn introduce(&mut self) -> Result<()> {
         let out = self.buffer.bytes_mut();
         put_header(out);
-        put_configuration(out, &self.options.machine_type, self.shares_memory.then_some(IGNORE_SHARED));
+        put_configuration(out, &self.options.machine_type, self.announces_shared.then_some(IGNORE_SHARED));
         Element::Command(Command::OpenReturnPath).write(out);
         self.meet()?;
         self.announce_postcopy()?;

@@ -54,6 +54,8 @@ pub struct Guest {
     pub clears_when_read: bool,
     /// The address of the first block if both sides share its memory.
     pub shared_at: Option<u64>,
+    /// The stream says so.
+    pub announces_shared: bool,
     /// Cancels at the sync at which the counter reaches zero.
     pub cancels_in: Option<(u32, Control)>,
 }
@@ -96,6 +98,7 @@ impl Guest {
             supports_postcopy: false,
             clears_when_read: false,
             shared_at: None,
+            announces_shared: true,
             cancels_in: None,
         }
     }
@@ -222,6 +225,10 @@ impl GuestRam for Guest {
 
     fn shared_at(&self, block: usize) -> Option<u64> {
         self.shared_at.filter(|_| block == 0)
+    }
+
+    fn announces_shared(&self) -> bool {
+        self.announces_shared
     }
 
     fn read(&self, block: usize, offset: u64, into: &mut [u8]) -> Result<()> {
