@@ -24,6 +24,7 @@ pub(super) mod under_way;
 mod warm_up;
 mod write_back;
 
+use std::io;
 use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::sync::mpsc::channel;
@@ -321,7 +322,7 @@ impl Vm {
             (before, _) => before,
         };
         self.stop_and_read(before, within)?;
-        if let Err(error) = self.segment.as_ref().map_or(Ok(()), |segment| segment.update(&self.ram)) {
+        if let Err(error) = self.copy_segment() {
             if before == RunState::Running {
                 self.start();
             }
@@ -333,6 +334,15 @@ impl Vm {
         self.shared.set_run_state(RunState::FinishMigrate);
         self.hold_in_transit();
         Ok(())
+    }
+
+    /// Source: copies the part of the stopped guest's memory that a QEMU has in a block of its own, if memory is handed over.
+    fn copy_segment(&self) -> io::Result<()> {
+        let hands_over = self.outgoing.as_ref().is_some_and(|outgoing| outgoing.hands_over);
+        match &self.segment {
+            Some(segment) if hands_over => segment.update(&self.ram),
+            _ => Ok(()),
+        }
     }
 
     /// Source: collects the bytes in transit, if their descriptors are handed over. The run state lets no further input in.
