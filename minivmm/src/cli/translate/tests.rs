@@ -107,7 +107,7 @@ fn a_line_with_a_match_is_translated_and_back() {
         line(&theirs),
         "qemu-system-x86_64 -M microvm,acpi=on,pcie=off,ioapic2=off,rtc=off,auto-kernel-cmdline=off,accel=kvm -global \
          virtio-mmio.force-legacy=false -cpu host,enforce -m 524288K -smp 2 -display none -serial stdio -kernel vmlinux -append quiet \
-         -drive id=disk0,if=none,format=raw,file=a,,b.img -device virtio-blk-device,drive=disk0 -netdev \
+         -drive id=virtio0,if=none,format=raw,file=a,,b.img -device virtio-blk-device,drive=virtio0 -netdev \
          tap,id=net0,ifname=t0,script=no,downscript=no -device virtio-net-device,netdev=net0,mac=52:54:00:12:34:56 -qmp \
          unix:q,server=on,wait=off -incoming unix:in -nodefaults -no-user-config"
     );

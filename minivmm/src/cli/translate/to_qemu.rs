@@ -9,6 +9,7 @@ use super::{Translation, USO};
 use crate::cli::{Command, Parsed, parse};
 use crate::config::{Config, ListenAt, Network, RateLimits, Serial};
 use crate::cpu::Choice;
+use crate::devices::virtio::blk::node_name;
 use crate::passed;
 
 /// Translates minivmm's `words`, which begin with `run` or with the program, to a command line of QEMU.
@@ -64,8 +65,10 @@ fn qemu(config: &Config) -> Translation {
     for (n, disk) in config.disks.iter().enumerate() {
         let path = escape(&file(&mut unmatched, "--disk", &disk.path));
         let read_only = if disk.read_only { ",readonly=on" } else { "" };
-        flag("-drive", format!("id=disk{n},if=none,format=raw,file={path}{read_only}"));
-        flag("-device", format!("virtio-blk-device,drive=disk{n}"));
+        // The name under which dirty bitmaps of the disk migrate.
+        let id = node_name(n);
+        flag("-drive", format!("id={id},if=none,format=raw,file={path}{read_only}"));
+        flag("-device", format!("virtio-blk-device,drive={id}"));
         if disk.create.is_some() {
             unmatched.push(format!(
                 "--disk number {}: QEMU cannot receive the content of a disk; copy the image there first",
