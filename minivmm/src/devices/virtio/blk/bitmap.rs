@@ -74,7 +74,7 @@ pub(super) enum Use {
         is_complete: bool,
     },
     /// Bits are still to arrive, at a destination whose guest runs.
-    Late,
+    ArrivingInPostcopy,
 }
 
 /// A part of a bitmap as it is sent.
@@ -252,7 +252,7 @@ impl DirtyBitmap {
 
     /// Destination: adds the bits of a chunk, to those that the guest has set here since it runs.
     pub(super) fn add_chunk(&mut self, chunk: &Chunk) -> Result<(), BitmapError> {
-        if !matches!(self.used, Use::Arriving { is_complete: false } | Use::Late) {
+        if !matches!(self.used, Use::Arriving { is_complete: false } | Use::ArrivingInPostcopy) {
             return Err(BitmapError::NotArriving(self.name.clone()));
         }
         let Chunk { start, sectors, ref words } = *chunk;

@@ -177,7 +177,7 @@ impl Bitmaps {
         self.find(name, |bitmap| {
             bitmap.used = match bitmap.used {
                 Use::Arriving { is_complete: false } => Use::Arriving { is_complete: true },
-                Use::Late => Use::None,
+                Use::ArrivingInPostcopy => Use::None,
                 _ => return Err(BitmapError::NotArriving(name.into())),
             };
             Ok(())
@@ -189,7 +189,7 @@ impl Bitmaps {
         for bitmap in lock(&self.list).iter_mut() {
             bitmap.used = match std::mem::replace(&mut bitmap.used, Use::None) {
                 Use::Arriving { is_complete: true } => Use::None,
-                Use::Arriving { is_complete: false } => Use::Late,
+                Use::Arriving { is_complete: false } => Use::ArrivingInPostcopy,
                 other => other,
             };
         }
@@ -205,7 +205,7 @@ impl Bitmaps {
                 bitmap.used = Use::None;
                 true
             }
-            Use::Arriving { .. } | Use::Late => false,
+            Use::Arriving { .. } | Use::ArrivingInPostcopy => false,
         });
         self.some.store(!list.is_empty(), Ordering::SeqCst);
     }
