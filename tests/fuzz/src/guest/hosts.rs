@@ -147,6 +147,9 @@ pub(super) struct Card {
     clock: Option<Clock>,
 }
 
+/// Most frames that the network keeps for the guest: with frames of 64 KiB, at two devices, a part of the target's memory.
+const FRAMES_MAX: usize = 32;
+
 #[derive(Clone, Default)]
 struct Cable {
     /// The frames for the guest.
@@ -195,8 +198,10 @@ impl Host for Card {
 
     fn act(&self, len: u16) {
         let mut cable = self.cable.lock().unwrap();
-        let number = cable.frames.len() as u8;
-        cable.frames.push_back(vec![number; len.into()]);
+        if cable.frames.len() < FRAMES_MAX {
+            let number = cable.frames.len() as u8;
+            cable.frames.push_back(vec![number; len.into()]);
+        }
     }
 
     fn fills(queue: u64) -> bool {
