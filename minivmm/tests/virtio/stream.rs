@@ -438,6 +438,26 @@ fn fragments(driver: &mut Driver<Net<Stream>>, network: &mut UnixStream, v6: boo
     assert_eq!(whole[8..], payload(4000));
 }
 
+/// A guest says where the transport header of an IPv6 packet begins, and all in front of it is in each segment.
+#[test]
+fn a_frame_whose_headers_are_longer_than_a_kilobyte_is_dropped() {
+    let peer = Peer::new();
+    let (mut driver, mut network) = peer.card();
+    for (start, is_sent) in [(1024_u16, true), (1025, false)] {
+        let mut bytes = unfinished(TCPV6, 500, true, 6, &[0; 3000]);
+        bytes[6..8].copy_from_slice(&start.to_le_bytes());
+        // The length of TCP's header.
+        bytes[12 + usize::from(start) + 12] = 0x50;
+        send(&mut driver, &bytes, 4000);
+        send(&mut driver, &frame(b"the last frame"), 100);
+        let mut frames = 0;
+        while sent(&mut network) != b"the last frame" {
+            frames += 1;
+        }
+        assert_eq!(frames > 1, is_sent, "{frames} segments of a frame whose transport header begins at {start}");
+    }
+}
+
 /// Malformed frames are dropped, and the next frame is sent: truncated at every byte, and with every number at its maximum.
 #[test]
 fn unfinished_frames_that_make_no_sense_are_dropped() {

@@ -6,8 +6,7 @@ use vmstate::VmState;
 use super::frame::FRAME_MAX;
 use super::stream::INPUT;
 
-/// Most bytes for a stream's peer that result from one frame of the guest: the frame's payload is cut into segments of at least
-/// 48 bytes, each with the frame's headers, which the guest can make half as long as the frame.
+/// Most bytes for a stream's peer: more than one frame of the guest becomes when it is cut into segments.
 const UNSENT_MAX: usize = 24 << 20;
 
 /// Bytes in transit of one card.

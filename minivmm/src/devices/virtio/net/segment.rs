@@ -15,6 +15,10 @@ use super::frame::ETHERNET;
 /// into tens of thousands.
 const SEGMENT_MIN: usize = 48;
 
+/// Most bytes in front of the transport header, which are repeated in each segment: a guest gives their number for IPv6, whose
+/// extension headers take few of them. A frame of 64 KiB becomes less than 2 MiB.
+const HEADERS_MAX: usize = 1024;
+
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 /// IPv6 fragment header (RFC 8200 §4.5): its protocol number and its length.
@@ -69,7 +73,9 @@ impl Layers {
         };
         let internet = if v6 { 40 } else { usize::from(packet.get(ip)? & 0xf) * 4 };
         let transport = transport.unwrap_or(ip + internet);
-        let fits = transport >= ip + least && (v6 || transport == ip + internet) && transport + 8 <= packet.len();
+        let fits = (ip + least..=HEADERS_MAX).contains(&transport)
+            && (v6 || transport == ip + internet)
+            && transport + 8 <= packet.len();
         fits.then_some(Self { ip, v6, transport })
     }
 
