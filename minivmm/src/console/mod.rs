@@ -152,8 +152,7 @@ fn to_file(file: File) -> io::Result<Sink> {
 }
 
 fn to_log(file: File, earlier: File, max: u64) -> io::Result<Sink> {
-    let passed = [file.try_clone()?, earlier.try_clone()?];
-    let [file_passed, earlier_passed] = passed;
+    let (file_passed, earlier_passed) = (file.try_clone()?, earlier.try_clone()?);
     Sink::from(Box::new(Log::new(file, earlier, max))).passing(FILE, file_passed)?.passing(EARLIER, earlier_passed)
 }
 

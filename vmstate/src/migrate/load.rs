@@ -58,7 +58,7 @@ struct Begun {
     version: u32,
     is_over: bool,
     /// True if the section may end after the guest runs, in post-copy.
-    may_end_late: bool,
+    may_end_in_postcopy: bool,
 }
 
 /// A method of a section in parts that reads one record of a body.
@@ -222,7 +222,7 @@ impl<'a, 's> Loader<'a, 's> {
 
     /// As for [`check_complete`](Self::check_complete), but pages may still be missing, and parts of sections that may end late.
     pub(super) fn check_devices(&self) -> Result<()> {
-        self.check_came(|section| !section.may_end_late)
+        self.check_came(|section| !section.may_end_in_postcopy)
     }
 
     /// Checks that the `wanted` sections in parts have ended, and that all others came.
@@ -276,9 +276,9 @@ impl<'a, 's> Loader<'a, 's> {
         // A section that comes again, which QEMU allows, begins again.
         self.begun.retain(|section| section.owner != owner);
         let idstr = idstr.clone().into_owned();
-        let may_end_late = owner == Owner::Engine || self.all.parts(owner)?.may_end_late();
+        let may_end_in_postcopy = owner == Owner::Engine || self.all.parts(owner)?.may_end_in_postcopy();
         let (instance, version) = (*instance, *version);
-        self.begun.push(Begun { id: *id, owner, idstr, instance, version, is_over: false, may_end_late });
+        self.begun.push(Begun { id: *id, owner, idstr, instance, version, is_over: false, may_end_in_postcopy });
         let index = self.begun.len() - 1;
         if self.is_placed && owner == Owner::Engine {
             return self.load_placed(index);

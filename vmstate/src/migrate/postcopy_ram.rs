@@ -23,7 +23,7 @@ const PAGE_LEN: u32 = 4096;
 /// The embedder's memory. Without post-copy, every call is passed on unchanged.
 pub(crate) struct PostcopyRam<'a> {
     ram: &'a dyn GuestRam,
-    /// The time of the last call of `look_at`, in nanoseconds of the engine's clock.
+    /// The time of the last call of `set_time`, in nanoseconds of the engine's clock.
     now: AtomicU64,
     lacking: Mutex<Option<Lacking>>,
     /// Blocks that memory has adopted from a QEMU source, after its own. They may be part of the guest's memory.
@@ -265,7 +265,7 @@ impl<'a> PostcopyRam<'a> {
     }
 
     /// Sets the time of requests and arrivals until the next call.
-    pub(crate) fn look_at(&self, now: Duration) {
+    pub(crate) fn set_time(&self, now: Duration) {
         self.now.store(u64::try_from(now.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 

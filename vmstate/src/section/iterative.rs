@@ -232,12 +232,12 @@ pub trait IterativeSection {
 
     /// Destination: true if the END may arrive after the guest runs here, in post-copy, as that of QEMU's `dirty-bitmap` does
     /// (`has_postcopy`). A source of this library sends it before.
-    fn may_end_late(&self) -> bool {
+    fn may_end_in_postcopy(&self) -> bool {
         false
     }
 
     /// Destination, in post-copy: the connection broke, the source goes on over another one, and records may have been lost. Called
-    /// only where [`may_end_late`](Self::may_end_late) is true. It must not fail, nor may a record that arrives later.
+    /// only where [`may_end_in_postcopy`](Self::may_end_in_postcopy) is true. It must not fail, nor may a record that arrives later.
     fn interrupted(&mut self) {}
 
     /// Either side, once after [`setup`](Self::setup) or [`load_start`](Self::load_start) was called: the migration has ended,

@@ -51,8 +51,8 @@ macro_rules! pointer {
                 (**self).load_end(input, version)
             }
 
-            fn may_end_late(&self) -> bool {
-                (**self).may_end_late()
+            fn may_end_in_postcopy(&self) -> bool {
+                (**self).may_end_in_postcopy()
             }
 
             fn interrupted(&mut self) {
@@ -113,8 +113,8 @@ macro_rules! lock {
                 self.$write().map_err(|_| poisoned())?.load_end(input, version)
             }
 
-            fn may_end_late(&self) -> bool {
-                self.$read().is_ok_and(|device| device.may_end_late())
+            fn may_end_in_postcopy(&self) -> bool {
+                self.$read().is_ok_and(|device| device.may_end_in_postcopy())
             }
 
             fn interrupted(&mut self) {

@@ -254,7 +254,7 @@ impl IterativeSection for BitmapSection {
     }
 
     /// QEMU sends the bitmaps in post-copy, when the guest runs here already.
-    fn may_end_late(&self) -> bool {
+    fn may_end_in_postcopy(&self) -> bool {
         true
     }
 

@@ -167,7 +167,7 @@ fn bitmaps_that_arrive_late_are_removed_when_the_connection_breaks() {
     disks[0].add("b", 4096, true).unwrap();
     disks[0].mark(5000, 1);
     let (there, mut destination) = machine(&[1 << 20]);
-    assert!(destination.may_end_late());
+    assert!(destination.may_end_in_postcopy());
     load(&mut destination, Body::Start, &put(|out| source.setup(out).unwrap())).unwrap();
     there[0].arrived();
     destination.interrupted();

@@ -23,14 +23,14 @@ impl Link<'_> {
     /// Sets the time of the pages that arrive until the next call.
     pub(super) fn update_time(&self) {
         if let Some(memory) = self.memory {
-            memory.look_at(self.clock.now());
+            memory.set_time(self.clock.now());
         }
     }
 
     /// Requests the pages that the guest waits for, as far as the channel accepts the requests without waiting.
     pub(super) fn ask_for_pages(&mut self) -> Result<()> {
         let Some(memory) = self.memory.filter(|_| !self.is_unintroduced) else { return Ok(()) };
-        memory.look_at(self.clock.now());
+        memory.set_time(self.clock.now());
         memory.put_requests(self.requests.bytes_mut())?;
         let mut requests = std::mem::take(&mut self.requests);
         if !requests.is_empty() {
@@ -101,7 +101,7 @@ impl Link<'_> {
             self.check()?;
             self.take_urgent()?;
             let Some(memory) = self.memory.filter(|memory| memory.lacks()) else { return Ok(()) };
-            memory.look_at(self.clock.now());
+            memory.set_time(self.clock.now());
             // Without a second connection, missing pages are an error of the stream, which `PostcopyRam::end` reports.
             let Some(urgent) = &self.incoming_urgent else { return Ok(()) };
             let slice = self.left(deadline).min(SLICE);
