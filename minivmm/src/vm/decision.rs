@@ -9,8 +9,10 @@ use crate::vm::state::RunState;
 pub(super) enum UnderWay {
     Nothing,
     Outgoing,
-    /// Until shortly after the guest has arrived; in post-copy until all of its memory has.
+    /// Until shortly after the guest has arrived.
     Incoming,
+    /// The guest runs here, and some of its memory is still at the source.
+    IncomingPostcopy,
 }
 
 /// Decision about a request.
@@ -82,6 +84,10 @@ fn of_user(request: &Request, state: RunState, under_way: UnderWay) -> Decision 
         }
         Request::Migrate(..) => match state {
             Running | Paused if under_way == UnderWay::Incoming => Defer,
+            // Post-copy takes as long as the rest of memory needs, and without an end if the connection breaks.
+            Running | Paused if under_way == UnderWay::IncomingPostcopy => Decision::Refuse(
+                "some of the guest's memory is still at its source (post-copy): ask again when that migration has completed".into(),
+            ),
             Running | Paused => Accept,
             _ => refuse("migrate", state),
         },

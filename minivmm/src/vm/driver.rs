@@ -179,6 +179,7 @@ impl Vm {
     fn under_way(&self) -> UnderWay {
         match (&self.outgoing, &self.incoming) {
             (Some(_), _) => UnderWay::Outgoing,
+            (None, Some(_)) if self.shared.migration().status().is_postcopy() => UnderWay::IncomingPostcopy,
             (None, Some(_)) => UnderWay::Incoming,
             (None, None) => UnderWay::Nothing,
         }

@@ -20,9 +20,9 @@ impl Keyboard {
         Self { serial: Arc::clone(serial), published: Arc::clone(published) }
     }
 
-    /// Has `read` return bytes for the serial port, at most as many as its argument says. Returns false without a call if the
-    /// port has no room, or its state is on the way to another machine or will be replaced by an arriving one: the bytes would be
-    /// lost.
+    /// Calls `read` with the number of bytes that the serial port has room for, and enqueues the bytes that it returns. Returns
+    /// false without a call if the port has no room, or if its state is being sent to another machine or will be replaced by an
+    /// arriving one, so that the bytes would be lost.
     pub fn receive(&self, read: &mut dyn FnMut(usize) -> Vec<u8>) -> bool {
         let mut serial = lock(&self.serial);
         // Checked under the port's lock, under which its state is read after the run state has changed.

@@ -14,14 +14,16 @@ use crate::vm::migration::Ended;
 use crate::vm::request::{ParameterChange, Rehearsing, Terms};
 
 /// Columns: run state and migration under way.
-const SITUATIONS: [(RunState, UnderWay); 14] = [
+const SITUATIONS: [(RunState, UnderWay); 16] = [
     (RunState::Prelaunch, UnderWay::Nothing),
     (RunState::Running, UnderWay::Nothing),
     (RunState::Running, UnderWay::Outgoing),
     (RunState::Running, UnderWay::Incoming),
+    (RunState::Running, UnderWay::IncomingPostcopy),
     (RunState::Paused, UnderWay::Nothing),
     (RunState::Paused, UnderWay::Outgoing),
     (RunState::Paused, UnderWay::Incoming),
+    (RunState::Paused, UnderWay::IncomingPostcopy),
     (RunState::InMigrate, UnderWay::Incoming),
     (RunState::InMigrate, UnderWay::Nothing),
     (RunState::FinishMigrate, UnderWay::Outgoing),
@@ -48,24 +50,24 @@ fn row(request: impl Into<AnyRequest>) -> String {
 #[test]
 fn every_request_in_every_situation() {
     let parameters = Request::MigrateSetParameters(ParameterChange::default());
-    // One column each: prelaunch; running alone, with an outgoing, with an incoming migration; the same for paused; inmigrate
-    // with an incoming migration and alone; finish-migrate, postmigrate, shutdown; internal-error alone and with an outgoing
-    // migration.
+    // One column each: prelaunch; running alone, with an outgoing, with an incoming migration, with one in post-copy; the same for
+    // paused; inmigrate with an incoming migration and alone; finish-migrate, postmigrate, shutdown; internal-error alone and with
+    // an outgoing migration.
     let users = [
-        (Request::Stop, "raaaaaaaarrraa"),
-        (Request::Cont, "aaaaaaaaararrr"),
-        (Request::ContUnproved, "aaaaaaaaararrr"),
-        (Request::Quit, "aaaaaaaaaaaaaa"),
-        (Request::PowerDown, "raaaaaarrrrrrr"),
-        (Request::Reset, "raaaaaarrrrrrr"),
-        (Request::Migrate(Address::Unix("/x".into()), Terms::default()), "rardardrrrrrrr"),
-        (Request::Announce(Announcing::ONCE), "raaaaaarrrrrrr"),
-        (Request::MeasureDirtyRate(Sampling::now(Duration::ZERO, 0)), "aaaaaaaaaaaaaa"),
-        (Request::MigrateIncoming { at: Address::Unix("/x".into()), exit_on_error: true }, "rrrrrrrrarrrrr"),
-        (Request::MigrateContinue, "rrarrarrrarrra"),
-        (Request::MigrateStartPostcopy, "rrarrarrrarrra"),
-        (Request::MigrateCancel, "aaoaaoarroaaao"),
-        (parameters, "aaaaaaaaaaaaaa"),
+        (Request::Stop, "raaaaaaaaaarrraa"),
+        (Request::Cont, "aaaaaaaaaaararrr"),
+        (Request::ContUnproved, "aaaaaaaaaaararrr"),
+        (Request::Quit, "aaaaaaaaaaaaaaaa"),
+        (Request::PowerDown, "raaaaaaaarrrrrrr"),
+        (Request::Reset, "raaaaaaaarrrrrrr"),
+        (Request::Migrate(Address::Unix("/x".into()), Terms::default()), "rardrardrrrrrrrr"),
+        (Request::Announce(Announcing::ONCE), "raaaaaaaarrrrrrr"),
+        (Request::MeasureDirtyRate(Sampling::now(Duration::ZERO, 0)), "aaaaaaaaaaaaaaaa"),
+        (Request::MigrateIncoming { at: Address::Unix("/x".into()), exit_on_error: true }, "rrrrrrrrrrarrrrr"),
+        (Request::MigrateContinue, "rrarrrarrrrarrra"),
+        (Request::MigrateStartPostcopy, "rrarrrarrrrarrra"),
+        (Request::MigrateCancel, "aaoaaaoaarroaaao"),
+        (parameters, "aaaaaaaaaaaaaaaa"),
     ];
     for (request, expected) in users {
         assert_eq!(row(request.clone()), expected, "{request:?}");
@@ -73,14 +75,14 @@ fn every_request_in_every_situation() {
     let rehearsing = Rehearsing { stopped: channel().0, over: channel().1 };
     let ended = Ended { phase: Phase::Source(SourcePhase::Failed), error: None, unrecorded: false };
     let engine = [
-        (EngineRequest::Rehearse(rehearsing), "rrarrarrrrrrrr"),
-        (EngineRequest::Hold, "rrarrarrrrrrrr"),
-        (EngineRequest::Pause(Duration::ZERO), "rrarrarrrarrrr"),
-        (EngineRequest::Introduced, "rrrrrrraarrrrr"),
-        (EngineRequest::Arriving(Arc::default()), "rrrrrrraarrrrr"),
-        (EngineRequest::Loaded { may_be_copy: false }, "rrrrrrraarrrrr"),
-        (EngineRequest::Resume, "rrrrrrraaarrrr"),
-        (EngineRequest::Ended(ended), "aaaaaaaaaaaaaa"),
+        (EngineRequest::Rehearse(rehearsing), "rrarrrarrrrrrrrr"),
+        (EngineRequest::Hold, "rrarrrarrrrrrrrr"),
+        (EngineRequest::Pause(Duration::ZERO), "rrarrrarrrrarrrr"),
+        (EngineRequest::Introduced, "rrrrrrrrraarrrrr"),
+        (EngineRequest::Arriving(Arc::default()), "rrrrrrrrraarrrrr"),
+        (EngineRequest::Loaded { may_be_copy: false }, "rrrrrrrrraarrrrr"),
+        (EngineRequest::Resume, "rrrrrrrrraaarrrr"),
+        (EngineRequest::Ended(ended), "aaaaaaaaaaaaaaaa"),
     ];
     for (request, expected) in engine {
         let name = format!("{request:?}");
@@ -92,7 +94,7 @@ fn every_request_in_every_situation() {
 fn the_guest_is_heeded_where_its_vcpus_may_run_or_have_just_run() {
     let heeded: Vec<&str> =
         SITUATIONS.iter().filter(|(state, _)| handles_guest_events(*state)).map(|(state, _)| state.as_str()).collect();
-    assert_eq!(heeded, ["running", "running", "running", "paused", "paused", "paused"]);
+    assert_eq!(heeded, ["running", "running", "running", "running", "paused", "paused", "paused", "paused"]);
 }
 
 /// Bytes typed after the serial port's section was saved, or before it is loaded, would be lost.
@@ -100,7 +102,10 @@ fn the_guest_is_heeded_where_its_vcpus_may_run_or_have_just_run() {
 fn typed_bytes_are_taken_only_where_the_port_keeps_them() {
     let takes: Vec<&str> =
         SITUATIONS.iter().filter(|(state, _)| takes_input(*state)).map(|(state, _)| state.as_str()).collect();
-    assert_eq!(takes, ["prelaunch", "running", "running", "running", "paused", "paused", "paused"]);
+    assert_eq!(
+        takes,
+        ["prelaunch", "running", "running", "running", "running", "paused", "paused", "paused", "paused"]
+    );
 }
 
 #[test]

@@ -81,6 +81,11 @@ impl MigrationStatus {
         }
     }
 
+    /// Whether the guest runs at the destination while some of its memory is still at the source.
+    pub fn is_postcopy(self) -> bool {
+        matches!(self, Self::PostcopyActive | Self::PostcopyPaused | Self::PostcopyRecover)
+    }
+
     /// QMP's name of the status.
     pub fn as_str(self) -> &'static str {
         match self {
