@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use clap::error::ErrorKind;
-use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
+use clap::{Arg, ArgGroup, ArgMatches, Args, Command, FromArgMatches};
 use vmstate::migrate::{PARAMETERS, Parameter, ParameterUnit, ParameterValue, Parameters};
 
 use crate::cli::{UsageError, values};
@@ -14,6 +14,9 @@ use crate::vm::default_parameters;
 /// Parameters of sending pages. All others are for the [policy](vmstate::migrate::policy).
 const SENDING: &[&str] =
     &["multifd", "multifd-channels", "multifd-compression", "multifd-zstd-level", "xbzrle", "xbzrle-cache-size"];
+
+/// Group of the options that switch page channels on, one of which compression needs.
+const CHANNELS: &str = "page-channels";
 
 /// Options of the policy: when to switch over, throttle and give up.
 pub type PolicyArgs = ParameterArgs<false>;
@@ -51,7 +54,12 @@ impl<const SENDS: bool> ParameterArgs<SENDS> {
 
 impl<const SENDS: bool> Args for ParameterArgs<SENDS> {
     fn augment_args(command: Command) -> Command {
-        command.args(Self::options())
+        let command = command.args(Self::options());
+        if SENDS {
+            command.group(ArgGroup::new(CHANNELS).args(["channels", "multifd"]).multiple(true))
+        } else {
+            command
+        }
     }
 
     fn augment_args_for_update(command: Command) -> Command {
@@ -90,7 +98,7 @@ fn pairs() -> [Arg; 3] {
             .value_parser(channels),
         pair("compress", "none|zstd[:LEVEL]")
             .help("Compression of pages on the channels: --multifd-compression and --multifd-zstd-level")
-            .requires("channels")
+            .requires(CHANNELS)
             .value_parser(compression),
         pair("xbzrle", "on|off|SIZE")
             .help("Send only the changed bytes of a page that was sent before; with SIZE: --xbzrle-cache-size SIZE [default: off]")

@@ -73,6 +73,12 @@ fn an_option_may_set_two_parameters() {
         assert_eq!(changes(&["--channels=4", "--compress", compress]).unwrap(), [&channels[..], &zstd(level)].concat());
     }
     assert!(given(&["--channels", "4", "--compress", "none"]).ends_with(r#"("multifd-compression", Word("none"))]"#));
+    assert_eq!(
+        changes(&["--multifd", "--compress", "zstd:3"]).unwrap(),
+        [&[("multifd", flag(true))][..], &zstd(3)].concat()
+    );
+    let refusal = changes(&["--compress", "zstd"]).unwrap_err();
+    assert!(refusal.contains("--channels <N>") && refusal.contains("--multifd"), "{refusal}");
     assert_eq!(changes(&["--xbzrle=1M"]).unwrap(), [("xbzrle", flag(true)), ("xbzrle-cache-size", number(1 << 20))]);
     for (line, name) in [
         (&["--channels", "4", "--multifd-channels", "4"][..], "multifd-channels"),
