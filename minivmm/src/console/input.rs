@@ -42,10 +42,10 @@ impl Input {
         Self { held: Some(fd), ..self }
     }
 
-    /// Starts a thread that offers input to `port` until the input ends or the user asks to end the machine: then the thread
-    /// calls `quit`. The port calls the function that it is given with the number of bytes that it has room for, and takes those
-    /// that the function returns; or it returns false, to be asked again later. The process does not wait for the thread when it
-    /// ends.
+    /// Starts a thread that offers input to `port` until the input ends or the user asks to end the machine; in the second
+    /// case the thread calls `quit`. `port` gets a function that reads input, calls it with the number of bytes that the port has
+    /// room for, and enqueues the returned bytes; or `port` returns false, and is called again later. The process does not wait for
+    /// the thread when the process ends.
     ///
     /// # Errors
     /// The thread could not be started.
@@ -94,7 +94,7 @@ impl Input {
     }
 }
 
-/// What ends the thread.
+/// Why the thread ends: no more input, or the user's request to end the machine.
 #[derive(PartialEq, Eq)]
 enum End {
     OfInput,

@@ -22,7 +22,7 @@ pub struct MachineRam {
     blocks: Vec<RamBlock>,
     /// Whether both sides have mapped the guest's RAM.
     is_shared: bool,
-    /// Whether the stream does not say so, as in QEMU's mode `cpr-transfer`.
+    /// Whether the stream omits that the RAM is shared, as in QEMU's mode `cpr-transfer`.
     is_transferred: bool,
     /// When the pages of a file are read.
     restore: Restore,

@@ -228,7 +228,7 @@ fn a_guest_is_handed_over_by_qemus_commands() {
     let why = migrate(&mut old, &[&cpr]).unwrap_err();
     assert!(why.contains("Channel list has no main entry"), "{why}");
 
-    // Nobody waits: the guest runs on.
+    // No process listens at the channels: the migration fails, and the guest continues here.
     let ended = |client: &mut Client| {
         let deadline = Instant::now() + TIMEOUT;
         loop {

@@ -77,7 +77,7 @@ impl Ground {
         Machine::start_writing(self.dir.path(), Some(&self.address), disk(&self.disk), None)
     }
 
-    /// The bitmaps are at the source, no user is kept from them, and the guest's writes are recorded.
+    /// Checks that the source still has the bitmaps, that users can change them, and that the guest's writes are recorded.
     fn assert_stayed(&self) {
         assert_eq!(self.source.handle.run_state(), RunState::Running);
         let bitmaps = bitmaps(&self.source);

@@ -56,7 +56,7 @@ fn an_idle_guest_arrives_whole() {
 }
 
 /// Memory that both sides share is neither sent nor written, however fast the guest writes to it; all other memory is sent as
-/// usual. So it is where the stream does not say what is shared.
+/// usual, also if the stream does not say which memory is shared.
 #[test]
 fn memory_that_both_sides_share_stays_where_it_is() {
     for announced in [true, false] {

@@ -51,14 +51,14 @@ pub struct Ring {
     interrupt_next: bool,
     /// Number of chains after the last taken one that were read and put back, until there are more.
     looked_at: u16,
-    /// Whether the last taken chain was set aside.
-    set_aside: bool,
+    /// Whether the last taken chain was put back by [`suspend_last`](Self::suspend_last).
+    is_suspended: bool,
 }
 
 impl Ring {
     /// Makes a queue that is not ready.
     pub(super) fn new() -> Self {
-        Self { queue: Queue::default(), interrupt_next: false, looked_at: 0, set_aside: false }
+        Self { queue: Queue::default(), interrupt_next: false, looked_at: 0, is_suspended: false }
     }
 
     /// Makes a ready queue at `layout`, with indices 0.
@@ -76,7 +76,7 @@ impl Ring {
         if !queue.is_valid(memory) || layout.available == 0 {
             return Err(Broken::new(format_args!("queue is not in guest memory: {layout:x?}")));
         }
-        let mut ring = Self { queue, interrupt_next: false, looked_at: 0, set_aside: false };
+        let mut ring = Self { queue, interrupt_next: false, looked_at: 0, is_suspended: false };
         ring.agree(features);
         Ok(ring)
     }
@@ -153,7 +153,7 @@ impl Ring {
     pub(super) fn duplicate(&self) -> Self {
         // Cannot fail: the state comes from a queue.
         let queue = Queue::try_from(self.queue.state()).unwrap_or_default();
-        Self { queue, interrupt_next: true, looked_at: 0, set_aside: false }
+        Self { queue, interrupt_next: true, looked_at: 0, is_suspended: false }
     }
 
     /// Whether the driver has set the queue up.
@@ -190,18 +190,18 @@ impl Ring {
         self.looked_at = count;
     }
 
-    /// Puts the last chain back while the device is stopped: its request is unfinished, neither answered nor lost.
-    pub fn set_aside(&mut self) {
+    /// Puts the last chain back while the device is stopped, because its request is unfinished: neither answered nor lost.
+    pub fn suspend_last(&mut self) {
         self.put_back(1);
-        self.set_aside = true;
+        self.is_suspended = true;
     }
 
-    /// Takes the chain that was set aside again; returns false if there is none, as in a queue that was set up or loaded since.
-    pub fn take_up(&mut self) -> bool {
-        if self.set_aside {
+    /// Takes the suspended chain again; returns false if there is none, as in a queue that was set up or loaded since.
+    pub fn resume_suspended(&mut self) -> bool {
+        if self.is_suspended {
             self.queue.set_next_avail(self.queue.next_avail().wrapping_add(1));
         }
-        std::mem::take(&mut self.set_aside)
+        std::mem::take(&mut self.is_suspended)
     }
 
     /// Makes the device read chains again that were put back until there are more.

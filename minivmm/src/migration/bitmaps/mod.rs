@@ -258,7 +258,8 @@ impl IterativeSection for BitmapSection {
         true
     }
 
-    /// A bitmap that lacks dirty clusters would damage a backup. Without the bitmap the next backup copies everything.
+    /// Removes the arriving bitmaps: one that lacked dirty clusters would damage a backup, and without it the next backup copies
+    /// everything.
     fn interrupted(&mut self) {
         self.disks.iter().for_each(|disk| disk.end_migration());
         (self.is_lost, self.incomplete) = (true, 0);

@@ -25,7 +25,7 @@ use crate::stream::Reply;
 /// The next action of a source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum SourceAction {
-    /// Send header and configuration, identify the destination by the ping [`WHO`](ping::IDENTIFY), and send the early sections that
+    /// Send header and configuration, identify the destination by the ping [`IDENTIFY`](ping::IDENTIFY), and send the early sections that
     /// it supports, the list of RAM blocks and the ping [`INTRODUCTION`](ping::INTRODUCTION).
     Introduce,
     /// Send one round of pages while the guest runs, and decide what follows.

@@ -213,7 +213,7 @@ struct Source<'a, 's> {
     longest_chunk: u64,
     /// True if some of guest memory is shared and not sent.
     shares_memory: bool,
-    /// True if the stream says so.
+    /// True if the stream says that memory is shared.
     announces_shared: bool,
     peer: Peer,
     /// True if post-copy was announced to the destination.

@@ -54,7 +54,7 @@ pub struct Guest {
     pub clears_when_read: bool,
     /// The address of the first block if both sides share its memory.
     pub shared_at: Option<u64>,
-    /// The stream says so.
+    /// True if the stream says that memory is shared.
     pub announces_shared: bool,
     /// Cancels at the sync at which the counter reaches zero.
     pub cancels_in: Option<(u32, Control)>,

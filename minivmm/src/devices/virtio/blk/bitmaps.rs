@@ -14,20 +14,20 @@ pub struct Bitmaps {
     bytes: u64,
     /// The newest first, as QEMU lists and sends them.
     list: Mutex<Vec<DirtyBitmap>>,
-    /// Whether the list may have a bitmap.
-    some: AtomicBool,
+    /// False only while the list is empty.
+    may_have_any: AtomicBool,
 }
 
 impl Bitmaps {
     /// No bitmaps yet, of a disk of `bytes` bytes.
     pub fn new(bytes: u64) -> Self {
-        Self { bytes, list: Mutex::default(), some: AtomicBool::new(false) }
+        Self { bytes, list: Mutex::default(), may_have_any: AtomicBool::new(false) }
     }
 
     /// Marks a range as written in each bitmap that records. Called after the write and before the guest is answered, so that
     /// the write is in an image that is read after a bitmap was added or cleared, or in the bitmap.
     pub fn mark(&self, offset: u64, len: u64) {
-        if self.some.load(Ordering::SeqCst) {
+        if self.may_have_any.load(Ordering::SeqCst) {
             lock(&self.list).iter_mut().filter(|bitmap| bitmap.recording).for_each(|bitmap| bitmap.mark(offset, len));
         }
     }
@@ -54,7 +54,7 @@ impl Bitmaps {
             return Err(BitmapError::TooLarge);
         }
         list.insert(0, bitmap);
-        self.some.store(true, Ordering::SeqCst);
+        self.may_have_any.store(true, Ordering::SeqCst);
         Ok(())
     }
 
@@ -66,7 +66,7 @@ impl Bitmaps {
         let mut list = lock(&self.list);
         let index = Self::index(&list, name)?;
         list.remove(index);
-        self.some.store(!list.is_empty(), Ordering::SeqCst);
+        self.may_have_any.store(!list.is_empty(), Ordering::SeqCst);
         Ok(())
     }
 
@@ -207,7 +207,7 @@ impl Bitmaps {
             }
             Use::Arriving { .. } | Use::ArrivingInPostcopy => false,
         });
-        self.some.store(!list.is_empty(), Ordering::SeqCst);
+        self.may_have_any.store(!list.is_empty(), Ordering::SeqCst);
     }
 
     fn find<R>(

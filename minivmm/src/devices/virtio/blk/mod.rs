@@ -180,13 +180,13 @@ impl Model for Blk {
     /// A request that a pause interrupts keeps its progress here, and its chain is put back: in the saved state it was not
     /// taken. Repeating a part of it is harmless.
     fn process(&mut self, io: &mut Io<'_>) -> Result<Option<Duration>, Broken> {
-        if !io.rings[0].take_up() {
+        if !io.rings[0].resume_suspended() {
             // The queue of the request was reset.
             self.current = None;
         }
         let served = self.serve(io);
         if self.current.is_some() {
-            io.rings[0].set_aside();
+            io.rings[0].suspend_last();
         }
         served
     }

@@ -54,13 +54,13 @@ pub trait Backend: Send + 'static {
     /// The attachment does not support them.
     fn set_offloads(&self, offloads: Offloads) -> io::Result<()>;
 
-    /// Returns what was read or is to be sent, and is with neither the guest nor the network, while the card is paused: nothing
-    /// where the other process finds it behind its descriptor.
+    /// Returns the bytes of the paused card that have left the network but not reached the guest, and the reverse. The default, for
+    /// networks whose descriptor still holds all of these bytes, returns none.
     fn in_transit(&self) -> InTransit {
         InTransit::default()
     }
 
-    /// Continues with what was in transit in another process.
+    /// Continues with the bytes that were in transit in another process.
     fn take_over(&self, _from: InTransit) {}
 
     /// Returns the data plane that moves the frames instead of the card's thread, if there is one; the thread then neither

@@ -1,5 +1,5 @@
-//! Frames of a card that are neither the guest's nor the network's when the guest is handed over to another process of its host:
-//! they go along, so that none is lost or comes twice.
+//! Frames that have left the network but not reached the guest, or the reverse, when the guest is handed over to another process
+//! of its host. They are passed to that process, so that no frame is lost or duplicated.
 
 use vmstate::VmState;
 

@@ -15,8 +15,8 @@ use super::frame::ETHERNET;
 /// into tens of thousands.
 const SEGMENT_MIN: usize = 48;
 
-/// Most bytes in front of the transport header, which are repeated in each segment: a guest gives their number for IPv6, whose
-/// extension headers take few of them. A frame of 64 KiB becomes less than 2 MiB.
+/// Most bytes in front of the transport header. They are repeated in each segment, and the guest determines their number for IPv6,
+/// whose extension headers are short in practice. With this limit a frame of 64 KiB becomes less than 2 MiB of segments.
 const HEADERS_MAX: usize = 1024;
 
 const TCP: u8 = 6;
