@@ -14,7 +14,7 @@ const OUTPUT_MAX: usize = OUTPUT_CAPACITY + 64;
 
 /// The section, version 1.
 #[derive(Clone, Debug, Default, PartialEq, Eq, VmState)]
-#[vmstate(name = "minivmm/in-transit", version = 1, needed = Self::is_present, post_load = Self::note)]
+#[vmstate(name = "minivmm/in-transit", version = 1, needed = Self::is_present, post_load = Self::accept)]
 pub struct InTransit {
     /// Input of the console that the guest has not received.
     #[vmstate(counted = u32, max = INPUT_CAPACITY)]
@@ -38,7 +38,8 @@ impl InTransit {
         self.present
     }
 
-    fn note(&mut self, _version: u32) -> Result<(), String> {
+    fn accept(&mut self, _version: u32) -> Result<(), String> {
+        self.cards.iter().try_for_each(net::InTransit::check)?;
         self.present = true;
         Ok(())
     }

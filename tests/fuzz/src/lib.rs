@@ -1,6 +1,7 @@
 //! Fuzz targets for hostile input to `vmstate` and minivmm: each [`Target`] takes any bytes, and panics if they break a
 //! promise. A driver searches for such bytes (`tests/fuzz/run`); `cargo test` replays the known inputs.
 
+mod arrival;
 mod bounds;
 mod compat;
 pub mod corpus;
@@ -13,6 +14,7 @@ mod kernel;
 pub mod machine;
 mod multifd;
 mod pairing;
+mod program;
 mod qmp;
 mod rollback;
 mod schema;
@@ -36,7 +38,7 @@ pub struct Target {
 }
 
 /// All targets.
-pub const TARGETS: [Target; 12] = [
+pub const TARGETS: [Target; 13] = [
     section::TARGET,
     stream::TARGET,
     inspect::TARGET,
@@ -49,6 +51,7 @@ pub const TARGETS: [Target; 12] = [
     xbzrle::TARGET,
     multifd::TARGET,
     pairing::TARGET,
+    arrival::TARGET,
 ];
 
 impl Target {

@@ -82,6 +82,11 @@ fn pairing() {
 }
 
 #[test]
+fn arrival() {
+    replay("arrival");
+}
+
+#[test]
 fn each_archive_is_the_encoding_of_its_inputs() {
     for target in TARGETS {
         let inputs = corpus::archived(target.name).expect("an archive");
@@ -108,7 +113,8 @@ fn every_target_is_replayed() {
             "guest",
             "xbzrle",
             "multifd",
-            "pairing"
+            "pairing",
+            "arrival"
         ]
     );
 }

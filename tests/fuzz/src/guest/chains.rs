@@ -2,8 +2,8 @@
 
 use super::driver::{Driver, INTERRUPT_ACK};
 use super::hosts::Host;
-use super::program::Program;
 use super::world::{INTERRUPT_STATUS, MEMORY, USED_BUFFERS};
+use crate::program::Program;
 
 const NEXT: u16 = 1;
 const WRITE: u16 = 2;

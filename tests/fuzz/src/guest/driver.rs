@@ -7,8 +7,8 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::chains::{AVAILABLE, QUEUE, TO_DRIVER, USED, descriptor};
 use super::hosts::Host;
-use super::program::Program;
 use super::world::{CONFIG_GENERATION, INTERRUPT_STATUS, MEMORY, STATUS, World};
+use crate::program::Program;
 
 const QUEUE_NOTIFY: u64 = 0x050;
 pub(super) const INTERRUPT_ACK: u64 = 0x064;

@@ -14,14 +14,13 @@ mod driver;
 mod hosts;
 mod moves;
 mod ports;
-mod program;
 mod seeds;
 mod surroundings;
 mod world;
 
+use crate::program::Program;
 use driver::Driver;
 use hosts::{Card, Disk};
-use program::Program;
 
 use crate::Target;
 

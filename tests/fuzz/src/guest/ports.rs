@@ -11,8 +11,8 @@ use minivmm::machine_map::GED_LEN;
 use vmstate::Section;
 use vmstate::codec::{Limits, Reader, Strictness, Writer};
 
-use super::program::Program;
 use super::surroundings::{Surroundings, UNWATCHED};
+use crate::program::Program;
 
 const DATA: u64 = 0;
 const IIR_FCR: u64 = 2;

@@ -4,10 +4,11 @@
 use vmstate::VmState;
 
 use super::frame::FRAME_MAX;
+use super::segment::FINISHED_BYTES;
 use super::stream::INPUT;
 
-/// Most bytes for a stream's peer: more than one frame of the guest becomes when it is cut into segments.
-const UNSENT_MAX: usize = 24 << 20;
+/// Most bytes of `unsent` in the section's released format; [`InTransit::check`] accepts fewer.
+const UNSENT_FORMAT: usize = 24 << 20;
 
 /// Bytes in transit of one card.
 #[derive(Clone, Debug, Default, PartialEq, Eq, VmState)]
@@ -19,9 +20,22 @@ pub struct InTransit {
     #[vmstate(counted = u32, max = INPUT)]
     pub received: Vec<u8>,
     /// Bytes that the stream did not take yet, from the middle of a frame on.
-    #[vmstate(counted = u32, max = UNSENT_MAX)]
+    #[vmstate(counted = u32, max = UNSENT_FORMAT)]
     pub unsent: Vec<u8>,
     /// A whole frame with its virtio header, which waits for a buffer of the guest.
     #[vmstate(counted = u32, max = FRAME_MAX)]
     pub waiting: Vec<u8>,
+}
+
+impl InTransit {
+    /// Checks that the unsent bytes are at most the results of one frame of the guest.
+    ///
+    /// # Errors
+    /// There are more unsent bytes.
+    pub fn check(&self) -> Result<(), String> {
+        let len = self.unsent.len();
+        let too_many =
+            || format!("a card has {len} unsent bytes: one frame of a guest becomes at most {FINISHED_BYTES}");
+        (len <= FINISHED_BYTES).then_some(()).ok_or_else(too_many)
+    }
 }

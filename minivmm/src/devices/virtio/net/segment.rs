@@ -9,15 +9,25 @@ use virtio_bindings::virtio_net::{
 };
 
 use super::HEADER;
-use super::frame::ETHERNET;
+use super::frame::{ETHERNET, FRAME_MAX};
+use super::stream::LENGTH;
 
 /// Least payload of a segment, as in Linux's TCP (TCP_MIN_SND_MSS, include/net/tcp.h), so that a guest cannot have a frame cut
 /// into tens of thousands.
 const SEGMENT_MIN: usize = 48;
 
 /// Most bytes in front of the transport header. They are repeated in each segment, and the guest determines their number for IPv6,
-/// whose extension headers are short in practice. With this limit a frame of 64 KiB becomes less than 2 MiB of segments.
+/// whose extension headers are short in practice.
 const HEADERS_MAX: usize = 1024;
+
+/// Most bytes of TCP's header (RFC 9293 §3.1), which has more of them than UDP's or a fragment's.
+const TRANSPORT_MAX: usize = 60;
+
+/// Most finished frames for one frame.
+const FINISHED_MAX: usize = FRAME_MAX.div_ceil(SEGMENT_MIN);
+
+/// Most bytes of all finished frames for one frame, each behind a length of `LENGTH` bytes: less than 2 MiB.
+pub(super) const FINISHED_BYTES: usize = FINISHED_MAX * (LENGTH + HEADERS_MAX + TRANSPORT_MAX + SEGMENT_MIN);
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
@@ -203,5 +213,27 @@ fn put16(bytes: &mut [u8], value: usize) {
 fn add32(bytes: &mut [u8], value: usize) {
     if let Some(field) = bytes.first_chunk_mut::<4>() {
         *field = u32::from_be_bytes(*field).wrapping_add(value as u32).to_be_bytes();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The longest headers and the smallest segments: IPv6 with extension headers, and TCP with all of its options.
+    #[test]
+    fn the_largest_result_of_a_frame_is_within_its_bound() {
+        let mut frame = vec![0; FRAME_MAX];
+        let (start, segment) = (HEADERS_MAX as u16, SEGMENT_MIN as u16);
+        frame[0] = VIRTIO_NET_HDR_F_NEEDS_CSUM as u8;
+        frame[1] = VIRTIO_NET_HDR_GSO_TCPV6 as u8;
+        frame[4..6].copy_from_slice(&segment.to_le_bytes());
+        frame[6..8].copy_from_slice(&start.to_le_bytes());
+        frame[8] = 16;
+        frame[HEADER + 12..][..3].copy_from_slice(&[0x86, 0xdd, 0x60]);
+        frame[HEADER + HEADERS_MAX + 12] = 0xf0;
+        let mut bytes = 0;
+        finish(&frame, |finished| bytes += LENGTH + finished.len()).unwrap();
+        assert!((1 << 20..=FINISHED_BYTES).contains(&bytes) && FINISHED_BYTES < 2 << 20, "{bytes}");
     }
 }

@@ -40,7 +40,7 @@ const SOCKET_BUFFER: usize = 4 << 20;
 pub(super) const INPUT: usize = 2 * FRAME_MAX;
 
 /// Bytes of the length before a frame.
-const LENGTH: usize = 4;
+pub(super) const LENGTH: usize = 4;
 
 /// Why a stream socket cannot be used.
 #[derive(Debug, thiserror::Error)]
