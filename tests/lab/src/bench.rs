@@ -45,6 +45,7 @@ pub struct Bench<'a> {
     way: Way,
     /// One passt for each monitor with that network; ended when the bench is dropped.
     passts: Vec<Process>,
+    /// Configuration of the last monitor, except its control socket and address.
     config: Config,
     /// Migrations go to vsock addresses of this host instead of unix sockets.
     by_vsock: bool,
@@ -165,7 +166,8 @@ impl<'a> Bench<'a> {
     /// # Errors
     /// When the monitor does not start.
     pub fn start(&mut self, incoming: Option<String>) -> Result<Vmm> {
-        let config = self.next(incoming)?;
+        self.config.card = self.new_card()?;
+        let config = self.next(incoming);
         let vmm = Vmm::spawn(Some(&self.launcher), &self.program, &config)?;
         if let (Some(network), Some(Attachment::Tap(tap) | Attachment::Vhost(tap))) = (self.network, &config.card) {
             network.attach(tap, Instant::now() + PROMPT)?;
@@ -174,15 +176,15 @@ impl<'a> Bench<'a> {
     }
 
     /// Starts a minivmm that waits to take over a guest without a copy of its memory, and returns the address where it
-    /// waits. Its control socket appears once the guest's memory has come. No tap is made here: the source passes its
-    /// own on.
+    /// waits. Its control socket appears once the guest's memory has come. Its card is on the network of the last monitor,
+    /// the source, which passes its tap or its connection on.
     ///
     /// # Errors
     /// When the monitor does not start.
     pub fn update(&mut self) -> Result<(Started, String)> {
         let socket = self.directory.join(format!("update{}", self.started));
         let uri = format!("local:{}", socket.display());
-        let config = self.next(Some(uri.clone()))?;
+        let config = self.next(Some(uri.clone()));
         let started = Started::spawn(Some(&self.launcher), &self.program, &config)?;
         Ok((started.await_socket(&socket)?, uri))
     }
@@ -193,25 +195,26 @@ impl<'a> Bench<'a> {
     }
 
     /// The machine of the next monitor.
-    fn next(&mut self, incoming: Option<String>) -> Result<Config> {
+    fn next(&mut self, incoming: Option<String>) -> Config {
         let number = self.started;
         self.started += 1;
-        let mut config = self.config.clone();
-        config.control = self.directory.join(format!("control{number}"));
-        config.incoming = incoming;
-        if let Some(network) = self.network {
-            let tap = format!("tap{number}");
-            config.card = Some(match self.way {
-                Way::Tap => Attachment::Tap(tap),
-                Way::Vhost => Attachment::Vhost(tap),
-                Way::Passt => {
-                    let socket = self.directory.join(format!("passt{number}"));
-                    self.passts.push(network.passt(&self.launcher, &socket, Instant::now() + PROMPT)?);
-                    Attachment::Stream(socket)
-                }
-            });
-        }
-        Ok(config)
+        let control = self.directory.join(format!("control{number}"));
+        Config { control, incoming, ..self.config.clone() }
+    }
+
+    /// A connection of the next monitor's card to the network; `None` without a network.
+    fn new_card(&mut self) -> Result<Option<Attachment>> {
+        let Some(network) = self.network else { return Ok(None) };
+        let tap = format!("tap{}", self.started);
+        Ok(Some(match self.way {
+            Way::Tap => Attachment::Tap(tap),
+            Way::Vhost => Attachment::Vhost(tap),
+            Way::Passt => {
+                let socket = self.directory.join(format!("passt{}", self.started));
+                self.passts.push(network.passt(&self.launcher, &socket, Instant::now() + PROMPT)?);
+                Attachment::Stream(socket)
+            }
+        }))
     }
 
     /// Starts `program` as each further monitor.
@@ -245,7 +248,7 @@ impl<'a> Bench<'a> {
         self.config.uso = false;
     }
 
-    /// The configuration that the monitors are started with, except control socket, tap and address.
+    /// The configuration that the monitors are started with, except control socket, card and address.
     pub fn config(&self) -> &Config {
         &self.config
     }
