@@ -79,9 +79,11 @@ pub struct MigrateArgs {
     #[arg(long)]
     pub to_qemu: bool,
     /// Send the content of the writable disks too, for hosts without shared storage: the destination creates an image for each
-    /// of them (minivmm run --disk FILE,create=SIZE)
-    #[arg(long, conflicts_with_all = ["local", "to_qemu"])]
-    pub copy_disk: bool,
+    /// of them (minivmm run --disk FILE,create=SIZE). With names, as minivmm status shows them (--copy-disk=virtio1,virtio2),
+    /// only of these disks; the others are shared
+    #[arg(long, value_name = "DISK", num_args = 0.., require_equals = true, value_delimiter = ',')]
+    #[arg(conflicts_with_all = ["local", "to_qemu"])]
+    pub copy_disk: Option<Vec<String>>,
     /// Resume a migration with --postcopy whose connection broke and whose command does not run any more: the rest of the
     /// guest's memory is sent to this address. A command that still runs does that by itself
     #[arg(long, conflicts_with_all = ["local", "to_qemu", "copy_disk", "postcopy", "target_schema"])]
@@ -163,8 +165,8 @@ impl MigrateArgs {
         if self.to_qemu {
             arguments["to-qemu"] = true.into();
         }
-        if self.copy_disk {
-            arguments["copy-disk"] = true.into();
+        if let Some(names) = &self.copy_disk {
+            arguments["copy-disk"] = if names.is_empty() { true.into() } else { names.clone().into() };
         }
         if self.keep_running {
             arguments["keep-running"] = true.into();

@@ -57,7 +57,7 @@ pub enum Command {
     /// Run a virtual machine, or receive one
     Run(Box<RunArgs>),
     /// Migrate a running machine, and wait for the end
-    Migrate(MigrateArgs),
+    Migrate(Box<MigrateArgs>),
     /// Save snapshots of a running guest
     #[command(subcommand)]
     Snapshot(SnapshotCommand),

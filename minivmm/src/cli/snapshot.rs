@@ -65,7 +65,7 @@ impl SnapshotCommand {
             postcopy: false,
             resume: false,
             to_qemu: false,
-            copy_disk: false,
+            copy_disk: None,
             target_schema: None,
             report: None,
             tls: Default::default(),

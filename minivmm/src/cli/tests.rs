@@ -359,6 +359,18 @@ fn the_machine_has_eight_windows() {
 }
 
 #[test]
+fn disks_to_copy_are_all_or_named_ones() {
+    let parsed =
+        |flags: &[&str]| match command(&[&["migrate", "--control", "unix:/qmp"], flags, &["tcp:far:1"]].concat()) {
+            Ok(Command::Migrate(arguments)) => arguments.copy_disk,
+            other => panic!("{other:?}"),
+        };
+    assert_eq!(parsed(&[]), None);
+    assert_eq!(parsed(&["--copy-disk"]), Some(vec![]));
+    assert_eq!(parsed(&["--copy-disk=virtio1,virtio3"]), Some(vec!["virtio1".into(), "virtio3".into()]));
+}
+
+#[test]
 fn migrate_and_no_command() {
     match command(&["migrate", "--control", "unix:/tmp/qmp", "tcp:far:1"]).unwrap() {
         Command::Migrate(arguments) => {

@@ -14,6 +14,8 @@ pub(super) enum Kind {
     TextOrNull,
     /// A string or an object with these members: QEMU's alternate of this name.
     TextOrObject(&'static str, Shape),
+    /// True or false, or a list of strings: the alternate of this name.
+    SwitchOrTexts(&'static str),
     /// Anything.
     Any,
     /// A signed integer of 64 bits.
@@ -92,7 +94,7 @@ impl Kind {
             | (Self::TextOrObject(..), Value::String(_))
             | (Self::Any, _)
             | (Self::Number, Value::Number(_))
-            | (Self::Switch, Value::Bool(_)) => Ok(()),
+            | (Self::Switch | Self::SwitchOrTexts(_), Value::Bool(_)) => Ok(()),
             (Self::Integer, value) if value.is_i64() => Ok(()),
             (Self::Size, value) if value.is_i64() || value.is_u64() => Ok(()),
             (Self::Word(words), Value::String(word)) => match words.contains(&word.as_str()) {
@@ -102,10 +104,11 @@ impl Kind {
             (Self::List(of), Value::Array(list)) => {
                 list.iter().enumerate().try_for_each(|(index, one)| of.check(one, &format!("{path}[{index}]"), "null"))
             }
+            (Self::SwitchOrTexts(_), list @ Value::Array(_)) => Self::list(Self::Text).check(list, path, name),
             (Self::Object(shape) | Self::TextOrObject(_, shape), Value::Object(members)) => shape.check(members, path),
             (Self::Size, _) => Err(format!("Parameter '{path}' expects uint64")),
             (Self::TextOrNull, _) => wrong("StrOrNull"),
-            (Self::TextOrObject(alternate, _), _) => {
+            (Self::TextOrObject(alternate, _) | Self::SwitchOrTexts(alternate), _) => {
                 Err(format!("Invalid parameter type for '{name}', expected: {alternate}"))
             }
             (Self::Text | Self::Word(_), _) => wrong("string"),

@@ -11,7 +11,7 @@ use crate::control::descriptors::Caller;
 use crate::control::kind::{Kind, Member, needed, optional};
 use crate::control::table::{Command, Event};
 use crate::control::{absent, announce, channels, report};
-use crate::vm::{MigrationStatus, ParameterChange, Request, Terms};
+use crate::vm::{DiskCopies, MigrationStatus, ParameterChange, Request, Terms};
 
 /// QEMU's parameter with which the next migrations hand the guest's memory over (MigMode, qapi/migration.json), and its values.
 const MODE: &str = "mode";
@@ -30,7 +30,7 @@ pub(super) fn commands() -> Vec<Command> {
             "answered when the migration has begun. `uri`, or `channels` as QEMU has them since 8.2, is the destination's address, and in mode `cpr-transfer` \
              [a second channel](#qemus-mode-cpr-transfer) passes the guest's memory; `target-schema` names a \
              file: the schema of the older release that the destination has; with `keep-running` the guest runs on here once all of it is in a \
-             [file](#migration-to-a-file), with `to-qemu` the file has only sections that QEMU reads; with `copy-disk` the content of the writable disks [is \
+             [file](#migration-to-a-file), with `to-qemu` the file has only sections that QEMU reads; with `copy-disk` the content of the writable disks, or of those in a list of names, [is \
              sent, too](live-migration.md#disks-that-come-along); `parameters` is an object of [parameters](migration-policy.md#parameters), \
              switches among them, which change only if the migration begins; `detach` changes nothing; `resume` \
              reconnects a migration in [post-copy](live-migration.md#post-copy) whose connection broke, and is answered before the connection is made",
@@ -42,7 +42,7 @@ pub(super) fn commands() -> Vec<Command> {
             optional("target-schema", Kind::Text),
             optional("keep-running", Kind::Switch),
             optional("to-qemu", Kind::Switch),
-            optional("copy-disk", Kind::Switch),
+            optional("copy-disk", Kind::SwitchOrTexts("BoolOrStrList")),
             optional("parameters", Kind::object(of_the_engine().chain(of_tls(Kind::TextOrNull)))),
         ])),
         Command::new(
@@ -260,14 +260,18 @@ fn migrate(caller: &Caller, arguments: Arguments) -> Result<Value, Failure> {
         return ask(caller, Request::MigrateResume(address));
     }
     let release = arguments.text("target-schema").map(Into::into);
-    let [keeps_running, to_qemu, copies_disks] =
-        ["keep-running", "to-qemu", "copy-disk"].map(|name| arguments.switch(name) == Some(true));
+    let [keeps_running, to_qemu] = ["keep-running", "to-qemu"].map(|name| arguments.switch(name) == Some(true));
+    let copies = match (arguments.switch("copy-disk"), arguments.list("copy-disk")) {
+        (Some(true), _) => DiskCopies::All,
+        (_, []) => DiskCopies::None,
+        (_, names) => DiskCopies::Named(names.iter().filter_map(Value::as_str).map(Into::into).collect()),
+    };
     let parameters = match arguments.into_members().shift_remove("parameters") {
         Some(Value::Object(given)) => change(given)?,
         _ => ParameterChange::default(),
     };
     caller.descriptors.put_into(&mut address)?;
-    ask(caller, Request::Migrate(address, Terms { release, cpr, keeps_running, to_qemu, copies_disks, parameters }))
+    ask(caller, Request::Migrate(address, Terms { release, cpr, keeps_running, to_qemu, copies, parameters }))
 }
 
 fn migrate_incoming(caller: &Caller, arguments: Arguments) -> Result<Value, Failure> {

@@ -57,14 +57,15 @@ impl Types {
                 name
             }
             Kind::Object(shape) => self.object(shape),
-            Kind::TextOrNull | Kind::TextOrObject(..) => match self.number(kind) {
+            Kind::TextOrNull | Kind::TextOrObject(..) | Kind::SwitchOrTexts(_) => match self.number(kind) {
                 (name, false) => name,
                 (name, true) => {
-                    let other = match kind {
-                        Kind::TextOrObject(_, shape) => self.object(shape),
-                        _ => self.builtin("null", "null"),
+                    let text = self.name(&Kind::Text);
+                    let members = match kind {
+                        Kind::TextOrObject(_, shape) => [text, self.object(shape)],
+                        Kind::SwitchOrTexts(_) => [self.name(&Kind::Switch), self.name(&Kind::list(Kind::Text))],
+                        _ => [text, self.builtin("null", "null")],
                     };
-                    let members = [self.builtin("str", "string"), other];
                     let members: Value = members.into_iter().map(|name| json!({"type": name})).collect();
                     self.entities.push(json!({"name": name, "meta-type": "alternate", "members": members}));
                     name

@@ -27,5 +27,7 @@ pub use migration::handover::HandedOver;
 pub use migration::status::MigrationStatus;
 pub use published::{Event, MigrationInfo, Published, default_parameters};
 pub use queue::{Next, Queue};
-pub use request::{AnyRequest, EngineRequest, Envelope, GuestEvent, ParameterChange, Refusal, Request, Terms};
+pub use request::{
+    AnyRequest, DiskCopies, EngineRequest, Envelope, GuestEvent, ParameterChange, Refusal, Request, Terms,
+};
 pub use state::RunState;

@@ -71,10 +71,22 @@ pub struct Terms {
     pub keeps_running: bool,
     /// Whether the file is for a QEMU.
     pub to_qemu: bool,
-    /// Whether the content of the writable disks is sent.
-    pub copies_disks: bool,
+    /// Disks whose content is sent.
+    pub copies: DiskCopies,
     /// Parameters of this migration and of later ones, set only if the migration begins.
     pub parameters: ParameterChange,
+}
+
+/// Selection of the writable disks whose content a migration sends; the other disks are shared.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum DiskCopies {
+    /// No disk.
+    #[default]
+    None,
+    /// All writable disks.
+    All,
+    /// The disks of these names.
+    Named(Vec<String>),
 }
 
 /// Changes of migration [parameters](vmstate::migrate::PARAMETERS) and of the parameters of [TLS](Tls::PARAMETERS), by name.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use minivmm::config::{Address, Disk, RateLimits};
 use minivmm::devices::virtio::blk::Bitmaps;
-use minivmm::vm::{MigrationStatus, Request, RunState, Terms};
+use minivmm::vm::{DiskCopies, MigrationStatus, Request, RunState, Terms};
 use ring::digest::{SHA256, digest};
 use serde_json::{Value, json};
 use vmstate_lab::vmm::{Config, Program, Vmm};
@@ -174,7 +174,7 @@ fn bitmaps_go_with_a_copied_disk() {
     let Some(ground) = Ground::new() else { return };
     let copy = Disk { create: Some(BYTES), ..disk(&ground.dir.path().join("copy")) };
     let destination = Machine::start_writing(ground.dir.path(), Some(&ground.address), copy, None);
-    let terms = Terms { copies_disks: true, ..Terms::default() };
+    let terms = Terms { copies: DiskCopies::All, ..Terms::default() };
     ground.source.handle.ask(Request::Migrate(ground.address.clone(), terms)).unwrap();
     assert_eq!(ground.source.await_end(), MigrationStatus::Completed, "{:?}", ground.source.handle.migration());
     destination.await_passes(1);

@@ -8,13 +8,13 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use minivmm::config::{Address, Disk, RateLimits};
+use minivmm::config::{Address, Disk, ListenAt, RateLimits};
 use minivmm::devices::virtio::blk::{Image, Mark};
-use minivmm::vm::{MigrationStatus, ParameterChange, Request, RunState, Terms};
+use minivmm::vm::{DiskCopies, MigrationStatus, ParameterChange, Request, RunState, Terms};
 use vmstate_lab::tmpfs::Tmpfs;
 use vmstate_lab::{skip, tiny};
 
-use crate::machine::{Machine, lab, unix_address, until};
+use crate::machine::{Machine, PAGES, lab, unix_address, until};
 use crate::ownership::generation;
 use crate::proxy::{Proxy, Word};
 
@@ -37,8 +37,7 @@ fn content(at: u64) -> Vec<u8> {
 }
 
 /// Makes the image of a guest that has not booted yet.
-fn original(dir: &Path) -> PathBuf {
-    let path = dir.join("original");
+fn original(path: PathBuf) -> PathBuf {
     let file = File::create(&path).unwrap();
     file.set_len(BYTES).unwrap();
     pieces().for_each(|at| file.write_all_at(&content(at), at).unwrap());
@@ -77,7 +76,7 @@ fn refusal(path: &Path) -> String {
 }
 
 fn copy() -> Terms {
-    Terms { copies_disks: true, ..Terms::default() }
+    Terms { copies: DiskCopies::All, ..Terms::default() }
 }
 
 /// A guest in `source` with a disk of its own, and the path of a destination's image.
@@ -92,7 +91,7 @@ struct Ground {
 impl Ground {
     fn new(lease: bool) -> Option<Self> {
         let dir = lab()?;
-        let original = original(dir.path());
+        let original = original(dir.path().join("original"));
         let lease = lease.then(|| dir.path().join("lease"));
         let source = Machine::start_writing(dir.path(), None, disk(&original, None), lease);
         source.await_passes(1);
@@ -331,4 +330,128 @@ fn a_full_file_system_at_the_destination_leaves_the_guest_at_the_source() {
     destination.end();
     ground.assert_stayed();
     ground.source.quit();
+}
+
+/// A guest with two disks, of which it writes the first one; the destination creates images for some of them and shares the others.
+struct TwoDisks {
+    dir: tempfile::TempDir,
+    source: Machine,
+    originals: [PathBuf; 2],
+    address: Address,
+}
+
+impl TwoDisks {
+    fn new() -> Option<Self> {
+        let dir = lab()?;
+        let originals = ["first", "second"].map(|name| original(dir.path().join(name)));
+        let source = Self::start(dir.path(), None, originals.each_ref().map(|path| disk(path, None)));
+        source.await_passes(1);
+        let address = unix_address(dir.path(), "incoming");
+        Some(Self { dir, source, originals, address })
+    }
+
+    fn start(dir: &Path, incoming: Option<&Address>, disks: [Disk; 2]) -> Machine {
+        Machine::start_config(dir, &tiny::bzimage(), |config| {
+            config.incoming = incoming.cloned().map(ListenAt::Address);
+            (config.append, config.disks) = (tiny::command_line_with_disk(PAGES, 0x800), disks.into());
+        })
+    }
+
+    fn copy(&self, index: usize) -> PathBuf {
+        self.dir.path().join(format!("copy{index}"))
+    }
+
+    /// Starts the destination, which creates images for these disks.
+    fn destination(&self, created: &[usize]) -> Machine {
+        let mut disks = self.originals.each_ref().map(|path| disk(path, None));
+        created.iter().for_each(|index| disks[*index] = disk(&self.copy(*index), Some(BYTES)));
+        Self::start(self.dir.path(), Some(&self.address), disks)
+    }
+
+    fn migrate(&self, to: &Address, names: &[&str]) {
+        let copies = DiskCopies::Named(names.iter().map(|name| (*name).into()).collect());
+        self.source.handle.ask(Request::Migrate(to.clone(), Terms { copies, ..Terms::default() })).unwrap();
+    }
+}
+
+#[test]
+fn one_of_two_disks_is_copied_and_the_other_one_is_shared() {
+    for copied in [0, 1] {
+        let Some(ground) = TwoDisks::new() else { return };
+        let second = std::fs::read(&ground.originals[1]).unwrap();
+        let destination = ground.destination(&[copied]);
+        ground.migrate(&ground.address, &[&format!("virtio{copied}")]);
+        assert_eq!(ground.source.await_end(), MigrationStatus::Completed, "{:?}", ground.source.handle.migration());
+        assert_eq!(ground.source.handle.migration().disk.unwrap().total, BYTES, "one disk is sent");
+        let left = pass(&ground.originals[0]);
+        destination.await_passes(3);
+        let mut images = ground.originals.clone();
+        images[copied] = ground.copy(copied);
+        ground.source.quit();
+        destination.quit();
+        assert!(pass(&images[0]) >= left + 2);
+        assert_copied(&images[copied]);
+        assert!(std::fs::read(&images[1]).unwrap() == second, "the disk that the guest does not write");
+        let marks = |path: &PathBuf| marks(path);
+        assert_eq!(ground.originals.each_ref().map(marks)[copied], [Mark::Stale]);
+        assert_eq!(images.each_ref().map(marks), [[]; 2]);
+        // Both images record that the guest has gone on, the new one for the first time.
+        assert_eq!((generation(&images[copied]), generation(&images[1 - copied])), (Some(1), Some(2)));
+    }
+}
+
+#[test]
+fn sides_that_do_not_agree_on_the_copied_disks_are_refused_with_the_disks_name() {
+    let Some(ground) = TwoDisks::new() else { return };
+    let copies = DiskCopies::Named(vec!["virtio1".into(), "virtio2".into()]);
+    let unknown = Request::Migrate(ground.address.clone(), Terms { copies, ..Terms::default() });
+    let refused = ground.source.handle.ask(unknown).unwrap_err().0;
+    assert_eq!(refused, "disk 'virtio2' cannot be copied: the writable disks are virtio0, virtio1");
+    for (names, created, why) in [
+        (&["virtio0"][..], &[0, 1][..], "the content of disk 'virtio1'"),
+        (&[], &[1], "minivmm migrate --copy-disk or --copy-disk=virtio1 there"),
+        (&["virtio0", "virtio1"], &[1], "minivmm/disk/0: the source sends the content of this disk, but"),
+        (&["virtio1"], &[0], "minivmm/disk/1: the source sends the content of this disk, but"),
+    ] {
+        let destination = ground.destination(created);
+        ground.migrate(&ground.address, names);
+        assert_eq!(ground.source.await_end(), MigrationStatus::Failed, "{names:?}");
+        let error = ground.source.handle.migration().error.unwrap();
+        assert!(error.contains(why), "{names:?}: {error}");
+        assert_eq!(destination.passes(), 0);
+        destination.quit();
+        assert_eq!(ground.source.handle.run_state(), RunState::Running);
+        ground.source.await_passes(2);
+        assert!(ground.originals.iter().all(|path| marks(path).is_empty()));
+    }
+    ground.source.quit();
+}
+
+/// The disk that both sides share decides, as a lease would: see the test of a wire that is cut, above.
+#[test]
+fn a_shared_disk_decides_which_side_has_the_copied_one() {
+    for (word, end) in [
+        (Word::Ready, MigrationStatus::Failed),
+        (Word::End, MigrationStatus::Failed),
+        (Word::TakesOver, MigrationStatus::Unacknowledged),
+    ] {
+        let Some(ground) = TwoDisks::new() else { return };
+        let destination = ground.destination(&[1]);
+        let proxy = Proxy::holding(word, ground.dir.path(), &ground.address);
+        ground.migrate(&proxy.address, &["virtio1"]);
+        until(|| proxy.holds(), || format!("{:?}", ground.source.handle.migration()));
+        proxy.cut();
+        assert_eq!(ground.source.await_end(), end, "{:?}", ground.source.handle.migration());
+        let arrives = end == MigrationStatus::Unacknowledged;
+        if arrives {
+            destination.await_passes(3);
+            destination.quit();
+        } else {
+            ground.source.await_passes(2);
+            destination.end();
+        }
+        assert_eq!(marks(&ground.originals[1]).contains(&Mark::Stale), arrives);
+        assert_eq!(marks(&ground.copy(1)).contains(&Mark::Incomplete), !arrives);
+        ground.source.quit();
+    }
 }

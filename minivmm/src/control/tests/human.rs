@@ -5,7 +5,7 @@ use vmstate::migrate::{Phase, SourcePhase};
 
 use super::{TestClient, running};
 use crate::migration::disk::DiskFigures;
-use crate::vm::{ParameterChange, Request, Terms};
+use crate::vm::{DiskCopies, ParameterChange, Request, Terms};
 
 /// Returns what a line prints.
 fn print(test_client: &mut TestClient, line: &str) -> String {
@@ -20,7 +20,7 @@ fn each_line_sends_its_request_to_the_driver() {
     let change = |name, value: u64| Request::MigrateSetParameters(ParameterChange::default().with(name, value));
     let detached = "terminal does not allow synchronous migration, continuing detached\r\n";
     let to = Request::Migrate("unix:/x".parse().unwrap(), Terms::default());
-    let copies = Terms { copies_disks: true, ..Terms::default() };
+    let copies = Terms { copies: DiskCopies::All, ..Terms::default() };
     let with_disk = Request::Migrate("unix:/x".parse().unwrap(), copies);
     let resumes = Request::MigrateResume("unix:/x".parse().unwrap());
     for (line, printed, request) in [

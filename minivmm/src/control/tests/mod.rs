@@ -23,7 +23,9 @@ use crate::config::Address;
 use crate::control::Session;
 use vmstate::migrate::ParameterValue;
 
-use crate::vm::{AnyRequest, Handle, Next, ParameterChange, Published, Queue, Refusal, Request, RunState, Terms};
+use crate::vm::{
+    AnyRequest, DiskCopies, Handle, Next, ParameterChange, Published, Queue, Refusal, Request, RunState, Terms,
+};
 
 /// Answers requests as the real driver does, and reports them; ends at `Quit`.
 fn driver(mut queue: Queue, shared: Arc<Published>, seen: Sender<Request>) -> JoinHandle<()> {
@@ -173,7 +175,7 @@ fn requests_reach_the_driver_and_its_refusals_the_client() {
     let mut test_client = TestClient::negotiated(&handle);
     let fine = json!({"return": {}});
     let change = |change| Request::MigrateSetParameters(change);
-    let commands: [(&str, Request); 15] = [
+    let commands: [(&str, Request); 16] = [
         (
             r#"{"execute":"migrate","arguments":{"uri":"unix:/run/x","target-schema":"/run/old.json","keep-running":true,"to-qemu":true,"copy-disk":true}}"#,
             Request::Migrate(
@@ -182,9 +184,16 @@ fn requests_reach_the_driver_and_its_refusals_the_client() {
                     release: Some("/run/old.json".into()),
                     keeps_running: true,
                     to_qemu: true,
-                    copies_disks: true,
+                    copies: DiskCopies::All,
                     ..Terms::default()
                 },
+            ),
+        ),
+        (
+            r#"{"execute":"migrate","arguments":{"uri":"unix:/run/x","copy-disk":["virtio1","virtio3"]}}"#,
+            Request::Migrate(
+                Address::Unix("/run/x".into()),
+                Terms { copies: DiskCopies::Named(vec!["virtio1".into(), "virtio3".into()]), ..Terms::default() },
             ),
         ),
         (

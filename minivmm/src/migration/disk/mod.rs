@@ -176,7 +176,7 @@ impl IterativeSection for DiskSection {
         if self.image.marked() != Some(Mark::Incomplete) {
             let message = format!(
                 "the source sends the content of this disk, but {} was here before: start this machine with --disk FILE,create={bytes} and a \
-                 new FILE, or migrate without --copy-disk",
+                 new FILE, or leave the disk out of --copy-disk there",
                 self.image.resource().path().display()
             );
             return Err(Error::new(ErrorKind::Rejected, message));

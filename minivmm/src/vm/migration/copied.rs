@@ -6,15 +6,16 @@ use std::sync::{Arc, Mutex};
 use vmstate::ownership::Role;
 
 use crate::config::Address;
-use crate::devices::virtio::blk::{Image, Mark};
+use crate::devices::virtio::blk::{Image, Mark, node_name};
 use crate::migration::disk::{Arrival, DiskCount, DiskSection, SharedDisk};
 use crate::sync::lock;
+use crate::vm::request::DiskCopies;
 
 /// Why the content of disks is not sent to a file or to a process of this host.
 pub(super) const NO_MACHINE: &str =
     "disks are copied only to another machine: leave out copy-disk, and copy the images while the guest is paused";
 
-/// Writable disks of a machine.
+/// Writable disks of a machine, all of them or some.
 #[derive(Clone, Debug, Default)]
 pub(super) struct CopiedDisks(Vec<CopiedDisk>);
 
@@ -36,6 +37,25 @@ impl CopiedDisks {
             section: Arc::new(Mutex::new(DiskSection::new(image))),
         };
         Self(writable.map(disk).collect())
+    }
+
+    /// Source: selects the disks whose content is sent.
+    ///
+    /// # Errors
+    /// A name is no writable disk's: the reason, as a sentence for the user.
+    pub(super) fn selected(images: &[Arc<Image>], copies: &DiskCopies) -> Result<Self, String> {
+        let all = Self::writable(images);
+        let names = match copies {
+            DiskCopies::None => return Ok(Self::default()),
+            DiskCopies::All => return Ok(all),
+            DiskCopies::Named(names) => names,
+        };
+        let known: Vec<_> = all.0.iter().map(CopiedDisk::name).collect();
+        if let Some(name) = names.iter().find(|name| !known.contains(name)) {
+            let known = if known.is_empty() { "none".into() } else { known.join(", ") };
+            return Err(format!("disk '{name}' cannot be copied: the writable disks are {known}"));
+        }
+        Ok(Self(all.0.into_iter().filter(|disk| names.contains(&disk.name())).collect()))
     }
 
     /// Sections of the disks, by instance.
@@ -99,10 +119,10 @@ impl CopiedDisks {
     pub(super) fn lacking(&self) -> Vec<String> {
         let lacks = |disk: &&CopiedDisk| disk.arrival() == Arrival::None;
         let sentence = |disk: &CopiedDisk| {
-            let (number, path) = (u16::from(disk.index) + 1, disk.image.resource().path().display());
+            let (name, path) = (disk.name(), disk.image.resource().path().display());
             format!(
-                "the content of disk {number} ({path}) is expected from the source (create=), which does not send it: use \
-                     minivmm migrate --copy-disk there"
+                "the content of disk '{name}' ({path}) is expected from the source (create=), which does not send it: use \
+                     minivmm migrate --copy-disk or --copy-disk={name} there"
             )
         };
         self.expected().filter(lacks).map(sentence).collect()
@@ -111,9 +131,7 @@ impl CopiedDisks {
     /// Destination: describes the disks whose content is incomplete.
     pub(super) fn incomplete(&self) -> Vec<String> {
         let incomplete = self.expected().filter(|disk| disk.arrival() != Arrival::Whole);
-        incomplete
-            .map(|disk| format!("the content of disk {} has not arrived completely", u16::from(disk.index) + 1))
-            .collect()
+        incomplete.map(|disk| format!("the content of disk '{}' has not arrived completely", disk.name())).collect()
     }
 
     fn expected(&self) -> impl Iterator<Item = &CopiedDisk> {
@@ -122,6 +140,10 @@ impl CopiedDisks {
 }
 
 impl CopiedDisk {
+    fn name(&self) -> String {
+        node_name(self.index.into())
+    }
+
     fn arrival(&self) -> Arrival {
         lock(&self.section).arrival()
     }

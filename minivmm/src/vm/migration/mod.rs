@@ -58,7 +58,7 @@ use crate::migration::sections::{MachineState, Parts};
 use crate::sync::lock;
 use crate::vm::assembly::{Outcome, Vm};
 use crate::vm::published::{Event, Hold};
-use crate::vm::request::{GuestEvent, ParameterChange, Refusal, Rehearsing, Terms};
+use crate::vm::request::{DiskCopies, GuestEvent, ParameterChange, Refusal, Rehearsing, Terms};
 use crate::vm::state::RunState;
 
 /// Longest stop of the guest for a rehearsal.
@@ -126,11 +126,8 @@ impl Vm {
                 format!("{address} takes one stream, and multifd makes several: switch the capability multifd off");
             return Err(Refusal(why).into());
         }
-        let copied = match terms.copies_disks {
-            true => CopiedDisks::writable(&self.backends.images),
-            false => CopiedDisks::default(),
-        };
-        if terms.copies_disks {
+        let copied = CopiedDisks::selected(&self.backends.images, &terms.copies).map_err(Refusal)?;
+        if terms.copies != DiskCopies::None {
             copied.check(&address).map_err(Refusal)?;
         }
         let way = Way::to(&address, &self.backends.images).map_err(Refusal)?;
@@ -139,7 +136,7 @@ impl Vm {
         let offer = in_place.then(|| Offer::new(&self.ram, self.segment.as_ref(), &self.backends, continues));
         let offer = offer.transpose().map_err(Refusal)?;
         let hands_over = offer.is_some() && continues;
-        if terms.copies_disks && matches!(way, Way::File(_)) {
+        if terms.copies != DiskCopies::None && matches!(way, Way::File(_)) {
             return Err(Refusal(format!("{address}: {NO_MACHINE}")).into());
         }
         if secure.is_some() && matches!(way, Way::File(_)) {
