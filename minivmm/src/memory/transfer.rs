@@ -1,5 +1,6 @@
 //! Sends guest RAM to descriptors and receives it, by one gathering or scattering system call, without a copy in this process.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
@@ -71,12 +72,37 @@ impl Ram {
         // SAFETY: so many vectors are there, each inside of a mapping that `self` keeps alive and may write. No reference of Rust's
         // is to guest memory.
         let received = result(unsafe { libc::readv(from.as_raw_fd(), vectors.as_ptr(), vectors.len() as c_int) })?;
-        let mut left = received;
-        for slice in &slices {
-            let here = slice.len().min(left);
-            slice.bitmap().mark_dirty(0, here);
-            left -= here;
-        }
+        mark_received(&slices, received);
+        Ok(received)
+    }
+
+    /// Writes the first of `len` bytes at `offset` of the block to `file` at `at`, with RAM's present content, and returns how many.
+    ///
+    /// # Errors
+    /// The errors of pwritev(2); [`Error::OutsideRam`] as the inner error.
+    pub fn send_at(&self, file: &File, at: u64, offset: u64, len: u64) -> io::Result<usize> {
+        let slices: Vec<_> = self.slices(offset, len).map_err(io::Error::other)?.collect();
+        let vectors: Vec<_> = slices.iter().map(|slice| vector(slice.ptr_guard_mut().as_ptr(), slice.len())).collect();
+        let at = libc::off64_t::try_from(at).map_err(io::Error::other)?;
+        // SAFETY: so many vectors are there, each inside of a mapping that `self` keeps alive, and the kernel reads them only. No
+        // reference of Rust's is to guest memory.
+        result(unsafe { libc::pwritev64(file.as_raw_fd(), vectors.as_ptr(), vectors.len() as c_int, at) })
+    }
+
+    /// Reads from `file` at `at` into the first of `len` bytes at `offset` of the block, and returns how many; 0 at the end. The
+    /// pages are marked as [`receive`](Self::receive) does.
+    ///
+    /// # Errors
+    /// The errors of preadv(2); [`Error::OutsideRam`] as the inner error.
+    pub fn receive_at(&self, file: &File, at: u64, offset: u64, len: u64) -> io::Result<usize> {
+        let slices: Vec<_> = self.slices(offset, len).map_err(io::Error::other)?.collect();
+        let vectors: Vec<_> = slices.iter().map(|slice| vector(slice.ptr_guard_mut().as_ptr(), slice.len())).collect();
+        let at = libc::off64_t::try_from(at).map_err(io::Error::other)?;
+        // SAFETY: so many vectors are there, each inside of a mapping that `self` keeps alive and may write. No reference of Rust's
+        // is to guest memory.
+        let received =
+            result(unsafe { libc::preadv64(file.as_raw_fd(), vectors.as_ptr(), vectors.len() as c_int, at) })?;
+        mark_received(&slices, received);
         Ok(received)
     }
 
@@ -99,6 +125,15 @@ impl Ram {
             (Ok(low), Ok(high)) => Ok(low.into_iter().chain(high)),
             _ => Err(outside),
         }
+    }
+}
+
+/// Marks the first `received` bytes of `slices` as written by a device.
+fn mark_received(slices: &[Slice<'_>], mut received: usize) {
+    for slice in slices {
+        let here = slice.len().min(received);
+        slice.bitmap().mark_dirty(0, here);
+        received -= here;
     }
 }
 

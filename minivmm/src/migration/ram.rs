@@ -1,12 +1,13 @@
 //! Guest RAM for the engine: one block of pages, and the blocks of QEMU's firmware.
 
+use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
 
 use vmstate::ErrorKind;
 use vmstate::codec::{Outbox, PageRun, Piece};
-use vmstate::ram::{GuestRam, PostcopyMemory, RamBlock, copied_in, copied_out};
+use vmstate::ram::{GuestRam, PostcopyMemory, RamBlock, copied_in, copied_in_at, copied_out, copied_out_at};
 
 use super::block_time::BlockClock;
 use super::firmware::{Firmware, Place, SEGMENT};
@@ -197,6 +198,22 @@ impl GuestRam for MachineRam {
             return copied_in(self, runs, |into| Ok(nix::unistd::read(from, into)?));
         }
         self.ram.receive(from, runs.iter().map_while(|run| self.in_ram(run).map(|offset| (offset, run.len))))
+    }
+
+    /// Writes without a copy, like [`send`](Self::send).
+    fn send_at(&self, file: &File, offset: u64, run: PageRun) -> io::Result<usize> {
+        match self.in_ram(&run) {
+            Some(in_ram) => self.ram.send_at(file, offset, in_ram, run.len),
+            None => copied_out_at(self, file, offset, run),
+        }
+    }
+
+    /// Reads without a copy, like [`send`](Self::send).
+    fn receive_at(&self, file: &File, offset: u64, run: PageRun) -> io::Result<usize> {
+        match self.in_ram(&run) {
+            Some(in_ram) => self.ram.receive_at(file, offset, in_ram, run.len),
+            None => copied_in_at(self, file, offset, run),
+        }
     }
 
     /// Maps the guest's RAM except what is beneath QEMU's firmware. Other blocks are small, memory in a file of its own stays

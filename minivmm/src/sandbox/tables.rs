@@ -259,14 +259,12 @@ const MIGRATION: &[Call] = &[
     (libc::SYS_ppoll, ANY),
     // A guest's state in a file, which the driver has opened, is on the disk before the guest's disks are released.
     (libc::SYS_fsync, ANY),
-    // Pages of a new state file are written at their places, and the file is renamed from its `.partial` name once it is whole.
+    // A new state file has a second descriptor for pages, and is renamed from its `.partial` name once it is whole.
     (libc::SYS_fcntl, &[Is(1, libc::F_DUPFD_CLOEXEC as u64)]),
     (libc::SYS_renameat2, &[Is(4, libc::RENAME_NOREPLACE as u64)]),
     (libc::SYS_rename, ANY),
     // Guest memory that maps a file stays out of core dumps.
     (libc::SYS_madvise, &[Is(2, libc::MADV_DONTDUMP as u64)]),
-    // Pages that are read into guest memory without a copy.
-    (libc::SYS_readv, ANY),
     // Ownership: locks and records of images and of the lease, and the check that both sides have the same ones.
     (libc::SYS_fcntl, &[Is(1, libc::F_OFD_SETLK as u64)]),
     (libc::SYS_fcntl, &[Is(1, libc::F_OFD_GETLK as u64)]),
@@ -281,9 +279,18 @@ const MIGRATION: &[Call] = &[
     (libc::SYS_setpriority, &[Is(0, libc::PRIO_PROCESS as u64), Is(1, 0)]),
 ];
 
-/// Pages move between a socket and guest memory.
-const PAGES: &[Call] =
-    &[(libc::SYS_sendto, ANY), (libc::SYS_recvfrom, ANY), (libc::SYS_readv, ANY), (libc::SYS_ppoll, ANY)];
+/// Pages move between guest memory and a socket, or their places in a file.
+const PAGES: &[Call] = &[
+    (libc::SYS_sendto, ANY),
+    (libc::SYS_recvfrom, ANY),
+    (libc::SYS_readv, ANY),
+    (libc::SYS_ppoll, ANY),
+    (libc::SYS_pwritev, ANY),
+    (libc::SYS_preadv, ANY),
+    // Pages of QEMU's firmware, which are copied.
+    (libc::SYS_pwrite64, ANY),
+    (libc::SYS_pread64, ANY),
+];
 
 const STREAM: Only = Bits(1, !(libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK) as u32 as u64, libc::SOCK_STREAM as u64);
 

@@ -228,7 +228,20 @@ fn a_guest_runs_on_behind_its_snapshot_and_clones_run_from_there() {
     assert_eq!(std::fs::metadata(&state).unwrap().modified().unwrap(), written);
 
     let from = format!("file:{state}");
-    let mut clones = [(); 2].map(|()| Running::start(&["--incoming", &from], Stdio::null()).unwrap());
+    let mut clones = [(); 2]
+        .map(|()| Running::start(&["--incoming", &from], Stdio::null()).unwrap())
+        .into_iter()
+        .collect::<Vec<_>>();
+    // Several threads, confined as they are in use, write another file and read it.
+    let by_threads = format!("file:{state}-by-threads");
+    let multifd = json!({"capabilities": [{"capability": "multifd", "state": true}]});
+    machine.control().execute("migrate-set-capabilities", multifd.clone()).unwrap();
+    let output = minivmm(&["snapshot", "save", "--control", &control, &by_threads["file:".len()..]]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let reads = Running::start(&["--incoming", "defer", "--restore", "eager"], Stdio::null()).unwrap();
+    reads.control().execute("migrate-set-capabilities", multifd).unwrap();
+    reads.control().execute("migrate-incoming", json!({ "uri": by_threads })).unwrap();
+    clones.push(reads);
     for running in clones.iter_mut().chain([&mut machine]) {
         let mut printed = [0; 20];
         running.child.stdout.as_mut().unwrap().read_exact(&mut printed).unwrap();

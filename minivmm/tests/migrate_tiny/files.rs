@@ -73,13 +73,10 @@ fn a_guest_that_does_not_get_into_the_file_runs_on() {
     assert_eq!(fs::read_to_string(dir.path().join("old")).unwrap(), "text");
     assert!(refusal(".", 0).contains("it exists already"));
     assert!(refusal("none/state", 0).contains("No such file or directory"));
-    let multifd = |on: bool| {
-        let change = ParameterChange::default().with("multifd", on);
-        source.handle.ask(Request::MigrateSetParameters(change)).unwrap();
-    };
-    multifd(true);
-    assert!(refusal("state", 0).contains("switch the capability multifd off"));
-    multifd(false);
+    let compresses = ParameterChange::default()
+        .with("multifd", true)
+        .with("multifd-compression", ParameterValue::Word("zstd".into()));
+    assert!(refusal_of("state", 0, compresses).contains("Mapped-ram only available for non-compressed"));
     let tls = ParameterChange::default().with("tls-creds", ParameterValue::Word("certs".to_owned().into()));
     assert!(refusal_of("state", 0, tls).contains("a file is not encrypted"));
     let keep_running = |release: Option<&str>, at: Address| {
@@ -192,7 +189,7 @@ fn a_guest_whose_memory_was_read_before_it_runs_needs_its_file_no_more() {
     source.handle.ask(Request::Stop).unwrap();
     assert_eq!(source.migrate(&state), MigrationStatus::Completed);
     source.quit();
-    let there = Machine::start_restored(dir.path(), &state, Restore::Eager);
+    let there = Machine::start_restored(dir.path(), ListenAt::Address(state), Restore::Eager);
     there.await_state(RunState::Paused);
     let path = dir.path().join("state");
     assert!(!fs::read_to_string("/proc/self/maps").unwrap().contains(path.to_str().unwrap()));
@@ -201,6 +198,28 @@ fn a_guest_whose_memory_was_read_before_it_runs_needs_its_file_no_more() {
     File::options().write(true).open(&path).unwrap().write_all(&zeros).unwrap();
     there.handle.ask(Request::Cont).unwrap();
     there.await_passes(2);
+    there.quit();
+}
+
+/// The guest checks its memory after several threads have written it to the file and read it from there.
+#[test]
+fn several_threads_write_a_guest_and_read_it() {
+    let Some((dir, source)) = running() else { return };
+    let multifd = ParameterChange::default().with("multifd", true).with("multifd-channels", 3);
+    let set = |machine: &Machine| machine.handle.ask(Request::MigrateSetParameters(multifd.clone())).unwrap();
+    set(&source);
+    let state = file(dir.path(), "state", 0);
+    assert_eq!(source.migrate(&state), MigrationStatus::Completed);
+    let figures = source.handle.migration().figures;
+    let dump = Dump::read(&fs::read(dir.path().join("state")).unwrap());
+    let in_file: u64 = dump.ram.blocks().iter().map(|block| block.pages.normal).sum();
+    assert!(dump.damage.is_none() && in_file > 0 && figures.normal_pages >= in_file, "{figures:?}");
+    source.quit();
+    let there = Machine::start_restored(dir.path(), ListenAt::Deferred, Restore::Eager);
+    set(&there);
+    assert_eq!(read(&there, &state), MigrationStatus::Completed);
+    there.await_passes(2);
+    assert_eq!(there.handle.migration().figures.normal_pages, in_file);
     there.quit();
 }
 

@@ -98,11 +98,11 @@ impl Machine {
         })
     }
 
-    /// Starts a machine with the disk of `dir` and the guest of a file, whose memory is read as `restore` says.
-    pub(crate) fn start_restored(dir: &Path, from: &Address, restore: Restore) -> Self {
+    /// Starts a machine with the disk of `dir` that awaits a guest of a file, whose memory is read as `restore` says.
+    pub(crate) fn start_restored(dir: &Path, from: ListenAt, restore: Restore) -> Self {
         Self::start_config(dir, &tiny::bzimage(), |config| {
             let disk = Disk { path: dir.join("disk"), read_only: false, create: None, limits: RateLimits::default() };
-            (config.incoming, config.disks) = (Some(ListenAt::Address(from.clone())), vec![disk]);
+            (config.incoming, config.disks) = (Some(from), vec![disk]);
             config.restore = restore;
         })
     }

@@ -21,6 +21,7 @@ use super::{Claim, Machine, Over};
 use crate::channel::{Channel, Clock};
 use crate::codec::{Limits, Strictness};
 use crate::error::{Error, ErrorKind, Result};
+use crate::ram::mapped::FileThreads;
 use crate::ram::multifd::PageChannels;
 use crate::ram::{GuestRam, PageCount, PageFigures, RamSection, announces_shared};
 use crate::section::Sections;
@@ -59,6 +60,9 @@ pub struct DestinationOptions {
     pub claim_timeout: Duration,
     /// Also accepts pages from page channels, if the source has them. For one migration.
     pub page_channels: Option<Receivers>,
+    /// The threads that read pages from their places in a file, on each of which a worker runs; `None`: the calling thread reads
+    /// them. For one migration.
+    pub file_threads: Option<FileThreads>,
 }
 
 impl DestinationOptions {
@@ -72,6 +76,7 @@ impl DestinationOptions {
             silence: Some(Duration::from_secs(60)),
             claim_timeout: Duration::from_secs(1),
             page_channels: None,
+            file_threads: None,
         }
     }
 }
@@ -131,7 +136,7 @@ pub fn run(incoming: Incoming<'_, '_>, options: &DestinationOptions, control: &C
     let silence = options.silence.map_or(Timeout::Endless, Timeout::Silence);
     let wire =
         Link::new(channel, memory, clock, control, options.strictness, options.limits, STREAM).with(&page_channels);
-    let ram_section = RamSection::incoming(memory).with(&page_channels);
+    let ram_section = RamSection::incoming(memory).with(&page_channels).reading_on(options.file_threads.clone());
     let pages = ram_section.figures();
     let loader = Loader::new(
         wire.serving(memory),

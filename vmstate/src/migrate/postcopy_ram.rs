@@ -2,6 +2,7 @@
 //! missing, and which of them were requested. The reader of the stream uses it like any guest memory.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
@@ -404,6 +405,11 @@ impl GuestRam for PostcopyRam<'_> {
 
     fn receive(&self, from: BorrowedFd<'_>, runs: &[PageRun]) -> io::Result<usize> {
         self.ram.receive(from, runs)
+    }
+
+    /// A file contains all pages, so a migration from it has no post-copy.
+    fn receive_at(&self, file: &File, offset: u64, run: PageRun) -> io::Result<usize> {
+        self.ram.receive_at(file, offset, run)
     }
 }
 

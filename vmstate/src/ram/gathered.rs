@@ -1,6 +1,8 @@
 //! Copies pages out of guest memory and into it, for channels that cannot access guest memory themselves.
 
+use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt;
 
 use super::{GuestRam, PAGE, PAGE_SIZE};
 use crate::codec::{Outbox, PageRun, Piece};
@@ -83,6 +85,50 @@ pub fn copied_in(
         left = rest;
     }
     Ok(count)
+}
+
+/// Copies the first bytes of `run`, at most 256 KiB, and writes them to `file` at `offset`: the implementation of
+/// [`GuestRam::send_at`] for memory that the system cannot access. The copy begins at a multiple of the page size in memory, as
+/// direct I/O needs (open(2), O_DIRECT).
+///
+/// # Errors
+/// Errors of the file; errors of guest memory, as the inner error.
+pub fn copied_out_at(
+    ram: &(impl GuestRam + ?Sized),
+    file: &File,
+    offset: u64,
+    PageRun { block, offset: first, len }: PageRun,
+) -> io::Result<usize> {
+    let (before, len) = (size(first % PAGE_SIZE), size(len));
+    let mut buffer = Vec::new();
+    let copy = aligned(&mut buffer, before.saturating_add(len).next_multiple_of(PAGE).min(COPY));
+    ram.read(block, first - before as u64, copy).map_err(io::Error::other)?;
+    file.write_at(copy.get(before..copy.len().min(before.saturating_add(len))).unwrap_or_default(), offset)
+}
+
+/// Reads from `file` at `offset` into the first bytes of `run`, at most 256 KiB, by way of a copy: the implementation of
+/// [`GuestRam::receive_at`] for memory that the system cannot access. The copy is aligned as in [`copied_out_at`].
+///
+/// # Errors
+/// Errors of the file; errors of guest memory, as the inner error.
+pub fn copied_in_at(ram: &(impl GuestRam + ?Sized), file: &File, offset: u64, run: PageRun) -> io::Result<usize> {
+    let (mut buffer, before) = (Vec::new(), size(run.offset % PAGE_SIZE));
+    let copy = aligned(&mut buffer, before.saturating_add(size(run.len)).min(COPY));
+    let copy = copy.get_mut(before..).unwrap_or_default();
+    let count = file.read_at(copy, offset)?;
+    write(ram, run.block, run.offset, copy.get(..count).unwrap_or_default()).map_err(io::Error::other)?;
+    Ok(count)
+}
+
+/// Makes `len` zero bytes in `buffer` that begin at a multiple of the page size.
+fn aligned(buffer: &mut Vec<u8>, len: usize) -> &mut [u8] {
+    *buffer = vec![0; len + PAGE];
+    let start = buffer.as_ptr().align_offset(PAGE);
+    buffer.get_mut(start..start + len).unwrap_or_default()
+}
+
+fn size(bytes: u64) -> usize {
+    usize::try_from(bytes).unwrap_or(usize::MAX)
 }
 
 /// Writes by whole pages: the part of a page that was not received yet stays unchanged.

@@ -20,6 +20,7 @@ mod summary;
 pub(crate) mod xbzrle;
 pub(crate) mod zero;
 
+use std::fs::File;
 use std::io;
 use std::os::fd::BorrowedFd;
 
@@ -28,7 +29,7 @@ use crate::error::Result;
 use zero::is_zero;
 
 pub(crate) use figures::{PageFigures, RamSettings};
-pub use gathered::{copied_in, copied_out};
+pub use gathered::{copied_in, copied_in_at, copied_out, copied_out_at};
 #[cfg(feature = "vm-memory")]
 pub use guest_memory::{DeviceWrites, MemoryRam};
 pub use heat::HeatMap;
@@ -201,6 +202,29 @@ pub trait GuestRam: Sync {
     /// Those of `read`; errors of guest memory, as the inner error.
     fn receive(&self, from: BorrowedFd<'_>, runs: &[PageRun]) -> io::Result<usize> {
         copied_in(self, runs, |into| Ok(nix::unistd::read(from, into)?))
+    }
+
+    /// Writes the first bytes of `run` to `file` at `offset`, with their present contents, and returns how many; at least one. The
+    /// file's position stays unchanged, because several threads may write.
+    ///
+    /// The default copies pages with [`read`](Self::read). Memory that the system can access needs no copy (`pwritev`).
+    ///
+    /// # Errors
+    /// Those of `pwrite`; errors of guest memory, as the inner error.
+    fn send_at(&self, file: &File, offset: u64, run: PageRun) -> io::Result<usize> {
+        copied_out_at(self, file, offset, run)
+    }
+
+    /// Destination: reads from `file` at `offset` into the first bytes of `run`, which is within its block, and returns how many; 0
+    /// at the end of the file. The file's position stays unchanged, because several threads may read.
+    ///
+    /// The default copies pages with [`write`](Self::write). Memory that the system can access needs no copy (`preadv`); the
+    /// pages count as written, as with [`write`](Self::write).
+    ///
+    /// # Errors
+    /// Those of `pread`; errors of guest memory, as the inner error.
+    fn receive_at(&self, file: &File, offset: u64, run: PageRun) -> io::Result<usize> {
+        copied_in_at(self, file, offset, run)
     }
 }
 

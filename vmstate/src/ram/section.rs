@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::cost::{PageCost, SAMPLE};
 use super::figures::PageFigures;
+use super::mapped::FileThreads;
 use super::mapped::read::FilePages;
 use super::mapped::write::PlacedPages;
 use super::multifd::{PageChannels, Receivers};
@@ -32,8 +33,9 @@ pub(crate) struct RamSection<'a> {
     page_channels: PageChannels,
     /// Source: writes pages to their places in a file.
     placed: Option<PlacedPages>,
-    /// Destination: the pages in a file.
+    /// Destination: the pages in a file, and the threads that read them.
     in_file: Option<FilePages>,
+    file_threads: Option<FileThreads>,
     /// True if the stream has reached a flush that is not complete.
     flushes: bool,
     figures: Arc<PageFigures>,
@@ -87,6 +89,7 @@ impl<'a> RamSection<'a> {
             page_channels: PageChannels::None,
             placed: None,
             in_file: None,
+            file_threads: None,
             flushes: false,
             figures: Arc::default(),
         }
@@ -99,10 +102,16 @@ impl<'a> RamSection<'a> {
         Self { page_channels: page_channels.clone(), figures, ..self }
     }
 
-    /// Writes the pages to their places in `file`, whose position is the stream's.
+    /// Writes the pages to their places in `file`, whose position is the stream's; on these threads, if there are any.
     #[must_use]
-    pub(crate) fn in_place(self, file: File) -> Self {
-        Self { placed: Some(PlacedPages::new(file)), ..self }
+    pub(crate) fn in_place(self, file: File, threads: Option<FileThreads>) -> Self {
+        Self { placed: Some(PlacedPages::new(file, threads)), ..self }
+    }
+
+    /// Reads pages that have places in a file on these threads.
+    #[must_use]
+    pub(crate) fn reading_on(self, threads: Option<FileThreads>) -> Self {
+        Self { file_threads: threads, ..self }
     }
 
     /// The section's figures, which continue to change.
@@ -233,7 +242,7 @@ impl IterativeSection for RamSection<'_> {
 
     fn complete(&mut self, out: &mut Outbox) -> Result<()> {
         self.put_pages(out, u64::MAX)?;
-        self.placed.as_mut().map_or(Ok(()), |placed| placed.finish(self.ram))
+        self.placed.as_ref().map_or(Ok(()), PlacedPages::finish)
     }
 
     fn load_start(&mut self, input: &mut Reader<'_>, _version: u32) -> Result<Record> {
@@ -309,7 +318,7 @@ impl EngineSection for RamSection<'_> {
     }
 
     fn load_placed(&mut self, file: File, at: u64, strictness: Strictness) -> Result<u64> {
-        let (pages, goes_on) = FilePages::read(&mut self.receiver, file, at, strictness)?;
+        let (pages, goes_on) = FilePages::read(&mut self.receiver, (file, self.file_threads.take()), at, strictness)?;
         self.in_file = Some(pages);
         Ok(goes_on)
     }

@@ -11,7 +11,7 @@ use std::ops::Range;
 use super::heat::HeatMap;
 use super::mapped::write::PlacedPages;
 use super::multifd::Senders;
-use super::multifd::batch::put_pages;
+use super::multifd::batch::{Batch, put_pages};
 use super::page_set::PageSet;
 use super::record::{NORMAL_RECORD, ZERO_RECORD, flag, put_end_of_section, put_flush, put_runs, put_total};
 use super::xbzrle::{Delta, Page, XbzrleCount, XbzrleSource};
@@ -291,29 +291,35 @@ impl<'a> RamSender<'a> {
         }
     }
 
-    /// Writes about this many pages to their places in `file`, unless the round ends before; true if the round is complete.
+    /// Writes this many pages to their places in `file`, unless the round ends before; true if all of the round are written.
     ///
     /// # Errors
     /// Errors of guest memory, of the log and of the file.
     pub(crate) fn put_in_place(&mut self, file: &mut PlacedPages, mut pages: u64) -> Result<bool> {
-        let over = loop {
-            if pages == 0 {
-                break false;
+        while pages > 0 {
+            // The threads of the file write while the next pages are taken.
+            let portion = pages.min(CLEAR_PAGES);
+            let (batches, over) = self.take_batches(portion)?;
+            self.sent = self.sent.and(file.put(self.ram, batches)?);
+            if over {
+                self.sent = self.sent.and(file.await_written()?);
+                return Ok(true);
             }
-            let Some(run) = self.next_run(pages.min(RUN)) else { break true };
-            self.take(&run)?;
-            let (zeros, _) = self.zeros(&run)?;
-            let count = run.end - run.start;
-            file.put(self.ram, self.block, run, zeros)?;
-            let zero = u64::from(zeros.count_ones());
-            self.sent = self.sent.and(PageCount { normal: count - zero, zero });
-            pages -= count;
-        };
-        file.flush(self.ram).map(|()| over)
+            pages -= portion;
+        }
+        Ok(false)
     }
 
     /// Gives this many pages to page channels, unless the round ends before; true if the round is complete.
-    fn hand_over(&mut self, senders: &Senders, mut pages: u64) -> Result<bool> {
+    fn hand_over(&mut self, senders: &Senders, pages: u64) -> Result<bool> {
+        let (batches, over) = self.take_batches(pages)?;
+        self.is_flush_due |= !batches.is_empty();
+        senders.push(batches);
+        Ok(over)
+    }
+
+    /// Takes this many pages, unless the round ends before; true if the round is complete.
+    fn take_batches(&mut self, mut pages: u64) -> Result<(Vec<Batch>, bool)> {
         let mut batches = Vec::new();
         let over = loop {
             let Some(run) = self.next_run(pages.clamp(1, RUN)) else { break true };
@@ -333,9 +339,7 @@ impl<'a> RamSender<'a> {
                 first = end;
             }
         };
-        self.is_flush_due |= !batches.is_empty();
-        senders.push(batches);
-        Ok(over)
+        Ok((batches, over))
     }
 
     /// The next adjacent pages of the round, all of one word and at most this many. `None` if the round is complete.

@@ -3,6 +3,7 @@
 #![cfg(feature = "engine")]
 
 mod guest;
+mod in_file;
 mod rig;
 
 use std::io::Write;

@@ -3,7 +3,7 @@
 use serde_json::json;
 use vmstate::channel::FileChannel;
 use vmstate::codec::{Limits, Strictness};
-use vmstate::migrate::snapshot::{self, Saving};
+use vmstate::migrate::snapshot::{self, FileThreads, Saving};
 use vmstate::migrate::{Control, Peer};
 use vmstate::ram::GuestRam;
 use vmstate::section::{Section, Sections};
@@ -26,14 +26,14 @@ fn completed(qemu: &mut Qemu) {
     qemu.await_completed();
 }
 
-/// With one thread and with two, also at an offset: the places in the file are counted from its start.
+/// With one thread and with several on each side, also at an offset: the places in the file are counted from its start.
 #[test]
 fn each_page_goes_in_its_place_in_a_file_to_qemu_and_back() {
     if skipped() {
         return;
     }
     let directory = tempfile::tempdir().unwrap();
-    for (number, channels, offset) in [(0, None, 0), (1, Some(2), 0x3_0000)] {
+    for (number, channels, offset, writers) in [(0, None, 0, 0), (1, Some(2), 0x3_0000, 0), (2, Some(3), 0x3_0000, 4)] {
         let [there, back, dump] =
             ["there", "back", "dump"].map(|name| directory.path().join(format!("{name}{number}")));
         let sent = Ram::new();
@@ -45,11 +45,25 @@ fn each_page_goes_in_its_place_in_a_file_to_qemu_and_back() {
         }
         let mut file = std::fs::File::options().read(true).write(true).create_new(true).open(&there).unwrap();
         std::io::Seek::seek(&mut file, std::io::SeekFrom::Start(offset)).unwrap();
+        let threads = FileThreads::new();
         let (mut channel, mut sections) = (FileChannel::from(file), Sections::new());
         let (channel, sections) = (&mut channel, &mut sections);
-        let saving =
-            Saving { channel, machine_type: "microvm", sections, ram: &sent, log: &mut Still, reader: Peer::Qemu };
-        snapshot::save_in_place(saving, &Control::default(), &mut || Ok(())).unwrap();
+        let saving = Saving {
+            channel,
+            machine_type: "microvm",
+            sections,
+            ram: &sent,
+            log: &mut Still,
+            reader: Peer::Qemu,
+            threads: (writers > 0).then(|| threads.clone()),
+        };
+        std::thread::scope(|scope| {
+            for _ in 0..writers {
+                let worker = threads.worker();
+                scope.spawn(|| worker.run(&sent));
+            }
+            snapshot::save_in_place(saving, &Control::default(), &mut || Ok(())).unwrap();
+        });
 
         let mut qemu = Qemu::start(&["-incoming", "defer"]);
         places(&mut qemu, channels);

@@ -117,7 +117,15 @@ fn a_running_guest_is_saved_as_it_is_when_paused() {
     let mut channel = FileChannel::create(&path).unwrap();
     let (mut log, mut sections, mut pauses) = (Writes { ram: &ram, syncs: 0 }, Sections::new(), 0);
     let (channel, sections) = (&mut channel, &mut sections);
-    let saving = Saving { channel, machine_type: "toy", sections, ram: &ram, log: &mut log, reader: Peer::Vmstate };
+    let saving = Saving {
+        channel,
+        machine_type: "toy",
+        sections,
+        ram: &ram,
+        log: &mut log,
+        reader: Peer::Vmstate,
+        threads: None,
+    };
     let mut pause = || {
         pauses += 1;
         Ok(())
@@ -210,6 +218,7 @@ fn a_pipe_has_no_places() {
         ram: &ram,
         log: &mut log,
         reader: Peer::Vmstate,
+        threads: None,
     };
     let error = snapshot::save_in_place(saving, &Control::default(), &mut || Ok(())).unwrap_err();
     assert!(error.to_string().contains("pages have fixed places only in a file"), "{error}");

@@ -1,4 +1,5 @@
-//! Page channels: a thread for each, on both sides of a migration.
+//! Threads that send, receive, write or read pages: one for each page channel, on both sides of a migration; and several for the
+//! places of pages in a file.
 
 use std::fmt;
 use std::io;
@@ -7,6 +8,7 @@ use std::thread::JoinHandle;
 
 use vmstate::channel::tls::Connection;
 use vmstate::migrate::multifd::{Receivers, Senders};
+use vmstate::migrate::snapshot::FileThreads;
 
 use super::incoming::IncomingListener;
 use crate::error::RateLimitedLog;
@@ -18,7 +20,7 @@ use crate::sync::lock;
 /// 10 s.
 const THREADS_MAX: usize = 270;
 
-/// Threads of the page channels of one side. Dropping this ends the migration for them, and waits for them.
+/// Threads of the pages of one side. Dropping this ends the migration for them, and waits for them.
 pub(super) struct PageThreads {
     threads: Vec<JoinHandle<()>>,
     over: Box<dyn Fn() + Send>,
@@ -35,6 +37,20 @@ impl PageThreads {
         for (id, mut channel) in (0..).zip(channels) {
             let (worker, ram) = (senders.worker(id), ram.clone());
             threads.threads.push(sandbox::spawn(Kind::Pages, "pages", move || worker.run(&mut channel, &ram))?);
+        }
+        Ok(threads)
+    }
+
+    /// Starts `count` threads that write or read pages of a file.
+    ///
+    /// # Errors
+    /// The thread cannot be spawned; those that were started end.
+    pub(super) fn in_file(files: &FileThreads, count: u8, ram: &MachineRam) -> io::Result<Self> {
+        let all = files.clone();
+        let mut threads = Self { threads: Vec::new(), over: Box::new(move || all.close()) };
+        for _ in 0..count {
+            let (worker, ram) = (files.worker(), ram.clone());
+            threads.threads.push(sandbox::spawn(Kind::Pages, "pages", move || worker.run(&ram))?);
         }
         Ok(threads)
     }

@@ -8,6 +8,7 @@ use vmstate::channel::tls::{Connection, TlsChannel, TlsServer};
 use vmstate::channel::{Channel, Listener, MonotonicClock, SocketChannel};
 use vmstate::migrate::destination::{self, Arrival, DestinationOptions, Incoming};
 use vmstate::migrate::multifd::Receivers;
+use vmstate::migrate::snapshot::FileThreads;
 use vmstate::migrate::{Control, DestinationPhase, Phase};
 
 use super::channels::PageThreads;
@@ -18,6 +19,7 @@ use super::engine_machine::EngineMachine;
 use super::reconnect_listeners::ReconnectListeners;
 use super::replaceable::{Connections, NoOthers, Replaceable};
 use super::state_file::StateFile;
+use super::to_file;
 use crate::command;
 use crate::config::{Address, Descriptor, ListenAt, Tls};
 use crate::error::{Error, RateLimitedLog, Result, chain};
@@ -31,6 +33,7 @@ use crate::passed;
 use crate::sandbox::{self, Kind};
 use crate::sync::lock;
 use crate::vm::published::Published;
+use crate::vm::request::Refusal;
 
 /// Listener for a source, with TLS if it is set.
 pub(in crate::vm) type IncomingListener = Listener<Option<TlsServer>>;
@@ -173,12 +176,21 @@ impl IncomingTask {
     /// Receives the guest that is in `file`.
     pub(super) fn read(mut self, mut file: StateFile) -> Ended {
         self.machine.reading();
-        let arrival = match self.take_in(&mut file.channel, None) {
+        let arrival = match self.read_pages(&mut file) {
             Ok(arrival) => arrival,
             Err(why) => return failed(why),
         };
         let why = arrival.error.as_ref().map(|error| format!("{}: {}", file.path.display(), chain(error)));
         self.ended(arrival.phase, why)
+    }
+
+    /// Reads the guest, with as many threads for its pages as the parameters say.
+    fn read_pages(&mut self, file: &mut StateFile) -> std::result::Result<Arrival, String> {
+        let count = to_file::threads(&self.shared.parameters()).map_err(|Refusal(why)| why)?;
+        let files = (count > 0).then(FileThreads::new);
+        let threads = files.as_ref().map(|files| PageThreads::in_file(files, count, &self.ram));
+        let _threads = threads.transpose().map_err(|error| error.to_string())?;
+        self.take_in(&mut file.channel, (None, files))
     }
 
     fn ended(&self, phase: DestinationPhase, why: Option<String>) -> Ended {
@@ -215,7 +227,7 @@ impl IncomingTask {
             None => &mut NoOthers,
         };
         let mut channel = Replaceable::new(connection, others);
-        let arrival = self.take_in(&mut channel, page_channels);
+        let arrival = self.take_in(&mut channel, (page_channels, None));
         let connection = channel.into_connection();
         self.again = again;
         Ok((arrival?, connection))
@@ -224,7 +236,7 @@ impl IncomingTask {
     fn take_in(
         &mut self,
         channel: &mut dyn Channel,
-        page_channels: Option<Receivers>,
+        (page_channels, file_threads): (Option<Receivers>, Option<FileThreads>),
     ) -> std::result::Result<Arrival, String> {
         self.machine.await_source();
         // A refused source may have sent its preflight.
@@ -235,7 +247,7 @@ impl IncomingTask {
         self.firmware.clear();
         self.ram.measure_block_time(self.shared.begin_block_time());
         let mut options = DestinationOptions::new(MACHINE_TYPE);
-        options.page_channels = page_channels;
+        (options.page_channels, options.file_threads) = (page_channels, file_threads);
         let mut sections = self.parts.sections().map_err(|error| chain(&error))?;
         let incoming = Incoming {
             channel,

@@ -120,8 +120,11 @@ impl Vm {
             theirs.avail_switchover_bandwidth.get_or_insert(LOCAL_BANDWIDTH);
         }
         set_parameters(&control, theirs)?;
+        // An older release reads a stream only.
+        let has_places = matches!(address, Address::File { .. }) && release.is_none();
+        let threads = if has_places { to_file::threads(&parameters)? } else { 0 };
         let single = in_place || matches!(address, Address::File { .. } | Address::Descriptor { .. });
-        if single && parameters.page_channels().is_some() {
+        if single && !has_places && parameters.page_channels().is_some() {
             let why =
                 format!("{address} takes one stream, and multifd makes several: switch the capability multifd off");
             return Err(Refusal(why).into());
@@ -168,8 +171,19 @@ impl Vm {
                 let (control, log) = (control.clone(), log.clone());
                 let keeps_running = terms.keeps_running;
                 let reader = if terms.to_qemu { Peer::Qemu } else { Peer::Vmstate };
-                let writing =
-                    Writing { file, keeps_running, reader, release, control, parts, ram, log, machine, shared };
+                let writing = Writing {
+                    file,
+                    threads,
+                    keeps_running,
+                    reader,
+                    release,
+                    control,
+                    parts,
+                    ram,
+                    log,
+                    machine,
+                    shared,
+                };
                 ended::spawn(handle, setup, ours, || (writing.run(), None))
             }
             Way::Connect | Way::Connected(_) => {

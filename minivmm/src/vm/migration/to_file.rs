@@ -8,14 +8,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use vmstate::migrate::snapshot::{self, Saving};
-use vmstate::migrate::{Claim, Control, Machine, Peer, Phase, SourcePhase};
+use vmstate::migrate::multifd::Compression;
+use vmstate::migrate::snapshot::{self, FileThreads, Saving};
+use vmstate::migrate::{Claim, Control, Machine, Parameters, Peer, Phase, SourcePhase};
 use vmstate::ownership::Ownership;
 use vmstate::ram::DirtyLog;
 use vmstate::schema::json::Schema;
 use vmstate::section::Sections;
 use vmstate::{Error, ErrorKind, Result};
 
+use super::channels::PageThreads;
 use super::ended::Ended;
 use super::engine_machine::EngineMachine;
 use super::state_file::StateFile;
@@ -92,9 +94,27 @@ pub(super) fn check(address: &Address, terms: &Terms, ownership: &Ownership) -> 
     Err(Refusal(why.into()))
 }
 
+/// Returns the number of threads that write or read the pages of a file, beside the migration's.
+///
+/// # Errors
+/// The parameters do not fit a file.
+pub(super) fn threads(parameters: &Parameters) -> std::result::Result<u8, Refusal> {
+    match parameters.page_channels() {
+        None => Ok(0),
+        Some((channels, Compression::None)) => Ok(channels),
+        // As QEMU (`migrate_mapped_ram`, migration/options.c), with a remedy.
+        Some(_) => Err(Refusal(
+            "Mapped-ram only available for non-compressed non-TLS multifd migration: set multifd-compression to none"
+                .into(),
+        )),
+    }
+}
+
 /// State of the thread.
 pub(super) struct Writing {
     pub(super) file: StateFile,
+    /// Number of threads that write pages, beside this one.
+    pub(super) threads: u8,
     /// Whether the guest resumes by itself once all of it is in the file, since it has nothing exclusive.
     pub(super) keeps_running: bool,
     /// Kind of reader. A QEMU writes no ownership record.
@@ -183,8 +203,10 @@ impl Writing {
     /// Writes while the guest runs: each page has its place in the file, and is written there again when the guest has changed
     /// it.
     fn write_running(&mut self, sections: &mut Sections<'_>, guest: &mut GuestState) -> Result<()> {
-        let Self { file, control, ram, log, machine, shared, reader, .. } = self;
+        let Self { file, threads, control, ram, log, machine, shared, reader, .. } = self;
         shared.update_migration(|info| info.phase = Phase::Source(SourcePhase::Rounds));
+        let files = (*threads > 0).then(FileThreads::new);
+        let _pages = files.as_ref().map(|files| PageThreads::in_file(files, *threads, ram)).transpose()?;
         let saving = Saving {
             channel: &mut file.channel,
             machine_type: MACHINE_TYPE,
@@ -192,6 +214,7 @@ impl Writing {
             ram: &*ram,
             log: &mut StoppedLater(log),
             reader: *reader,
+            threads: files,
         };
         snapshot::save_in_place(saving, control, &mut || stop_guest(machine, control, shared, guest))
     }

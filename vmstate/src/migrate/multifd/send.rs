@@ -8,7 +8,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ram::multifd::batch::Batch;
 use crate::ram::multifd::packet::{Coding, Opening, PACKET_PAGES, Packet, PacketPages, runs};
 use crate::ram::multifd::{Compression, Senders, Task};
-use crate::ram::{GuestRam, PAGE, PAGE_SIZE, PageCount};
+use crate::ram::{GuestRam, PAGE, PageCount};
 
 /// Packets are sent together once they have this many bytes: those of zero pages are short, and a system call and a wake-up of
 /// the destination for each would cost as much as reading the pages.
@@ -107,7 +107,7 @@ impl Sending<'_> {
 
     /// Adds a packet to the outbox. Writes of the guest to a page after it was read are in the dirty log.
     fn put(&mut self, number: u64, batch: &Batch) -> Result<()> {
-        self.sort(batch)?;
+        batch.sort(self.ram, &mut self.pages)?;
         let compressed = match &mut self.compressor {
             None => None,
             Some(compressor) => {
@@ -129,28 +129,6 @@ impl Sending<'_> {
         }
         self.put = self.put.and(packet.pages.count());
         self.pages = packet.pages;
-        Ok(())
-    }
-
-    /// Sorts the pages into normal and zero ones.
-    fn sort(&mut self, batch: &Batch) -> Result<()> {
-        let PacketPages { block, normal, zero } = &mut self.pages;
-        *block = batch.block;
-        normal.clear();
-        zero.clear();
-        zero.extend(batch.untouched.iter().cloned().flatten().map(|page| page * PAGE_SIZE));
-        for run in &batch.touched {
-            // As many at once as the result of a zero check has bits.
-            for first in run.clone().step_by(u64::BITS as usize) {
-                let pages = (run.end - first).min(u64::BITS.into());
-                let looked_at = u32::try_from(pages).unwrap_or(u64::BITS);
-                let zeros = self.ram.zero_pages(batch.block, first * PAGE_SIZE, looked_at)?;
-                for page in 0..pages {
-                    let kind = if zeros >> page & 1 == 1 { &mut *zero } else { &mut *normal };
-                    kind.push((first + page) * PAGE_SIZE);
-                }
-            }
-        }
         Ok(())
     }
 

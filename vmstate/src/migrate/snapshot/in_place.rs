@@ -12,6 +12,7 @@ use crate::migrate::release::check_release;
 use crate::migrate::save::{Saver, SendPhase, Which};
 use crate::migrate::wire::Link;
 use crate::migrate::{Downtime, Peer};
+use crate::ram::mapped::FileThreads;
 use crate::ram::{DirtyLog, GuestRam, PageFigures, RamSection};
 use crate::section::Sections;
 use crate::stream::{Element, MAPPED_RAM, put_configuration, put_header};
@@ -35,6 +36,8 @@ pub struct Saving<'a, 's> {
     pub log: &'a mut dyn DirtyLog,
     /// The program that will read the file: for a QEMU, sections that QEMU lacks are left out.
     pub reader: Peer,
+    /// The threads that write pages, on each of which a worker runs; `None`: the calling thread writes them. For one snapshot.
+    pub threads: Option<FileThreads>,
 }
 
 /// Writes a guest in QEMU's mapped-ram layout: each page has one place in the file, and a later write of the page goes to the
@@ -49,12 +52,13 @@ pub struct Saving<'a, 's> {
 /// # Errors
 /// As for [`save_with`](super::save_with); `Misuse` if the channel is not a file, or memory is shared; errors of `pause`.
 pub fn save_in_place(saving: Saving<'_, '_>, control: &Control, pause: &mut dyn FnMut() -> Result<()>) -> Result<()> {
-    let Saving { channel, machine_type, sections, ram, log, reader } = saving;
+    let Saving { channel, machine_type, sections, ram, log, reader, threads } = saving;
+    let _over = Over(threads.clone());
     sections.check_migratable()?;
     check_release(sections)?;
     let no_file =
         || Error::new(ErrorKind::Misuse, "pages have fixed places only in a file, and this channel is not one");
-    let section = RamSection::outgoing(ram, log).in_place(channel.file().ok_or_else(no_file)?.try_clone()?);
+    let section = RamSection::outgoing(ram, log).in_place(channel.file().ok_or_else(no_file)?.try_clone()?, threads);
     let progress = Progress { pages: section.figures(), control, begun: Instant::now(), ram };
     let mut wire = Link::new(channel, ram, &Still, control, Strictness::Strict, Limits::default(), 0);
     let mut out = Outbox::new();
@@ -113,6 +117,17 @@ pub fn save_in_place(saving: Saving<'_, '_>, control: &Control, pause: &mut dyn 
 /// other half is for the devices.
 fn fits(pending: u64, written: u64, took: Duration, limit: Duration) -> bool {
     pending <= LITTLE || pending as f64 * took.as_secs_f64() <= written as f64 * limit.as_secs_f64() / 2.0
+}
+
+/// Ends the threads of the file when dropped.
+struct Over(Option<FileThreads>);
+
+impl Drop for Over {
+    fn drop(&mut self) {
+        if let Some(threads) = &self.0 {
+            threads.close();
+        }
+    }
 }
 
 /// Measures the durations of successive steps.

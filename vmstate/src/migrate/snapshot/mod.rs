@@ -17,6 +17,7 @@ use crate::ram::{DirtyLog, GuestRam, RamSection, announces_shared};
 use crate::section::Sections;
 use crate::stream::{Command, Element, IGNORE_SHARED, put_configuration, put_header};
 
+pub use crate::ram::mapped::{FileThreads, FileWorker};
 pub use in_place::{Saving, save_in_place};
 
 /// Bytes handed to the channel at once.

@@ -7,11 +7,14 @@
 //! contains (`mapped_ram_setup_ramblock`, `ram_save_file_bmap`, migration/ram.c).
 
 pub(crate) mod read;
+mod threads;
 pub(crate) mod write;
 
 use super::{PAGE_SIZE, RamBlock};
 use crate::codec::Reader;
 use crate::error::{Error, ErrorKind, Result};
+
+pub use threads::{FileThreads, FileWorker};
 
 /// `MAPPED_RAM_HDR_VERSION`.
 const VERSION: u32 = 1;

@@ -1,13 +1,15 @@
 //! Reads pages from their places in a file, at a destination. All places are checked before a page is read.
 
 use std::fs::File;
-use std::io::{self, Seek, SeekFrom};
+use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 
+use super::threads::{Action, FileThreads, PagesFile};
 use super::{Places, bitmap_bytes};
-use crate::codec::{Limits, PageRun, Reader, Strictness};
+use crate::codec::{Limits, Reader, Strictness};
 use crate::error::{Error, ErrorKind, Result};
+use crate::ram::multifd::batch::{Batch, put_pages};
 use crate::ram::page_set::PageSet;
 use crate::ram::receiver::{BlockList, RamReceiver};
 use crate::ram::record::{read_listed, read_total};
@@ -16,12 +18,14 @@ use crate::ram::{GuestRam, PAGE_SIZE};
 
 /// The longest entry of the list in bytes: name, length and header.
 const ENTRY: usize = 512;
-/// The most bytes that are read at once.
+/// The most adjacent bytes that are put into batches at once.
 const MOST: u64 = 1 << 20;
+/// Number of batches, of 512 KiB or less, that are given to threads together.
+const TOGETHER: usize = 8;
 
 /// The pages in a file.
 pub(crate) struct FilePages {
-    file: File,
+    file: PagesFile,
     blocks: Vec<Block>,
 }
 
@@ -35,13 +39,13 @@ struct Block {
 
 impl FilePages {
     /// Reads the list of blocks at `at`, and their bitmaps, and returns the offset where the stream continues: at the record that
-    /// ends the list.
+    /// ends the list. The pages will be read by `threads`, if there are any.
     ///
     /// # Errors
     /// Faults of the list, with their offset in the file.
     pub(crate) fn read(
         receiver: &mut RamReceiver<'_>,
-        file: File,
+        (file, threads): (File, Option<FileThreads>),
         at: u64,
         strictness: Strictness,
     ) -> Result<(Self, u64)> {
@@ -64,7 +68,7 @@ impl FilePages {
         }
         list.end(receiver, strictness, at.at)?;
         let goes_on = at.at;
-        Ok((Self { file, blocks }, goes_on))
+        Ok((Self { file: PagesFile::new(file, threads), blocks }, goes_on))
     }
 
     /// Moves all pages into memory, which maps them or has them read. The file's position stays unchanged.
@@ -80,31 +84,27 @@ impl FilePages {
                 self.copy(ram, *index, *places, set)?;
             }
         }
+        self.file.await_all()?;
         Ok(count)
     }
 
+    /// Reads the pages of one block.
     fn copy(&self, ram: &dyn GuestRam, block: usize, places: Places, set: &PageSet) -> Result<()> {
-        let stood = (&self.file).stream_position()?;
-        let mut zero_from = 0;
+        let read = |batches: &mut Vec<Batch>| {
+            let batches = batches.drain(..).map(|batch| (batch, places.pages));
+            self.file.transfer(ram, Action::Read, batches)
+        };
+        let (mut zero_from, mut batches) = (0, Vec::new());
         while let Some(run) = set.run(zero_from, MOST / PAGE_SIZE) {
             ram.zero_run(block, zero_from * PAGE_SIZE, run.start - zero_from)?;
-            let offset = run.start * PAGE_SIZE;
-            (&self.file).seek(SeekFrom::Start(places.pages + offset))?;
-            let mut runs = [PageRun { block, offset, len: (run.end - run.start) * PAGE_SIZE }];
-            let mut rest = runs.as_mut_slice();
-            while !rest.is_empty() {
-                match ram.receive(self.file.as_fd(), rest) {
-                    Ok(0) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
-                    Ok(count) => PageRun::advance_slices(&mut rest, count as u64),
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    // An error of guest memory is the inner error.
-                    Err(error) => return Err(error.downcast().unwrap_or_else(Error::from)),
-                }
-            }
             zero_from = run.end;
+            put_pages(&mut batches, block, run, false);
+            if batches.len() >= TOGETHER {
+                read(&mut batches)?;
+            }
         }
         ram.zero_run(block, zero_from * PAGE_SIZE, set.pages() - zero_from)?;
-        (&self.file).seek(SeekFrom::Start(stood))?;
+        read(&mut batches)?;
         Ok(())
     }
 }

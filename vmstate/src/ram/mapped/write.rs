@@ -1,27 +1,23 @@
 //! Writes pages to their places in a file, at a source.
 
 use std::fs::File;
-use std::io::{self, Seek, SeekFrom, Write};
-use std::ops::Range;
-use std::os::fd::AsFd;
+use std::io::{Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 
 use super::Places;
+use super::threads::{Action, FileThreads, PagesFile};
 use crate::codec::{Outbox, PageRun, Piece, put_name};
 use crate::error::{Error, ErrorKind, Result};
+use crate::ram::multifd::batch::Batch;
+use crate::ram::multifd::packet::{PacketPages, runs};
 use crate::ram::page_set::PageSet;
 use crate::ram::record::put_total;
-use crate::ram::{GuestRam, PAGE_SIZE};
+use crate::ram::{GuestRam, PAGE_SIZE, PageCount};
 
-/// The most bytes that are written at once.
-const MOST: u64 = 1 << 20;
-
-/// A file to which pages are written. Between two calls, the file's position is that of the stream.
+/// A file to which pages are written. The file's position is that of the stream.
 pub(crate) struct PlacedPages {
-    file: File,
+    file: PagesFile,
     blocks: Vec<Block>,
-    /// Adjacent pages that are not written yet.
-    gathered: Option<PageRun>,
 }
 
 struct Block {
@@ -31,9 +27,10 @@ struct Block {
 }
 
 impl PlacedPages {
-    /// Writes to `file`, from its present position on, which is that of the stream.
-    pub(crate) fn new(file: File) -> Self {
-        Self { file, blocks: Vec::new(), gathered: None }
+    /// Writes to `file`, from its present position on, which is that of the stream; pages are written by `threads`, if there are
+    /// any.
+    pub(crate) fn new(file: File, threads: Option<FileThreads>) -> Self {
+        Self { file: PagesFile::new(file, threads), blocks: Vec::new() }
     }
 
     /// Writes the contents of `out`, which is the stream so far and has no pages, and then the list of blocks with room for their
@@ -50,7 +47,8 @@ impl PlacedPages {
         }
         out.clear();
         put_total(&mut list, ram.blocks());
-        let mut at = self.file.stream_position()?;
+        let mut file: &File = &self.file;
+        let mut at = file.stream_position()?;
         for block in ram.blocks() {
             put_name(&mut list, &block.name);
             list.extend_from_slice(&block.len.to_be_bytes());
@@ -62,64 +60,49 @@ impl PlacedPages {
                 )
             })?;
             places.put(&mut list);
-            self.file.write_all(&list)?;
+            file.write_all(&list)?;
             list.clear();
-            at = self.file.seek(SeekFrom::Start(places.end))?;
+            at = file.seek(SeekFrom::Start(places.end))?;
             self.blocks.push(Block { places, set: PageSet::empty(block.len / PAGE_SIZE) });
         }
-        self.file.write_all(&list)?;
+        file.write_all(&list)?;
         Ok(())
     }
 
-    /// Adds pages of `block`, at most 64; those with a bit in `zeros` are zero, bit 0 is the first.
+    /// Writes pages. With other threads, returns before the last ones are written. Returns how many have been written since the last
+    /// call.
     ///
     /// # Errors
     /// Errors of guest memory and of the file.
-    pub(crate) fn put(&mut self, ram: &dyn GuestRam, block: usize, pages: Range<u64>, zeros: u64) -> Result<()> {
-        let Some(known) = self.blocks.get_mut(block) else { return Ok(()) };
-        known.set.remove(pages.clone());
-        for (bit, page) in pages.enumerate() {
-            if zeros >> bit & 1 == 1 {
-                continue;
-            }
-            let Some(known) = self.blocks.get_mut(block) else { return Ok(()) };
-            known.set.insert(page);
-            let offset = page * PAGE_SIZE;
-            match &mut self.gathered {
-                Some(run) if (run.block, run.offset + run.len) == (block, offset) && run.len < MOST => {
-                    run.len += PAGE_SIZE
-                }
-                _ => {
-                    self.flush(ram)?;
-                    self.gathered = Some(PageRun { block, offset, len: PAGE_SIZE });
-                }
-            }
-        }
-        Ok(())
+    pub(crate) fn put(&mut self, ram: &dyn GuestRam, batches: Vec<Batch>) -> Result<PageCount> {
+        let places = batches.into_iter().filter_map(|batch| {
+            let pages_at = self.blocks.get(batch.block)?.places.pages;
+            Some((batch, pages_at))
+        });
+        let written = self.file.transfer(ram, Action::Write, places)?;
+        Ok(self.mark(&written))
     }
 
-    /// Writes all added pages, with their present contents.
+    /// Waits until all pages are written. Returns how many have been written since the last call.
     ///
     /// # Errors
     /// Errors of guest memory and of the file.
-    pub(crate) fn flush(&mut self, ram: &dyn GuestRam) -> Result<()> {
-        let Some(run) = self.gathered.take() else { return Ok(()) };
-        let Some(Block { places, .. }) = self.blocks.get(run.block) else { return Ok(()) };
-        let goes_on = self.file.stream_position()?;
-        self.file.seek(SeekFrom::Start(places.pages + run.offset))?;
-        let mut outbox = Outbox::new();
-        outbox.put_pages(run);
-        while !outbox.is_empty() {
-            match ram.send(self.file.as_fd(), &outbox) {
-                Ok(0) => return Err(io::Error::from(io::ErrorKind::WriteZero).into()),
-                Ok(count) => outbox.advance(count as u64),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // An error of guest memory is the inner error.
-                Err(error) => return Err(error.downcast().unwrap_or_else(Error::from)),
-            }
+    pub(crate) fn await_written(&mut self) -> Result<PageCount> {
+        let written = self.file.await_all()?;
+        Ok(self.mark(&written))
+    }
+
+    /// Sets the bits of pages that have contents in the file, clears those of zero pages, and counts both.
+    fn mark(&mut self, written: &[PacketPages]) -> PageCount {
+        let mut count = PageCount::default();
+        for pages in written {
+            let Some(Block { set, .. }) = self.blocks.get_mut(pages.block) else { continue };
+            let range = |run: PageRun| run.offset / PAGE_SIZE..(run.offset + run.len) / PAGE_SIZE;
+            runs(pages.block, &pages.zero).for_each(|run| set.remove(range(run)));
+            runs(pages.block, &pages.normal).for_each(|run| set.add(range(run)));
+            count = count.and(pages.count());
         }
-        self.file.seek(SeekFrom::Start(goes_on))?;
-        Ok(())
+        count
     }
 
     /// Waits until everything is on the disk.
@@ -133,9 +116,8 @@ impl PlacedPages {
     /// Writes the bitmaps, when no more pages follow.
     ///
     /// # Errors
-    /// Errors of guest memory and of the file.
-    pub(crate) fn finish(&mut self, ram: &dyn GuestRam) -> Result<()> {
-        self.flush(ram)?;
+    /// Errors of the file.
+    pub(crate) fn finish(&self) -> Result<()> {
         for Block { places, set } in &self.blocks {
             let bytes: Vec<u8> = set.words().iter().flat_map(|word| word.to_le_bytes()).collect();
             self.file.write_all_at(&bytes, places.bitmap)?;

@@ -1,10 +1,12 @@
-//! Pages on their way from the main channel to a page channel, divided into packets.
+//! Pages on their way from the main channel to a thread that sends or writes them, divided into packets.
 
 use std::ops::Range;
 
-use super::packet::PACKET_PAGES;
+use super::packet::{PACKET_PAGES, PacketPages};
+use crate::error::Result;
+use crate::ram::{GuestRam, PAGE_SIZE};
 
-/// Pages of one block that are sent in one packet, as runs of page numbers.
+/// Pages of one block that are sent in one packet, or written or read by one task of a file, as runs of page numbers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Batch {
     pub(crate) block: usize,
@@ -23,6 +25,31 @@ impl Batch {
     /// The number of pages, at most [`PACKET_PAGES`].
     pub(crate) fn pages(&self) -> u64 {
         self.pages
+    }
+
+    /// Sorts the pages into normal and zero ones, which replace those in `sorted`.
+    ///
+    /// # Errors
+    /// Errors of guest memory.
+    pub(crate) fn sort(&self, ram: &dyn GuestRam, sorted: &mut PacketPages) -> Result<()> {
+        let PacketPages { block, normal, zero } = sorted;
+        *block = self.block;
+        normal.clear();
+        zero.clear();
+        zero.extend(self.untouched.iter().cloned().flatten().map(|page| page * PAGE_SIZE));
+        for run in &self.touched {
+            // As many at once as the result of a zero check has bits.
+            for first in run.clone().step_by(u64::BITS as usize) {
+                let pages = (run.end - first).min(u64::BITS.into());
+                let looked_at = u32::try_from(pages).unwrap_or(u64::BITS);
+                let zeros = ram.zero_pages(self.block, first * PAGE_SIZE, looked_at)?;
+                for page in 0..pages {
+                    let kind = if zeros >> page & 1 == 1 { &mut *zero } else { &mut *normal };
+                    kind.push((first + page) * PAGE_SIZE);
+                }
+            }
+        }
+        Ok(())
     }
 }
 
