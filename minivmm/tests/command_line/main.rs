@@ -8,6 +8,7 @@ mod postcopy;
 mod queries;
 mod report;
 mod transfer;
+mod transfer_faults;
 mod update;
 
 use std::fs::File;

@@ -14,7 +14,7 @@ use vmstate_lab::{qemu, skip, tiny};
 use super::{Running, TIMEOUT};
 
 /// Counts at 0xe0000, where a QEMU has a block of its own, and in a register; prints `.` as long as both are equal, and else `E`.
-const COUNTS: [u8; 37] = [
+pub(crate) const COUNTS: [u8; 37] = [
     0xbf, 0x00, 0x00, 0x0e, 0x00, // mov $0xe0000, %edi
     0x31, 0xdb, // xor %ebx, %ebx
     0x89, 0x1f, // mov %ebx, (%rdi)
@@ -26,7 +26,7 @@ const COUNTS: [u8; 37] = [
     0xb0, 0x45, // mov $'E', %al
     0x66, 0xba, 0xf8, 0x03, // mov $0x3f8, %dx
     0xee, // out %al, %dx
-    0xb9, 0x00, 0x00, 0x10, 0x00, // mov $0x100000, %ecx
+    0xb9, 0x00, 0x00, 0x01, 0x00, // mov $0x10000, %ecx
     0xff, 0xc9, // dec %ecx
     0x75, 0xfc, // jnz the dec
     0xeb, 0xe4, // jmp the incl
@@ -37,7 +37,7 @@ fn unix(kind: &str, path: &Path) -> Value {
 }
 
 /// Starts the process that takes the guest over in `dir`, with its own arguments and QEMU's two `-incoming`.
-fn start(mut command: Command, incoming: &str, dir: &Path) -> Running {
+pub(crate) fn start(mut command: Command, incoming: &str, dir: &Path) -> Running {
     command.args([incoming, &format!("unix:{}", dir.join("main").display())]);
     command.args([incoming, &unix("cpr", &dir.join("cpr")).to_string()]);
     let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
@@ -48,15 +48,25 @@ fn start(mut command: Command, incoming: &str, dir: &Path) -> Running {
 
 /// Hands the guest behind `control` over by QEMU's commands, and returns the figures of the migration.
 fn hand_over(control: &mut Client, dir: &Path) -> Value {
+    begin(control, &dir.join("main"), &dir.join("cpr"));
+    let figures = end(control);
+    assert_eq!(figures["status"], "completed", "{figures}");
+    figures
+}
+
+/// Begins to hand the guest behind `control` over by QEMU's commands.
+pub(crate) fn begin(control: &mut Client, main: &Path, cpr: &Path) {
     control.execute("migrate-set-parameters", json!({"mode": "cpr-transfer"})).unwrap();
-    let channels = [unix("main", &dir.join("main")), unix("cpr", &dir.join("cpr"))];
-    control.execute("migrate", json!({"channels": channels})).unwrap();
+    control.execute("migrate", json!({"channels": [unix("main", main), unix("cpr", cpr)]})).unwrap();
+}
+
+/// Waits for the end of the migration, and returns its figures.
+pub(crate) fn end(control: &mut Client) -> Value {
     let deadline = Instant::now() + TIMEOUT;
     loop {
         let now = control.execute("query-migrate", json!({})).unwrap();
         match now["status"].as_str() {
-            Some("completed") => return now,
-            Some("failed") => panic!("{now}"),
+            Some("completed" | "failed" | "unacknowledged" | "undecided") => return now,
             _ => assert!(Instant::now() < deadline, "{now}"),
         }
         thread::sleep(Duration::from_millis(5));
@@ -64,7 +74,7 @@ fn hand_over(control: &mut Client, dir: &Path) -> Value {
 }
 
 /// Waits until the guest prints more, which says that its memory is right.
-fn watch(console: &Path) {
+pub(crate) fn watch(console: &Path) {
     let said = || std::fs::read_to_string(console).unwrap_or_default();
     let before = said().len();
     until("the guest prints nothing", || said().len() > before + 3);

@@ -86,8 +86,10 @@ pub(super) fn await_close(mut socket: &UnixStream, limit: Duration, go_on: &dyn 
 /// What is wrong with the state, or missing in it.
 pub(super) fn receive(socket: impl AsFd, timeout: Duration) -> Result<Vec<(String, OwnedFd)>, MessageError> {
     let mut receiver = Receiver::new(socket, timeout);
-    if receiver.bytes::<8>()? != HEADER {
-        return Err(MessageError::NoState);
+    match receiver.bytes() {
+        Ok(HEADER) => {}
+        Ok(_) | Err(MessageError::Nothing) => return Err(MessageError::NoState),
+        Err(error) => return Err(error),
     }
     let mut names = Vec::new();
     while receiver.bytes::<1>()? != [0] {
@@ -150,6 +152,7 @@ mod tests {
             receive(&ours, TIMEOUT).unwrap_err().to_string()
         };
         let no_state = "the message is no CPR state: use mode cpr-transfer at the source";
+        assert_eq!(refused(b""), no_state);
         assert_eq!(refused(b"QEVM\0\0\0\x03"), no_state);
         assert_eq!(refused(b"QCPR\0\0\0\x02"), no_state);
         assert_eq!(refused(b"QCPR\0\0\0\x01\x01\0\0\x10\0"), no_state);
