@@ -14,7 +14,7 @@ use crate::cli::{
 };
 use crate::config::{Address, Config};
 use crate::console::{self, Console};
-use crate::control::{ClientError, ControlSocket, MetricsSocket, Server};
+use crate::control::{ClientError, ControlSocket, METRICS_DESCRIPTOR, MetricsSocket, Server};
 use crate::error::print_message;
 use crate::passed;
 use crate::sandbox::{self, Kind, OnViolation};
@@ -88,10 +88,11 @@ fn run(mut config: Config, confined: bool, metrics: Option<&Address>) -> ExitCod
         Ok(console) => console,
         Err(error) => return refuse(&error),
     };
+    let listener = handed_over.as_mut().and_then(|handed_over| handed_over.descriptors.remove(METRICS_DESCRIPTOR));
     let Console { output, input, terminal: _terminal } = console;
     let control = config.control.clone();
     let open = if successor { ControlSocket::succeed } else { ControlSocket::open };
-    let vm = match Vm::taking_over(config, output, handed_over) {
+    let mut vm = match Vm::taking_over(config, output, handed_over) {
         Ok(vm) => vm,
         Err(error) => return refuse(&error.with_causes()),
     };
@@ -99,10 +100,16 @@ fn run(mut config: Config, confined: bool, metrics: Option<&Address>) -> ExitCod
         Ok(socket) => socket,
         Err(error) => return refuse(&error),
     };
-    let metrics = match metrics.map(MetricsSocket::open).transpose() {
+    let metrics = match metrics.map(|address| MetricsSocket::open(address, listener)).transpose() {
         Ok(metrics) => metrics,
         Err(error) => return refuse(&error),
     };
+    if let Some(metrics) = &metrics {
+        match metrics.descriptor() {
+            Ok(listener) => vm.hand_over_also(METRICS_DESCRIPTOR, listener),
+            Err(error) => return fail(&format!("cannot duplicate the socket for metrics: {error}")),
+        }
+    }
     // Machine, console and control socket have their duplicates.
     passed::close();
     // Before the first client is served: every client that can reach the machine can end it in order.

@@ -179,12 +179,6 @@ fn inherited(options: &[OsString]) -> Result<Vec<OsString>, String> {
                 give(", with a path in place of fd:")
             ));
         }
-        if word == b"--metrics" || word.starts_with(b"--metrics=") {
-            return Err(format!(
-                "--metrics: the machine's process listens there, and a second one cannot; {}",
-                give(", with another address or without --metrics")
-            ));
-        }
         inherited.push(option.clone());
     }
     Ok(inherited)
@@ -249,8 +243,6 @@ mod tests {
             (&["minivmm", "run", "--disk", "fd:3"][..], "--disk fd:3: this descriptor", "with a path in place of fd:"),
             (&["minivmm", "run", "--net=tap=fd:3"], "--net=tap=fd:3: this descriptor", "with a path in place of fd:"),
             (&["minivmm", "run", "--net", "tap=fd:t,uso=off"], "--net tap=fd:t,uso=off: this", "in place of fd:"),
-            (&["minivmm", "run", "--metrics=unix:m"], "--metrics: the machine's process", "or without --metrics"),
-            (&["minivmm", "run", "--metrics", "unix:m"], "--metrics: the machine's process", "or without --metrics"),
             (&["/sbin/init"], "the machine's options are unknown: process 7 (/sbin/init) made", "-- OPTION..."),
             (&[], "the machine's options are unknown: process 7 () made", "-- OPTION..."),
         ] {

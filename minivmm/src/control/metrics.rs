@@ -4,7 +4,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ use crate::config::Address;
 use crate::control::exposition;
 use crate::control::socket::{ControlError, ControlSocket};
 use crate::sandbox::{self, Kind};
-use crate::vm::Handle;
+use crate::vm::{Handle, RunState};
 
 /// Longest request, in bytes.
 const REQUEST_MAX: usize = 8 * 1024;
@@ -24,6 +24,9 @@ const REQUEST_MAX: usize = 8 * 1024;
 const TIMEOUT: Duration = Duration::from_secs(1);
 
 const FLAG: &str = "--metrics";
+
+/// Name of the listening socket among the descriptors that a machine hands over with its guest.
+pub const METRICS_DESCRIPTOR: &str = "metrics";
 
 /// Listening socket whose clients are not served yet.
 #[derive(Debug)]
@@ -35,21 +38,27 @@ enum Listener {
     Tcp(TcpListener),
 }
 
-/// Server of metrics; dropping it removes the socket's file.
+/// Server of metrics; dropping it removes the socket's file, unless the process to which the guest was handed over, or the one
+/// from which it did not come, serves the socket.
 #[derive(Debug)]
-pub struct Metrics(
-    #[expect(dead_code, reason = "kept for its file, which is removed when it is dropped")] Arc<MetricsSocket>,
-);
+pub struct Metrics {
+    socket: Arc<MetricsSocket>,
+    handle: Handle,
+}
 
 impl MetricsSocket {
-    /// Listens at `address`.
+    /// Listens at `address`; or continues the listening socket that was `handed_over` with the guest, if it has this address.
     ///
     /// # Errors
     /// The address is in use, or the system refuses it; a TCP address is not a loopback one.
-    pub fn open(address: &Address) -> Result<Self, ControlError> {
+    pub fn open(address: &Address, handed_over: Option<OwnedFd>) -> Result<Self, ControlError> {
         let refused = |source| ControlError::Listen { flag: FLAG, address: address.to_string(), source };
         let peer = match address {
-            Address::Unix(path) => return ControlSocket::open(FLAG, path).map(|socket| Self(Listener::Unix(socket))),
+            Address::Unix(path) => {
+                let continued = handed_over.and_then(|socket| ControlSocket::continuing(path, &socket));
+                let socket = continued.map_or_else(|| ControlSocket::open(FLAG, path), Ok);
+                return socket.map(|socket| Self(Listener::Unix(socket)));
+            }
             Address::Tcp(peer) => peer,
             _ => {
                 return Err(refused(io::Error::other(
@@ -62,7 +71,25 @@ impl MetricsSocket {
         let loopback = loopback.filter(|address| address.ip().is_loopback());
         let why = "metrics are served at loopback only; write tcp:127.0.0.1:PORT";
         let address = loopback.ok_or_else(|| refused(io::Error::other(why)))?;
-        TcpListener::bind(address).map(|listener| Self(Listener::Tcp(listener))).map_err(refused)
+        let continued = handed_over.map(TcpListener::from);
+        // Port 0 is any port (ip(7)).
+        let continued = continued.filter(|socket| {
+            let local = socket.local_addr().ok();
+            local.is_some_and(|local| local == address || (local.ip(), 0) == (address.ip(), address.port()))
+        });
+        let listener = continued.map_or_else(|| TcpListener::bind(address), Ok);
+        listener.map(|listener| Self(Listener::Tcp(listener))).map_err(refused)
+    }
+
+    /// Duplicates the descriptor of the listening socket, with which another process can continue.
+    ///
+    /// # Errors
+    /// The process has no descriptor left.
+    pub fn descriptor(&self) -> io::Result<OwnedFd> {
+        match &self.0 {
+            Listener::Unix(socket) => socket.listener().as_fd().try_clone_to_owned(),
+            Listener::Tcp(listener) => listener.as_fd().try_clone_to_owned(),
+        }
     }
 
     /// Returns the port of a TCP socket.
@@ -82,9 +109,9 @@ impl MetricsSocket {
     /// The thread cannot be spawned.
     pub fn serve(self, handle: Handle) -> io::Result<Metrics> {
         let socket = Arc::new(self);
-        let theirs = Arc::clone(&socket);
-        sandbox::spawn(Kind::Control, "metrics", move || theirs.accept(&handle))?;
-        Ok(Metrics(socket))
+        let (theirs, for_pages) = (Arc::clone(&socket), handle.clone());
+        sandbox::spawn(Kind::Control, "metrics", move || theirs.accept(&for_pages))?;
+        Ok(Metrics { socket, handle })
     }
 
     fn accept(&self, handle: &Handle) {
@@ -96,6 +123,18 @@ impl MetricsSocket {
             // Clients leave, and the host may be out of descriptors for a while: the server continues.
             if served.is_err() {
                 thread::sleep(Duration::from_millis(10));
+            }
+        }
+    }
+}
+
+impl Drop for Metrics {
+    fn drop(&mut self) {
+        // The thread keeps the listener until the process ends.
+        if let Listener::Unix(socket) = &self.socket.0 {
+            let did_not_come = socket.is_continued() && self.handle.run_state() == RunState::InMigrate;
+            if !did_not_come && !self.handle.is_handed_over() {
+                socket.remove_file();
             }
         }
     }

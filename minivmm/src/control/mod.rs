@@ -29,6 +29,6 @@ mod tests;
 pub use channels::{Channel, channel};
 pub use client::{Client, ClientError};
 pub use manual::tables;
-pub use metrics::{Metrics, MetricsSocket};
+pub use metrics::{METRICS_DESCRIPTOR, Metrics, MetricsSocket};
 pub use qmp::{ParsedCommand, Session, SessionState};
 pub use socket::{ControlError, ControlSocket, Server, aside};

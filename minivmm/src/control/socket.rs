@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 use std::net::Shutdown;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -98,6 +98,8 @@ pub struct ControlSocket {
     path: PathBuf,
     inode: Option<(u64, u64)>,
     listener: UnixListener,
+    /// Whether another process of this host made the socket, and may serve it still.
+    is_continued: bool,
 }
 
 type Clients = Arc<Mutex<Vec<Client>>>;
@@ -134,12 +136,20 @@ impl ControlSocket {
         if let Some(reference) = passed::reference(path) {
             let listener =
                 passed_listener(reference).map_err(|what| ControlError::Passed { path: path.into(), what })?;
-            return Ok(Self { path: path.into(), inode: None, listener });
+            return Ok(Self { path: path.into(), inode: None, listener, is_continued: false });
         }
         remove_stale(flag, path)?;
         let listener =
             listen_privately(path).map_err(|source| ControlError::Bind { flag, path: path.into(), source })?;
-        Ok(Self { path: path.into(), inode: inode(path), listener })
+        Ok(Self { path: path.into(), inode: inode(path), listener, is_continued: false })
+    }
+
+    /// Continues a listening socket that another process of this host handed over; `None` if it does not listen at `path`.
+    /// Dropping this leaves the file to the other process.
+    pub(super) fn continuing(path: &Path, handed_over: &OwnedFd) -> Option<Self> {
+        let listener = listening(handed_over.try_clone().ok()?.into()).ok()?;
+        let is_there = listener.local_addr().is_ok_and(|address| address.as_pathname() == Some(path));
+        is_there.then(|| Self { path: path.into(), inode: inode(path), listener, is_continued: true })
     }
 
     /// Like [`open`](Self::open), for a machine that takes its guest over from another process of this host. If that process
@@ -161,15 +171,25 @@ impl ControlSocket {
     pub(super) fn listener(&self) -> &UnixListener {
         &self.listener
     }
-}
 
-impl Drop for ControlSocket {
-    fn drop(&mut self) {
-        // Another process may have made a socket of its own at the path meanwhile.
+    pub(super) fn is_continued(&self) -> bool {
+        self.is_continued
+    }
+
+    /// Removes the socket's file, unless another process has made a socket of its own at the path meanwhile.
+    pub(super) fn remove_file(&self) {
         for path in [self.path.clone(), aside(&self.path)] {
             if self.inode.is_some() && inode(&path) == self.inode {
                 let _ = std::fs::remove_file(&path);
             }
+        }
+    }
+}
+
+impl Drop for ControlSocket {
+    fn drop(&mut self) {
+        if !self.is_continued {
+            self.remove_file();
         }
     }
 }
@@ -280,8 +300,12 @@ fn listen_privately(path: &Path) -> io::Result<UnixListener> {
 
 /// Takes a passed unix socket that listens; others are refused, since no client may come over a network.
 fn passed_listener(reference: &str) -> Result<UnixListener, String> {
+    listening(passed::descriptor(reference).map_err(|error| error.to_string())?.into())
+}
+
+/// Checks that this is a unix socket that listens.
+fn listening(socket: Socket) -> Result<UnixListener, String> {
     let failed = |error: io::Error| error.to_string();
-    let socket = Socket::from(passed::descriptor(reference).map_err(failed)?);
     if socket.domain().map_err(|_| "it is no socket")? != Domain::UNIX
         || socket.r#type().map_err(failed)? != Type::STREAM
     {

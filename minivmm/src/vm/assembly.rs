@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -142,6 +143,11 @@ impl Vm {
     /// Returns a handle to the driver for other threads.
     pub fn handle(&self) -> Handle {
         self.handle.clone()
+    }
+
+    /// Adds a descriptor of the process to those that are handed over with the guest to another process of this host.
+    pub fn hand_over_also(&mut self, name: &'static str, descriptor: OwnedFd) {
+        self.backends.of_process.push((name, descriptor));
     }
 
     /// Returns a handle to the serial port for other threads.

@@ -47,6 +47,8 @@ pub struct Backends {
     pub(super) nets: Vec<(Attachment, [u8; 6])>,
     /// Rate limits of the cards.
     pub(super) net_limits: Vec<Directions>,
+    /// Descriptors of the process, not of the guest, that another process of this host continues with, by name.
+    pub(super) of_process: Vec<(&'static str, OwnedFd)>,
 }
 
 /// QEMU's address of its first card; each further card adds 1.
@@ -105,7 +107,7 @@ impl Backends {
         let nets = nets.map_err(|error| Error::Flag { flag: "--net", what: error.to_string() })?;
         let console = Output::new(console).map_err(Error::device)?;
         let (write_back, ownership) = (WriteBack::new(&images), Arc::new(ownership));
-        Ok(Self { boot, console, images, write_back, disk_limits, ownership, nets, net_limits })
+        Ok(Self { boot, console, images, write_back, disk_limits, ownership, nets, net_limits, of_process: Vec::new() })
     }
 
     /// Advances the ownership records before a booted guest's first instruction: a process with an older state of the guest and

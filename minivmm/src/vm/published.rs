@@ -111,6 +111,8 @@ pub struct Published {
     announcing: Mutex<Announcing>,
     /// Whether migrations hand the guest's memory over.
     transfers: AtomicBool,
+    /// Whether the guest runs in another process of this host, which continues with this process's descriptors.
+    is_handed_over: AtomicBool,
     pauses_before_switchover: Mutex<bool>,
     measures_block_time: Mutex<bool>,
     sends_dirty_bitmaps: Mutex<bool>,
@@ -145,6 +147,7 @@ impl Published {
             inventory: Mutex::default(),
             announcing: Mutex::default(),
             transfers: AtomicBool::default(),
+            is_handed_over: AtomicBool::default(),
             pauses_before_switchover: Mutex::default(),
             measures_block_time: Mutex::default(),
             sends_dirty_bitmaps: Mutex::default(),
@@ -266,6 +269,16 @@ impl Published {
     /// Whether migrations hand the guest's memory over, as in QEMU's mode `cpr-transfer`.
     pub fn transfers(&self) -> bool {
         self.transfers.load(Ordering::Relaxed)
+    }
+
+    /// Whether the guest runs in another process of this host, which continues with this process's descriptors.
+    pub fn is_handed_over(&self) -> bool {
+        self.is_handed_over.load(Ordering::Relaxed)
+    }
+
+    /// Records that the guest runs in another process of this host, which continues with this process's descriptors.
+    pub(super) fn set_handed_over(&self) {
+        self.is_handed_over.store(true, Ordering::Relaxed);
     }
 
     /// Sets whether later migrations hand the guest's memory over.

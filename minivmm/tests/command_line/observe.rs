@@ -102,7 +102,7 @@ fn prometheus_reads_each_metric_in_its_unit() {
     let folder = tempfile::tempdir().unwrap();
     let (handle, _queue, shared) = Handle::new(RunState::Running);
     let path = folder.path().join("metrics");
-    let _metrics = MetricsSocket::open(&Address::Unix(path.clone())).unwrap().serve(handle).unwrap();
+    let _metrics = MetricsSocket::open(&Address::Unix(path.clone()), None).unwrap().serve(handle).unwrap();
     assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     let scrape = || parse(&ask(|| UnixStream::connect(&path).unwrap(), GET).1);
     let families = scrape();
@@ -146,7 +146,7 @@ fn the_dashboard_asks_for_metrics_that_exist() {
     let folder = tempfile::tempdir().unwrap();
     let (handle, _queue, _shared) = Handle::new(RunState::Running);
     let path = folder.path().join("metrics");
-    let _metrics = MetricsSocket::open(&Address::Unix(path.clone())).unwrap().serve(handle).unwrap();
+    let _metrics = MetricsSocket::open(&Address::Unix(path.clone()), None).unwrap().serve(handle).unwrap();
     let served = parse(&ask(|| UnixStream::connect(&path).unwrap(), GET).1);
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/grafana-dashboard.json");
     let dashboard: Value = serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
@@ -171,7 +171,7 @@ fn the_dashboard_asks_for_metrics_that_exist() {
 #[test]
 fn hostile_clients_are_answered_or_dropped() {
     let (handle, _queue, _shared) = Handle::new(RunState::Paused);
-    let socket = MetricsSocket::open(&Address::Tcp("localhost:0".into())).unwrap();
+    let socket = MetricsSocket::open(&Address::Tcp("localhost:0".into()), None).unwrap();
     let port = socket.port().unwrap().unwrap();
     let _metrics = socket.serve(handle).unwrap();
     let connect = || TcpStream::connect(("127.0.0.1", port)).unwrap();
@@ -206,7 +206,7 @@ fn hostile_clients_are_answered_or_dropped() {
         let output = minivmm(&["run", "--incoming", "unix:/nowhere/in", "--metrics", address]);
         assert_eq!(output.status.code(), Some(2), "{output:?}");
     }
-    let refused = MetricsSocket::open(&Address::Tcp("10.0.0.1:1".into())).unwrap_err().to_string();
+    let refused = MetricsSocket::open(&Address::Tcp("10.0.0.1:1".into()), None).unwrap_err().to_string();
     assert_eq!(refused, "--metrics tcp:10.0.0.1:1: metrics are served at loopback only; write tcp:127.0.0.1:PORT");
 }
 

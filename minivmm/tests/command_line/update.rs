@@ -2,12 +2,15 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use minivmm::config::Address;
 use minivmm::control::Client;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::{Signal, kill};
@@ -80,33 +83,76 @@ fn a_guest_runs_on_in_a_new_process_behind_the_same_socket() {
     assert_eq!(left, ["tiny"]);
 }
 
-/// Options that only one process can use are refused with the flag and a remedy, and the guest runs on.
+/// The guest runs on where it was if its memory is this process's own.
 #[test]
-fn what_the_new_process_cannot_have_is_refused_with_the_way_out() {
-    let place = tempfile::tempdir().unwrap();
-    let metrics = format!("unix:{}", place.path().join("metrics").display());
-    let Some(machine) = Running::start(&["--metrics", &metrics], Stdio::null()) else { return };
+fn a_machine_with_private_memory_is_refused_with_the_way_out() {
+    let Some(machine) = Running::start(&[], Stdio::null()) else { return };
     machine.control();
     let socket = machine.directory.path().join("qmp");
-    let control = format!("unix:{}", socket.display());
-    let refused = |arguments: &[&str]| {
-        let output = minivmm(&[&["migrate", "--control", &control, "--local"], arguments].concat());
-        let said = String::from_utf8(output.stderr).unwrap();
-        println!("{:?} {said}", output.status.code());
-        (output.status.code(), said)
-    };
-    let (code, said) = refused(&[]);
-    assert_eq!(code, Some(2), "{said}");
-    assert!(
-        said.contains("--metrics: the machine's process listens there") && said.trim_end().ends_with("-- OPTION..."),
-        "{said}"
-    );
-    // A machine with private memory.
-    let (code, said) = refused(&["--", "--memory", "16M"]);
-    assert_eq!(code, Some(1), "{said}");
+    let output = minivmm(&["migrate", "--control", &format!("unix:{}", socket.display()), "--local"]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("started with --share-memory on; to another process of this host, migrate it"), "{said}");
     let status = Client::connect(&socket).unwrap().execute("query-status", json!({})).unwrap();
     assert_eq!(status["status"], "running");
+}
+
+/// Returns the page of metrics at this address.
+fn scrape(address: &Address) -> String {
+    let get = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n";
+    let mut page = String::new();
+    match address {
+        Address::Unix(path) => {
+            let mut stream = UnixStream::connect(path).unwrap();
+            stream.write_all(get).and_then(|()| stream.read_to_string(&mut page)).unwrap();
+        }
+        Address::Tcp(peer) => {
+            let mut stream = TcpStream::connect(peer).unwrap();
+            stream.write_all(get).and_then(|()| stream.read_to_string(&mut page)).unwrap();
+        }
+        _ => unreachable!(),
+    }
+    page
+}
+
+/// A monitoring system finds the guest at the same address after each update, and also after one that failed.
+#[test]
+fn metrics_are_served_at_the_same_address() {
+    let place = tempfile::tempdir().unwrap();
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    for address in [Address::Unix(place.path().join("metrics")), Address::Tcp(free.to_string())] {
+        let written = address.to_string();
+        let own = ["--share-memory", "on", "--metrics", &written];
+        let Some(mut machine) = Running::start(&own, Stdio::null()) else { return };
+        machine.control();
+        let socket = machine.directory.path().join("qmp");
+        let control = format!("unix:{}", socket.display());
+        let runs = || {
+            let deadline = Instant::now() + TIMEOUT;
+            while !scrape(&address).contains("\nminivmm_guest_running 1\n") {
+                assert!(Instant::now() < deadline, "{}", scrape(&address));
+            }
+        };
+        runs();
+        let another_memory = ["--", "--memory", "32M", "--metrics", &written];
+        let refused = minivmm(&[&["migrate", "--control", &control, "--local"], &another_memory[..]].concat());
+        assert_eq!(refused.status.code(), Some(1), "{}", String::from_utf8_lossy(&refused.stderr));
+        runs();
+        let _first = Successor::of(&minivmm(&["migrate", "--control", &control, "--local"]));
+        assert!(machine.child.wait().unwrap().success());
+        runs();
+        let second = Successor::of(&minivmm(&["migrate", "--control", &control, "--local"]));
+        runs();
+        Client::connect(&socket).unwrap().execute("quit", json!({})).unwrap();
+        let deadline = Instant::now() + TIMEOUT;
+        while kill(second.0, None).is_ok() {
+            assert!(Instant::now() < deadline, "the last process does not end");
+            thread::sleep(Duration::from_millis(10));
+        }
+        if let Address::Unix(path) = &address {
+            assert!(!path.exists(), "the last process leaves its socket's file");
+        }
+    }
 }
 
 /// Writes each byte of COM1 back.

@@ -25,6 +25,10 @@ impl Vm {
             // A QEMU takes no output that is not written.
             lock(&self.machine.devices.serial).release();
         }
+        let hands_over = self.outgoing.as_ref().is_some_and(|outgoing| outgoing.hands_over);
+        if end.phase == Phase::Source(SourcePhase::Completed) && !end.unrecorded && hands_over {
+            self.shared.set_handed_over();
+        }
         let exits = self.incoming.as_ref().is_none_or(|incoming| incoming.exit_on_error);
         (self.outgoing, self.incoming) = (None, None);
         let state = self.shared.run_state();

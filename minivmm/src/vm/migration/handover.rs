@@ -1,8 +1,8 @@
 //! Hand-over of a guest to another process of this host: the first [`message`] passes the descriptors of its memory, networks and
 //! console, and then everything else follows in a migration over the same socket, in which no page of that memory is sent.
 //!
-//! Descriptors are named `ram`, `tap N` and `stream N`, where N counts the network cards from 0, and `console …` for a console
-//! (`console/mod.rs`). Those that the new process has no use for are closed there.
+//! Descriptors are named `ram`, `tap N` and `stream N`, where N counts the network cards from 0, `console …` for a console
+//! (`console/mod.rs`), and `metrics` for the socket at which metrics are served. Those that the new process has no use for are closed there.
 
 mod cpr;
 mod message;
@@ -45,10 +45,12 @@ pub(super) struct Offer {
     /// Copy of the guest's memory that a QEMU has in a block of its own.
     segment: Option<OwnedFd>,
     others: Vec<(String, OwnedFd)>,
+    /// Descriptors of the process, for which a QEMU has no use.
+    of_process: Vec<(&'static str, OwnedFd)>,
 }
 
 impl Offer {
-    /// Offers the descriptors of this RAM and of taps, and with `continues` those of streams and of the console.
+    /// Offers the descriptors of this RAM and of taps, and with `continues` those of streams, of the console and of the process.
     ///
     /// # Errors
     /// The reason, as a sentence for the user: the RAM is not made to be handed over; the process has no descriptor left.
@@ -65,7 +67,11 @@ impl Offer {
         }
         let others = descriptors(backends, continues).map_err(|error| error.to_string())?;
         let segment = segment.map(|segment| segment.descriptor().try_clone_to_owned()).transpose();
-        Ok(Self { ram: ram.clone(), segment: segment.map_err(|error| error.to_string())?, others })
+        let segment = segment.map_err(|error| error.to_string())?;
+        let of_process = backends.of_process.iter().filter(|_| continues);
+        let of_process = of_process.map(|(name, descriptor)| Ok((*name, descriptor.try_clone()?)));
+        let of_process = of_process.collect::<io::Result<_>>().map_err(|error| error.to_string())?;
+        Ok(Self { ram: ram.clone(), segment, others, of_process })
     }
 
     /// Connects to the process that waits at `path`, and passes the descriptors.
@@ -76,7 +82,8 @@ impl Offer {
         let socket = UnixStream::connect(path)?;
         let ram = self.ram.descriptor().map(|ram| (RAM, ram));
         let others = self.others.iter().map(|(name, descriptor)| (name.as_str(), descriptor.as_fd()));
-        message::send(&socket, &ram.into_iter().chain(others).collect::<Vec<_>>())?;
+        let of_process = self.of_process.iter().map(|(name, descriptor)| (*name, descriptor.as_fd()));
+        message::send(&socket, &ram.into_iter().chain(others).chain(of_process).collect::<Vec<_>>())?;
         socket.try_into()
     }
 
@@ -116,7 +123,7 @@ fn descriptors(backends: &Backends, continues: bool) -> io::Result<Vec<(String, 
 pub struct HandedOver {
     pub(in crate::vm) ram: Ram,
     pub(in crate::vm) socket: SocketChannel,
-    /// Descriptors of streams and of the console, by name.
+    /// Descriptors of streams, of the console and of the process, by name.
     pub descriptors: BTreeMap<String, OwnedFd>,
     /// Blocks of a QEMU's firmware, by name, if the guest comes as in QEMU's mode `cpr-transfer`.
     pub(in crate::vm) firmware: Option<BTreeMap<String, File>>,

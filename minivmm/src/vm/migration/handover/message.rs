@@ -14,8 +14,8 @@ use rustix::net::{
 
 const GREETING: &str = "minivmm hand-over 1";
 
-/// Most descriptors: the RAM, a network for each virtio-mmio window, and two of a console.
-const DESCRIPTORS_MAX: usize = 11;
+/// Most descriptors: the RAM, a network for each virtio-mmio window, two of a console, and the socket for metrics.
+const DESCRIPTORS_MAX: usize = 12;
 /// Longest text.
 const TEXT_MAX: usize = 1024;
 
