@@ -38,8 +38,8 @@ enum Listener {
     Tcp(TcpListener),
 }
 
-/// Server of metrics; dropping it removes the socket's file, unless the process to which the guest was handed over, or the one
-/// from which it did not come, serves the socket.
+/// Server of metrics; dropping it removes the socket's file. If the socket is shared by both sides of a hand-over, only the process
+/// that has the guest removes the file.
 #[derive(Debug)]
 pub struct Metrics {
     socket: Arc<MetricsSocket>,
@@ -132,8 +132,8 @@ impl Drop for Metrics {
     fn drop(&mut self) {
         // The thread keeps the listener until the process ends.
         if let Listener::Unix(socket) = &self.socket.0 {
-            let did_not_come = socket.is_continued() && self.handle.run_state() == RunState::InMigrate;
-            if !did_not_come && !self.handle.is_handed_over() {
+            let guest_is_at_source = socket.is_continued() && self.handle.run_state() == RunState::InMigrate;
+            if !guest_is_at_source && !self.handle.is_handed_over() {
                 socket.remove_file();
             }
         }
