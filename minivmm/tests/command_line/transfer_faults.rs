@@ -186,7 +186,7 @@ fn a_destination_that_gets_no_descriptors_ends() {
         let (mut destination, dir) = source.destination();
         UnixStream::connect(dir.path().join("cpr")).unwrap().write_all(message).unwrap();
         let mut code = None;
-        until("the destination waits on", || {
+        until("end of the destination", || {
             code = destination.child.try_wait().unwrap();
             code.is_some()
         });
