@@ -12,8 +12,15 @@ use crate::cli::{UsageError, values};
 use crate::vm::default_parameters;
 
 /// Parameters of sending pages. All others are for the [policy](vmstate::migrate::policy).
-const SENDING: &[&str] =
-    &["multifd", "multifd-channels", "multifd-compression", "multifd-zstd-level", "xbzrle", "xbzrle-cache-size"];
+const SENDING: &[&str] = &[
+    "multifd",
+    "multifd-channels",
+    "multifd-compression",
+    "multifd-zstd-level",
+    "direct-io",
+    "xbzrle",
+    "xbzrle-cache-size",
+];
 
 /// Group of the options that switch page channels on, one of which compression needs.
 const CHANNELS: &str = "page-channels";
@@ -147,7 +154,7 @@ fn option(parameter: &'static Parameter) -> Arg {
         ParameterUnit::BytesPerSecond | ParameterUnit::CacheBytes => option.value_name("SIZE"),
         ParameterUnit::Percent(_) => option.value_name("PERCENT"),
         ParameterUnit::Count | ParameterUnit::Between(..) => option.value_name("N"),
-        ParameterUnit::Flag => {
+        ParameterUnit::Flag | ParameterUnit::Switch => {
             option.value_name("on|off").num_args(0..=1).require_equals(true).default_missing_value("on")
         }
         ParameterUnit::Word(_) => option.value_name("WORD"),
@@ -165,7 +172,7 @@ fn possible(unit: ParameterUnit) -> String {
         ParameterUnit::Count => format!("a number, 0 to {}", u32::MAX),
         ParameterUnit::Between(least, most) => format!("a number, {least} to {most}"),
         ParameterUnit::CacheBytes => "bytes, or K, M or G of them, as 64M: a power of two of at least 4K".into(),
-        ParameterUnit::Flag => "on or off".into(),
+        ParameterUnit::Flag | ParameterUnit::Switch => "on or off".into(),
         ParameterUnit::Word(words) => words.join(" or "),
     }
 }
@@ -178,7 +185,7 @@ fn change(name: &str, text: &str) -> Result<(&'static str, ParameterValue), Stri
         ParameterUnit::CacheBytes => values::size(text).ok().map(ParameterValue::Number),
         ParameterUnit::Percent(_) => values::number(text.trim_end_matches('%')).map(ParameterValue::Number),
         ParameterUnit::Count | ParameterUnit::Between(..) => values::number(text).map(ParameterValue::Number),
-        ParameterUnit::Flag => values::switch(text).ok().map(ParameterValue::Flag),
+        ParameterUnit::Flag | ParameterUnit::Switch => values::switch(text).ok().map(ParameterValue::Flag),
         ParameterUnit::Word(_) => Some(ParameterValue::Word(text.to_owned().into())),
     };
     match value.filter(|value| parameter.accepts(value)) {

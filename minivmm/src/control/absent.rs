@@ -98,7 +98,6 @@ pub(super) const PARAMETERS_ABSENT: &[(&str, &str)] = &[
         "zero-page-detection",
         "the thread that reads a page finds out whether it is zero; with page channels this is the channel's thread",
     ),
-    ("direct-io", "files are written through the page cache"),
 ];
 
 /// The names of all capabilities.

@@ -204,6 +204,7 @@ fn parameter(name: &str, text: &str) -> Result<Value, CommandError> {
     let number = size(text, if unit == Some(ParameterUnit::BytesPerSecond) { 1 << 20 } else { 1 }).ok();
     Ok(match unit {
         Some(ParameterUnit::Word(_)) => text.into(),
+        Some(ParameterUnit::Switch) if matches!(text, "on" | "off") => (text == "on").into(),
         _ => number.map_or_else(|| text.into(), Value::from),
     })
 }

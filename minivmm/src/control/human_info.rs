@@ -40,7 +40,11 @@ const INFO: &[Info] = &[
     }),
     ("migrate_parameters", "show current migration parameters", "query-migrate-parameters", |all| {
         let all = all.as_object().into_iter().flatten();
-        all.map(|(name, value)| format!("{name}: {}{}\r\n", text(value), unit(name))).collect()
+        all.map(|(name, value)| match value {
+            Value::Bool(on) => format!("{name}: {}\r\n", if *on { "on" } else { "off" }),
+            _ => format!("{name}: {}{}\r\n", text(value), unit(name)),
+        })
+        .collect()
     }),
     ("name", "show the current VM name", "query-name", |_| String::new()),
     ("status", "show the current VM status (running|paused)", "query-status", |status| {

@@ -43,7 +43,7 @@ pub(super) fn commands() -> Vec<Command> {
             optional("keep-running", Kind::Switch),
             optional("to-qemu", Kind::Switch),
             optional("copy-disk", Kind::SwitchOrTexts("BoolOrStrList")),
-            optional("parameters", Kind::object(of_the_engine().chain(of_tls(Kind::TextOrNull)))),
+            optional("parameters", Kind::object(PARAMETERS.iter().map(of_the_engine).chain(of_tls(Kind::TextOrNull)))),
         ])),
         Command::new(
             "migrate-incoming",
@@ -170,7 +170,7 @@ fn capability() -> Kind {
 /// Parameters of `migrate-set-parameters`: those of the engine except flags, which are capabilities; those of TLS; those of
 /// the announcement; and the mode.
 fn parameters(tls: Kind) -> Vec<Member> {
-    let engines = of_the_engine().filter(|member| member.kind != Kind::Switch);
+    let engines = PARAMETERS.iter().filter(|parameter| parameter.unit != ParameterUnit::Flag).map(of_the_engine);
     let mode = optional(MODE, Kind::word([NORMAL, REBOOT, TRANSFER]));
     engines.chain(of_tls(tls)).chain(announce::parameters()).chain([mode]).collect()
 }
@@ -180,13 +180,13 @@ fn of_tls(kind: Kind) -> impl Iterator<Item = Member> {
     Tls::PARAMETERS.iter().map(move |(name, _)| optional(name, kind.clone()))
 }
 
-fn of_the_engine() -> impl Iterator<Item = Member> {
-    let kind = |unit| match unit {
-        ParameterUnit::Flag => Kind::Switch,
+fn of_the_engine(parameter: &Parameter) -> Member {
+    let kind = match parameter.unit {
+        ParameterUnit::Flag | ParameterUnit::Switch => Kind::Switch,
         ParameterUnit::Word(words) => Kind::word(words.iter().copied()),
         _ => Kind::Size,
     };
-    PARAMETERS.iter().map(move |parameter| optional(parameter.name, kind(parameter.unit)))
+    optional(parameter.name, kind)
 }
 
 /// Answer of `query-migrate`: the manual says which members it has at which time.
@@ -317,7 +317,7 @@ fn change(given: Map<String, Value>) -> Result<ParameterChange, Failure> {
         let unexpected = || Failure::generic(format!("Parameter '{name}' is unexpected"));
         let parameter = Parameter::named(&name).ok_or_else(unexpected)?;
         let value = match (parameter.unit, &given) {
-            (ParameterUnit::Flag, &Value::Bool(on)) => Some(on.into()),
+            (ParameterUnit::Flag | ParameterUnit::Switch, &Value::Bool(on)) => Some(on.into()),
             (ParameterUnit::Milliseconds(_), given) => given.as_u64().map(|time| Duration::from_millis(time).into()),
             (_, Value::String(word)) => Some(ParameterValue::Word(word.clone().into())),
             (_, given) => given.as_u64().map(ParameterValue::Number),

@@ -350,7 +350,8 @@ const fn new(flags: u8) -> Only {
 }
 
 /// All flags except those that do not change what is opened.
-const OPEN_BITS: u64 = !(libc::O_CLOEXEC | libc::O_NONBLOCK | libc::O_NOCTTY | O_LARGEFILE) as u32 as u64;
+const OPEN_BITS: u64 =
+    !(libc::O_CLOEXEC | libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_DIRECT | O_LARGEFILE) as u32 as u64;
 /// Set by musl only; other libraries do not need it (asm-generic/fcntl.h).
 const O_LARGEFILE: c_int = 0o100_000;
 

@@ -1,6 +1,8 @@
 //! A user operates a running machine: looks at it, follows its migration, cancels it, ends the machine.
 
+use std::fs::File;
 use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -235,11 +237,16 @@ fn a_guest_runs_on_behind_its_snapshot_and_clones_run_from_there() {
     // Several threads, confined as they are in use, write another file and read it.
     let by_threads = format!("file:{state}-by-threads");
     let multifd = json!({"capabilities": [{"capability": "multifd", "state": true}]});
+    let probe =
+        File::options().write(true).create_new(true).custom_flags(libc::O_DIRECT).open(folder.path().join("probe"));
+    let direct = json!({"direct-io": probe.is_ok()});
     machine.control().execute("migrate-set-capabilities", multifd.clone()).unwrap();
+    machine.control().execute("migrate-set-parameters", direct.clone()).unwrap();
     let output = minivmm(&["snapshot", "save", "--control", &control, &by_threads["file:".len()..]]);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     let reads = Running::start(&["--incoming", "defer", "--restore", "eager"], Stdio::null()).unwrap();
     reads.control().execute("migrate-set-capabilities", multifd).unwrap();
+    reads.control().execute("migrate-set-parameters", direct).unwrap();
     reads.control().execute("migrate-incoming", json!({ "uri": by_threads })).unwrap();
     clones.push(reads);
     for running in clones.iter_mut().chain([&mut machine]) {

@@ -3,12 +3,13 @@
 
 use std::fs::{self, File};
 use std::io::{Seek, SeekFrom, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
 use minivmm::config::{Address, ListenAt, Net, Network, RateLimits, Restore};
 use minivmm::vm::{MigrationStatus, ParameterChange, Request, RunState, Terms};
+use nix::fcntl::OFlag;
 use vmstate::dump::Dump;
 use vmstate::migrate::ParameterValue;
 use vmstate_lab::tiny;
@@ -220,6 +221,58 @@ fn several_threads_write_a_guest_and_read_it() {
     assert_eq!(read(&there, &state), MigrationStatus::Completed);
     there.await_passes(2);
     assert_eq!(there.handle.migration().figures.normal_pages, in_file);
+    there.quit();
+}
+
+/// Whether a descriptor of this process for a file whose name begins with `path` bypasses the page cache (proc(5), fdinfo).
+fn is_direct(path: &Path) -> bool {
+    let open = fs::read_dir("/proc/self/fd").unwrap().map(|entry| entry.unwrap());
+    let here = open.filter(|entry| {
+        fs::read_link(entry.path())
+            .is_ok_and(|target| target.to_str().is_some_and(|name| name.starts_with(path.to_str().unwrap())))
+    });
+    here.into_iter().any(|entry| {
+        let info = fs::read_to_string(Path::new("/proc/self/fdinfo").join(entry.file_name())).unwrap();
+        let flags = info.lines().find_map(|line| line.strip_prefix("flags:")).unwrap();
+        i32::from_str_radix(flags.trim(), 8).unwrap() & OFlag::O_DIRECT.bits() != 0
+    })
+}
+
+#[test]
+fn pages_bypass_the_page_cache_on_request_with_page_channels() {
+    let Some((dir, source)) = running() else { return };
+    let probe = dir.path().join("probe");
+    let probe = File::options().write(true).create_new(true).custom_flags(OFlag::O_DIRECT.bits()).open(probe);
+    if let Err(error) = probe {
+        return vmstate_lab::skip::skip(format!("no direct I/O: {error}"));
+    }
+    let set = |machine: &Machine, multifd: bool| {
+        let change = ParameterChange::default().with("multifd", multifd).with("direct-io", true);
+        machine.handle.ask(Request::MigrateSetParameters(change)).unwrap();
+    };
+    for multifd in [false, true] {
+        set(&source, multifd);
+        let name = if multifd { "channels" } else { "alone" };
+        source.handle.set_pauses_before_switchover(true);
+        source.handle.ask(Request::Migrate(file(dir.path(), name, 0x123), Terms::default())).unwrap();
+        until(|| source.handle.migration().status() == MigrationStatus::PreSwitchover, || "it does not wait".into());
+        assert_eq!(is_direct(&dir.path().join(name)), multifd, "as in QEMU, only with multifd");
+        source.handle.ask(Request::MigrateContinue).unwrap();
+        assert_eq!(source.await_end(), MigrationStatus::Completed);
+        source.handle.ask(Request::Cont).unwrap();
+    }
+    source.handle.set_pauses_before_switchover(false);
+    let state = file(dir.path(), "state", 0x4567);
+    assert_eq!(source.migrate(&state), MigrationStatus::Completed);
+    source.quit();
+    let there = Machine::start_restored(dir.path(), ListenAt::Deferred, Restore::Eager);
+    set(&there, true);
+    // No file of procfs can be read so.
+    let proc = Address::File { path: "/proc/self/status".into(), offset: 0 };
+    let refusal = there.handle.ask(Request::MigrateIncoming { at: proc, exit_on_error: false }).unwrap_err().0;
+    assert_eq!(refusal, "/proc/self/status: the file system does not support O_DIRECT: set direct-io to off");
+    assert_eq!(read(&there, &state), MigrationStatus::Completed);
+    there.await_passes(2);
     there.quit();
 }
 

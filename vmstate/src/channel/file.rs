@@ -1,7 +1,7 @@
 //! A channel to a file or a pipe.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::Duration;
@@ -11,9 +11,10 @@ use nix::poll::PollFlags;
 use super::Channel;
 use super::socket::repeat;
 use crate::codec::{Outbox, PageRun};
-use crate::ram::GuestRam;
+use crate::ram::{GuestRam, copied_out, write_bytes_at};
 
-/// A file, written or read from its current position on; or a pipe, which is waited for if it does not block (O_NONBLOCK).
+/// A file, written or read from its current position on; or a pipe, which is waited for if it does not block (O_NONBLOCK). A file that is
+/// written may be open for direct I/O (O_DIRECT), and for reading, too: parts of pages are read and written back.
 #[derive(Debug)]
 pub struct FileChannel {
     file: File,
@@ -63,11 +64,19 @@ impl Channel for FileChannel {
     }
 
     fn send(&mut self, bytes: &[u8], timeout: Duration) -> io::Result<usize> {
-        repeat(&mut self.file, PollFlags::POLLOUT, timeout, |file| file.write(bytes))
+        repeat(&mut self.file, PollFlags::POLLOUT, timeout, |file| match file.write(bytes) {
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => write_direct(file, bytes),
+            written => written,
+        })
     }
 
     fn send_outbox(&mut self, outbox: &Outbox, ram: &dyn GuestRam, timeout: Duration) -> io::Result<usize> {
-        repeat(&mut self.file, PollFlags::POLLOUT, timeout, |file| ram.send(file.as_fd(), outbox))
+        repeat(&mut self.file, PollFlags::POLLOUT, timeout, |file| match ram.send(file.as_fd(), outbox) {
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                copied_out(ram, outbox, |bytes| write_direct(file, bytes))
+            }
+            sent => sent,
+        })
     }
 
     fn receive(&mut self, into: &mut [u8], timeout: Duration) -> io::Result<usize> {
@@ -77,4 +86,12 @@ impl Channel for FileChannel {
     fn receive_pages(&mut self, runs: &[PageRun], ram: &dyn GuestRam, timeout: Duration) -> io::Result<usize> {
         repeat(&mut self.file, PollFlags::POLLIN, timeout, |file| ram.receive(file.as_fd(), runs))
     }
+}
+
+/// Writes the first of `bytes` at the position of a file that takes whole pages only.
+fn write_direct(file: &mut File, bytes: &[u8]) -> io::Result<usize> {
+    let at = file.stream_position()?;
+    let count = write_bytes_at(file, at, bytes)?;
+    file.seek(SeekFrom::Start(at + count as u64))?;
+    Ok(count)
 }

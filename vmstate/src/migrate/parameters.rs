@@ -3,6 +3,7 @@
 //! [`PARAMETERS`] is the only list of them, with ranges: code that reads them from a user, or shows them, iterates over it.
 
 mod value;
+mod words;
 
 use std::num::NonZeroU64;
 use std::time::Duration;
@@ -12,53 +13,7 @@ use crate::ram::PAGE_SIZE;
 use crate::ram::multifd::Compression;
 
 pub use value::ParameterValue;
-
-/// When a migration switches over, of the moments at which the pause fits into the downtime limit.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Aim {
-    /// At the first such moment, as QEMU does.
-    #[default]
-    Soonest,
-    /// At the moment from which on another round would cost the guest more than it takes off the pause.
-    LeastDisturbance,
-}
-
-impl Aim {
-    const ALL: [Self; 2] = [Self::Soonest, Self::LeastDisturbance];
-
-    const fn word(self) -> &'static str {
-        match self {
-            Self::Soonest => "soonest",
-            Self::LeastDisturbance => "least-disturbance",
-        }
-    }
-}
-
-/// What happens when the deadline passes before the guest was paused.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum DeadlineAction {
-    /// The migration gives up, and the guest continues to run at the source.
-    #[default]
-    Cancel,
-    /// The guest is paused at once, however long the pause takes. The pause budget becomes four expected pauses, unless it was
-    /// set.
-    SwitchOver,
-    /// The vCPUs are throttled by `max-cpu-throttle`, whether `auto-converge` is on or not, until the pause fits into the
-    /// downtime limit. The migration gives up if that does not help either.
-    Throttle,
-}
-
-impl DeadlineAction {
-    const ALL: [Self; 3] = [Self::Cancel, Self::SwitchOver, Self::Throttle];
-
-    const fn word(self) -> &'static str {
-        match self {
-            Self::Cancel => "cancel",
-            Self::SwitchOver => "switch-over",
-            Self::Throttle => "throttle",
-        }
-    }
-}
+pub use words::{Aim, DeadlineAction};
 
 /// The parameters of a source. All may change during the migration. Percentages are integers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,6 +63,8 @@ pub struct Parameters {
     pub multifd_compresses: bool,
     /// The zstd level: 1 is the fastest, 20 the strongest.
     pub multifd_zstd_level: u8,
+    /// Whether the page channels of a file bypass the host's page cache (O_DIRECT). The code that opens the file reads this parameter.
+    pub direct_io: bool,
     /// Whether only the changed bytes of a page that was sent before are sent, if these are shorter (XBZRLE).
     pub xbzrle: bool,
     /// Bytes of pages that are cached for XBZRLE: a power of two, at least a page. Changing the size empties the cache.
@@ -138,6 +95,7 @@ impl Default for Parameters {
             multifd_channels: 2,
             multifd_compresses: false,
             multifd_zstd_level: 1,
+            direct_io: false,
             xbzrle: false,
             xbzrle_cache_size: 64 << 20,
         }
@@ -184,6 +142,8 @@ pub enum ParameterUnit {
     CacheBytes,
     /// On or off. In QEMU's protocol this is a capability.
     Flag,
+    /// On or off. In QEMU's protocol this is a parameter.
+    Switch,
     /// One of these words.
     Word(&'static [&'static str]),
 }
@@ -355,6 +315,13 @@ pub const PARAMETERS: &[Parameter] = &[
         set: |parameters, value| value.as_small().map(|level| parameters.multifd_zstd_level = level),
     },
     Parameter {
+        name: "direct-io",
+        unit: ParameterUnit::Switch,
+        meaning: "write and read the pages of a file without the host's page cache; only with page channels",
+        get: |parameters| ParameterValue::Flag(parameters.direct_io),
+        set: |parameters, value| value.flag().map(|on| parameters.direct_io = on),
+    },
+    Parameter {
         name: "xbzrle",
         unit: ParameterUnit::Flag,
         meaning: "send only the changed bytes of a page that was sent before (XBZRLE); not with page channels",
@@ -469,7 +436,7 @@ impl Parameter {
             ParameterUnit::Count => format!("an integer in the range of 0 to {}", u32::MAX),
             ParameterUnit::Between(least, most) => format!("an integer in the range of {least} to {most}"),
             ParameterUnit::CacheBytes => format!("a power of two, at least {PAGE_SIZE}"),
-            ParameterUnit::Flag => "true or false".into(),
+            ParameterUnit::Flag | ParameterUnit::Switch => "true or false".into(),
             ParameterUnit::Word(words) => format!("one of: {}", words.join(", ")),
         }
     }
@@ -490,7 +457,8 @@ impl ParameterUnit {
                 (u64::from(least)..=u64::from(most)).contains(number)
             }
             (Self::Word(words), ParameterValue::Word(word)) => words.contains(&word.as_ref()),
-            (Self::BytesPerSecond, ParameterValue::Number(_)) | (Self::Flag, ParameterValue::Flag(_)) => true,
+            (Self::BytesPerSecond, ParameterValue::Number(_))
+            | (Self::Flag | Self::Switch, ParameterValue::Flag(_)) => true,
             _ => false,
         }
     }

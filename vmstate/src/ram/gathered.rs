@@ -120,6 +120,55 @@ pub fn copied_in_at(ram: &(impl GuestRam + ?Sized), file: &File, offset: u64, ru
     Ok(count)
 }
 
+/// Writes the first of `bytes` to `file` at `offset`, and returns how many. If the file is open for direct I/O, which takes whole
+/// pages only, the pages around the bytes are read and written back with them: no other thread may write these pages.
+///
+/// # Errors
+/// Errors of the file.
+pub(crate) fn write_bytes_at(file: &File, offset: u64, bytes: &[u8]) -> io::Result<usize> {
+    match file.write_at(bytes, offset) {
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => {}
+        written => return written,
+    }
+    let (mut buffer, before) = (Vec::new(), size(offset % PAGE_SIZE));
+    let first = offset - before as u64;
+    let end = COPY.min(before.saturating_add(bytes.len()));
+    let pages = aligned(&mut buffer, end.next_multiple_of(PAGE));
+    let mut have = 0;
+    while let Some(into) = pages.get_mut(have..).filter(|into| !into.is_empty()) {
+        match file.read_at(into, first + have as u64)? {
+            0 => break,
+            // Behind a part of a page there is only the end of the file.
+            count if !count.is_multiple_of(PAGE) => break,
+            count => have += count,
+        }
+    }
+    let len = file.metadata()?.len().max(first + end as u64);
+    for (into, byte) in pages.iter_mut().skip(before).zip(bytes) {
+        *into = *byte;
+    }
+    file.write_all_at(pages, first)?;
+    // The last page may be longer than the file.
+    file.set_len(len)?;
+    Ok(end - before)
+}
+
+/// Writes all of `bytes`, as [`write_bytes_at`] does.
+///
+/// # Errors
+/// Errors of the file.
+pub(crate) fn write_all_bytes_at(file: &File, mut offset: u64, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        let count = match write_bytes_at(file, offset, bytes) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
+            written => written?,
+        };
+        (offset, bytes) = (offset + count as u64, bytes.get(count..).unwrap_or_default());
+    }
+    Ok(())
+}
+
 /// Makes `len` zero bytes in `buffer` that begin at a multiple of the page size.
 fn aligned(buffer: &mut Vec<u8>, len: usize) -> &mut [u8] {
     *buffer = vec![0; len + PAGE];

@@ -30,6 +30,7 @@ use zero::is_zero;
 
 pub(crate) use figures::{PageFigures, RamSettings};
 pub use gathered::{copied_in, copied_in_at, copied_out, copied_out_at};
+pub(crate) use gathered::{write_all_bytes_at, write_bytes_at};
 #[cfg(feature = "vm-memory")]
 pub use guest_memory::{DeviceWrites, MemoryRam};
 pub use heat::HeatMap;

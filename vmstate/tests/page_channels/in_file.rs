@@ -1,12 +1,14 @@
 //! Pages that several threads write to their places in a file, and read from there. The oracles are the guest's memory, a reader
 //! of the file that uses nothing of the library, and the file that one thread writes.
 
+use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
+use nix::fcntl::OFlag;
 use vmstate::channel::{FileChannel, MonotonicClock};
 use vmstate::error::{Error, ErrorKind, Result};
 use vmstate::migrate::destination::{self, Arrival, DestinationOptions, Incoming};
@@ -35,10 +37,19 @@ fn beside_workers<T>(count: usize, ram: &dyn GuestRam, work: impl FnOnce(Option<
 }
 
 fn save(guest: &Guest, path: &Path, threads: Option<FileThreads>, cancels: Option<(u32, Control)>) -> Result<()> {
+    save_to(guest, FileChannel::create(path).unwrap(), threads, cancels)
+}
+
+fn save_to(
+    guest: &Guest,
+    mut channel: FileChannel,
+    threads: Option<FileThreads>,
+    cancels: Option<(u32, Control)>,
+) -> Result<()> {
     let control = cancels.as_ref().map_or_else(Control::default, |(_, control)| control.clone());
     let mut log = Log::new(&guest.memory, cancels);
     let saving = Saving {
-        channel: &mut FileChannel::create(path).unwrap(),
+        channel: &mut channel,
         machine_type: "toy",
         sections: &mut Sections::new(),
         ram: &*guest.memory,
@@ -52,7 +63,7 @@ fn save(guest: &Guest, path: &Path, threads: Option<FileThreads>, cancels: Optio
 
 /// Reads the pages of the blocks `block0` and `block1` from the file (docs/devel/migration/mapped-ram.rst).
 fn read_by_hand(path: &Path) -> Vec<Vec<u8>> {
-    let mut file = std::fs::File::open(path).unwrap();
+    let mut file = File::open(path).unwrap();
     let mut start = vec![0; 4096];
     let count = file.read_at(&mut start, 0).unwrap();
     let name = b"\x06block0";
@@ -91,11 +102,15 @@ fn bytes_of(memory: &Memory) -> Vec<Vec<u8>> {
 }
 
 fn load(path: &Path, guest: &mut Guest, file_threads: Option<FileThreads>) -> Arrival {
+    load_from(File::open(path).unwrap(), guest, file_threads)
+}
+
+fn load_from(file: File, guest: &mut Guest, file_threads: Option<FileThreads>) -> Arrival {
     let mut options = DestinationOptions::new("toy");
     options.file_threads = file_threads;
     let memory = guest.memory.clone();
     let incoming = Incoming {
-        channel: &mut FileChannel::open(path).unwrap(),
+        channel: &mut FileChannel::from(file),
         clock: &MonotonicClock::new(),
         machine: guest,
         sections: &mut Sections::new(),
@@ -128,6 +143,49 @@ fn a_busy_guest_is_in_the_file_as_it_is_when_paused_whichever_threads_write_and_
         });
         assert!(one == several, "{writers} threads write another file than one");
     }
+}
+
+/// A file that bypasses the page cache, or `None` where the file system has none such.
+fn direct(options: &mut OpenOptions, path: &Path) -> Option<File> {
+    match options.read(true).custom_flags(OFlag::O_DIRECT.bits()).open(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::InvalidInput => None,
+        opened => Some(opened.unwrap()),
+    }
+}
+
+/// The stream begins at an odd offset, so that neither its parts nor the bitmaps are whole pages.
+#[test]
+fn direct_io_writes_the_same_file_and_reads_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let [expected, path] = ["buffered", "direct"].map(|name| directory.path().join(name));
+    let mut guest = Guest::busy();
+    guest.pause(std::time::Duration::ZERO).unwrap();
+    let Some(file) = direct(File::options().write(true).create_new(true), &path) else {
+        return vmstate_lab::skip::skip("this file system has no direct I/O");
+    };
+    let buffered = File::options().read(true).write(true).create_new(true).open(&expected).unwrap();
+    for (mut file, count) in [(buffered, 0), (file, 3)] {
+        file.seek(SeekFrom::Start(0x1_0203)).unwrap();
+        beside_workers(count, &*guest.memory, |threads| save_to(&guest, file.into(), threads, None)).unwrap();
+    }
+    let [expected, written] = [&expected, &path].map(|path| std::fs::read(path).unwrap());
+    assert!(expected.len() > 1 << 20 && expected == written);
+
+    let mut arrived = Guest::waiting();
+    let memory = arrived.memory.clone();
+    let threads = FileThreads::on(direct(&mut File::options(), &path).unwrap());
+    let arrival = thread::scope(|scope| {
+        for worker in [threads.worker(), threads.worker()] {
+            scope.spawn(|| worker.run(&*memory));
+        }
+        let mut file = File::open(&path).unwrap();
+        file.seek(SeekFrom::Start(0x1_0203)).unwrap();
+        let arrival = load_from(file, &mut arrived, Some(threads.clone()));
+        threads.close();
+        arrival
+    });
+    assert_eq!(arrival.phase, DestinationPhase::Completed, "{arrival:?}");
+    assert!(bytes_of(&memory) == bytes_of(&guest.memory));
 }
 
 #[test]

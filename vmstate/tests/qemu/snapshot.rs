@@ -1,5 +1,9 @@
 //! A guest in a file in which each page has its place, to a real QEMU and from one: the oracle is QEMU's own view of the memory.
 
+use std::fs::File;
+use std::os::unix::fs::OpenOptionsExt;
+
+use nix::fcntl::OFlag;
 use serde_json::json;
 use vmstate::channel::FileChannel;
 use vmstate::codec::{Limits, Strictness};
@@ -14,11 +18,12 @@ use super::{BLOCKS, Qemu, Ram, Still, devices, skipped};
 /// Below this address, the guest sees no firmware.
 const VISIBLE: usize = 0xa_0000;
 
-fn places(qemu: &mut Qemu, channels: Option<u8>) {
+/// Sets the number of threads, and whether they use direct I/O.
+fn places(qemu: &mut Qemu, channels: Option<(u8, bool)>) {
     qemu.switch_on(&["mapped-ram"]);
-    if let Some(channels) = channels {
+    if let Some((channels, direct)) = channels {
         qemu.switch_on(&["multifd"]);
-        qemu.execute("migrate-set-parameters", json!({"multifd-channels": channels}));
+        qemu.execute("migrate-set-parameters", json!({"multifd-channels": channels, "direct-io": direct}));
     }
 }
 
@@ -26,14 +31,19 @@ fn completed(qemu: &mut Qemu) {
     qemu.await_completed();
 }
 
-/// With one thread and with several on each side, also at an offset: the places in the file are counted from its start.
+/// With one thread and with several on each side, with direct I/O and at an odd offset: the places in the file are counted from its start.
 #[test]
 fn each_page_goes_in_its_place_in_a_file_to_qemu_and_back() {
     if skipped() {
         return;
     }
     let directory = tempfile::tempdir().unwrap();
-    for (number, channels, offset, writers) in [(0, None, 0, 0), (1, Some(2), 0x3_0000, 0), (2, Some(3), 0x3_0000, 4)] {
+    // An old tmpfs has no direct I/O.
+    let probe = directory.path().join("probe");
+    let has_direct =
+        File::options().write(true).create_new(true).custom_flags(OFlag::O_DIRECT.bits()).open(probe).is_ok();
+    let rows = [(None, 0, None), (Some((2, false)), 0x3_0000, None), (Some((3, has_direct)), 0x3_0123, Some(4))];
+    for (number, (channels, offset, writers)) in (0..).zip(rows) {
         let [there, back, dump] =
             ["there", "back", "dump"].map(|name| directory.path().join(format!("{name}{number}")));
         let sent = Ram::new();
@@ -43,7 +53,11 @@ fn each_page_goes_in_its_place_in_a_file_to_qemu_and_back() {
                 sent.write(0, page * 4096, &[1 + (page % 251) as u8; 4096]).unwrap();
             }
         }
-        let mut file = std::fs::File::options().read(true).write(true).create_new(true).open(&there).unwrap();
+        let is_direct = channels.is_some_and(|(_, direct)| direct);
+        let flags = if is_direct { OFlag::O_DIRECT } else { OFlag::empty() };
+        let mut options = File::options();
+        options.read(true).write(true).create_new(true).custom_flags(flags.bits());
+        let mut file = options.open(&there).unwrap();
         std::io::Seek::seek(&mut file, std::io::SeekFrom::Start(offset)).unwrap();
         let threads = FileThreads::new();
         let (mut channel, mut sections) = (FileChannel::from(file), Sections::new());
@@ -55,10 +69,10 @@ fn each_page_goes_in_its_place_in_a_file_to_qemu_and_back() {
             ram: &sent,
             log: &mut Still,
             reader: Peer::Qemu,
-            threads: (writers > 0).then(|| threads.clone()),
+            threads: writers.map(|_| threads.clone()),
         };
         std::thread::scope(|scope| {
-            for _ in 0..writers {
+            for _ in 0..writers.unwrap_or(0) {
                 let worker = threads.worker();
                 scope.spawn(|| worker.run(&sent));
             }
@@ -82,7 +96,7 @@ fn each_page_goes_in_its_place_in_a_file_to_qemu_and_back() {
         for (name, instance, device) in &mut devices {
             sections.register(name, *instance, device as &mut dyn Section).unwrap();
         }
-        let mut file = std::fs::File::open(&back).unwrap();
+        let mut file = File::open(&back).unwrap();
         std::io::Seek::seek(&mut file, std::io::SeekFrom::Start(offset)).unwrap();
         let (compatible, limits) = (Strictness::QemuCompatible, Limits::default());
         snapshot::load(&mut FileChannel::from(file), "microvm", compatible, limits, &mut sections, &came).unwrap();

@@ -53,6 +53,8 @@ fn an_option_takes_the_units_that_people_write() {
         (&["--multifd-channels", "255"], number(255)),
         (&["--multifd-compression", "zstd"], word("zstd")),
         (&["--multifd-zstd-level", "20"], number(20)),
+        (&["--direct-io"], ParameterValue::Flag(true)),
+        (&["--direct-io=off"], ParameterValue::Flag(false)),
         (&["--xbzrle"], ParameterValue::Flag(true)),
         (&["--xbzrle=off"], ParameterValue::Flag(false)),
         (&["--xbzrle-cache-size", "1G"], number(1 << 30)),

@@ -33,6 +33,11 @@ fn each_line_sends_its_request_to_the_driver() {
         ("migrate_set_parameter max-bandwidth 3K", "", change("max-bandwidth", 3 << 10)),
         ("migrate_set_parameter multifd-channels 3", "", change("multifd-channels", 3)),
         (
+            "migrate_set_parameter direct-io on",
+            "",
+            Request::MigrateSetParameters(ParameterChange::default().with("direct-io", true)),
+        ),
+        (
             "migrate_set_capability xbzrle on",
             "",
             Request::MigrateSetParameters(ParameterChange::default().with("xbzrle", true)),
@@ -45,7 +50,7 @@ fn each_line_sends_its_request_to_the_driver() {
         assert_eq!(print(&mut test_client, line), printed, "{line}");
         assert_eq!(seen.try_recv().unwrap(), request, "{line}");
     }
-    for line in ["migrate_set_parameter direct-io on", "migrate_set_capability zero-copy-send on"] {
+    for line in ["migrate_set_parameter vcpu-dirty-limit 1", "migrate_set_capability zero-copy-send on"] {
         assert!(print(&mut test_client, line).contains("is not supported: "), "{line}");
     }
     assert!(seen.try_recv().is_err());
@@ -58,7 +63,12 @@ fn information_is_printed_as_qemu_prints_it() {
     shared.set_inventory(crate::vm::Inventory { vcpu_threads: vec![21475, 21476], ..Default::default() });
     assert_eq!(print(&mut test_client, "info cpus"), "* CPU #0: thread_id=21475\r\n  CPU #1: thread_id=21476\r\n");
     let parameters = print(&mut test_client, "info migrate_parameters");
-    for line in ["downtime-limit: 300 ms\r\n", "max-bandwidth: 134217728 bytes/second\r\n", "multifd-channels: 2\r\n"] {
+    for line in [
+        "downtime-limit: 300 ms\r\n",
+        "max-bandwidth: 134217728 bytes/second\r\n",
+        "multifd-channels: 2\r\n",
+        "direct-io: off\r\n",
+    ] {
         assert!(parameters.contains(line), "{parameters}");
     }
     shared.update_migration(|info| {

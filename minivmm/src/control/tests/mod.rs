@@ -405,6 +405,7 @@ fn migration_figures_are_in_the_units_of_qemu() {
             "multifd-channels": 2,
             "multifd-compression": "none",
             "multifd-zstd-level": 1,
+            "direct-io": false,
             "xbzrle-cache-size": 67108864,
             "tls-creds": "",
             "tls-hostname": "",

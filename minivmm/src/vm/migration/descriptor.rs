@@ -33,13 +33,14 @@ pub(super) enum Way {
 }
 
 impl Way {
-    /// Returns the way to `address`, and opens the file if it names one. The machine's disks, `images`, are refused.
+    /// Returns the way to `address`, and opens the file if it names one, for direct I/O if `direct` is true. The machine's disks,
+    /// `images`, are refused.
     ///
     /// # Errors
     /// The reason, as a sentence for the user.
-    pub(super) fn to(address: &Address, images: &[Arc<Image>]) -> Result<Self, String> {
+    pub(super) fn to(address: &Address, images: &[Arc<Image>], direct: bool) -> Result<Self, String> {
         match address {
-            Address::File { path, offset } => StateFile::create(path, *offset).map(Self::File),
+            Address::File { path, offset } => StateFile::create(path, *offset, direct).map(Self::File),
             Address::Exec(_) => Err(NO_PROGRAMS.into()),
             Address::Descriptor { passed, .. } => {
                 let refused = |error: io::Error| format!("{address}: {error}; {FITTING}");

@@ -71,7 +71,9 @@ pub(in crate::vm) fn listen_at(at: &ListenAt, tls: &Tls) -> Result<Option<Origin
             let refused = |error| format!("exec:{line}: {error}");
             socket.map(|socket| Origin::Connection(socket, server)).map_err(refused)
         }
-        ListenAt::Address(address) => origin(address, server()?, |name| name.to_socket_addrs().map(Vec::from_iter)),
+        ListenAt::Address(address) => {
+            origin(address, server()?, |name| name.to_socket_addrs().map(Vec::from_iter), false)
+        }
         ListenAt::Passed(path) => {
             let passed = passed::descriptor(passed::reference(path).unwrap_or_default()).ok().map(Descriptor::from);
             descriptor::origin(&path.display().to_string(), passed.as_ref(), server()?)
@@ -89,7 +91,8 @@ pub(super) fn server(tls: &Tls) -> std::result::Result<Option<TlsServer>, String
     server.map_err(|error| format!("tls-creds {error}"))
 }
 
-/// Listens at `address`, whose name `look_up` resolves, with TLS if there is a `server`; or opens the file.
+/// Listens at `address`, whose name `look_up` resolves, with TLS if there is a `server`; or opens the file, for direct I/O if
+/// `direct` is true.
 ///
 /// # Errors
 /// The reason, as a sentence for the user.
@@ -97,9 +100,10 @@ pub(super) fn origin(
     address: &Address,
     server: Option<TlsServer>,
     look_up: impl FnOnce(&str) -> io::Result<Vec<SocketAddr>>,
+    direct: bool,
 ) -> std::result::Result<Origin, String> {
     let listener = match address {
-        Address::File { path, offset } => return StateFile::open(path, *offset).map(Origin::File),
+        Address::File { path, offset } => return StateFile::open(path, *offset, direct).map(Origin::File),
         Address::Unix(path) => Listener::unix(path),
         Address::Tcp(host_and_port) => look_up(host_and_port).and_then(|addresses| Listener::tcp(&*addresses)),
         Address::Vsock { cid, port } => Listener::vsock(*cid, *port),
@@ -187,7 +191,7 @@ impl IncomingTask {
     /// Reads the guest, with as many threads for its pages as the parameters say.
     fn read_pages(&mut self, file: &mut StateFile) -> std::result::Result<Arrival, String> {
         let count = to_file::threads(&self.shared.parameters()).map_err(|Refusal(why)| why)?;
-        let files = (count > 0).then(FileThreads::new);
+        let files = (count > 0).then(|| file.direct.take().map_or_else(FileThreads::new, FileThreads::on));
         let threads = files.as_ref().map(|files| PageThreads::in_file(files, count, &self.ram));
         let _threads = threads.transpose().map_err(|error| error.to_string())?;
         self.take_in(&mut file.channel, (None, files))

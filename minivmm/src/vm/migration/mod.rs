@@ -133,7 +133,7 @@ impl Vm {
         if terms.copies != DiskCopies::None {
             copied.check(&address).map_err(Refusal)?;
         }
-        let way = Way::to(&address, &self.backends.images).map_err(Refusal)?;
+        let way = Way::to(&address, &self.backends.images, threads > 0 && parameters.direct_io).map_err(Refusal)?;
         // An older release opens console and networks itself.
         let continues = release.as_ref().is_none_or(|release| release.section(InTransit::SECTION).is_some());
         let offer = in_place.then(|| Offer::new(&self.ram, self.segment.as_ref(), &self.backends, continues));
@@ -309,7 +309,7 @@ impl Vm {
             || Refusal(format!("{address}: post-copy continues only over a connection: give an address"));
         let connected = match &address {
             Address::File { .. } | Address::Local(_) => return Err(no_connection()),
-            _ => match Way::to(&address, &self.backends.images).map_err(Refusal)? {
+            _ => match Way::to(&address, &self.backends.images, false).map_err(Refusal)? {
                 Way::Connect => None,
                 Way::Connected(socket) => Some(socket),
                 Way::File(_) => return Err(no_connection()),

@@ -24,7 +24,10 @@ impl Vm {
     /// Destination that was started without an address: waits for a source at `address`, or reads the file.
     pub(in crate::vm) fn migrate_incoming(&mut self, address: &Address, exit_on_error: bool) -> Result<(), Outcome> {
         let look_up = |name: &str| self.look_up.addresses(name, Instant::now() + LOOK_UP, &|| true);
-        let origin = incoming::server(&self.shared.tls()).and_then(|server| incoming::origin(address, server, look_up));
+        let parameters = self.shared.parameters();
+        let direct = parameters.multifd && parameters.direct_io;
+        let origin =
+            incoming::server(&self.shared.tls()).and_then(|server| incoming::origin(address, server, look_up, direct));
         self.receive(origin.map_err(Refusal)?, Some(address.clone()), exit_on_error)
     }
 

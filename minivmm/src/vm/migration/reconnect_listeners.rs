@@ -108,7 +108,7 @@ impl ReconnectListeners {
             return Ok(());
         }
         let look_up = |name: &str| self.look_up.addresses(name, Instant::now() + LOOK_UP, &|| true);
-        match incoming::origin(at, self.server.clone(), look_up)? {
+        match incoming::origin(at, self.server.clone(), look_up, false)? {
             Origin::Listener(listener) => {
                 self.named = Some((at.clone(), listener));
                 Ok(())

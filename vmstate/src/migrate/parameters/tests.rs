@@ -17,7 +17,7 @@ fn the_defaults_are_in_range_and_every_parameter_reads_back_what_was_set() {
             ParameterUnit::Between(_, most) => ParameterValue::Number(most.into()),
             ParameterUnit::Count => ParameterValue::Number(7),
             ParameterUnit::CacheBytes => ParameterValue::Number(1 << 20),
-            ParameterUnit::Flag => ParameterValue::Flag(true),
+            ParameterUnit::Flag | ParameterUnit::Switch => ParameterValue::Flag(true),
             ParameterUnit::Word(words) => ParameterValue::Word((*words.last().unwrap()).into()),
         };
         // `postcopy-preempt` requires it.
@@ -50,6 +50,7 @@ fn what_is_out_of_range_is_refused_by_its_name_and_nothing_changes() {
         ("multifd-compression", ParameterValue::Word("zlib".into()), "one of: none, zstd"),
         ("max-bandwidth", ParameterValue::Flag(true), "an integer in the range of 0 to 18446744073709551615"),
         ("auto-converge", ParameterValue::Number(1), "true or false"),
+        ("direct-io", ParameterValue::Number(1), "true or false"),
         ("aim", ParameterValue::Word("fast".into()), "one of: soonest, least-disturbance"),
     ] {
         let refusal = set(name, value).unwrap_err();

@@ -14,7 +14,7 @@ pub enum ParameterValue {
     /// A value in [`ParameterUnit::BytesPerSecond`], [`ParameterUnit::Percent`], [`ParameterUnit::Count`], [`ParameterUnit::Between`] or
     /// [`ParameterUnit::CacheBytes`].
     Number(u64),
-    /// A value of [`ParameterUnit::Flag`].
+    /// A value of [`ParameterUnit::Flag`] or [`ParameterUnit::Switch`].
     Flag(bool),
     /// A value of [`ParameterUnit::Word`].
     Word(Cow<'static, str>),

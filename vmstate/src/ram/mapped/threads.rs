@@ -81,12 +81,16 @@ fn transferred(run: PageRun, nothing: io::ErrorKind, transfer: impl Fn(PageRun) 
 /// The file of a guest's pages, and the threads that write or read it, if there are others than the snapshot's.
 pub(super) struct PagesFile {
     file: Arc<File>,
+    /// The descriptor by which pages are transferred.
+    pages: Arc<File>,
     threads: Option<FileThreads>,
 }
 
 impl PagesFile {
     pub(super) fn new(file: File, threads: Option<FileThreads>) -> Self {
-        Self { file: Arc::new(file), threads }
+        let pages = threads.as_ref().and_then(FileThreads::take_file);
+        let file = Arc::new(file);
+        Self { pages: pages.map_or_else(|| Arc::clone(&file), Arc::new), file, threads }
     }
 
     /// Writes or reads pages of one or more blocks, each with the offset of its block's first page. With other threads, returns
@@ -100,7 +104,7 @@ impl PagesFile {
         action: Action,
         batches: impl Iterator<Item = (Batch, u64)>,
     ) -> Result<Vec<PacketPages>> {
-        let tasks = batches.map(|(batch, pages_at)| Task { action, batch, file: Arc::clone(&self.file), pages_at });
+        let tasks = batches.map(|(batch, pages_at)| Task { action, batch, file: Arc::clone(&self.pages), pages_at });
         match &self.threads {
             None => tasks.map(|task| task.carry_out(ram)).collect(),
             Some(threads) => threads.push(tasks),
@@ -146,6 +150,8 @@ struct State {
     /// The pages of writes that have ended.
     done: Vec<PacketPages>,
     has_workers: bool,
+    /// The descriptor by which pages are transferred, if it is not the snapshot's own.
+    file: Option<File>,
     is_over: bool,
     /// The error of the first thread that failed.
     failure: Option<Error>,
@@ -155,6 +161,18 @@ impl FileThreads {
     /// Creates the state for one snapshot, before its first worker.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Creates the state for one snapshot whose pages are transferred by `file` and not by the descriptor of the channel. `file` is
+    /// the same file, opened once more, for example with O_DIRECT: transfers are of whole pages at multiples of the page size.
+    pub fn on(file: File) -> Self {
+        let threads = Self::new();
+        threads.lock().file = Some(file);
+        threads
+    }
+
+    fn take_file(&self) -> Option<File> {
+        self.lock().file.take()
     }
 
     /// Creates the work for one thread.

@@ -1,8 +1,7 @@
 //! Writes pages to their places in a file, at a source.
 
 use std::fs::File;
-use std::io::{Seek, SeekFrom, Write};
-use std::os::unix::fs::FileExt;
+use std::io::{Seek, SeekFrom};
 
 use super::Places;
 use super::threads::{Action, FileThreads, PagesFile};
@@ -12,7 +11,7 @@ use crate::ram::multifd::batch::Batch;
 use crate::ram::multifd::packet::{PacketPages, runs};
 use crate::ram::page_set::PageSet;
 use crate::ram::record::put_total;
-use crate::ram::{GuestRam, PAGE_SIZE, PageCount};
+use crate::ram::{GuestRam, PAGE_SIZE, PageCount, write_all_bytes_at};
 
 /// A file to which pages are written. The file's position is that of the stream.
 pub(crate) struct PlacedPages {
@@ -60,12 +59,13 @@ impl PlacedPages {
                 )
             })?;
             places.put(&mut list);
-            file.write_all(&list)?;
+            write_all_bytes_at(file, at, &list)?;
             list.clear();
-            at = file.seek(SeekFrom::Start(places.end))?;
+            at = places.end;
             self.blocks.push(Block { places, set: PageSet::empty(block.len / PAGE_SIZE) });
         }
-        file.write_all(&list)?;
+        write_all_bytes_at(file, at, &list)?;
+        file.seek(SeekFrom::Start(at + list.len() as u64))?;
         Ok(())
     }
 
@@ -120,7 +120,7 @@ impl PlacedPages {
     pub(crate) fn finish(&self) -> Result<()> {
         for Block { places, set } in &self.blocks {
             let bytes: Vec<u8> = set.words().iter().flat_map(|word| word.to_le_bytes()).collect();
-            self.file.write_all_at(&bytes, places.bitmap)?;
+            write_all_bytes_at(&self.file, places.bitmap, &bytes)?;
         }
         Ok(())
     }
