@@ -55,7 +55,7 @@ impl MetricsSocket {
         let refused = |source| ControlError::Listen { flag: FLAG, address: address.to_string(), source };
         let peer = match address {
             Address::Unix(path) => {
-                let continued = handed_over.and_then(|socket| ControlSocket::continuing(path, &socket));
+                let continued = handed_over.and_then(|socket| ControlSocket::continuing(path, socket));
                 let socket = continued.map_or_else(|| ControlSocket::open(FLAG, path), Ok);
                 return socket.map(|socket| Self(Listener::Unix(socket)));
             }
@@ -109,8 +109,8 @@ impl MetricsSocket {
     /// The thread cannot be spawned.
     pub fn serve(self, handle: Handle) -> io::Result<Metrics> {
         let socket = Arc::new(self);
-        let (theirs, for_pages) = (Arc::clone(&socket), handle.clone());
-        sandbox::spawn(Kind::Control, "metrics", move || theirs.accept(&for_pages))?;
+        let (theirs, their_handle) = (Arc::clone(&socket), handle.clone());
+        sandbox::spawn(Kind::Control, "metrics", move || theirs.accept(&their_handle))?;
         Ok(Metrics { socket, handle })
     }
 

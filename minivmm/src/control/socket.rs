@@ -146,8 +146,8 @@ impl ControlSocket {
 
     /// Continues a listening socket that another process of this host handed over; `None` if it does not listen at `path`.
     /// Dropping this leaves the file to the other process.
-    pub(super) fn continuing(path: &Path, handed_over: &OwnedFd) -> Option<Self> {
-        let listener = listening(handed_over.try_clone().ok()?.into()).ok()?;
+    pub(super) fn continuing(path: &Path, handed_over: OwnedFd) -> Option<Self> {
+        let listener = listening(handed_over.into()).ok()?;
         let is_there = listener.local_addr().is_ok_and(|address| address.as_pathname() == Some(path));
         is_there.then(|| Self { path: path.into(), inode: inode(path), listener, is_continued: true })
     }

@@ -171,14 +171,14 @@ impl Handle {
         self.shared.transfers()
     }
 
-    /// Whether the guest runs in another process of this host, which continues with this process's descriptors.
-    pub fn is_handed_over(&self) -> bool {
-        self.shared.is_handed_over()
-    }
-
     /// Sets whether later migrations hand the guest's memory over.
     pub fn set_transfers(&self, transfers: bool) {
         self.shared.set_transfers(transfers);
+    }
+
+    /// Whether the guest runs in another process of this host, which continues with this process's descriptors.
+    pub fn is_handed_over(&self) -> bool {
+        self.shared.is_handed_over()
     }
 
     /// How fast the guest dirties its memory, as last measured.
