@@ -20,8 +20,9 @@ const SLICE: Duration = Duration::from_millis(5);
 const BETWEEN_PROBES: Duration = Duration::from_millis(100);
 
 impl Source<'_, '_> {
-    /// Gives page channels about `wanted` bytes of pending pages, once they have no more than that left to send. A probe follows
-    /// when one is due. True if the round is complete.
+    /// Gives page channels about `wanted` bytes of pending pages, once they have no more than that left to send; under a
+    /// bandwidth limit no more than `wanted`, except that one page is given in any case. A probe follows when one is due. True if
+    /// the round is complete.
     pub(super) fn send_on_page_channels(&mut self, wanted: u64, measures: Measures) -> Result<bool> {
         self.await_sent(wanted / NORMAL_RECORD, self.running())?;
         // An answer that is read late makes the wire seem slow, and keeps portions as small as before the first answer.
@@ -35,9 +36,12 @@ impl Source<'_, '_> {
         if is_due {
             self.pages.want_flush();
         }
-        let over = self.saver.iterate(&mut self.buffer, wanted, Which::All)?;
+        let is_limited = self.control.parameters().max_bandwidth.is_some();
+        // The page that reaches the budget is the last, and is sent whole.
+        let budget = if is_limited { wanted.saturating_sub(NORMAL_RECORD - 1).max(1) } else { wanted };
+        let over = self.saver.iterate(&mut self.buffer, budget, Which::All)?;
         // The number of bytes of the pages is known once they are sent.
-        if self.control.parameters().max_bandwidth.is_some() {
+        if is_limited {
             self.await_sent(0, self.running())?;
         }
         if is_due || over {
