@@ -82,10 +82,6 @@ const CAPABILITIES: &[(&str, Support)] = &[
 /// Parameters of QEMU 10.0 that minivmm lacks, each with the reason.
 pub(super) const PARAMETERS_ABSENT: &[(&str, &str)] = &[
     ("cpu-throttle-tailslow", "the throttle follows the rate at which each vCPU dirties memory, also near its end"),
-    (
-        "block-bitmap-mapping",
-        "dirty bitmaps are sent with the names that disks and bitmaps have here; give the disks of both sides the same names",
-    ),
     ("x-checkpoint-delay", "there are no checkpoints: a guest runs in one machine at a time"),
     ("multifd-zlib-level", "page channels compress with zstd; set multifd-zstd-level"),
     ("multifd-qatzip-level", "page channels compress with zstd; set multifd-zstd-level"),

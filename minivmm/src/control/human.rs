@@ -5,12 +5,12 @@ use serde_json::{Map, Value, json};
 use vmstate::migrate::{Parameter, ParameterUnit};
 
 use crate::config::size;
-use crate::control::announce;
 use crate::control::commands::{Arguments, Band, Failure, answer};
 use crate::control::descriptors::Caller;
 use crate::control::human_info as info;
 use crate::control::kind::{Kind, needed, optional};
 use crate::control::table::Command;
+use crate::control::{announce, bitmap_mapping};
 
 /// A command of QEMU's monitor.
 struct Line {
@@ -199,6 +199,10 @@ fn run(caller: &Caller, command: &str, arguments: Value) -> Result<String, Comma
 fn parameter(name: &str, text: &str) -> Result<Value, CommandError> {
     if !is_parameter(name) {
         return Err(Failure::generic(format!("invalid parameter value: {name}")).into());
+    }
+    if name == bitmap_mapping::NAME {
+        // QEMU's message (`hmp_migrate_set_parameter`, migration/migration-hmp-cmds.c).
+        return Err(Failure::generic(format!("The {name} parameter can only be set through QMP")).into());
     }
     let unit = Parameter::named(name).map(|parameter| parameter.unit);
     let number = size(text, if unit == Some(ParameterUnit::BytesPerSecond) { 1 << 20 } else { 1 }).ok();

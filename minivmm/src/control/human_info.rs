@@ -5,6 +5,7 @@ use std::fmt::Write;
 use serde_json::{Map, Value};
 use vmstate::migrate::{Parameter, ParameterUnit};
 
+use crate::control::bitmap_mapping;
 use crate::control::commands::{Band, Failure, answer};
 use crate::control::descriptors::Caller;
 
@@ -41,6 +42,7 @@ const INFO: &[Info] = &[
     ("migrate_parameters", "show current migration parameters", "query-migrate-parameters", |all| {
         let all = all.as_object().into_iter().flatten();
         all.map(|(name, value)| match value {
+            mapping if name == bitmap_mapping::NAME => bitmap_mapping::printed(mapping),
             Value::Bool(on) => format!("{name}: {}\r\n", if *on { "on" } else { "off" }),
             _ => format!("{name}: {}{}\r\n", text(value), unit(name)),
         })

@@ -10,7 +10,7 @@ use crate::control::commands::{Arguments, Failure, ask, done};
 use crate::control::descriptors::Caller;
 use crate::control::kind::{Kind, Member, needed, optional};
 use crate::control::table::{Command, Event};
-use crate::control::{absent, announce, channels, report};
+use crate::control::{absent, announce, bitmap_mapping, channels, report};
 use crate::vm::{DiskCopies, MigrationStatus, ParameterChange, Request, Terms};
 
 /// QEMU's parameter with which the next migrations hand the guest's memory over (MigMode, qapi/migration.json), and its values.
@@ -111,7 +111,8 @@ pub(super) fn commands() -> Vec<Command> {
         .gives(Kind::object([needed("cell-bytes", Kind::Integer), needed("pages", Kind::list(Kind::Integer))])),
         Command::new(
             "migrate-set-parameters",
-            "any of the [parameters](migration-policy.md#parameters), also while a migration runs; all or none",
+            "any of the [parameters](migration-policy.md#parameters), also while a migration runs; all or none. `block-bitmap-mapping` has [the names \
+             under which dirty bitmaps migrate](live-migration.md#dirty-bitmaps)",
             set_parameters,
         )
         .takes(parameters(Kind::TextOrNull))
@@ -119,6 +120,7 @@ pub(super) fn commands() -> Vec<Command> {
         Command::new("query-migrate-parameters", "all parameters with their current values", |handle, _| {
             let mut shown = report::parameters(&handle.parameters(), &handle.tls());
             announce::show(handle.announcing(), &mut shown);
+            bitmap_mapping::show(handle.bitmap_mapping().as_ref(), &mut shown);
             shown[MODE] = if handle.transfers() { TRANSFER } else { NORMAL }.into();
             Ok(shown)
         })
@@ -168,11 +170,11 @@ fn capability() -> Kind {
 }
 
 /// Parameters of `migrate-set-parameters`: those of the engine except flags, which are capabilities; those of TLS; those of
-/// the announcement; and the mode.
+/// the announcement; the names of dirty bitmaps; and the mode.
 fn parameters(tls: Kind) -> Vec<Member> {
     let engines = PARAMETERS.iter().filter(|parameter| parameter.unit != ParameterUnit::Flag).map(of_the_engine);
     let mode = optional(MODE, Kind::word([NORMAL, REBOOT, TRANSFER]));
-    engines.chain(of_tls(tls)).chain(announce::parameters()).chain([mode]).collect()
+    engines.chain(of_tls(tls)).chain(announce::parameters()).chain([bitmap_mapping::parameter(), mode]).collect()
 }
 
 /// Parameters of TLS. As with QEMU, null sets the empty text, and answers have a string.
@@ -292,6 +294,7 @@ fn migrate_continue(caller: &Caller, arguments: Arguments) -> Result<Value, Fail
 fn set_parameters(caller: &Caller, arguments: Arguments) -> Result<Value, Failure> {
     let mut members = arguments.into_members();
     let announcing = announce::take(caller.announcing(), &mut members)?;
+    let mapping = bitmap_mapping::take(&mut members)?;
     let mode = members.shift_remove(MODE);
     if mode.as_ref().is_some_and(|mode| mode == REBOOT) {
         let why = "Parameter 'mode' does not accept 'cpr-reboot': a guest in a file (migrate to file:PATH) resumes with the memory of the file";
@@ -299,6 +302,9 @@ fn set_parameters(caller: &Caller, arguments: Arguments) -> Result<Value, Failur
     }
     let done = ask(caller, Request::MigrateSetParameters(change(members)?))?;
     caller.set_announcing(announcing);
+    if let Some(mapping) = mapping {
+        caller.set_bitmap_mapping(mapping);
+    }
     if let Some(mode) = mode {
         caller.set_transfers(mode == TRANSFER);
     }

@@ -3,6 +3,7 @@
 
 mod absent;
 mod announce;
+mod bitmap_mapping;
 mod bitmaps;
 mod channels;
 mod client;

@@ -230,7 +230,8 @@ impl Vm {
 
     fn bitmaps(&self) -> SharedBitmaps {
         let disks = self.backends.images.iter().map(|image| Arc::clone(image.bitmaps()));
-        Arc::new(Mutex::new(BitmapSection::new(disks.collect(), self.shared.sends_dirty_bitmaps())))
+        let section = BitmapSection::new(disks.collect(), self.shared.sends_dirty_bitmaps());
+        Arc::new(Mutex::new(section.mapped(Arc::clone(self.shared.bitmap_mapping()))))
     }
 }
 

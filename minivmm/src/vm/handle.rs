@@ -8,6 +8,8 @@ use vmstate::ram::HeatMap;
 
 use crate::config::{Address, Tls};
 use crate::devices::virtio::net::Announcing;
+use crate::migration::bitmaps::BitmapMapping;
+use crate::sync::lock;
 use crate::vm::dirty_rate::DirtyRate;
 use crate::vm::inventory::Inventory;
 use crate::vm::published::{Event, MigrationInfo, Published};
@@ -134,6 +136,16 @@ impl Handle {
     /// Changes whether migrations that begin here from now on send the dirty bitmaps of disks.
     pub fn set_sends_dirty_bitmaps(&self, sends: bool) {
         self.shared.set_sends_dirty_bitmaps(sends);
+    }
+
+    /// Names under which dirty bitmaps migrate from here and to here, if they were set.
+    pub fn bitmap_mapping(&self) -> Option<BitmapMapping> {
+        lock(self.shared.bitmap_mapping()).clone()
+    }
+
+    /// Sets the names under which dirty bitmaps migrate, for migrations that begin from now on.
+    pub fn set_bitmap_mapping(&self, mapping: BitmapMapping) {
+        *lock(self.shared.bitmap_mapping()) = Some(mapping);
     }
 
     /// Rounds that are over, of the current migration or the last one.

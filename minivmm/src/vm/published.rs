@@ -13,6 +13,7 @@ use vmstate::ram::HeatMap;
 
 use crate::config::{Address, Tls};
 use crate::devices::virtio::net::Announcing;
+use crate::migration::bitmaps::SharedMapping;
 use crate::migration::block_time::{BlockClock, BlockTime};
 use crate::migration::disk::{DiskCount, DiskFigures};
 use crate::sync::lock;
@@ -116,6 +117,7 @@ pub struct Published {
     pauses_before_switchover: Mutex<bool>,
     measures_block_time: Mutex<bool>,
     sends_dirty_bitmaps: Mutex<bool>,
+    bitmap_mapping: SharedMapping,
     /// Block-time measurement of the migration that `migration` describes.
     block_clock: Mutex<Option<BlockClock>>,
     /// Counts of the disks whose content the migration that `migration` describes sends.
@@ -151,6 +153,7 @@ impl Published {
             pauses_before_switchover: Mutex::default(),
             measures_block_time: Mutex::default(),
             sends_dirty_bitmaps: Mutex::default(),
+            bitmap_mapping: SharedMapping::default(),
             block_clock: Mutex::default(),
             disk_counts: Mutex::default(),
             dirty_rate: Mutex::default(),
@@ -314,6 +317,11 @@ impl Published {
     /// Changes whether migrations that begin here from now on send the dirty bitmaps of disks.
     pub fn set_sends_dirty_bitmaps(&self, sends: bool) {
         *lock(&self.sends_dirty_bitmaps) = sends;
+    }
+
+    /// Names under which dirty bitmaps migrate, which a user may change at any time; the next migration uses them.
+    pub fn bitmap_mapping(&self) -> &SharedMapping {
+        &self.bitmap_mapping
     }
 
     /// Begins to measure how long vCPUs wait for pages of the source that has just connected, if that is enabled; the figures

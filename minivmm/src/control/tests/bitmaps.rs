@@ -46,6 +46,39 @@ const LINES: &[&str] = &[
     r#"{"execute":"x-debug-block-dirty-bitmap-sha256","arguments":{"node":"virtio0","name":"nope"}}"#,
 ];
 
+/// Values of the parameter `block-bitmap-mapping`; the last one stays. `<N>` stands for N letters.
+const MAPPINGS: &[&str] = &[
+    r#"5"#,
+    r#"[5]"#,
+    r#"[{}]"#,
+    r#"[{"node-name":"n"}]"#,
+    r#"[{"node-name":"n","alias":"a"}]"#,
+    r#"[{"node-name":"n","alias":"a","bitmaps":5}]"#,
+    r#"[{"node-name":"n","alias":"a","bitmaps":[],"x":1}]"#,
+    r#"[{"node-name":"n","alias":"a","bitmaps":[{"name":"b"}]}]"#,
+    r#"[{"node-name":"n","alias":"a","bitmaps":[{"name":"b","alias":5}]}]"#,
+    r#"[{"node-name":"n","alias":"a","bitmaps":[{"name":"b","alias":"c","transform":5}]}]"#,
+    r#"[{"node-name":"n","alias":"a","bitmaps":[{"name":"b","alias":"c","transform":{"persistent":5}}]}]"#,
+    r#"[{"node-name":"n","alias":"a","bitmaps":[{"name":"b","alias":"c","transform":{"x":5}}]}]"#,
+    r#"[{"node-name":"n","alias":"","bitmaps":[]}]"#,
+    r#"[{"node-name":"n","alias":"1a","bitmaps":[]}]"#,
+    r##"[{"node-name":"n","alias":"#block1","bitmaps":[]}]"##,
+    r#"[{"node-name":"n","alias":"a b","bitmaps":[]}]"#,
+    r#"[{"node-name":"n","alias":"ä","bitmaps":[]}]"#,
+    r#"[{"node-name":"n","alias":"a","bitmaps":[]},{"node-name":"n","alias":"b","bitmaps":[]}]"#,
+    r#"[{"node-name":"n","alias":"a","bitmaps":[]},{"node-name":"m","alias":"a","bitmaps":[]}]"#,
+    r#"[{"node-name":"n","alias":"a","bitmaps":[{"name":"b","alias":"c"},{"name":"b","alias":"d"}]}]"#,
+    r#"[{"node-name":"n","alias":"a","bitmaps":[{"name":"b","alias":"c"},{"name":"d","alias":"c"}]}]"#,
+    r#"[{"node-name":"n","alias":"a","bitmaps":[{"name":"b","alias":"c"},{"name":"d","alias":"c"}]},{"node-name":"n","alias":"b","bitmaps":[]}]"#,
+    r#"[{"node-name":"n","alias":"a","bitmaps":[]},{"node-name":"m","alias":"a","bitmaps":[{"name":"b","alias":"c"},{"name":"b","alias":"d"}]}]"#,
+    r#"[{"node-name":"<32>","alias":"a","bitmaps":[]}]"#,
+    r#"[{"node-name":"<31>","alias":"<256>","bitmaps":[]}]"#,
+    r#"[{"node-name":"<31>","alias":"<255>","bitmaps":[{"name":"<1024>","alias":"<255>"}]}]"#,
+    r#"[{"node-name":"<31>","alias":"<255>","bitmaps":[{"name":"<1023>","alias":"<256>"}]}]"#,
+    r#"[]"#,
+    r#"[{"node-name":"virtio0","alias":"a","bitmaps":[{"name":"b","alias":"c"},{"name":"d","alias":""},{"name":"e","alias":"f","transform":{"persistent":true}}]},{"node-name":"no-such","alias":"x-._9","bitmaps":[]}]"#,
+];
+
 /// Writes, each of some bytes at an offset, and commands between them.
 const STEPS: &[Result<(u64, u64), &str>] = &[
     Ok((0, 1)),
@@ -79,6 +112,35 @@ fn with_disk() -> (TestClient, Arc<Bitmaps>) {
     };
     shared.set_inventory(Inventory { disks: vec![disk], ..Inventory::default() });
     (TestClient::negotiated(&handle), bitmaps)
+}
+
+#[test]
+fn names_for_migration_are_those_of_a_running_qemu() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(mut qemu) = Qemu::start(dir.path()) else { return };
+    qemu.send(r#"{"execute":"qmp_capabilities"}"#);
+    let (mut test_client, _bitmaps) = with_disk();
+    let query = r#"{"execute":"query-migrate-parameters"}"#;
+    let print = r#"{"execute":"human-monitor-command","arguments":{"command-line":"info migrate_parameters"}}"#;
+    let printed = |answer: &Value| {
+        let text = answer["return"].as_str().unwrap();
+        let lines = text.lines().skip_while(|line| !line.starts_with("block-bitmap-mapping")).skip(1);
+        lines.take_while(|line| line.starts_with(' ')).map(str::to_owned).collect::<Vec<_>>()
+    };
+    for mapping in MAPPINGS {
+        let lengths = [31, 32, 255, 256, 1023, 1024];
+        let mapping = lengths.iter().fold((*mapping).to_owned(), |mapping, length| {
+            mapping.replace(&format!("<{length}>"), &"n".repeat(*length))
+        });
+        let line =
+            format!(r#"{{"execute":"migrate-set-parameters","arguments":{{"block-bitmap-mapping":{mapping}}}}}"#);
+        assert_eq!(test_client.send(line.as_bytes()), [qemu.send(&line)], "to {line}");
+        let [ours, theirs] = [test_client.send(query.as_bytes()).remove(0), qemu.send(query)]
+            .map(|answer| answer["return"].get("block-bitmap-mapping").cloned());
+        assert_eq!(ours, theirs, "after {line}");
+    }
+    let ours = printed(&test_client.send(print.as_bytes())[0]);
+    assert_eq!((ours.len(), ours), (5, printed(&qemu.send(print))));
 }
 
 #[test]

@@ -148,6 +148,7 @@ const LINES: &[&str] = &[
     r#"{"execute":"migrate-set-parameters","arguments":{"tls-creds":null}}"#,
     r#"{"execute":"migrate-set-parameters","arguments":{"nope":5}}"#,
     r#"{"execute":"migrate_continue"}"#,
+    r#"{"execute":"human-monitor-command","arguments":{"command-line":"migrate_set_parameter block-bitmap-mapping 5"}}"#,
     r#"{"execute":"announce-self"}"#,
     r#"{"execute":"announce-self","arguments":{"initial":true}}"#,
     r#"{"execute":"announce-self","arguments":{"initial":50,"max":550,"rounds":5,"step":50}}"#,

@@ -123,7 +123,7 @@ fn what_is_not_here_is_refused_with_the_reason() {
         let said = refusal("migrate-set-capabilities", one);
         assert!(said.contains(why) && said.contains(name), "{said}");
     }
-    for name in ["vcpu-dirty-limit", "block-bitmap-mapping"] {
+    for name in ["vcpu-dirty-limit", "multifd-zlib-level"] {
         let mut arguments = Map::from_iter([("downtime-limit".to_owned(), json!(5))]);
         arguments.insert(name.into(), json!(1));
         let said = refusal("migrate-set-parameters", arguments.into());

@@ -2,7 +2,10 @@
 //!
 //! START has a record for each bitmap. A chunk of a bitmap is sent when it has a dirty cluster, and again when another cluster
 //! has become dirty since: in the rounds, so that little is left for the pause. QEMU sends all of it in the pause.
+//!
+//! Disks and bitmaps have their own names in the stream, or those of a mapping (`mapping.rs`).
 
+mod mapping;
 mod record;
 #[cfg(test)]
 mod tests;
@@ -15,8 +18,11 @@ use vmstate::schema::Description;
 use vmstate::section::{IterativeSection, Record};
 use vmstate::{Error, ErrorKind, Result};
 
+use self::mapping::ALIAS_MAX;
+pub use self::mapping::{BitmapAlias, BitmapMapping, MappingError, NodeAlias, SharedMapping};
 use self::record::{BitmapRecord, Content};
 use crate::devices::virtio::blk::{BitmapError, Bitmaps, node_name};
+use crate::sync::lock;
 
 /// Name of the section.
 pub const NAME: &str = "dirty-bitmap";
@@ -24,8 +30,6 @@ pub const NAME: &str = "dirty-bitmap";
 /// The section, shared between its registry and the machine.
 pub type SharedBitmaps = Arc<Mutex<BitmapSection>>;
 
-/// Longest name of a bitmap that is sent, in bytes.
-const NAME_MAX: usize = u8::MAX as usize;
 /// Bytes of a chunk's record, as an estimate.
 const CHUNK: u64 = 1100;
 
@@ -36,8 +40,12 @@ pub struct BitmapSection {
     disks: Vec<Arc<Bitmaps>>,
     /// Whether a source sends them.
     sends: bool,
-    /// Bitmaps that are sent: the disk's index and the bitmap's name.
-    leaving: Vec<(usize, String)>,
+    /// Mapping that the user has set.
+    set_mapping: SharedMapping,
+    /// Mapping that the migration began with.
+    mapping: Option<BitmapMapping>,
+    /// Bitmaps that are sent.
+    leaving: Vec<Leaving>,
     /// Chunks of this round that are still to be sent: each as the index in `leaving`, and its own index.
     pending: VecDeque<(usize, usize)>,
     /// Disk and bitmap of the last record.
@@ -46,6 +54,20 @@ pub struct BitmapSection {
     incomplete: usize,
     /// Destination: records were lost, so those that still arrive are read and dropped.
     is_lost: bool,
+}
+
+/// A bitmap that is sent.
+#[derive(Debug)]
+struct Leaving {
+    /// Index of its disk.
+    disk: usize,
+    name: String,
+    /// Name of the disk in the stream.
+    node_alias: String,
+    /// Name of the bitmap in the stream.
+    alias: String,
+    /// Whether the destination is to keep the bitmap in the disk's image.
+    persistent: bool,
 }
 
 /// Disk and bitmap that the last record named.
@@ -69,6 +91,12 @@ impl BitmapSection {
         Self { disks, sends, ..Self::default() }
     }
 
+    /// Uses a mapping that may change until the migration begins.
+    #[must_use]
+    pub fn mapped(self, set_mapping: SharedMapping) -> Self {
+        Self { set_mapping, ..self }
+    }
+
     fn disk(&self, index: usize) -> Result<&Bitmaps> {
         let unknown = || Error::new(ErrorKind::Misuse, format!("there is no disk {index}"));
         self.disks.get(index).map(|disk| &**disk).ok_or_else(unknown)
@@ -76,18 +104,18 @@ impl BitmapSection {
 
     /// Appends a record about a bitmap in `leaving`, with the names that differ from the last record's.
     fn put(&mut self, out: &mut Outbox, bitmap: usize, content: Content) -> Result<()> {
-        let (disk, name) = self.leaving.get(bitmap).ok_or_else(not_set_up)?;
+        let Leaving { disk, name, node_alias, alias, .. } = self.leaving.get(bitmap).ok_or_else(not_set_up)?;
         let new_disk = self.last.disk != Some(*disk);
         let new_name = new_disk || self.last.name.as_ref() != Some(name);
-        let node = node_name(*disk);
-        let record = BitmapRecord { node: new_disk.then_some(&*node), name: new_name.then_some(&**name), content };
+        let record =
+            BitmapRecord { node: new_disk.then_some(&**node_alias), name: new_name.then_some(&**alias), content };
         record.put(out);
         self.last = Last { disk: Some(*disk), name: Some(name.clone()) };
         Ok(())
     }
 
     fn put_chunk(&mut self, out: &mut Outbox, (bitmap, chunk): (usize, usize)) -> Result<()> {
-        let (disk, name) = self.leaving.get(bitmap).ok_or_else(not_set_up)?;
+        let Leaving { disk, name, .. } = self.leaving.get(bitmap).ok_or_else(not_set_up)?;
         let chunk = self.disk(*disk)?.chunk(name, chunk).map_err(failed)?;
         self.put(out, bitmap, Content::Bits(chunk))
     }
@@ -107,11 +135,11 @@ impl BitmapSection {
             });
         }
         let disk = match record.node {
-            Some(node) => self.named(node)?,
+            Some(alias) => self.disk_named(alias)?,
             None => self.last.disk.ok_or_else(|| malformed("the first record names no disk".into()))?,
         };
         let name = match (record.name, &self.last.name) {
-            (Some(name), _) => name.to_owned(),
+            (Some(alias), _) => self.bitmap_named(disk, alias)?,
             (None, Some(name)) if record.node.is_none() => name.clone(),
             (None, _) => return Err(malformed("the first record of a disk names no bitmap".into())),
         };
@@ -123,13 +151,14 @@ impl BitmapSection {
         let refused = |error: BitmapError| malformed(format!("{place}: {error}"));
         match record.content {
             Content::End => {}
-            Content::Start { persistent: true, .. } => {
-                let message = format!(
-                    "{place} is kept in the source's image (persistent), but a raw image has no place for it: remove it there first"
-                );
-                return Err(Error::new(ErrorKind::Rejected, message).at(offset));
-            }
-            Content::Start { granularity, recording, .. } => {
+            Content::Start { granularity, recording, persistent } => {
+                if self.transformed(disk, &name).unwrap_or(persistent) {
+                    let message = format!(
+                        "{place} is to be kept in the image (persistent), but a raw image has no place for it: set transform.persistent \
+                         of the bitmap to false in block-bitmap-mapping, here or at the source, or remove the bitmap at the source first"
+                    );
+                    return Err(Error::new(ErrorKind::Rejected, message).at(offset));
+                }
                 bitmaps.begin_arrival(&name, granularity, recording).map_err(|error| {
                     Error::new(ErrorKind::Rejected, format!("{place} cannot be taken: {error}")).at(offset)
                 })?;
@@ -145,19 +174,68 @@ impl BitmapSection {
         Ok(Record::More)
     }
 
-    /// Index of the disk that the source calls `node`.
-    fn named(&self, node: &str) -> Result<usize> {
-        let unknown = || {
-            let ours: Vec<_> = (0..self.disks.len()).map(node_name).collect();
+    /// Aliases of the disk `index` and of its bitmaps, if there is a mapping with this disk.
+    fn aliases(&self, index: usize) -> Option<&NodeAlias> {
+        let node = node_name(index);
+        self.mapping.as_ref()?.nodes().iter().find(|mapped| mapped.node == node)
+    }
+
+    /// Whether the mapping wants the bitmap `name` in the disk's image, if the mapping says so.
+    fn transformed(&self, disk: usize, name: &str) -> Option<bool> {
+        self.aliases(disk)?.bitmaps.iter().find(|bitmap| bitmap.name == name)?.persistent
+    }
+
+    /// Index of the disk that is called `alias` in the stream.
+    fn disk_named(&self, alias: &str) -> Result<usize> {
+        let ours: Vec<_> = (0..self.disks.len()).map(node_name).collect();
+        let (node, remedy) = match &self.mapping {
+            None => (
+                Some(alias),
+                "map them with the migration parameter block-bitmap-mapping, give the source's disks these names (in QEMU -drive id= or \
+                 -blockdev node-name=), or switch the source's capability dirty-bitmaps off",
+            ),
+            Some(mapping) => (
+                mapping.nodes().iter().find(|mapped| mapped.alias == alias).map(|mapped| &*mapped.node),
+                "the migration parameter block-bitmap-mapping maps no disk here to this name: add the disk to it, here, or leave the disk \
+                 out of it at the source",
+            ),
+        };
+        node.and_then(|node| ours.iter().position(|name| name == node)).ok_or_else(|| {
             let message = format!(
-                "the source sends a dirty bitmap of its disk '{node}'; the disks here are called {}: give the source's disks these names \
-                 (in QEMU -drive id= or -blockdev node-name=), or switch its capability dirty-bitmaps off",
+                "the source sends a dirty bitmap of its disk '{alias}'; the disks here are called {}: {remedy}",
                 if ours.is_empty() { "nothing, there are none".into() } else { ours.join(", ") }
             );
             Error::new(ErrorKind::Incompatible, message)
-        };
-        (0..self.disks.len()).find(|index| node_name(*index) == node).ok_or_else(unknown)
+        })
     }
+
+    /// Name of the bitmap of a disk that is called `alias` in the stream.
+    fn bitmap_named(&self, disk: usize, alias: &str) -> Result<String> {
+        let Some(node) = self.aliases(disk) else { return Ok(alias.into()) };
+        let found = node.bitmaps.iter().find(|bitmap| bitmap.alias == alias);
+        found.map(|bitmap| bitmap.name.clone()).ok_or_else(|| {
+            let message = format!(
+                "the source sends a dirty bitmap '{alias}' of its disk '{}', to which the migration parameter block-bitmap-mapping maps no \
+                 bitmap here: add the bitmap to it, here, or leave the bitmap out of it at the source",
+                node.alias
+            );
+            Error::new(ErrorKind::Incompatible, message)
+        })
+    }
+}
+
+/// Names under which the bitmap `name` of the disk `index` is sent, or `None` if the mapping leaves the bitmap out.
+fn leaving(mapping: Option<&BitmapMapping>, disk: usize, name: &str) -> Option<Leaving> {
+    let node = node_name(disk);
+    let (node_alias, alias, persistent) = match mapping {
+        None => (node, name.to_owned(), None),
+        Some(mapping) => {
+            let mapped = mapping.nodes().iter().find(|mapped| mapped.node == node)?;
+            let bitmap = mapped.bitmaps.iter().find(|bitmap| bitmap.name == name)?;
+            (mapped.alias.clone(), bitmap.alias.clone(), bitmap.persistent)
+        }
+    };
+    Some(Leaving { disk, name: name.into(), node_alias, alias, persistent: persistent.unwrap_or(false) })
 }
 
 fn not_set_up() -> Error {
@@ -175,26 +253,34 @@ impl IterativeSection for BitmapSection {
     }
 
     fn is_needed(&self) -> bool {
-        self.sends && self.disks.iter().any(|disk| !disk.each(|_| ()).is_empty())
+        let mapping = lock(&self.set_mapping);
+        let mut disks = self.disks.iter().enumerate();
+        let any_of = |(disk, bitmaps): (usize, &Arc<Bitmaps>)| {
+            bitmaps.each(|bitmap| leaving(mapping.as_ref(), disk, bitmap.name()).is_some()).contains(&true)
+        };
+        self.sends && disks.any(any_of)
     }
 
     fn setup(&mut self, out: &mut Outbox) -> Result<()> {
         (self.last, self.leaving) = (Last::default(), Vec::new());
-        for (index, disk) in self.disks.iter().enumerate() {
-            let names = disk.leave().map_err(failed)?;
-            if let Some(name) = names.iter().find(|name| name.len() > NAME_MAX) {
-                let message =
-                    format!("the name of bitmap '{name}' has more than {NAME_MAX} bytes: remove the bitmap first");
-                return Err(Error::new(ErrorKind::Rejected, message));
-            }
-            self.leaving.extend(names.into_iter().map(|name| (index, name)));
+        self.mapping = lock(&self.set_mapping).clone();
+        for (disk, bitmaps) in self.disks.iter().enumerate() {
+            let sent = bitmaps.leave(|name| leaving(self.mapping.as_ref(), disk, name)).map_err(failed)?;
+            self.leaving.extend(sent);
+        }
+        if let Some(Leaving { name, .. }) = self.leaving.iter().find(|bitmap| bitmap.alias.len() > ALIAS_MAX) {
+            let message = format!(
+                "the name of bitmap '{name}' has more than {ALIAS_MAX} bytes: give it an alias in the migration parameter \
+                 block-bitmap-mapping, or remove the bitmap first"
+            );
+            return Err(Error::new(ErrorKind::Rejected, message));
         }
         for bitmap in 0..self.leaving.len() {
-            let (disk, name) = self.leaving.get(bitmap).ok_or_else(not_set_up)?;
+            let Leaving { disk, name, persistent, .. } = self.leaving.get(bitmap).ok_or_else(not_set_up)?;
             let start = self.disk(*disk)?.with(name, |bitmap| Content::Start {
                 granularity: bitmap.granularity(),
                 recording: bitmap.is_recording(),
-                persistent: false,
+                persistent: *persistent,
             });
             self.put(out, bitmap, start.map_err(failed)?)?;
         }
@@ -208,7 +294,7 @@ impl IterativeSection for BitmapSection {
 
     fn sync(&mut self) -> Result<()> {
         // A chunk that is pending already may be added again: the later copy has all of its bits.
-        for (bitmap, (disk, name)) in self.leaving.iter().enumerate() {
+        for (bitmap, Leaving { disk, name, .. }) in self.leaving.iter().enumerate() {
             let changed = self.disk(*disk)?.take_changed(name).map_err(failed)?;
             self.pending.extend(changed.into_iter().map(|chunk| (bitmap, chunk)));
         }
@@ -236,6 +322,9 @@ impl IterativeSection for BitmapSection {
     }
 
     fn load_start(&mut self, input: &mut Reader<'_>, _version: u32) -> Result<Record> {
+        if self.last == Last::default() {
+            self.mapping = lock(&self.set_mapping).clone();
+        }
         self.take(input, Body::Start)
     }
 
@@ -267,7 +356,7 @@ impl IterativeSection for BitmapSection {
 
     fn cleanup(&mut self) {
         self.disks.iter().for_each(|disk| disk.end_migration());
-        *self = Self::new(std::mem::take(&mut self.disks), self.sends);
+        *self = Self::new(std::mem::take(&mut self.disks), self.sends).mapped(Arc::clone(&self.set_mapping));
     }
 }
 

@@ -1,9 +1,12 @@
 //! Section `dirty-bitmap`, compared with a stream of QEMU's, and with the writes of a guest.
 
+mod mapped;
+
 use proptest::prelude::*;
 use serde_json::Value;
 use vmstate::codec::Piece;
 
+use self::mapped::mapping;
 use super::*;
 
 /// A stream of QEMU 10.0.2; the `README.md` beside it says what is in it.
@@ -270,8 +273,15 @@ proptest! {
         changes in prop::collection::vec((0..3000usize, any::<u8>()), 0..6),
         cut in 0..3000usize,
         interrupted in any::<bool>(),
+        mapped in any::<bool>(),
     ) {
         let (disks, mut section) = machine(&DISKS);
+        if mapped {
+            section = section.mapped(mapping(&[
+                ("virtio1", "virtio1", &[("b", "b", None), ("other", "d", None)]),
+                ("virtio0", "virtio0", &[("c", "b", Some(false)), ("b", "c", None)]),
+            ]));
+        }
         disks[1].add("here", 4096, true).unwrap();
         disks[1].mark(0, 1);
         let before = seen(&disks[1]);

@@ -122,17 +122,19 @@ impl Bitmaps {
         lock(&self.list).iter().map(read).collect()
     }
 
-    /// Source: makes all bitmaps busy, and returns the name of each, the newest first. All dirty clusters are to be sent.
+    /// Source: makes those bitmaps busy for whose name `wanted` returns something, and returns that, for the newest bitmap first.
+    /// All their dirty clusters are to be sent.
     ///
     /// # Errors
     /// One of them is busy already.
-    pub fn leave(&self) -> Result<Vec<String>, BitmapError> {
+    pub fn leave<R>(&self, wanted: impl Fn(&str) -> Option<R>) -> Result<Vec<R>, BitmapError> {
         let mut list = lock(&self.list);
-        if let Some(busy) = list.iter().find(|bitmap| bitmap.is_busy()) {
+        let mut leaving: Vec<_> = list.iter_mut().filter_map(|bitmap| Some((wanted(bitmap.name())?, bitmap))).collect();
+        if let Some((_, busy)) = leaving.iter().find(|(_, bitmap)| bitmap.is_busy()) {
             return Err(BitmapError::Busy(busy.name().into()));
         }
-        list.iter_mut().for_each(DirtyBitmap::leave);
-        Ok(list.iter().map(|bitmap| bitmap.name().into()).collect())
+        leaving.iter_mut().for_each(|(_, bitmap)| bitmap.leave());
+        Ok(leaving.into_iter().map(|(wanted, _)| wanted).collect())
     }
 
     /// Source: takes the chunks of a leaving bitmap that have changed since they were last taken, in their order.
