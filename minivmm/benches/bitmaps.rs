@@ -1,4 +1,4 @@
-//! Cost of dirty bitmaps: of a guest's write, and of a migration with the bitmap of a disk of 1 TiB.
+//! Cost of dirty bitmaps: of a guest's write, of a merge, and of a migration with the bitmap of a disk of 1 TiB.
 //!
 //! `cargo bench -p minivmm --bench bitmaps [-- REPEATS]`. The measure is the least time of the repeats. Nothing is written to a
 //! disk: a write marks the bitmaps after the image was written.
@@ -76,11 +76,29 @@ fn migration(dirty: u64, sent: &mut [u64; 2]) -> [Duration; 2] {
     [round, pause]
 }
 
+/// Times to merge a bitmap with `dirty` random writes into an empty one of the same granularity, and of twice that one.
+fn merges(dirty: u64) -> [Duration; 2] {
+    let bitmaps = disk(2);
+    bitmaps.add("coarse", 2 * GRANULARITY, true).expect("room");
+    bitmaps.set_recording("b1", false).expect("a bitmap");
+    bitmaps.set_recording("coarse", false).expect("a bitmap");
+    (0..dirty).for_each(|number| bitmaps.mark(place(number), WRITE));
+    ["b1", "coarse"].map(|target| time(|| bitmaps.merge(target, "b0").expect("bitmaps")))
+}
+
 fn main() {
     let repeats = std::env::args().skip(1).find_map(|argument| argument.parse().ok()).unwrap_or(5);
     for count in [0, 1, 4] {
         let [all] = least(repeats, || writes(count));
         println!("{count} bitmaps: {:.1} ns a write", all.as_secs_f64() * 1e9 / WRITES as f64);
+    }
+    for dirty in [1000, 100_000, 10_000_000] {
+        let [same, other] = least(repeats, || merges(dirty));
+        println!(
+            "{dirty} random writes: merge {:.2} ms, into another granularity {:.2} ms",
+            same.as_secs_f64() * 1e3,
+            other.as_secs_f64() * 1e3,
+        );
     }
     for dirty in [1000, 100_000, 10_000_000] {
         let mut sent = [0; 2];

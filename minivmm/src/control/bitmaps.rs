@@ -1,4 +1,4 @@
-//! Commands for the named dirty bitmaps of disks, for incremental backups. The bitmaps have a lock of their own, so the driver is
+//! Commands for the named dirty bitmaps of disks, for incremental backups. The bitmaps have locks of their own, so the driver is
 //! not involved.
 //!
 //! Facts: QEMU's `block/monitor/bitmap-qmp-cmds.c`.
@@ -13,7 +13,7 @@ use crate::control::commands::{Arguments, Failure};
 use crate::control::descriptors::Caller;
 use crate::control::kind::{Kind, Member, Shape, needed, optional};
 use crate::control::table::{CarryOut, Command};
-use crate::devices::virtio::blk::{BitmapError, Bitmaps, DirtyBitmap, GRANULARITY};
+use crate::devices::virtio::blk::{BitmapError, Bitmaps, DirtyBitmap, GRANULARITY, Transaction};
 use crate::vm::DiskFacts;
 
 /// Most ranges in an answer.
@@ -25,6 +25,24 @@ impl From<BitmapError> for Failure {
     }
 }
 
+/// Changes bitmaps of disks, which the transaction names by their index.
+pub(super) type Change = fn(&[DiskFacts], &mut Transaction<'_>, &Arguments) -> Result<(), Failure>;
+
+/// Commands that are also actions of a transaction.
+pub(super) const CHANGES: [(&str, Change); 6] = [
+    ("block-dirty-bitmap-add", add),
+    ("block-dirty-bitmap-remove", remove),
+    ("block-dirty-bitmap-clear", clear),
+    ("block-dirty-bitmap-enable", enable),
+    ("block-dirty-bitmap-disable", disable),
+    ("block-dirty-bitmap-merge", merge),
+];
+
+/// Carries out one change.
+fn alone(caller: &Caller, arguments: Arguments, change: Change) -> Result<Value, Failure> {
+    carry_out(caller, [Ok((change, arguments))])
+}
+
 /// Rows of the command table.
 pub(super) fn commands() -> Vec<Command> {
     let command = |name, about, carry_out: CarryOut| Command::new(name, about, carry_out).takes(node_and_name());
@@ -34,7 +52,7 @@ pub(super) fn commands() -> Vec<Command> {
             "adds a [dirty bitmap](minivmm-devices.md#dirty-bitmaps) to the disk `node`, as `query-block` names it. `granularity` is the bytes of a \
              cluster, a power of two from 512 to 2 GiB, 64 KiB if it is not given; with `disabled` the bitmap does not record until \
              `block-dirty-bitmap-enable`; `persistent` is refused, because a raw image has no place for bitmaps",
-            add,
+            |caller, arguments| alone(caller, arguments, add),
         )
         .takes(node_and_name().into_iter().chain([
             optional("granularity", Kind::Size),
@@ -42,21 +60,21 @@ pub(super) fn commands() -> Vec<Command> {
             optional("disabled", Kind::Switch),
         ])),
         command("block-dirty-bitmap-remove", "removes a bitmap", |caller, arguments| {
-            change(caller, &arguments, Bitmaps::remove)
+            alone(caller, arguments, remove)
         }),
         command("block-dirty-bitmap-clear", "makes all clusters of a bitmap clean", |caller, arguments| {
-            change(caller, &arguments, Bitmaps::clear)
+            alone(caller, arguments, clear)
         }),
         command("block-dirty-bitmap-enable", "lets a bitmap record the guest's changes", |caller, arguments| {
-            change(caller, &arguments, |bitmaps, name| bitmaps.set_recording(name, true))
+            alone(caller, arguments, enable)
         }),
         command("block-dirty-bitmap-disable", "keeps a bitmap as it is, whatever the guest changes", |caller, arguments| {
-            change(caller, &arguments, |bitmaps, name| bitmaps.set_recording(name, false))
+            alone(caller, arguments, disable)
         }),
         Command::new(
             "block-dirty-bitmap-merge",
             "makes each cluster of the bitmap `target` dirty that is dirty in one of `bitmaps`: names, or objects with `node` and `name`",
-            merge,
+            |caller, arguments| alone(caller, arguments, merge),
         )
         .takes([
             needed("node", Kind::Text),
@@ -115,64 +133,95 @@ pub(super) fn list(disk: &DiskFacts) -> Option<Value> {
     (!all.is_empty()).then(|| all.into())
 }
 
-fn find(caller: &Caller, node: &str) -> Option<Arc<Bitmaps>> {
-    let disks = caller.inventory().disks;
-    disks.into_iter().find(|disk| disk.name == node).map(|disk| disk.bitmaps)
+/// Index of the disk `node`.
+fn find(disks: &[DiskFacts], node: &str) -> Option<usize> {
+    disks.iter().position(|disk| disk.name == node)
 }
 
-fn of_node(caller: &Caller, node: &str) -> Result<Arc<Bitmaps>, Failure> {
-    find(caller, node).ok_or_else(|| Failure::generic(format!("Node '{node}' not found")))
+fn of_node(disks: &[DiskFacts], node: &str) -> Result<usize, Failure> {
+    find(disks, node).ok_or_else(|| Failure::generic(format!("Node '{node}' not found")))
+}
+
+/// The bitmaps of the disk that the argument `node` names.
+fn bitmaps(caller: &Caller, arguments: &Arguments) -> Result<Arc<Bitmaps>, Failure> {
+    let mut disks = caller.inventory().disks;
+    let index = of_node(&disks, text(arguments, "node"))?;
+    Ok(disks.swap_remove(index).bitmaps)
 }
 
 fn text<'a>(arguments: &'a Arguments, name: &str) -> &'a str {
     arguments.text(name).unwrap_or_default()
 }
 
-fn add(caller: &Caller, arguments: Arguments) -> Result<Value, Failure> {
-    let (node, name) = (text(&arguments, "node"), text(&arguments, "name"));
+/// Carries out changes: all or none.
+pub(super) fn carry_out(
+    caller: &Caller,
+    changes: impl IntoIterator<Item = Result<(Change, Arguments), Failure>>,
+) -> Result<Value, Failure> {
+    let disks = caller.inventory().disks;
+    let mut transaction = Transaction::begin(disks.iter().map(|disk| &*disk.bitmaps));
+    for change in changes {
+        let (change, arguments) = change?;
+        change(&disks, &mut transaction, &arguments)?;
+    }
+    transaction.commit();
+    Ok(json!({}))
+}
+
+fn add(disks: &[DiskFacts], transaction: &mut Transaction<'_>, arguments: &Arguments) -> Result<(), Failure> {
+    let (node, name) = (text(arguments, "node"), text(arguments, "name"));
     let too_large = || Failure::generic("Parameter 'granularity' expects uint32_t");
     let granularity = arguments.integer("granularity").map(u32::try_from).transpose().map_err(|_| too_large())?;
     if name.is_empty() {
         return Err(BitmapError::NoName.into());
     }
     let unknown = || Failure::generic(format!("Cannot find device='{node}' nor node-name='{node}'"));
-    let bitmaps = find(caller, node).ok_or_else(unknown)?;
+    let disk = find(disks, node).ok_or_else(unknown)?;
     if arguments.switch("persistent") == Some(true) {
         let why = format!("Can't store persistent bitmaps to {node}: Operation not supported");
         return Err(Failure::generic(why));
     }
-    bitmaps.add(name, granularity.unwrap_or(GRANULARITY), arguments.switch("disabled") != Some(true))?;
-    Ok(json!({}))
+    let recording = arguments.switch("disabled") != Some(true);
+    Ok(transaction.add(disk, name, granularity.unwrap_or(GRANULARITY), recording)?)
 }
 
-fn change(
-    caller: &Caller,
-    arguments: &Arguments,
-    change: impl FnOnce(&Bitmaps, &str) -> Result<(), BitmapError>,
-) -> Result<Value, Failure> {
-    change(&*of_node(caller, text(arguments, "node"))?, text(arguments, "name"))?;
-    Ok(json!({}))
+fn remove(disks: &[DiskFacts], transaction: &mut Transaction<'_>, arguments: &Arguments) -> Result<(), Failure> {
+    Ok(transaction.remove(of_node(disks, text(arguments, "node"))?, text(arguments, "name"))?)
 }
 
-fn merge(caller: &Caller, arguments: Arguments) -> Result<Value, Failure> {
-    let (node, target) = (text(&arguments, "node"), text(&arguments, "target"));
-    let bitmaps = of_node(caller, node)?;
-    bitmaps.with(target, |_| ())?;
+fn clear(disks: &[DiskFacts], transaction: &mut Transaction<'_>, arguments: &Arguments) -> Result<(), Failure> {
+    Ok(transaction.clear(of_node(disks, text(arguments, "node"))?, text(arguments, "name"))?)
+}
+
+fn enable(disks: &[DiskFacts], transaction: &mut Transaction<'_>, arguments: &Arguments) -> Result<(), Failure> {
+    Ok(transaction.set_recording(of_node(disks, text(arguments, "node"))?, text(arguments, "name"), true)?)
+}
+
+fn disable(disks: &[DiskFacts], transaction: &mut Transaction<'_>, arguments: &Arguments) -> Result<(), Failure> {
+    Ok(transaction.set_recording(of_node(disks, text(arguments, "node"))?, text(arguments, "name"), false)?)
+}
+
+fn merge(disks: &[DiskFacts], transaction: &mut Transaction<'_>, arguments: &Arguments) -> Result<(), Failure> {
+    let disk = of_node(disks, text(arguments, "node"))?;
+    let target = text(arguments, "target");
+    transaction.find(disk, target)?;
     let sources = arguments.list("bitmaps").iter().map(|source| {
-        Ok(match source {
-            Value::String(name) => (Arc::clone(&bitmaps), name.as_str()),
+        let (disk, name) = match source {
+            Value::String(name) => (disk, name.as_str()),
             other => (
-                of_node(caller, other["node"].as_str().unwrap_or_default())?,
+                of_node(disks, other["node"].as_str().unwrap_or_default())?,
                 other["name"].as_str().unwrap_or_default(),
             ),
-        })
+        };
+        transaction.find(disk, name)?;
+        Ok((disk, name))
     });
-    bitmaps.merge(target, &sources.collect::<Result<Vec<_>, Failure>>()?)?;
-    Ok(json!({}))
+    let sources = sources.collect::<Result<Vec<_>, Failure>>()?;
+    Ok(transaction.merge(disk, target, &sources)?)
 }
 
 fn ranges(caller: &Caller, arguments: Arguments) -> Result<Value, Failure> {
-    let bitmaps = of_node(caller, text(&arguments, "node"))?;
+    let bitmaps = bitmaps(caller, &arguments)?;
     let start = arguments.integer("start").unwrap_or(0).max(0).cast_unsigned();
     let (listed, next) = bitmaps.with(text(&arguments, "name"), |bitmap| {
         let mut ranges = bitmap.ranges(start);
@@ -189,7 +238,7 @@ fn ranges(caller: &Caller, arguments: Arguments) -> Result<Value, Failure> {
 
 /// As `hbitmap_sha256` (util/hbitmap.c) on x86-64: the words of the bitmap, each with its lowest byte first.
 fn sha256(caller: &Caller, arguments: Arguments) -> Result<Value, Failure> {
-    let bitmaps = of_node(caller, text(&arguments, "node"))?;
+    let bitmaps = bitmaps(caller, &arguments)?;
     let digest = bitmaps.with(text(&arguments, "name"), |bitmap| {
         let mut context = digest::Context::new(&digest::SHA256);
         bitmap.words().iter().for_each(|word| context.update(&word.to_le_bytes()));

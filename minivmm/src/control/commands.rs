@@ -66,6 +66,11 @@ pub(super) fn done(outcome: Result<(), Refusal>) -> Result<Value, Failure> {
 pub(super) struct Arguments(Map<String, Value>);
 
 impl Arguments {
+    /// Arguments within those of another command, already checked with them.
+    pub(super) fn within(members: Option<&Map<String, Value>>) -> Self {
+        Self(members.cloned().unwrap_or_default())
+    }
+
     /// Returns a string, if it is given.
     pub(super) fn text(&self, name: &str) -> Option<&str> {
         self.0.get(name)?.as_str()
@@ -84,6 +89,11 @@ impl Arguments {
     /// Returns a list, empty if it is not given.
     pub(super) fn list(&self, name: &str) -> &[Value] {
         self.0.get(name).and_then(Value::as_array).map_or(&[], Vec::as_slice)
+    }
+
+    /// Returns an object, if it is given.
+    pub(super) fn object(&self, name: &str) -> Option<&Value> {
+        self.0.get(name)
     }
 
     /// Returns all arguments.

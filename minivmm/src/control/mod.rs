@@ -26,6 +26,7 @@ mod socket;
 mod table;
 #[cfg(test)]
 mod tests;
+mod transaction;
 
 pub use channels::{Channel, channel};
 pub use client::{Client, ClientError};

@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::control::commands::{Arguments, Failure};
 use crate::control::descriptors::{self, Caller};
 use crate::control::kind::{Kind, Member, Shape, needed};
-use crate::control::{announce, bitmaps, dirty_rate, human, introspection, machine, migration};
+use crate::control::{announce, bitmaps, dirty_rate, human, introspection, machine, migration, transaction};
 
 /// One command.
 pub(super) struct Command {
@@ -38,7 +38,13 @@ pub(super) struct Event {
 /// Every command, in the order of `query-commands`.
 pub(super) static COMMANDS: LazyLock<Vec<Command>> = LazyLock::new(|| {
     let all = [introspection::commands(), machine::commands(), migration::commands(), announce::commands()];
-    let more = [bitmaps::commands(), descriptors::commands(), dirty_rate::commands(), human::commands()];
+    let more = [
+        bitmaps::commands(),
+        transaction::commands(),
+        descriptors::commands(),
+        dirty_rate::commands(),
+        human::commands(),
+    ];
     all.into_iter().chain(more).flatten().collect()
 });
 

@@ -67,7 +67,7 @@ impl Ground {
         // So the guest's own write is in them, and its further writes change nothing.
         source.await_passes(2);
         bitmaps.add("off", 65536, false).unwrap();
-        bitmaps.merge("off", &[(Arc::clone(&bitmaps), "fine")]).unwrap();
+        bitmaps.merge("off", "fine").unwrap();
         source.handle.set_sends_dirty_bitmaps(true);
         let address = unix_address(dir.path(), "incoming");
         Some(Self { dir, source, disk: path, address })

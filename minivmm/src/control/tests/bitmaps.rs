@@ -46,6 +46,52 @@ const LINES: &[&str] = &[
     r#"{"execute":"x-debug-block-dirty-bitmap-sha256","arguments":{"node":"virtio0","name":"nope"}}"#,
 ];
 
+/// Transactions to which minivmm gives the same answers as QEMU, and after which the bitmaps are the same: the rest of the command's
+/// arguments behind `actions`, and the bitmaps `a` and `b` exist at first. In the shortened actions `+x`, `-x`, `0x`, `1x`, `2x` add, remove,
+/// clear, enable and disable a bitmap, and `xy` merges y into x.
+const TRANSACTIONS: &[(&str, &str)] = &[
+    ("", ""),
+    ("+c 2a 0b", ""),
+    ("+c !", ""),
+    ("ab 0b +d", ""),
+    ("0a ab 0a ba 1a 2b -c ?", ""),
+    ("-c +c", ""),
+    ("-c 0c", ""),
+    ("-c -c", ""),
+    ("-c ac", ""),
+    ("+e ea ea eb 0e ea -e", ""),
+    ("+e ea -d", ""),
+    ("?", ""),
+    ("0nope", ""),
+    ("0a", r#","properties":{}"#),
+    ("0a", r#","properties":{"completion-mode":"individual"}"#),
+    ("1a 0b", r#","properties":{"completion-mode":"grouped"}"#),
+    ("! 0b", r#","properties":{"completion-mode":"grouped"}"#),
+    ("", r#","properties":{"completion-mode":"grouped"}"#),
+    ("", r#","properties":{"completion-mode":"nope"}"#),
+    ("", r#","properties":{"nope":1}"#),
+    ("", r#","properties":5"#),
+];
+
+/// Lines with a transaction that is malformed.
+const MALFORMED: &[&str] = &[
+    r#"{"execute":"transaction"}"#,
+    r#"{"execute":"transaction","arguments":{"actions":5}}"#,
+    r#"{"execute":"transaction","arguments":{"actions":[5]}}"#,
+    r#"{"execute":"transaction","arguments":{"actions":[{}]}}"#,
+    r#"{"execute":"transaction","arguments":{"actions":[{"type":5}]}}"#,
+    r#"{"execute":"transaction","arguments":{"actions":[{"type":"nope"}]}}"#,
+    r#"{"execute":"transaction","arguments":{"actions":[{"type":"abort"}]}}"#,
+    r#"{"execute":"transaction","arguments":{"actions":[{"type":"abort","data":5}]}}"#,
+    r#"{"execute":"transaction","arguments":{"actions":[{"type":"abort","data":{"x":5}}]}}"#,
+    r#"{"execute":"transaction","arguments":{"actions":[{"type":"abort","data":{},"x":5}]}}"#,
+    r#"{"execute":"transaction","arguments":{"actions":[{"type":"block-dirty-bitmap-clear","data":{"node":"virtio0"}}]}}"#,
+    r#"{"execute":"transaction","arguments":{"actions":[{"type":"block-dirty-bitmap-add","data":{"node":"virtio0","name":"x","granularity":"x"}}]}}"#,
+    r#"{"execute":"transaction","arguments":{"actions":[{"type":"block-dirty-bitmap-add","data":{"node":"virtio0","name":"x","granularity":5}}]}}"#,
+    r#"{"execute":"transaction","arguments":{"actions":[{"type":"block-dirty-bitmap-merge","data":{"node":"virtio0","target":"a","bitmaps":[5]}}]}}"#,
+    r#"{"execute":"transaction","arguments":{"actions":[],"x":5}}"#,
+];
+
 /// Values of the parameter `block-bitmap-mapping`; the last one stays. `<N>` stands for N letters.
 const MAPPINGS: &[&str] = &[
     r#"5"#,
@@ -143,6 +189,69 @@ fn names_for_migration_are_those_of_a_running_qemu() {
     assert_eq!((ours.len(), ours), (5, printed(&qemu.send(print))));
 }
 
+/// The command of a shortened transaction.
+fn transaction(actions: &str, rest: &str) -> String {
+    let action = |short: &str| {
+        let (kind, name) = short.split_at(1);
+        let of = |kind: &str| json!({"type": format!("block-dirty-bitmap-{kind}"), "data": {"node": "virtio0", "name": name}});
+        match kind {
+            "!" => json!({"type": "abort", "data": {}}),
+            "?" => json!({"type": "block-dirty-bitmap-clear", "data": {"node": "nope", "name": "a"}}),
+            "+" => of("add"),
+            "-" => of("remove"),
+            "0" => of("clear"),
+            "1" => of("enable"),
+            "2" => of("disable"),
+            target => {
+                let data = json!({"node": "virtio0", "target": target, "bitmaps": [name]});
+                json!({"type": "block-dirty-bitmap-merge", "data": data})
+            }
+        }
+    };
+    let actions: Value = actions.split_whitespace().map(action).collect();
+    format!(r#"{{"execute":"transaction","arguments":{{"actions":{actions}{rest}}}}}"#)
+}
+
+/// The list of a disk's bitmaps in the answer of `query-block`.
+fn listed(answer: &Value) -> Value {
+    answer["return"][0]["inserted"]["dirty-bitmaps"].clone()
+}
+
+#[test]
+fn transactions_are_those_of_a_running_qemu() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(mut qemu) = Qemu::start(dir.path()) else { return };
+    qemu.send(r#"{"execute":"qmp_capabilities"}"#);
+    let (mut test_client, bitmaps) = with_disk();
+    let mut both = |line: &str| {
+        let ours = test_client.send(format!("{line}\n").as_bytes()).remove(0);
+        assert_eq!(ours, qemu.send(line), "to {line}");
+        ours
+    };
+    both(r#"{"execute":"block-dirty-bitmap-add","arguments":{"node":"virtio0","name":"a","granularity":512}}"#);
+    both(r#"{"execute":"block-dirty-bitmap-add","arguments":{"node":"virtio0","name":"b"}}"#);
+    MALFORMED.iter().for_each(|line| drop(both(line)));
+    for (number, (actions, rest)) in (0..).zip(TRANSACTIONS) {
+        let line = transaction(actions, rest);
+        let ours = test_client.send(format!("{line}\n").as_bytes()).remove(0);
+        assert_eq!(ours, qemu.send(&line), "to {line}");
+        let block = r#"{"execute":"query-block"}"#;
+        let ours = listed(&test_client.send(block.as_bytes())[0]);
+        assert_eq!(ours, listed(&qemu.send(block)), "after {line}");
+        for bitmap in ours.as_array().unwrap() {
+            let arguments = json!({"node": "virtio0", "name": bitmap["name"]});
+            let line = json!({"execute": "x-debug-block-dirty-bitmap-sha256", "arguments": arguments}).to_string();
+            assert_eq!(test_client.send(line.as_bytes()), [qemu.send(&line)], "{bitmap} after {line}");
+        }
+        // The guest writes.
+        let offset = number * 65_536;
+        bitmaps.mark(offset, 512);
+        let write = format!("qemu-io virtio0 \"write {offset} 512\"");
+        let line = json!({"execute": "human-monitor-command", "arguments": {"command-line": write}});
+        assert_eq!(qemu.send(&line.to_string()), json!({"return": ""}));
+    }
+}
+
 #[test]
 fn the_ranges_of_a_bitmap_are_listed_in_parts() {
     let (mut test_client, bitmaps) = with_disk();
@@ -186,9 +295,8 @@ fn bitmaps_are_those_of_a_running_qemu() {
             Err(line) => assert_eq!(test_client.send(line.as_bytes()), [qemu.send(line)], "to {line}"),
         }
         let block = r#"{"execute":"query-block"}"#;
-        let list = |answer: &Value| answer["return"][0]["inserted"]["dirty-bitmaps"].clone();
-        let ours = list(&test_client.send(block.as_bytes())[0]);
-        assert_eq!(ours, list(&qemu.send(block)), "after {step:?}");
+        let ours = listed(&test_client.send(block.as_bytes())[0]);
+        assert_eq!(ours, listed(&qemu.send(block)), "after {step:?}");
         for bitmap in ours.as_array().unwrap() {
             let arguments = json!({"node": "virtio0", "name": bitmap["name"]});
             let line = json!({"execute": "x-debug-block-dirty-bitmap-sha256", "arguments": arguments}).to_string();

@@ -58,7 +58,7 @@ pub enum BitmapError {
     Words { words: usize, sectors: u32 },
 }
 
-/// Part of a bitmap in a migration.
+/// Part of a bitmap in a migration or in a transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Use {
     /// None: users may change the bitmap.
@@ -75,6 +75,8 @@ pub(super) enum Use {
     },
     /// Bits are still to arrive, at a destination whose guest runs.
     ArrivingInPostcopy,
+    /// It is removed if its transaction succeeds.
+    Removed,
 }
 
 /// A part of a bitmap as it is sent.
@@ -142,7 +144,7 @@ impl DirtyBitmap {
         self.recording
     }
 
-    /// Whether a migration uses the bitmap, so that no user may change it.
+    /// Whether a migration or a transaction uses the bitmap, so that no user may change it.
     pub fn is_busy(&self) -> bool {
         self.used != Use::None
     }
@@ -188,13 +190,15 @@ impl DirtyBitmap {
     }
 
     fn set(&mut self, clusters: RangeInclusive<u64>) {
-        for (index, mask) in masks(clusters) {
-            let Some(word) = self.words.get_mut(index) else { return };
-            self.count += u64::from((mask & !*word).count_ones());
-            if *word & mask != mask {
-                *word |= mask;
-                self.changed(index);
-            }
+        masks(clusters).for_each(|(index, mask)| self.set_in_word(index, mask));
+    }
+
+    fn set_in_word(&mut self, index: usize, mask: u64) {
+        let Some(word) = self.words.get_mut(index) else { return };
+        self.count += u64::from((mask & !*word).count_ones());
+        if *word & mask != mask {
+            *word |= mask;
+            self.changed(index);
         }
     }
 
@@ -277,17 +281,19 @@ impl DirtyBitmap {
         Ok(())
     }
 
-    pub(super) fn clear(&mut self) {
-        self.words.fill(0);
-        self.count = 0;
+    /// The bitmap without dirty clusters.
+    pub(super) fn cleared(&self) -> Self {
+        let words = vec![0; self.words.len()];
+        Self { name: self.name.clone(), words, count: 0, used: Use::None, ..*self }
     }
 
     /// Adds the dirty clusters of `other`, which may have another granularity.
     pub(super) fn add(&mut self, other: &Self) {
-        let granularity = u64::from(other.granularity);
-        for (index, word) in (0..).zip(&other.words).filter(|(_, word)| **word != 0) {
-            let bits = (0..WORD).filter(|bit| word >> bit & 1 == 1);
-            bits.for_each(|bit| self.mark((index * WORD + bit) * granularity, granularity));
+        if self.granularity == other.granularity {
+            let words = other.words.iter().enumerate().filter(|(_, word)| **word != 0);
+            words.for_each(|(index, word)| self.set_in_word(index, *word));
+        } else {
+            other.ranges(0).for_each(|range| self.mark(range.start, range.end - range.start));
         }
     }
 }

@@ -2,7 +2,7 @@
 //! memory only: a raw image has no place for them.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Mutex, MutexGuard};
 
 use super::bitmap::{BitmapError, COUNT_MAX, Chunk, DirtyBitmap, MEMORY_MAX, Use};
 use crate::sync::lock;
@@ -11,7 +11,7 @@ use crate::sync::lock;
 #[derive(Debug)]
 pub struct Bitmaps {
     /// Bytes of the disk.
-    bytes: u64,
+    pub(super) bytes: u64,
     /// The newest first, as QEMU lists and sends them.
     list: Mutex<Vec<DirtyBitmap>>,
     /// False only while the list is empty.
@@ -32,17 +32,17 @@ impl Bitmaps {
         }
     }
 
-    /// Adds a bitmap without dirty clusters.
-    ///
-    /// # Errors
-    /// The name or the granularity is not possible, or there are too many bitmaps.
-    pub fn add(&self, name: &str, granularity: u32, recording: bool) -> Result<(), BitmapError> {
-        self.insert(DirtyBitmap::new(name, granularity, self.bytes, recording)?)
+    /// Locks the list, whose changes have to be reported to [`changed`](Self::changed).
+    pub(super) fn locked(&self) -> MutexGuard<'_, Vec<DirtyBitmap>> {
+        lock(&self.list)
     }
 
-    fn insert(&self, bitmap: DirtyBitmap) -> Result<(), BitmapError> {
+    /// Inserts a new bitmap of the disk into the locked `list`.
+    ///
+    /// # Errors
+    /// The disk has a bitmap of this name already, or too many.
+    pub(super) fn insert(&self, list: &mut Vec<DirtyBitmap>, bitmap: DirtyBitmap) -> Result<(), BitmapError> {
         let name = bitmap.name();
-        let mut list = lock(&self.list);
         if list.iter().any(|other| other.name() == name) {
             return Err(BitmapError::Exists(name.into()));
         }
@@ -54,57 +54,13 @@ impl Bitmaps {
             return Err(BitmapError::TooLarge);
         }
         list.insert(0, bitmap);
-        self.may_have_any.store(true, Ordering::SeqCst);
+        self.changed(list);
         Ok(())
     }
 
-    /// Removes a bitmap.
-    ///
-    /// # Errors
-    /// It does not exist, or is busy.
-    pub fn remove(&self, name: &str) -> Result<(), BitmapError> {
-        let mut list = lock(&self.list);
-        let index = Self::index(&list, name)?;
-        list.remove(index);
+    /// Notices that the locked `list` has changed.
+    pub(super) fn changed(&self, list: &[DirtyBitmap]) {
         self.may_have_any.store(!list.is_empty(), Ordering::SeqCst);
-        Ok(())
-    }
-
-    /// Makes all clusters clean.
-    ///
-    /// # Errors
-    /// The bitmap does not exist, or is busy.
-    pub fn clear(&self, name: &str) -> Result<(), BitmapError> {
-        self.change(name, DirtyBitmap::clear)
-    }
-
-    /// Sets whether the guest's writes set bits.
-    ///
-    /// # Errors
-    /// The bitmap does not exist, or is busy.
-    pub fn set_recording(&self, name: &str, recording: bool) -> Result<(), BitmapError> {
-        self.change(name, |bitmap| bitmap.recording = recording)
-    }
-
-    /// Adds the dirty clusters of other bitmaps: names, each with the bitmaps of its disk.
-    ///
-    /// # Errors
-    /// A bitmap does not exist or is busy, or the disks have other sizes. Nothing is changed then.
-    pub fn merge(&self, name: &str, sources: &[(Arc<Self>, &str)]) -> Result<(), BitmapError> {
-        let mut sum = self.with(name, |bitmap| DirtyBitmap::new(name, bitmap.granularity(), self.bytes, false))??;
-        for (bitmaps, name) in sources {
-            bitmaps.with(name, |source| {
-                if source.is_busy() {
-                    return Err(BitmapError::Busy(source.name().into()));
-                }
-                if source.bytes != self.bytes {
-                    return Err(BitmapError::Sizes { target: self.bytes, source_size: source.bytes });
-                }
-                sum.add(source);
-                Ok(())
-            })??;
-        }
-        self.change(name, |bitmap| bitmap.add(&sum))
     }
 
     /// Calls `read` with a bitmap.
@@ -160,7 +116,7 @@ impl Bitmaps {
     pub fn begin_arrival(&self, name: &str, granularity: u32, recording: bool) -> Result<(), BitmapError> {
         let mut bitmap = DirtyBitmap::new(name, granularity, self.bytes, recording)?;
         bitmap.used = Use::Arriving { is_complete: false };
-        self.insert(bitmap)
+        self.insert(&mut lock(&self.list), bitmap)
     }
 
     /// Destination: adds the bits of a chunk to an arriving bitmap.
@@ -202,14 +158,14 @@ impl Bitmaps {
     pub fn end_migration(&self) {
         let mut list = lock(&self.list);
         list.retain_mut(|bitmap| match bitmap.used {
-            Use::None => true,
+            Use::None | Use::Removed => true,
             Use::Leaving { .. } => {
                 bitmap.used = Use::None;
                 true
             }
             Use::Arriving { .. } | Use::ArrivingInPostcopy => false,
         });
-        self.may_have_any.store(!list.is_empty(), Ordering::SeqCst);
+        self.changed(&list);
     }
 
     fn find<R>(
@@ -220,21 +176,6 @@ impl Bitmaps {
         let mut list = lock(&self.list);
         let found = list.iter_mut().find(|bitmap| bitmap.name() == name);
         found.map_or_else(|| Err(BitmapError::NotFound(name.into())), change)
-    }
-
-    fn change<R>(&self, name: &str, change: impl FnOnce(&mut DirtyBitmap) -> R) -> Result<R, BitmapError> {
-        let mut list = lock(&self.list);
-        let index = Self::index(&list, name)?;
-        Ok(change(&mut list[index]))
-    }
-
-    /// Index of a bitmap that is not busy.
-    fn index(list: &[DirtyBitmap], name: &str) -> Result<usize, BitmapError> {
-        match list.iter().position(|bitmap| bitmap.name() == name) {
-            None => Err(BitmapError::NotFound(name.into())),
-            Some(index) if list[index].is_busy() => Err(BitmapError::Busy(name.into())),
-            Some(index) => Ok(index),
-        }
     }
 }
 
@@ -266,7 +207,7 @@ mod tests {
             steps in prop::collection::vec((0..6u8, 0..3usize, 0..BYTES, 0..BYTES / 8), 1..60),
         ) {
             let names = ["a", "b", "c"];
-            let bitmaps = Arc::new(Bitmaps::new(BYTES));
+            let bitmaps = Bitmaps::new(BYTES);
             let mut model = Vec::new();
             for (name, shift) in names.iter().zip(granularities) {
                 bitmaps.add(name, 1 << shift, true).unwrap();
@@ -288,7 +229,7 @@ mod tests {
                         model[index].0 = len % 2 == 0;
                     }
                     2 => {
-                        bitmaps.merge(names[index], &[(Arc::clone(&bitmaps), names[other])]).unwrap();
+                        bitmaps.merge(names[index], names[other]).unwrap();
                         let added = clusters(&model[other].1, granularities[index]);
                         model[index].1.extend(added);
                     }

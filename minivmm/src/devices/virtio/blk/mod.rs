@@ -7,6 +7,7 @@ mod disk;
 mod image;
 mod mark;
 mod request;
+mod transaction;
 
 use std::os::fd::RawFd;
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use self::disk::Disk;
 pub use self::image::{Image, SECTOR};
 pub use self::mark::Mark;
 use self::request::{RANGE_SECTORS_MAX, Request};
+pub use self::transaction::Transaction;
 use super::{Broken, Io, Limiter, Model, VIRTIO_FIELD};
 
 /// Data segments of one request: QEMU's default queue of 256 less header and status.
