@@ -83,7 +83,7 @@ pub enum Error {
         what: String,
     },
     /// A vCPU did not stop in time.
-    #[error("vCPU {index} did not stop within {waited:.1?}; the host is overloaded or its KVM hangs")]
+    #[error("vCPU {index} did not stop within {waited:.1?}")]
     VcpuStuck {
         /// Index of the vCPU.
         index: u8,

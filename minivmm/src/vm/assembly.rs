@@ -165,11 +165,28 @@ impl Vm {
     /// Pauses vCPUs first, so that devices get no new work while they finish theirs. After an error all run on.
     pub(super) fn pause_all(&self, within: Duration) -> std::result::Result<(), Refusal> {
         let until = Instant::now() + within;
-        self.machine.pause_vcpus(within).map_err(|error| Refusal(error.to_string()))?;
+        self.pause_vcpus(within)?;
         self.machine.devices.pause(until.saturating_duration_since(Instant::now())).map_err(|error| {
             self.machine.resume_vcpus();
-            Refusal(error.to_string())
+            Refusal(format!("{error}{}", self.missing_memory().unwrap_or_default()))
         })
+    }
+
+    /// Pauses the vCPUs only. After an error all run on.
+    pub(super) fn pause_vcpus(&self, within: Duration) -> std::result::Result<(), Refusal> {
+        self.machine.pause_vcpus(within).map_err(|error| {
+            let why = self.missing_memory().unwrap_or("; the host is overloaded or its KVM hangs");
+            Refusal(format!("{error}{why}"))
+        })
+    }
+
+    /// In post-copy the reason why a vCPU or a device may not stop: a signal does not end the kernel's wait for a missing page
+    /// that it accesses itself for them (`handle_userfault`, fs/userfaultfd.c).
+    fn missing_memory(&self) -> Option<&'static str> {
+        let is_postcopy = self.shared.migration().status().is_postcopy();
+        is_postcopy.then_some(
+            "; it may wait for memory that is still at the source (post-copy): ask again when that migration has completed, after a recovery (migrate-recover) if its connection is broken",
+        )
     }
 
     /// Resets the paused machine: makes everything but RAM anew, and loads the kernel. A migration under way continues with the

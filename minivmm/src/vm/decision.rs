@@ -13,6 +13,9 @@ pub(super) enum UnderWay {
     Incoming,
     /// The guest runs here, and some of its memory is still at the source.
     IncomingPostcopy,
+    /// As [`IncomingPostcopy`](Self::IncomingPostcopy), without a connection to the source: whoever touches missing memory waits
+    /// for a recovery.
+    IncomingPostcopyPaused,
 }
 
 /// Decision about a request.
@@ -70,6 +73,10 @@ fn of_user(request: &Request, state: RunState, under_way: UnderWay) -> Decision 
             _ => refuse("take the power button", state),
         },
         Request::Reset => match state {
+            // The driver loads the kernel, and would answer nobody until the recovery.
+            Running | Paused if under_way == UnderWay::IncomingPostcopyPaused => Decision::Refuse(
+                "some of the guest's memory is still at its source (post-copy), and the connection is broken: ask again when the migration has been recovered (migrate-recover)".into(),
+            ),
             // A migration under way continues with the machine after the reset.
             Running | Paused => Accept,
             _ => refuse("reset", state),
@@ -85,7 +92,7 @@ fn of_user(request: &Request, state: RunState, under_way: UnderWay) -> Decision 
         Request::Migrate(..) => match state {
             Running | Paused if under_way == UnderWay::Incoming => Defer,
             // Post-copy takes as long as the rest of memory needs, and without an end if the connection breaks.
-            Running | Paused if under_way == UnderWay::IncomingPostcopy => Decision::Refuse(
+            Running | Paused if matches!(under_way, UnderWay::IncomingPostcopy | UnderWay::IncomingPostcopyPaused) => Decision::Refuse(
                 "some of the guest's memory is still at its source (post-copy): ask again when that migration has completed".into(),
             ),
             Running | Paused => Accept,

@@ -10,6 +10,7 @@ use crate::sync::lock;
 use crate::vm::assembly::{End, Outcome, Vm};
 use crate::vm::decision::{Decision, UnderWay, decide, handles_guest_events};
 use crate::vm::dirty_rate::{self, DirtyRate};
+use crate::vm::migration::status::MigrationStatus;
 use crate::vm::migration::{schema, under_way};
 use crate::vm::published::Event;
 use crate::vm::queue::{Awaited, Next};
@@ -179,8 +180,11 @@ impl Vm {
     fn under_way(&self) -> UnderWay {
         match (&self.outgoing, &self.incoming) {
             (Some(_), _) => UnderWay::Outgoing,
-            (None, Some(_)) if self.shared.migration().status().is_postcopy() => UnderWay::IncomingPostcopy,
-            (None, Some(_)) => UnderWay::Incoming,
+            (None, Some(_)) => match self.shared.migration().status() {
+                MigrationStatus::PostcopyActive => UnderWay::IncomingPostcopy,
+                status if status.is_postcopy() => UnderWay::IncomingPostcopyPaused,
+                _ => UnderWay::Incoming,
+            },
             (None, None) => UnderWay::Nothing,
         }
     }
@@ -227,7 +231,7 @@ impl Vm {
         if !self.can_be_asked() {
             return Err(Outcome::Ended(End::Failed(why)));
         }
-        self.machine.pause_vcpus(TIMEOUT).map_err(|error| Refusal(error.to_string()))?;
+        self.pause_vcpus(TIMEOUT)?;
         print_message(&why);
         self.shared.set_run_state(RunState::InternalError);
         Ok(())

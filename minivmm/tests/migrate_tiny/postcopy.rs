@@ -245,6 +245,8 @@ fn a_cancelled_recovery_reports_where_the_guest_is() {
     // Refused at once: a monitor that waited for the end of post-copy would wait for ever.
     let refusal = destination.handle.ask(Request::Migrate(file.clone(), Terms::default())).unwrap_err().0;
     assert!(refusal.contains("still at its source"), "{refusal}");
+    let refusal = destination.handle.ask(Request::Reset).unwrap_err().0;
+    assert!(refusal.contains("ask again when the migration has been recovered"), "{refusal}");
     let refusal = source.handle.ask(Request::MigrateResume(file)).unwrap_err().0;
     assert!(refusal.contains("post-copy continues only over a connection"), "{refusal}");
     source.handle.ask(Request::MigrateCancel).unwrap();

@@ -14,16 +14,18 @@ use crate::vm::migration::Ended;
 use crate::vm::request::{ParameterChange, Rehearsing, Terms};
 
 /// Columns: run state and migration under way.
-const SITUATIONS: [(RunState, UnderWay); 16] = [
+const SITUATIONS: [(RunState, UnderWay); 18] = [
     (RunState::Prelaunch, UnderWay::Nothing),
     (RunState::Running, UnderWay::Nothing),
     (RunState::Running, UnderWay::Outgoing),
     (RunState::Running, UnderWay::Incoming),
     (RunState::Running, UnderWay::IncomingPostcopy),
+    (RunState::Running, UnderWay::IncomingPostcopyPaused),
     (RunState::Paused, UnderWay::Nothing),
     (RunState::Paused, UnderWay::Outgoing),
     (RunState::Paused, UnderWay::Incoming),
     (RunState::Paused, UnderWay::IncomingPostcopy),
+    (RunState::Paused, UnderWay::IncomingPostcopyPaused),
     (RunState::InMigrate, UnderWay::Incoming),
     (RunState::InMigrate, UnderWay::Nothing),
     (RunState::FinishMigrate, UnderWay::Outgoing),
@@ -50,24 +52,25 @@ fn row(request: impl Into<AnyRequest>) -> String {
 #[test]
 fn every_request_in_every_situation() {
     let parameters = Request::MigrateSetParameters(ParameterChange::default());
-    // One column each: prelaunch; running alone, with an outgoing, with an incoming migration, with one in post-copy; the same for
+    // One column each: prelaunch; running alone, with an outgoing, with an incoming migration, with one in post-copy, with
+    // one in post-copy whose connection is broken; the same for
     // paused; inmigrate with an incoming migration and alone; finish-migrate, postmigrate, shutdown; internal-error alone and with
     // an outgoing migration.
     let users = [
-        (Request::Stop, "raaaaaaaaaarrraa"),
-        (Request::Cont, "aaaaaaaaaaararrr"),
-        (Request::ContUnproved, "aaaaaaaaaaararrr"),
-        (Request::Quit, "aaaaaaaaaaaaaaaa"),
-        (Request::PowerDown, "raaaaaaaarrrrrrr"),
-        (Request::Reset, "raaaaaaaarrrrrrr"),
-        (Request::Migrate(Address::Unix("/x".into()), Terms::default()), "rardrardrrrrrrrr"),
-        (Request::Announce(Announcing::ONCE), "raaaaaaaarrrrrrr"),
-        (Request::MeasureDirtyRate(Sampling::now(Duration::ZERO, 0)), "aaaaaaaaaaaaaaaa"),
-        (Request::MigrateIncoming { at: Address::Unix("/x".into()), exit_on_error: true }, "rrrrrrrrrrarrrrr"),
-        (Request::MigrateContinue, "rrarrrarrrrarrra"),
-        (Request::MigrateStartPostcopy, "rrarrrarrrrarrra"),
-        (Request::MigrateCancel, "aaoaaaoaarroaaao"),
-        (parameters, "aaaaaaaaaaaaaaaa"),
+        (Request::Stop, "raaaaaaaaaaaarrraa"),
+        (Request::Cont, "aaaaaaaaaaaaararrr"),
+        (Request::ContUnproved, "aaaaaaaaaaaaararrr"),
+        (Request::Quit, "aaaaaaaaaaaaaaaaaa"),
+        (Request::PowerDown, "raaaaaaaaaarrrrrrr"),
+        (Request::Reset, "raaaaraaaarrrrrrrr"),
+        (Request::Migrate(Address::Unix("/x".into()), Terms::default()), "rardrrardrrrrrrrrr"),
+        (Request::Announce(Announcing::ONCE), "raaaaaaaaaarrrrrrr"),
+        (Request::MeasureDirtyRate(Sampling::now(Duration::ZERO, 0)), "aaaaaaaaaaaaaaaaaa"),
+        (Request::MigrateIncoming { at: Address::Unix("/x".into()), exit_on_error: true }, "rrrrrrrrrrrrarrrrr"),
+        (Request::MigrateContinue, "rrarrrrarrrrrarrra"),
+        (Request::MigrateStartPostcopy, "rrarrrrarrrrrarrra"),
+        (Request::MigrateCancel, "aaoaaaaoaaarroaaao"),
+        (parameters, "aaaaaaaaaaaaaaaaaa"),
     ];
     for (request, expected) in users {
         assert_eq!(row(request.clone()), expected, "{request:?}");
@@ -75,14 +78,14 @@ fn every_request_in_every_situation() {
     let rehearsing = Rehearsing { stopped: channel().0, over: channel().1 };
     let ended = Ended { phase: Phase::Source(SourcePhase::Failed), error: None, unrecorded: false };
     let engine = [
-        (EngineRequest::Rehearse(rehearsing), "rrarrrarrrrrrrrr"),
-        (EngineRequest::Hold, "rrarrrarrrrrrrrr"),
-        (EngineRequest::Pause(Duration::ZERO), "rrarrrarrrrarrrr"),
-        (EngineRequest::Introduced, "rrrrrrrrraarrrrr"),
-        (EngineRequest::Arriving(Arc::default()), "rrrrrrrrraarrrrr"),
-        (EngineRequest::Loaded { may_be_copy: false }, "rrrrrrrrraarrrrr"),
-        (EngineRequest::Resume, "rrrrrrrrraaarrrr"),
-        (EngineRequest::Ended(ended), "aaaaaaaaaaaaaaaa"),
+        (EngineRequest::Rehearse(rehearsing), "rrarrrrarrrrrrrrrr"),
+        (EngineRequest::Hold, "rrarrrrarrrrrrrrrr"),
+        (EngineRequest::Pause(Duration::ZERO), "rrarrrrarrrrrarrrr"),
+        (EngineRequest::Introduced, "rrrrrrrrrrraarrrrr"),
+        (EngineRequest::Arriving(Arc::default()), "rrrrrrrrrrraarrrrr"),
+        (EngineRequest::Loaded { may_be_copy: false }, "rrrrrrrrrrraarrrrr"),
+        (EngineRequest::Resume, "rrrrrrrrrrraaarrrr"),
+        (EngineRequest::Ended(ended), "aaaaaaaaaaaaaaaaaa"),
     ];
     for (request, expected) in engine {
         let name = format!("{request:?}");
@@ -94,7 +97,10 @@ fn every_request_in_every_situation() {
 fn the_guest_is_heeded_where_its_vcpus_may_run_or_have_just_run() {
     let heeded: Vec<&str> =
         SITUATIONS.iter().filter(|(state, _)| handles_guest_events(*state)).map(|(state, _)| state.as_str()).collect();
-    assert_eq!(heeded, ["running", "running", "running", "running", "paused", "paused", "paused", "paused"]);
+    assert_eq!(
+        heeded,
+        ["running", "running", "running", "running", "running", "paused", "paused", "paused", "paused", "paused"]
+    );
 }
 
 /// Bytes typed after the serial port's section was saved, or before it is loaded, would be lost.
@@ -104,7 +110,19 @@ fn typed_bytes_are_taken_only_where_the_port_keeps_them() {
         SITUATIONS.iter().filter(|(state, _)| takes_input(*state)).map(|(state, _)| state.as_str()).collect();
     assert_eq!(
         takes,
-        ["prelaunch", "running", "running", "running", "running", "paused", "paused", "paused", "paused"]
+        [
+            "prelaunch",
+            "running",
+            "running",
+            "running",
+            "running",
+            "running",
+            "paused",
+            "paused",
+            "paused",
+            "paused",
+            "paused"
+        ]
     );
 }
 
