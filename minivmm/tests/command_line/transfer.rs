@@ -32,7 +32,7 @@ pub(crate) const COUNTS: [u8; 37] = [
     0xeb, 0xe4, // jmp the incl
 ];
 
-fn unix(kind: &str, path: &Path) -> Value {
+pub(crate) fn unix(kind: &str, path: &Path) -> Value {
     json!({"channel-type": kind, "addr": {"transport": "socket", "type": "unix", "path": path}})
 }
 
@@ -66,7 +66,7 @@ pub(crate) fn end(control: &mut Client) -> Value {
     loop {
         let now = control.execute("query-migrate", json!({})).unwrap();
         match now["status"].as_str() {
-            Some("completed" | "failed" | "unacknowledged" | "undecided") => return now,
+            Some("completed" | "failed" | "cancelled" | "unacknowledged" | "undecided") => return now,
             _ => assert!(Instant::now() < deadline, "{now}"),
         }
         thread::sleep(Duration::from_millis(5));

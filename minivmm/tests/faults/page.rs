@@ -38,7 +38,8 @@ const IN_PLACE_HEAD: &str = "
 followed by a migration without pages. The rows are in `tests/lab/src/faults/in_place.rs`. In phase setup the message has arrived. Until the new process
 has taken over, every failure that the old process survives leaves the guest there, and the test then hands it over to another new process. The peer of
 the guest's stream network sees one connection in each case. The faults of QEMU's mode `cpr-transfer`, with a channel of its own for the descriptors, are in
-`minivmm/tests/command_line/transfer_faults.rs`: the guest stays in the old process, and the test then hands it over. If the program does not
+`minivmm/tests/command_line/transfer_faults.rs`: until the commit the connections break, the new process dies, is ended or is silent, and the user cancels, in each phase. The guest
+stays in the old process, and the test then hands it over. With `quit` the guest ends with the old process, and does not run in the new one. If the program does not
 start, or does not wait for a guest, `migrate --local` reports that before it sends a command to the machine
 ([control.md](control.md#to-a-new-process-on-this-host)).
 ";

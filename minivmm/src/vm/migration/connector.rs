@@ -8,12 +8,9 @@ use vmstate::channel::SocketChannel;
 use vmstate::channel::tls::{Connection, TlsChannel, TlsClient};
 use vmstate::migrate::Control;
 
-use super::handover::Offer;
+use super::handover::{CONNECT, Offer};
 use super::look_up::LookUp;
 use crate::config::{Address, Tls};
-
-/// How long a connection may take to be made.
-const CONNECT: Duration = Duration::from_secs(10);
 
 /// Interval at which a handshake checks whether the migration was given up.
 const CHECK_INTERVAL: Duration = Duration::from_millis(20);
@@ -81,7 +78,7 @@ impl Connector {
         let socket = match &self.address {
             Address::Unix(path) => SocketChannel::connect_unix(path, CONNECT, &go_on),
             Address::Local(path) => match &self.offer {
-                Some(offer) => offer.make(path),
+                Some(offer) => offer.make(path, &go_on),
                 None => Err(io::ErrorKind::InvalidInput.into()),
             },
             Address::Tcp(host_and_port) => self.connect_tcp(host_and_port, &go_on),

@@ -11,7 +11,6 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -35,6 +34,8 @@ pub(in crate::vm) fn stream(index: usize) -> String {
 
 /// Interval at which a waiting process checks for a guest.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// How long a connection may take to be made.
+pub(super) const CONNECT: Duration = Duration::from_secs(10);
 /// How long a connected process may take for its first message.
 const MESSAGE: Duration = Duration::from_secs(10);
 
@@ -77,14 +78,14 @@ impl Offer {
     /// Connects to the process that waits at `path`, and passes the descriptors.
     ///
     /// # Errors
-    /// The system's.
-    pub(super) fn make(&self, path: &Path) -> io::Result<SocketChannel> {
-        let socket = UnixStream::connect(path)?;
+    /// The system's; the process does not accept in time; `go_on` returns false.
+    pub(super) fn make(&self, path: &Path, go_on: &dyn Fn() -> bool) -> io::Result<SocketChannel> {
+        let socket = SocketChannel::connect_unix(path, CONNECT, go_on)?;
         let ram = self.ram.descriptor().map(|ram| (RAM, ram));
         let others = self.others.iter().map(|(name, descriptor)| (name.as_str(), descriptor.as_fd()));
         let of_process = self.of_process.iter().map(|(name, descriptor)| (*name, descriptor.as_fd()));
         message::send(&socket, &ram.into_iter().chain(others).chain(of_process).collect::<Vec<_>>())?;
-        socket.try_into()
+        Ok(socket)
     }
 
     /// Connects to the process that waits at `path` for the descriptors alone, as in QEMU's mode `cpr-transfer`; returns once it
@@ -93,7 +94,7 @@ impl Offer {
     /// # Errors
     /// The system's; the process takes too long; `go_on` returns false.
     pub(super) fn transfer(&self, path: &Path, go_on: &dyn Fn() -> bool) -> io::Result<()> {
-        let socket = UnixStream::connect(path)?;
+        let socket = SocketChannel::connect_unix(path, CONNECT, go_on)?;
         let ram = self.ram.descriptor().map(|ram| (RAM_BLOCK, ram));
         let segment = self.segment.as_ref().map(|segment| (BIOS, segment.as_fd()));
         let others = self.others.iter().map(|(name, descriptor)| (name.as_str(), descriptor.as_fd()));
@@ -194,7 +195,12 @@ fn await_transfer(main: &Address, cpr: &Path, config: &mut Config) -> Result<Han
     let listener = listener.map_err(at)?;
     // The source connects once it sees the end of this connection.
     drop(passing);
-    let socket = accept(&listener, Some(Instant::now() + MESSAGE)).map_err(at)?;
+    let socket = accept(&listener, Some(Instant::now() + MESSAGE)).map_err(|error| match error.kind() {
+        io::ErrorKind::TimedOut => {
+            refused(format!("the source has passed its memory, but has not connected at {main} within {MESSAGE:?}"))
+        }
+        _ => at(error),
+    })?;
     let (firmware, descriptors) = descriptors.into_iter().partition::<Vec<_>, _>(|(name, _)| is_firmware(name));
     let firmware = firmware.into_iter().map(|(name, descriptor)| (name, descriptor.into())).collect();
     let handed_over = HandedOver::new(config, RAM_BLOCK, descriptors, socket, refused)?;

@@ -3,15 +3,14 @@
 //! descriptor comes with a byte of its own (`qemu_file_put_fd`, migration/qemu-file.c), and an element of the list follows a 1, the
 //! end a 0 (`put_qlist`, migration/vmstate-types.c). The receiver closes the connection once it waits for the migration.
 
-use std::io::{self, IoSlice, Read, Write};
+use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
-use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, poll};
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use rustix::io::{read, write};
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, Shutdown, sendmsg, shutdown};
 
 use super::message::{MessageError, Receiver};
 
@@ -34,34 +33,43 @@ const CHECK_INTERVAL: u8 = 20;
 /// # Errors
 /// The system's.
 pub(super) fn send<'a>(
-    mut socket: &UnixStream,
+    socket: impl AsFd,
     descriptors: impl IntoIterator<Item = (&'a str, BorrowedFd<'a>)>,
 ) -> io::Result<()> {
-    socket.write_all(&HEADER)?;
+    // Short enough to be sent at once.
+    let put = |bytes: &[u8]| match write(&socket, bytes)? {
+        written if written == bytes.len() => Ok(()),
+        _ => Err(io::Error::from(io::ErrorKind::WriteZero)),
+    };
+    put(&HEADER)?;
     for (name, descriptor) in descriptors {
         let length = (name.len() as u32 + 1).to_be_bytes();
-        socket.write_all(&[&[1][..], &length, name.as_bytes(), &[0], &0_u32.to_be_bytes()].concat())?;
+        put(&[&[1][..], &length, name.as_bytes(), &[0], &0_u32.to_be_bytes()].concat())?;
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
         let descriptor = [descriptor];
         // There is room for one.
         ancillary.push(SendAncillaryMessage::ScmRights(&descriptor));
-        sendmsg(socket, &[IoSlice::new(WITH_DESCRIPTOR)], &mut ancillary, SendFlags::empty())?;
+        sendmsg(&socket, &[IoSlice::new(WITH_DESCRIPTOR)], &mut ancillary, SendFlags::empty())?;
     }
-    socket.write_all(&[0])?;
-    socket.shutdown(Shutdown::Write)
+    put(&[0])?;
+    Ok(shutdown(&socket, Shutdown::Write)?)
 }
 
 /// Waits until the receiver closes the connection.
 ///
 /// # Errors
 /// It does not within `limit`, or `go_on` returns false.
-pub(super) fn await_close(mut socket: &UnixStream, limit: Duration, go_on: &dyn Fn() -> bool) -> io::Result<()> {
+pub(super) fn await_close(socket: impl AsFd, limit: Duration, go_on: &dyn Fn() -> bool) -> io::Result<()> {
     let until = Instant::now() + limit;
     loop {
         let mut waited = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
         let ready = poll(&mut waited, CHECK_INTERVAL).map_err(io::Error::from)? > 0;
-        match if ready { socket.read(&mut [0]) } else { Err(io::ErrorKind::WouldBlock.into()) } {
+        match if ready {
+            read(&socket, &mut [0]).map_err(io::Error::from)
+        } else {
+            Err(io::ErrorKind::WouldBlock.into())
+        } {
             Ok(0) => return Ok(()),
             Ok(_) => {
                 return Err(io::Error::new(
@@ -110,7 +118,9 @@ pub(super) fn receive(socket: impl AsFd, timeout: Duration) -> Result<Vec<(Strin
 #[cfg(test)]
 mod tests {
     use std::fs::File;
+    use std::io::{Read, Write};
     use std::os::unix::fs::MetadataExt;
+    use std::os::unix::net::UnixStream;
 
     use super::*;
 
