@@ -145,6 +145,7 @@ pub mod guide {
             #[doc = "[decisions/0064-dirty-bitmaps-are-sent-in-the-rounds.md]: crate::guide#pages-of-the-repository"]
             #[doc = "[decisions/0063-figures-and-option-of-a-copied-disk.md]: crate::guide#pages-of-the-repository"]
             #[doc = "[decisions/0069-some-disks-are-copied-and-others-shared.md]: crate::guide#pages-of-the-repository"]
+            #[doc = "[decisions/0070-a-snapshot-copies-the-disks.md]: crate::guide#pages-of-the-repository"]
             #[doc = "[decisions/0071-a-mapping-names-the-bitmaps-that-migrate.md]: crate::guide#pages-of-the-repository"]
             #[doc = "[decisions/0058-post-copy-goes-on-over-another-connection.md]: crate::guide#pages-of-the-repository"]
             #[doc = "[decisions/0060-requested-pages-overtake-the-others.md]: crate::guide#pages-of-the-repository"]

@@ -232,7 +232,10 @@ impl MigrateArgs {
             Some("completed") => {
                 let what = match to {
                     Address::File { path, .. } if self.keep_running => {
-                        format!("the guest runs on, its state of one moment is in {}", path.display())
+                        let path = path.display();
+                        let disks =
+                            self.copy_disk.as_ref().map(|_| format!(", with its disks in {path}.virtio0 and so on"));
+                        format!("the guest runs on, its state of one moment is in {path}{}", disks.unwrap_or_default())
                     }
                     Address::File { path, .. } => format!("the guest is stopped, its state is in {}", path.display()),
                     to => format!("migrated to {to}"),

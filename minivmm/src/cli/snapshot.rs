@@ -1,8 +1,8 @@
 //! `minivmm snapshot` writes the guest of a running machine, as it is at one moment, to a new file.
 //!
 //! A snapshot is a migration to a file after which the guest runs on here. The guest in the file needs everything outside the
-//! file unchanged, so a guest with a writable disk or a lease is refused; `minivmm migrate file:PATH` saves such a guest and
-//! leaves it stopped.
+//! file unchanged, so writable disks have to be copied, and a guest with a lease is refused; `minivmm migrate file:PATH` saves such
+//! a guest and leaves it stopped.
 
 use std::io;
 use std::path::PathBuf;
@@ -20,13 +20,17 @@ FILE holds the guest of that moment, and appears only once all of it is on the d
   minivmm run --config vm.toml --incoming file:/var/lib/vm/state
 All guests that are run from FILE have the same network addresses, keys and random numbers.
 
-Disks are not in FILE. A guest with a writable disk or a --lease is refused, because it would run on and change them. To save a guest
-with its disks, copy them while the guest is stopped:
+A guest that writes to disks runs on and changes them, so they are copied as well, at the same moment: disk virtio0, as minivmm status
+shows it, to FILE.virtio0. The guest of FILE runs on these images, and is refused on the disks themselves:
+  minivmm snapshot save --control unix:/run/vm/qmp --copy-disk /var/lib/vm/state
+  minivmm run --memory 512M --disk /var/lib/vm/state.virtio0 --incoming file:/var/lib/vm/state
+Once it has run, the images belong to it. To run the guest of FILE several times, copy the images with their ownership records
+(cp --reflink=auto --preserve=xattr) before.
+
+A guest with a --lease is refused, and so is one whose writable disks are not copied. To copy the disks yourself, stop the guest:
   minivmm migrate --control unix:/run/vm/qmp file:/var/lib/vm/state
-  cp --preserve=xattr disk.raw /var/lib/vm/disk.raw
+  cp --reflink=auto --preserve=xattr disk.raw /var/lib/vm/disk.raw
   minivmm cont --control unix:/run/vm/qmp
-The file is run later with that copy as its disk. On the disk itself only one guest can run on, the one of the file or
-the one here: the first one advances the ownership record beside the disk, and the other one is refused.
 
 Exit codes: 0, the guest is in the file, and runs on; others as for minivmm migrate, and the guest runs on.";
 
@@ -44,6 +48,10 @@ pub struct SnapshotArgs {
     /// The running machine.
     #[command(flatten)]
     pub machine: MachineArgs,
+    /// Copy the writable disks to images beside FILE, while the guest runs. With names, as minivmm status shows them, these have
+    /// to be all writable disks
+    #[arg(long, value_name = "DISK", num_args = 0.., require_equals = true, value_delimiter = ',')]
+    pub copy_disk: Option<Vec<String>>,
     /// The new file
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
@@ -56,7 +64,7 @@ impl SnapshotCommand {
     /// # Errors
     /// This process has no current folder.
     pub fn into_migration(self) -> io::Result<MigrateArgs> {
-        let Self::Save(SnapshotArgs { machine, file }) = self;
+        let Self::Save(SnapshotArgs { machine, copy_disk, file }) = self;
         Ok(MigrateArgs {
             machine,
             to: Some(Address::File { path: std::path::absolute(file)?, offset: 0 }),
@@ -65,7 +73,7 @@ impl SnapshotCommand {
             postcopy: false,
             resume: false,
             to_qemu: false,
-            copy_disk: None,
+            copy_disk,
             target_schema: None,
             report: None,
             tls: Default::default(),

@@ -31,7 +31,7 @@ pub(super) fn commands() -> Vec<Command> {
              [a second channel](#qemus-mode-cpr-transfer) passes the guest's memory; `target-schema` names a \
              file: the schema of the older release that the destination has; with `keep-running` the guest runs on here once all of it is in a \
              [file](#migration-to-a-file), with `to-qemu` the file has only sections that QEMU reads; with `copy-disk` the content of the writable disks, or of those in a list of names, [is \
-             sent, too](live-migration.md#disks-that-come-along); `parameters` is an object of [parameters](migration-policy.md#parameters), \
+             sent, too](live-migration.md#disks-that-come-along), or with `keep-running` copied beside the file; `parameters` is an object of [parameters](migration-policy.md#parameters), \
              switches among them, which change only if the migration begins; `detach` changes nothing; `resume` \
              reconnects a migration in [post-copy](live-migration.md#post-copy) whose connection broke, and is answered before the connection is made",
             migrate,

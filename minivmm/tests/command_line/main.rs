@@ -7,6 +7,7 @@ mod operate;
 mod postcopy;
 mod queries;
 mod report;
+mod snapshots;
 mod transfer;
 mod transfer_faults;
 mod update;
@@ -343,18 +344,19 @@ impl Running {
     }
 
     fn start_kernel(image: &[u8], arguments: &[&str], stdin: Stdio) -> Option<Self> {
-        if let Err(error) = File::options().read(true).write(true).open("/dev/kvm") {
-            vmstate_lab::skip::skip(format!("/dev/kvm: {error}"));
-            return None;
-        }
+        Self::start_guest(image, &vmstate_lab::tiny::command_line(16, 4096), arguments, stdin)
+    }
+
+    fn start_guest(image: &[u8], command_line: &str, arguments: &[&str], stdin: Stdio) -> Option<Self> {
+        let kvm = File::options().read(true).write(true).open("/dev/kvm");
+        kvm.map_err(|error| vmstate_lab::skip::skip(format!("/dev/kvm: {error}"))).ok()?;
         let directory = tempfile::tempdir().unwrap();
         let kernel = directory.path().join("tiny");
         std::fs::write(&kernel, image).unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_minivmm"))
-            .args(["run", "--memory", "64M", "--append", &vmstate_lab::tiny::command_line(16, 4096), "--kernel"])
+            .args(["run", "--memory", "64M", "--append", command_line, "--kernel"])
             .arg(&kernel)
-            .arg("--control")
-            .arg(format!("unix:{}/qmp", directory.path().display()))
+            .args(["--control", &format!("unix:{}/qmp", directory.path().display())])
             .args(arguments)
             .stdin(stdin)
             .stdout(Stdio::piped())

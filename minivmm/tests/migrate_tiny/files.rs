@@ -170,7 +170,7 @@ fn a_guest_goes_from_file_to_file_and_runs_once() {
 
     let there = Machine::start_listening(dir.path(), ListenAt::Deferred);
     assert_eq!(read(&there, &first), MigrationStatus::Failed);
-    assert!(error(&there).contains("is not the source's file but a copy or another one"), "{}", error(&there));
+    assert!(error(&there).contains("is not the one of the guest in the file"), "{}", error(&there));
     assert_eq!((there.handle.run_state(), there.passes()), (RunState::InMigrate, 0));
     assert_eq!(read(&there, &second), MigrationStatus::Completed);
     there.await_passes(1);

@@ -16,5 +16,6 @@ mod ownership;
 mod postcopy;
 mod proxy;
 mod requests;
+mod snapshot_disks;
 mod throttled;
 mod tls;

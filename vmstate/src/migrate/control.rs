@@ -64,7 +64,7 @@ pub struct Progress {
     pub ram_bytes: u64,
     /// Bytes of guest RAM still to send.
     pub remaining_bytes: u64,
-    /// Bytes that the other sections in parts still have to send.
+    /// Bytes that the other sections in parts still have to send; in a save to a file, bytes of the state beside the file.
     pub remaining_section_bytes: u64,
     /// Pages sent or received with contents: whole, or as differences.
     pub normal_pages: u64,

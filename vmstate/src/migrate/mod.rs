@@ -10,6 +10,7 @@ pub mod destination;
 mod forecast;
 mod load;
 pub mod multifd;
+mod pace;
 mod parameters;
 mod phase;
 #[cfg(feature = "tools")]

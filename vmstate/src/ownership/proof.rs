@@ -109,9 +109,19 @@ pub enum Mismatch {
     },
     /// The generation differs from that of a guest in a file.
     #[error(
-        "another guest was started on {role} ({path}) since the file was written, so the file's guest must not run on it: give a copy that was made while the guest stood, with its record"
+        "another guest was started on {role} ({path}) since the file was written, so the file's guest must not run on it: give a copy that was made before, with its record"
     )]
     MovedOnSinceFile {
+        /// The role of the resource.
+        role: Role,
+        /// The file here.
+        path: PathBuf,
+    },
+    /// The token differs from that of a guest in a file, or the record is missing here.
+    #[error(
+        "{role} ({path}) is not the one of the guest in the file: give the disk that belongs to the file, or a copy of that disk with its record, the extended attribute user.vmstate.owner"
+    )]
+    OtherThanFile {
         /// The role of the resource.
         role: Role,
         /// The file here.

@@ -112,6 +112,9 @@ impl Ownership {
         self.compare(tickets, |mismatch| match mismatch {
             Mismatch::NotHeld { .. } => None,
             Mismatch::MovedOn { role, path } => Some(Mismatch::MovedOnSinceFile { role, path }),
+            Mismatch::Other { role, path } | Mismatch::NoRecord { role, path } => {
+                Some(Mismatch::OtherThanFile { role, path })
+            }
             mismatch => Some(mismatch),
         })
     }
@@ -199,7 +202,12 @@ impl Ownership {
 
     /// True if a resource decides who may run the guest.
     pub fn has_exclusive(&self) -> bool {
-        deciding(&self.exclusive()).next().is_some()
+        !self.roles().is_empty()
+    }
+
+    /// Roles of the resources that decide who may run the guest.
+    pub fn roles(&self) -> Vec<Role> {
+        deciding(&self.exclusive()).map(|owned| owned.role).collect()
     }
 
     /// A panic leaves the set usable: each record is written as a whole, and `known` is set after it.

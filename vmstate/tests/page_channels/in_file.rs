@@ -56,6 +56,7 @@ fn save_to(
         log: &mut log,
         reader: Peer::Vmstate,
         threads,
+        beside: None,
     };
     let mut machine = guest.clone();
     snapshot::save_in_place(saving, &control, &mut || machine.pause(std::time::Duration::ZERO))

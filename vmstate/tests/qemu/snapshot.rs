@@ -70,6 +70,7 @@ fn each_page_goes_in_its_place_in_a_file_to_qemu_and_back() {
             log: &mut Still,
             reader: Peer::Qemu,
             threads: writers.map(|_| threads.clone()),
+            beside: None,
         };
         std::thread::scope(|scope| {
             for _ in 0..writers.unwrap_or(0) {

@@ -1,14 +1,17 @@
 //! A guest in a file in which each page has its place, QEMU's mapped-ram: the bytes are written by hand from the format
 //! (docs/devel/migration/mapped-ram.rst, migration/ram.c).
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::fs::{self, File};
+use std::num::NonZeroU64;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use vmstate::channel::FileChannel;
 use vmstate::codec::{Limits, Strictness};
-use vmstate::error::Result;
-use vmstate::migrate::snapshot::{self, Saving};
+use vmstate::error::{Error, ErrorKind, Result};
+use vmstate::migrate::snapshot::{self, Beside, Saving};
 use vmstate::migrate::{Control, Peer};
 use vmstate::ram::{DirtyLog, GuestRam};
 use vmstate::section::Sections;
@@ -125,6 +128,7 @@ fn a_running_guest_is_saved_as_it_is_when_paused() {
         log: &mut log,
         reader: Peer::Vmstate,
         threads: None,
+        beside: None,
     };
     let mut pause = || {
         pauses += 1;
@@ -140,6 +144,115 @@ fn a_running_guest_is_saved_as_it_is_when_paused() {
     let again = self::ram();
     load(&path, &again).unwrap();
     assert!((0..2).all(|block| bytes(&again, block, 4096) == bytes(&ram, block, 4096)));
+}
+
+/// A disk of 8 blocks of 1 MiB, of which the guest writes one in each round, and its copy.
+#[derive(Default)]
+struct Blocks {
+    disk: [u64; 8],
+    copy: [u64; 8],
+    written: BTreeSet<usize>,
+    pending: BTreeSet<usize>,
+    copied: u64,
+    calls: Vec<&'static str>,
+    fails: bool,
+}
+
+impl Blocks {
+    fn write(&mut self, block: usize) {
+        self.disk[block] += 1;
+        self.written.insert(block);
+    }
+
+    /// True if nothing is left.
+    fn copy(&mut self) -> bool {
+        if let Some(block) = self.pending.pop_first() {
+            self.copy[block] = self.disk[block];
+            self.copied += MIB;
+        }
+        self.pending.is_empty()
+    }
+}
+
+struct Disk<'a>(&'a RefCell<Blocks>);
+
+impl Beside for Disk<'_> {
+    fn sync(&mut self) -> Result<()> {
+        let blocks = &mut *self.0.borrow_mut();
+        blocks.calls.push("sync");
+        blocks.pending.append(&mut blocks.written);
+        Ok(())
+    }
+
+    fn iterate(&mut self, budget: u64) -> Result<bool> {
+        assert!(budget > 0);
+        let blocks = &mut *self.0.borrow_mut();
+        if blocks.fails {
+            return Err(Error::new(ErrorKind::Io, "the disk failed"));
+        }
+        blocks.write(7);
+        Ok(blocks.copy())
+    }
+
+    fn complete(&mut self) -> Result<()> {
+        let blocks = &mut *self.0.borrow_mut();
+        blocks.calls.push("complete");
+        while !blocks.copy() {}
+        Ok(())
+    }
+
+    fn pending(&self) -> u64 {
+        let blocks = self.0.borrow();
+        blocks.pending.union(&blocks.written).count() as u64 * MIB
+    }
+
+    fn copied(&self) -> u64 {
+        self.0.borrow().copied
+    }
+}
+
+#[test]
+fn a_disk_is_copied_beside_the_file_as_it_is_when_the_guest_is_paused() {
+    for (limit, fails) in [(None, false), (NonZeroU64::new(40 * MIB), false), (None, true)] {
+        let directory = tempfile::tempdir().unwrap();
+        let (ram, blocks) = (ram(), RefCell::new(Blocks { fails, ..Blocks::default() }));
+        (0..8).for_each(|block| blocks.borrow_mut().write(block));
+        let control = Control::default();
+        let mut parameters = control.parameters();
+        parameters.max_bandwidth = limit;
+        control.set_parameters(parameters).unwrap();
+        let saving = Saving {
+            channel: &mut FileChannel::create(directory.path().join("guest")).unwrap(),
+            machine_type: "toy",
+            sections: &mut Sections::new(),
+            ram: &ram,
+            log: &mut Writes { ram: &ram, syncs: 0 },
+            reader: Peer::Vmstate,
+            threads: None,
+            beside: Some(&mut Disk(&blocks)),
+        };
+        // The last writes of a guest that stops.
+        let mut pause = || {
+            let blocks = &mut *blocks.borrow_mut();
+            blocks.calls.push("pause");
+            [0, 3, 7].into_iter().for_each(|block| blocks.write(block));
+            Ok(())
+        };
+        let saved = snapshot::save_in_place(saving, &control, &mut pause);
+        let blocks = blocks.into_inner();
+        if fails {
+            assert_eq!(saved.unwrap_err().to_string(), "the disk failed");
+            assert_eq!(blocks.calls, ["sync"], "the guest runs on");
+            continue;
+        }
+        saved.unwrap();
+        assert_eq!(blocks.copy, blocks.disk);
+        assert!(blocks.calls.ends_with(&["pause", "sync", "complete"]), "{:?}", blocks.calls);
+        let progress = control.progress();
+        assert_eq!(blocks.calls.iter().filter(|call| **call == "sync").count() as u32, progress.rounds + 2);
+        assert_eq!(progress.bytes, progress.normal_pages * 4096 + blocks.copied);
+        assert_eq!(progress.remaining_section_bytes, 0);
+    }
 }
 
 #[test]
@@ -219,6 +332,7 @@ fn a_pipe_has_no_places() {
         log: &mut log,
         reader: Peer::Vmstate,
         threads: None,
+        beside: None,
     };
     let error = snapshot::save_in_place(saving, &Control::default(), &mut || Ok(())).unwrap_err();
     assert!(error.to_string().contains("pages have fixed places only in a file"), "{error}");

@@ -5,6 +5,8 @@
 //! body of each PART is records up to an end record (`record.rs`), and so is that of END, followed by the number of all records
 //! that changed the image (`u64`).
 
+mod apply;
+mod copy;
 mod figures;
 mod record;
 mod source;
@@ -12,7 +14,6 @@ mod source;
 mod tests;
 
 use std::fmt::Display;
-use std::io;
 use std::sync::{Arc, Mutex};
 
 use vmstate::codec::{Outbox, Reader};
@@ -20,6 +21,8 @@ use vmstate::schema::Description;
 use vmstate::section::{IterativeSection, Record};
 use vmstate::{Error, ErrorKind, Result};
 
+use self::apply::{apply, write_back};
+pub use self::copy::DiskCopy;
 pub use self::figures::{DiskCount, DiskFigures};
 use self::record::DiskRecord;
 use self::source::Copier;
@@ -30,9 +33,6 @@ pub const NAME: &str = "minivmm/disk";
 
 /// Section of a disk, shared between its registry and the machine, which asks for its progress.
 pub type SharedDisk = Arc<Mutex<DiskSection>>;
-
-/// Zeros that are written at a time where no hole can be made.
-const ZEROS: &[u8; 64 << 10] = &[0; 64 << 10];
 
 /// The section of one disk, on either side.
 #[derive(Debug)]
@@ -79,12 +79,6 @@ impl DiskSection {
         self.arrival = Arrival::None;
     }
 
-    /// Makes an error of the image with a message for the other side.
-    fn failed(&self, what: &str, error: impl Display) -> Error {
-        let message = format!("the image {} {what}: {error}", self.image.resource().path().display());
-        Error::new(ErrorKind::Rejected, message)
-    }
-
     fn copier(&mut self) -> Result<(&Image, &mut Copier)> {
         match &mut self.copier {
             Some(copier) => Ok((&self.image, copier)),
@@ -92,43 +86,33 @@ impl DiskSection {
         }
     }
 
-    /// Makes a range read as zeros, and releases its space if the file system can.
-    fn erase(&self, mut offset: u64, len: u64) -> io::Result<()> {
-        match self.image.punch(offset, len) {
-            Err(error) if error.kind() == io::ErrorKind::Unsupported => {}
-            done => return done,
-        }
-        let end = offset.saturating_add(len);
-        while let Some(data) = self.image.data(offset)?.filter(|data| data.start < end) {
-            let piece = end.min(data.end).saturating_sub(data.start).min(ZEROS.len() as u64);
-            self.image.write(ZEROS.get(..piece as usize).unwrap_or(ZEROS), data.start)?;
-            offset = data.start + piece.max(1);
-        }
-        Ok(())
-    }
-
-    fn write_back(&self) -> Result<()> {
-        self.image.flush().map_err(|error| self.failed("could not be written back", error))
-    }
-
     /// Reads a record, and carries it out.
     fn take_record(&mut self, input: &mut Reader<'_>) -> Result<Record> {
         let Arrival::Part(records) = &mut self.arrival else {
             return Err(Error::new(ErrorKind::Misuse, "the disk was not set up to be loaded"));
         };
-        let changed = match record::read(input, self.image.bytes())? {
-            DiskRecord::End => return Ok(Record::Last),
-            DiskRecord::WriteBack => return self.write_back().map(|()| Record::More),
-            DiskRecord::Data { offset, bytes } => {
-                *records += 1;
-                self.image.write(bytes, offset)
-            }
-            DiskRecord::Zeros { offset, len } => {
-                *records += 1;
-                self.erase(offset, len)
-            }
-        };
-        changed.map(|()| Record::More).map_err(|error| self.failed("could not be written", error))
+        let record = record::read(input, self.image.bytes())?;
+        *records += u64::from(record.changes_image());
+        apply(&self.image, record)?;
+        Ok(if record == DiskRecord::End { Record::Last } else { Record::More })
+    }
+}
+
+/// Makes an error of an image.
+fn failed(image: &Image, what: &str, error: impl Display) -> Error {
+    Error::new(ErrorKind::Rejected, format!("the image {} {what}: {error}", image.resource().path().display()))
+}
+
+/// Checks that the file system of an empty `image` has room for `data` bytes.
+fn check_room(image: &Image, data: u64) -> Result<()> {
+    let room = image.room().map_err(|error| failed(image, "is on a file system that cannot be asked", error))?;
+    match room.filter(|room| *room < data) {
+        None => Ok(()),
+        Some(room) => {
+            let path = image.resource().path().display();
+            let what = format!("has to take {data} bytes, its file system has room for {room}: make room there");
+            Err(Error::new(ErrorKind::Rejected, format!("the image {path} {what}")))
+        }
     }
 }
 
@@ -139,8 +123,7 @@ impl IterativeSection for DiskSection {
     }
 
     fn setup(&mut self, out: &mut Outbox) -> Result<()> {
-        let started = Copier::start(&self.image, &self.count);
-        let (copier, data) = started.map_err(|error| self.failed("could not be read", error))?;
+        let (copier, data) = Copier::start(&self.image, &self.count)?;
         self.copier = Some(copier);
         out.put(&self.image.bytes().to_be_bytes());
         out.put(&data.to_be_bytes());
@@ -159,8 +142,12 @@ impl IterativeSection for DiskSection {
 
     fn iterate(&mut self, out: &mut Outbox, budget: u64) -> Result<bool> {
         let (image, copier) = self.copier()?;
-        let over = copier.put(image, out, budget);
-        over.map_err(|error| self.failed("could not be read", error))
+        let is_over = copier.put(image, budget, &mut |record| {
+            record.put(out);
+            Ok(())
+        })?;
+        DiskRecord::End.put(out);
+        Ok(is_over)
     }
 
     fn complete(&mut self, out: &mut Outbox) -> Result<()> {
@@ -190,16 +177,8 @@ impl IterativeSection for DiskSection {
             return Err(input.malformed(format!("{data} bytes of data on a disk of {bytes}")));
         }
         self.arrival = Arrival::Part(0);
-        self.image.empty().map_err(|error| self.failed("could not be emptied", error))?;
-        let room = self.image.room().map_err(|error| self.failed("is on a file system that cannot be asked", error))?;
-        if let Some(room) = room.filter(|room| *room < data) {
-            let what = format!("has to take {data} bytes, its file system has room for {room}: make room there");
-            return Err(Error::new(
-                ErrorKind::Rejected,
-                format!("the image {} {what}", self.image.resource().path().display()),
-            ));
-        }
-        Ok(Record::Last)
+        self.image.empty().map_err(|error| failed(&self.image, "could not be emptied", error))?;
+        check_room(&self.image, data).map(|()| Record::Last)
     }
 
     fn load_part(&mut self, input: &mut Reader<'_>, _version: u32) -> Result<Record> {
@@ -214,7 +193,7 @@ impl IterativeSection for DiskSection {
         if self.arrival != Arrival::Part(sent) {
             return Err(input.malformed(format!("the source has sent {sent} records, here are {:?}", self.arrival)));
         }
-        self.write_back()?;
+        write_back(&self.image)?;
         self.arrival = Arrival::Whole;
         Ok(Record::Last)
     }

@@ -34,6 +34,16 @@ pub(super) enum DiskRecord<'a> {
 }
 
 impl DiskRecord<'_> {
+    /// Whether the record changes the image.
+    pub(super) fn changes_image(self) -> bool {
+        matches!(self, Self::Data { .. } | Self::Zeros { .. })
+    }
+
+    /// Bytes of data in the record.
+    pub(super) fn data(self) -> u64 {
+        if let Self::Data { bytes, .. } = self { bytes.len() as u64 } else { 0 }
+    }
+
     /// Appends the record.
     pub(super) fn put(self, out: &mut Outbox) {
         match self {

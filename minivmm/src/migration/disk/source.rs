@@ -1,11 +1,12 @@
-//! Sender of a disk's content: the granules that are still to be sent, and their records.
+//! Reader of a disk's content: the granules that are still to be sent, and their records. The caller decides where the records go: to
+//! another machine, or to an image of this host.
 
-use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
-use vmstate::codec::Outbox;
+use vmstate::Result;
 
+use super::failed;
 use super::figures::DiskCount;
 use super::record::{DiskRecord, HEAD};
 use crate::devices::virtio::blk::{GRANULE, Image};
@@ -14,8 +15,14 @@ use crate::devices::virtio::blk::{GRANULE, Image};
 const WORD: u64 = u64::BITS as u64;
 /// Unit in which zeros are detected, a block of most file systems: a destination's file system makes no smaller holes.
 const BLOCK: usize = 4096;
-/// Bytes of data after which the destination is to write back: an upper limit for the work of a later write-back.
+/// Bytes of data after which the receiver is to write back: an upper limit for the work of a later write-back.
 const UNWRITTEN: u64 = 64 << 20;
+
+/// What an error says of an image that cannot be read.
+const UNREADABLE: &str = "could not be read";
+
+/// Receiver of the records.
+pub(super) type Receive<'a> = dyn FnMut(DiskRecord<'_>) -> Result<()> + 'a;
 
 /// State of sending a disk's content.
 #[derive(Debug)]
@@ -28,7 +35,7 @@ pub(super) struct Copier {
     next: u64,
     /// Number of sent records that change the image.
     records: u64,
-    /// Bytes of data sent since the destination was last asked to write back.
+    /// Bytes of data sent since the receiver was last asked to write back.
     unwritten: u64,
     buffer: Vec<u8>,
 }
@@ -38,7 +45,7 @@ impl Copier {
     ///
     /// # Errors
     /// The image cannot be read.
-    pub(super) fn start(image: &Image, count: &Arc<DiskCount>) -> io::Result<(Self, u64)> {
+    pub(super) fn start(image: &Image, count: &Arc<DiskCount>) -> Result<(Self, u64)> {
         count.reset();
         let count = Arc::clone(count);
         let mut pending = vec![0; image.changes().words()];
@@ -47,7 +54,7 @@ impl Copier {
         pending.fill(0);
         let mut copier = Self { pending, count, next: 0, records: 0, unwritten: 0, buffer: Vec::new() };
         let (mut offset, mut bytes) = (0, 0);
-        while let Some(data) = image.data(offset)? {
+        while let Some(data) = next_data(image, offset)? {
             copier.want(&data);
             bytes += data.end - data.start;
             offset = data.end;
@@ -82,15 +89,15 @@ impl Copier {
         self.records
     }
 
-    /// Appends the body of a part of about `budget` bytes. Returns true if nothing is pending any more.
+    /// Gives records of about `budget` bytes to `receive`. Returns true if nothing is pending any more.
     ///
     /// # Errors
-    /// The image cannot be read.
-    pub(super) fn put(&mut self, image: &Image, out: &mut Outbox, budget: u64) -> io::Result<bool> {
-        let full = out.len().saturating_add(budget);
+    /// The image cannot be read; errors of `receive`.
+    pub(super) fn put(&mut self, image: &Image, budget: u64, receive: &mut Receive<'_>) -> Result<bool> {
+        let mut put = 0;
         while let Some(granule) = self.next_pending() {
-            self.put_granule(image, out, granule)?;
-            if out.len() >= full {
+            put += self.put_granule(image, granule, receive)?;
+            if put >= budget {
                 break;
             }
         }
@@ -98,10 +105,9 @@ impl Copier {
         // Also at the end of a round, so that a round includes the write-back, and the pause waits for no data of earlier
         // rounds.
         if self.unwritten >= UNWRITTEN || over && self.unwritten > 0 {
-            DiskRecord::WriteBack.put(out);
+            receive(DiskRecord::WriteBack)?;
             self.unwritten = 0;
         }
-        DiskRecord::End.put(out);
         Ok(over)
     }
 
@@ -130,26 +136,26 @@ impl Copier {
         }
     }
 
-    /// Appends the records of a pending granule, and of the pending ones after it in the same hole.
-    fn put_granule(&mut self, image: &Image, out: &mut Outbox, granule: u64) -> io::Result<()> {
+    /// Gives the records of a pending granule, and of the pending ones after it in the same hole; returns their bytes.
+    fn put_granule(&mut self, image: &Image, granule: u64, receive: &mut Receive<'_>) -> Result<u64> {
         let start = granule * GRANULE;
-        let data = image.data(start)?.map_or(image.bytes(), |data| data.start);
+        let data = next_data(image, start)?.map_or(image.bytes(), |data| data.start);
         let mut end = granule + 1;
         if data >= (end * GRANULE).min(image.bytes()) {
             while self.is_pending(end) && data >= ((end + 1) * GRANULE).min(image.bytes()) {
                 end += 1;
             }
             let len = (end * GRANULE).min(image.bytes()) - start;
-            self.put_record(out, DiskRecord::Zeros { offset: start, len });
+            let put = self.put_record(DiskRecord::Zeros { offset: start, len }, receive)?;
             self.done(granule..end);
-            return Ok(());
+            return Ok(put);
         }
         let mut buffer = std::mem::take(&mut self.buffer);
         buffer.resize((image.bytes() - start).min(GRANULE) as usize, 0);
-        image.read(&mut buffer, start)?;
+        image.read(&mut buffer, start).map_err(|error| failed(image, UNREADABLE, error))?;
         let is_zero = |block: &[u8]| *block == [0; BLOCK][..block.len()];
         let blocks: Vec<_> = buffer.chunks(BLOCK).collect();
-        let mut offset = start;
+        let (mut offset, mut put) = (start, 0);
         for run in blocks.chunk_by(|one, other| is_zero(one) == is_zero(other)) {
             let len: usize = run.iter().map(|block| block.len()).sum();
             let at = (offset - start) as usize;
@@ -158,20 +164,23 @@ impl Copier {
                 true => DiskRecord::Zeros { offset, len: len as u64 },
                 false => DiskRecord::Data { offset, bytes },
             };
-            self.put_record(out, record);
+            put += self.put_record(record, receive)?;
             offset += len as u64;
         }
         self.buffer = buffer;
         self.done(granule..end);
-        Ok(())
+        Ok(put)
     }
 
-    fn put_record(&mut self, out: &mut Outbox, record: DiskRecord<'_>) {
-        if let DiskRecord::Data { bytes, .. } = record {
-            self.unwritten += bytes.len() as u64;
-            self.count.send(bytes.len() as u64);
-        }
+    fn put_record(&mut self, record: DiskRecord<'_>, receive: &mut Receive<'_>) -> Result<u64> {
+        receive(record)?;
+        self.unwritten += record.data();
+        self.count.send(record.data());
         self.records += 1;
-        record.put(out);
+        Ok(HEAD + record.data())
     }
+}
+
+fn next_data(image: &Image, offset: u64) -> Result<Option<Range<u64>>> {
+    image.data(offset).map_err(|error| failed(image, UNREADABLE, error))
 }

@@ -417,6 +417,42 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    /// The same for an image of this host.
+    #[test]
+    fn the_copy_on_this_host_is_what_the_guest_has_written(
+        before in prop::collection::vec(guest(), 0..8),
+        steps in prop::collection::vec(step(), 0..30),
+        rest in prop::collection::vec(guest(), 0..4),
+    ) {
+        let mut pair = Pair::new();
+        before.into_iter().for_each(|what| pair.guest(what));
+        let place = tempfile::NamedTempFile::new().unwrap();
+        let copy = Image::locked(place.reopen().unwrap(), place.path(), BYTES).unwrap();
+        let mut copy = DiskCopy::new(&pair.source.image, copy);
+        copy.begin().unwrap();
+        prop_assert_eq!(copy.image().marked(), Some(Mark::Incomplete));
+        for step in steps {
+            match step {
+                Step::Guest(what) => pair.guest(what),
+                Step::Sync => copy.sync().unwrap(),
+                Step::Part(budget) => drop(copy.iterate(budget).unwrap()),
+            }
+        }
+        rest.into_iter().for_each(|what| pair.guest(what));
+        copy.sync().unwrap();
+        copy.complete().unwrap();
+        prop_assert_eq!(copy.pending(), 0);
+        copy.finish().unwrap();
+        prop_assert_eq!(copy.image().marked(), None);
+        prop_assert!(std::fs::read(place.path()).unwrap() == pair.model, "the copy differs");
+        let data = pair.model.chunks(4096).filter(|block| block.iter().any(|byte| *byte != 0)).count() as u64 * 4096;
+        prop_assert!(allocated(place.path()) <= data + 4096, "{} bytes for {data}", allocated(place.path()));
+    }
+}
+
 #[test]
 fn what_another_source_has_sent_is_dropped() {
     let mut pair = Pair::new();

@@ -12,8 +12,8 @@ use crate::sync::lock;
 use crate::vm::request::DiskCopies;
 
 /// Why the content of disks is not sent to a file or to a process of this host.
-pub(super) const NO_MACHINE: &str =
-    "disks are copied only to another machine: leave out copy-disk, and copy the images while the guest is paused";
+pub(super) const NO_MACHINE: &str = "disks are copied to another machine, or beside the file of a guest that keeps running: leave out copy-disk, and copy the images \
+     while the guest is paused";
 
 /// Writable disks of a machine, all of them or some.
 #[derive(Clone, Debug, Default)]
@@ -56,6 +56,11 @@ impl CopiedDisks {
             return Err(format!("disk '{name}' cannot be copied: the writable disks are {known}"));
         }
         Ok(Self(all.0.into_iter().filter(|disk| names.contains(&disk.name())).collect()))
+    }
+
+    /// Index, name and image of each disk.
+    pub(super) fn images(&self) -> impl Iterator<Item = (u8, String, &Arc<Image>)> {
+        self.0.iter().map(|disk| (disk.index, disk.name(), &disk.image))
     }
 
     /// Sections of the disks, by instance.

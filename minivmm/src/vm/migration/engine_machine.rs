@@ -110,6 +110,13 @@ impl EngineMachine {
         self
     }
 
+    /// Source of a snapshot: the guest keeps its resources here, so its images are not written back for another process, and the guest in
+    /// the file has those of `ownership`.
+    pub(super) fn keeping_resources(mut self, ownership: &Arc<Ownership>) -> Self {
+        (self.write_back, self.ownership) = (WriteBack::new(&[]), Arc::clone(ownership));
+        self
+    }
+
     /// Sets whether the destination of this source has mapped the guest's memory and has its networks.
     pub(super) fn in_place(self, in_place: bool) -> Self {
         Self { in_place, ..self }

@@ -12,11 +12,13 @@ pub(super) mod handover;
 pub(super) mod incoming;
 mod introduction;
 pub(super) mod look_up;
+mod new_file;
 mod outgoing;
 mod receive;
 mod reconnect_listeners;
 pub(super) mod replaceable;
 pub(super) mod schema;
+mod snapshot_disks;
 mod state_file;
 pub(super) mod status;
 mod to_file;
@@ -41,6 +43,7 @@ use self::engine_machine::EngineMachine;
 use self::handover::Offer;
 use self::outgoing::OutgoingTask;
 use self::replaceable::Reconnection;
+use self::snapshot_disks::SnapshotDisks;
 use self::state_file::NOT_ENCRYPTED;
 use self::status::MigrationStatus;
 use self::to_file::Writing;
@@ -94,7 +97,7 @@ impl Vm {
                        migrated without invtsc in --cpu";
             return Err(Refusal(why.into()).into());
         }
-        to_file::check(&address, terms, &self.backends.ownership)?;
+        to_file::check(&address, terms)?;
         let release = terms.release.as_deref().map(schema::read).transpose()?;
         let tls = terms.parameters.of_tls(self.shared.tls())?;
         let in_place = terms.cpr.is_some() || matches!(address, Address::Local(_));
@@ -130,8 +133,10 @@ impl Vm {
             return Err(Refusal(why).into());
         }
         let copied = CopiedDisks::selected(&self.backends.images, &terms.copies).map_err(Refusal)?;
-        if terms.copies != DiskCopies::None {
-            copied.check(&address).map_err(Refusal)?;
+        match terms.keeps_running {
+            true => to_file::check_resources(&self.backends.ownership, &copied)?,
+            false if terms.copies != DiskCopies::None => copied.check(&address).map_err(Refusal)?,
+            false => {}
         }
         let way = Way::to(&address, &self.backends.images, threads > 0 && parameters.direct_io).map_err(Refusal)?;
         // An older release opens console and networks itself.
@@ -139,15 +144,22 @@ impl Vm {
         let offer = in_place.then(|| Offer::new(&self.ram, self.segment.as_ref(), &self.backends, continues));
         let offer = offer.transpose().map_err(Refusal)?;
         let hands_over = offer.is_some() && continues;
-        if terms.copies != DiskCopies::None && matches!(way, Way::File(_)) {
-            return Err(Refusal(format!("{address}: {NO_MACHINE}")).into());
+        let mut snapshot = None;
+        if let Way::File(file) = &way {
+            if secure.is_some() {
+                return Err(Refusal(NOT_ENCRYPTED.into()).into());
+            }
+            if terms.keeps_running {
+                snapshot = Some(SnapshotDisks::create(&file.path, &copied).map_err(Refusal)?);
+            } else if terms.copies != DiskCopies::None {
+                return Err(Refusal(format!("{address}: {NO_MACHINE}")).into());
+            }
         }
-        if secure.is_some() && matches!(way, Way::File(_)) {
-            return Err(Refusal(NOT_ENCRYPTED.into()).into());
-        }
+        // The disks of a snapshot are in no section.
+        let copied = if snapshot.is_some() { CopiedDisks::default() } else { copied };
         let setup = Phase::Source(SourcePhase::Setup);
         self.shared.begin_migration(setup, &control);
-        self.shared.set_disk_counts(copied.counts());
+        self.shared.set_disk_counts(snapshot.as_ref().map_or_else(|| copied.counts(), SnapshotDisks::counts));
         *lock(&self.state) =
             MachineState { preflight: self.preflight(), ..MachineState::new(self.machine.vcpus.len()) };
         let parts = Parts { disks: copied.sections(), ..self.parts() }.going_to(release.as_ref());
@@ -158,7 +170,7 @@ impl Vm {
         }
         let log = MachineDirtyLog::new(Arc::clone(&self.machine.kvm), ram.segment());
         let throttle = Arc::new(Throttle::new(&self.machine.kvm, &self.machine.vcpus));
-        let machine = EngineMachine::new(self.handle.clone(), control.clone(), &self.backends, &parts.tickets)
+        let mut machine = EngineMachine::new(self.handle.clone(), control.clone(), &self.backends, &parts.tickets)
             .sending(&throttle, &log)
             .copying(&copied)
             .in_place(in_place && !self.backends.nets.is_empty());
@@ -169,12 +181,14 @@ impl Vm {
             Way::File(file) => {
                 let shared = Arc::clone(&self.shared);
                 let (control, log) = (control.clone(), log.clone());
-                let keeps_running = terms.keeps_running;
+                if let Some(disks) = &snapshot {
+                    machine = machine.keeping_resources(disks.ownership());
+                }
                 let reader = if terms.to_qemu { Peer::Qemu } else { Peer::Vmstate };
                 let writing = Writing {
                     file,
                     threads,
-                    keeps_running,
+                    disks: snapshot,
                     reader,
                     release,
                     control,

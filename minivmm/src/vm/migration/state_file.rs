@@ -6,9 +6,9 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
-use rustix::fs::{CWD, RenameFlags, renameat_with};
 use vmstate::channel::FileChannel;
 
+use super::new_file::NewFile;
 use crate::files::{self, Fit, Mode};
 
 /// Why a file and TLS exclude each other.
@@ -22,16 +22,8 @@ pub(in crate::vm) struct StateFile {
     pub(super) path: PathBuf,
     /// The same file open for direct I/O, if its pages are read so.
     pub(super) direct: Option<File>,
-    /// Temporary name of a new file until it is complete.
-    unfinished: Option<Unfinished>,
-}
-
-/// A file that gets its name once it is complete, so that there is all of it or nothing.
-#[derive(Debug)]
-struct Unfinished {
-    path: PathBuf,
-    /// Folder of the final name.
-    folder: File,
+    /// Name of a new file.
+    new: Option<NewFile>,
 }
 
 impl StateFile {
@@ -41,56 +33,29 @@ impl StateFile {
     /// # Errors
     /// The reason, as a sentence for the user; no file is left then.
     pub(super) fn create(path: &Path, offset: u64, direct: bool) -> Result<Self, String> {
-        let refused = |path: &Path, error: io::Error| match error.kind() {
-            io::ErrorKind::InvalidInput if direct => not_direct(path),
+        let refused = |(path, error): (PathBuf, io::Error)| match error.kind() {
+            io::ErrorKind::InvalidInput if direct => not_direct(&path),
             io::ErrorKind::AlreadyExists => {
                 format!("{}: it exists already; name a new file, or pass this one with getfd", path.display())
             }
             _ => format!("{}: {error}; name a new file", path.display()),
         };
-        if path.symlink_metadata().is_ok() {
-            return Err(refused(path, io::ErrorKind::AlreadyExists.into()));
-        }
-        let folder = match path.parent() {
-            Some(folder) if folder != Path::new("") => folder,
-            _ => Path::new("."),
-        };
-        let folder = File::open(folder).map_err(|error| refused(path, error))?;
-        let mut partial = path.as_os_str().to_owned();
-        partial.push(".partial");
-        let partial = PathBuf::from(partial);
-        // The flags of `File::create_new`, which the sandbox allows. An existing file may not be opened for writing, so the stream
-        // and its pages use one descriptor.
         let flags = if direct { OFlag::O_DIRECT } else { OFlag::empty() };
-        let created = File::options()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .custom_flags(flags.bits())
-            .open(&partial);
-        let file = created.map_err(|error| refused(&partial, error))?;
-        let file = Self::begin(file, path, offset).inspect_err(|_| remove(&partial))?;
-        Ok(Self { unfinished: Some(Unfinished { path: partial, folder }), ..file })
+        let (new, file) = NewFile::create(path, flags).map_err(refused)?;
+        Ok(Self { new: Some(new), ..Self::begin(file, path, offset)? })
     }
 
     /// Whether each page of a guest can have a place in the file; only a new file is known to have room.
     pub(super) fn has_places(&self) -> bool {
-        self.unfinished.is_some()
+        self.new.is_some()
     }
 
-    /// Syncs the complete file to the disk and gives it its name. A file that was made there meanwhile is not replaced, unless
-    /// the file system (NFS) cannot check that.
+    /// Gives the complete file, which is on the disk, its name.
     ///
     /// # Errors
     /// The file system's.
     pub(super) fn take_place(&mut self) -> io::Result<()> {
-        let Some(Unfinished { path, folder }) = &self.unfinished else { return Ok(()) };
-        match renameat_with(CWD, path, CWD, &self.path, RenameFlags::NOREPLACE) {
-            Err(rustix::io::Errno::INVAL) => std::fs::rename(path, &self.path)?,
-            renamed => renamed?,
-        }
-        folder.sync_all()
+        self.new.as_mut().map_or(Ok(()), NewFile::take_place)
     }
 
     /// Opens a file with a guest's state, which begins at `offset`. `direct`: reads of pages bypass the page cache.
@@ -115,20 +80,20 @@ impl StateFile {
     /// The descriptor is no file or pipe, or is not open as `mode` needs.
     pub(super) fn passed(file: File, mode: Mode, name: &str) -> io::Result<Self> {
         files::take_stream(&file, mode)?;
-        Ok(Self { channel: file.into(), path: name.into(), direct: None, unfinished: None })
+        Ok(Self { channel: file.into(), path: name.into(), direct: None, new: None })
     }
 
     /// Seeks to `offset`.
     fn begin(mut file: File, path: &Path, offset: u64) -> Result<Self, String> {
         let sought = file.seek(SeekFrom::Start(offset));
         sought.map_err(|error| format!("{}: no place for offset {offset}: {error}", path.display()))?;
-        Ok(Self { channel: file.into(), path: path.into(), direct: None, unfinished: None })
+        Ok(Self { channel: file.into(), path: path.into(), direct: None, new: None })
     }
 
     /// Removes the file, which holds no guest that may be run. A passed file stays.
-    pub(super) fn remove(&self) {
-        if let Some(Unfinished { path, .. }) = &self.unfinished {
-            remove(path);
+    pub(super) fn remove(&mut self) {
+        if let Some(new) = &mut self.new {
+            new.remove();
         }
     }
 }
@@ -148,9 +113,4 @@ fn open_direct(path: &Path, file: &File) -> io::Result<File> {
         true => Ok(direct),
         false => Err(io::Error::other("another file took its place while it was opened")),
     }
-}
-
-/// Removes a file. A file that stays does no harm: the records of the guest's disks advance.
-fn remove(path: &Path) {
-    let _ = std::fs::remove_file(path);
 }

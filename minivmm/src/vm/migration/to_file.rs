@@ -3,26 +3,29 @@
 //!
 //! Without a peer there are no answers. The guest's disks are released once the file is complete and on the disk. Running the
 //! file's guest advances their records, and so does resuming here: the first of the two makes the other one stale. A guest
-//! resumes by itself only if it has nothing exclusive.
+//! resumes by itself only if the guest in the file has copies of its exclusive resources.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use vmstate::migrate::multifd::Compression;
-use vmstate::migrate::snapshot::{self, FileThreads, Saving};
+use vmstate::migrate::snapshot::{self, Beside, FileThreads, Saving};
 use vmstate::migrate::{Claim, Control, Machine, Parameters, Peer, Phase, SourcePhase};
-use vmstate::ownership::Ownership;
+use vmstate::ownership::{Ownership, Role};
 use vmstate::ram::DirtyLog;
 use vmstate::schema::json::Schema;
 use vmstate::section::Sections;
 use vmstate::{Error, ErrorKind, Result};
 
 use super::channels::PageThreads;
+use super::copied::CopiedDisks;
 use super::ended::Ended;
 use super::engine_machine::EngineMachine;
+use super::snapshot_disks::SnapshotDisks;
 use super::state_file::StateFile;
 use super::write_back::failed;
 use crate::config::Address;
+use crate::devices::virtio::blk::node_name;
 use crate::error::chain;
 use crate::machine_map::MACHINE_TYPE;
 use crate::migration::dirty_log::{MachineDirtyLog, StoppedLater};
@@ -75,15 +78,11 @@ fn stop_guest(
 ///
 /// # Errors
 /// The reason, and a remedy.
-pub(super) fn check(address: &Address, terms: &Terms, ownership: &Ownership) -> std::result::Result<(), Refusal> {
+pub(super) fn check(address: &Address, terms: &Terms) -> std::result::Result<(), Refusal> {
     let why = match address {
         _ if !terms.keeps_running && !terms.to_qemu => return Ok(()),
         Address::File { .. } if terms.release.is_some() => {
             "target-schema is for an older minivmm, which reads neither a file for a QEMU nor a snapshot: leave one of them out"
-        }
-        Address::File { .. } if terms.keeps_running && ownership.has_exclusive() => {
-            "a guest that keeps running changes its writable disks, or what its lease stands for, and the file would fit them no more: \
-             leave out keep-running (minivmm migrate file:PATH), copy the disks while the guest is paused, and let it go on with cont"
         }
         Address::File { .. } => return Ok(()),
         _ if terms.to_qemu => {
@@ -92,6 +91,26 @@ pub(super) fn check(address: &Address, terms: &Terms, ownership: &Ownership) -> 
         _ => "a guest keeps running behind a new file only: name one, as file:PATH",
     };
     Err(Refusal(why.into()))
+}
+
+/// Refuses a snapshot of a guest with an exclusive resource that is not among the `copied` disks.
+///
+/// # Errors
+/// The reason, and a remedy.
+pub(super) fn check_resources(ownership: &Ownership, copied: &CopiedDisks) -> std::result::Result<(), Refusal> {
+    let copied = copied.roles();
+    let (what, remedy) = match ownership.roles().into_iter().find(|role| !copied.contains(role)) {
+        None => return Ok(()),
+        Some(Role::Disk(index)) => (
+            format!("writes to disk '{}'", node_name(index.into())),
+            "copy all writable disks with the guest (copy-disk; minivmm snapshot save --copy-disk), or ",
+        ),
+        Some(Role::Lease) => ("uses what its lease stands for".into(), ""),
+    };
+    Err(Refusal(format!(
+        "a guest that keeps running {what}, and the file would not fit that any more: {remedy}leave out keep-running (minivmm migrate \
+         file:PATH), copy the disks while the guest is paused, and let it go on with cont"
+    )))
 }
 
 /// Returns the number of threads that write or read the pages of a file, beside the migration's.
@@ -115,8 +134,8 @@ pub(super) struct Writing {
     pub(super) file: StateFile,
     /// Number of threads that write pages, beside this one.
     pub(super) threads: u8,
-    /// Whether the guest resumes by itself once all of it is in the file, since it has nothing exclusive.
-    pub(super) keeps_running: bool,
+    /// Images of the guest's writable disks beside the file, if the guest resumes by itself once all of it is there.
+    pub(super) disks: Option<SnapshotDisks>,
     /// Kind of reader. A QEMU writes no ownership record.
     pub(super) reader: Peer,
     /// Schema of the release that is to read the file, unless it is this one.
@@ -131,12 +150,15 @@ pub(super) struct Writing {
 
 impl Writing {
     pub(super) fn run(mut self) -> Ended {
-        let keeps_running = self.keeps_running;
+        let keeps_running = self.disks.is_some();
         let written = self.stop_and_write().and_then(|()| if keeps_running { Ok(()) } else { self.release_disks() });
         let (phase, error) = match written {
             Ok(()) => (SourcePhase::Completed, None),
             Err((phase, error)) => {
-                self.file.remove();
+                if phase != SourcePhase::Undecided {
+                    self.file.remove();
+                }
+                self.disks.iter_mut().for_each(SnapshotDisks::remove);
                 (phase, Some(format!("{}: {}", self.file.path.display(), chain(&error))))
             }
         };
@@ -158,6 +180,7 @@ impl Writing {
         // An older release reads a stream only.
         let in_place = self.file.has_places() && self.release.is_none();
         sections.save_for(self.release.take());
+        self.disks.as_mut().map_or(Ok(()), SnapshotDisks::begin).map_err(running)?;
         let what = "that a migration begins could not be recorded";
         self.machine.begin().map_err(|error| running(failed(what, error)))?;
         lock(&self.parts.state).preflight.stamp();
@@ -168,7 +191,7 @@ impl Writing {
             true => self.write_running(&mut sections, &mut guest),
             false => self.write_stopped(&mut sections, &mut guest),
         };
-        let went_on = written.and_then(|()| match self.keeps_running {
+        let went_on = written.and_then(|()| match self.disks.is_some() {
             // The file does not change any more: the guest need not stay stopped until the file is on the disk.
             true => self.machine.resume().map(|()| {
                 guest = GuestState::Running;
@@ -194,16 +217,19 @@ impl Writing {
 
     fn finish(&mut self) -> Result<()> {
         let unwritten = |error| failed("the file could not be written to the disk", error);
+        self.disks.as_ref().map_or(Ok(()), SnapshotDisks::finish)?;
         self.file.channel.sync().map_err(unwritten)?;
         // From here on a reader of the file may have the guest, or a copy of it.
         self.control.commit()?;
+        // The file gets its name last, so that a file that exists has its images.
+        self.disks.as_mut().map_or(Ok(()), SnapshotDisks::take_places)?;
         self.file.take_place().map_err(unwritten)
     }
 
     /// Writes while the guest runs: each page has its place in the file, and is written there again when the guest has changed
     /// it.
     fn write_running(&mut self, sections: &mut Sections<'_>, guest: &mut GuestState) -> Result<()> {
-        let Self { file, threads, control, ram, log, machine, shared, reader, .. } = self;
+        let Self { file, threads, control, ram, log, machine, shared, reader, disks, .. } = self;
         shared.update_migration(|info| info.phase = Phase::Source(SourcePhase::Rounds));
         let files = (*threads > 0).then(FileThreads::new);
         let _pages = files.as_ref().map(|files| PageThreads::in_file(files, *threads, ram)).transpose()?;
@@ -215,6 +241,7 @@ impl Writing {
             log: &mut StoppedLater(log),
             reader: *reader,
             threads: files,
+            beside: disks.as_mut().map(|disks| disks as &mut dyn Beside),
         };
         snapshot::save_in_place(saving, control, &mut || stop_guest(machine, control, shared, guest))
     }

@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::beside::{Beside, Copying};
 use super::{CHUNK, Still};
 use crate::channel::Channel;
 use crate::codec::{Limits, Outbox, Strictness};
@@ -38,13 +39,16 @@ pub struct Saving<'a, 's> {
     pub reader: Peer,
     /// The threads that write pages, on each of which a worker runs; `None`: the calling thread writes them. For one snapshot.
     pub threads: Option<FileThreads>,
+    /// State that is copied beside the file, such as the content of disks.
+    pub beside: Option<&'a mut dyn Beside>,
 }
 
 /// Writes a guest in QEMU's mapped-ram layout: each page has one place in the file, and a later write of the page goes to the
 /// same place. So the file is no longer than the guest's memory however long the guest runs meanwhile, and can be
 /// [mapped](GuestRam::map) when it is read. The guest is copied in rounds; once the pages that it dirties in a round fit
 /// [`downtime_limit`](super::super::Parameters::downtime_limit), or rounds make no progress, `pause` is called, after which the
-/// guest must not run until this function returns.
+/// guest must not run until this function returns. State [`beside`](Saving::beside) the file is copied with the pages, within the
+/// bandwidth limit, which does not apply to pages of a file.
 ///
 /// The caller must ensure that the file is on the disk. The guest's pause until then is the
 /// [`downtime`](super::super::Progress::downtime).
@@ -52,7 +56,7 @@ pub struct Saving<'a, 's> {
 /// # Errors
 /// As for [`save_with`](super::save_with); `Misuse` if the channel is not a file, or memory is shared; errors of `pause`.
 pub fn save_in_place(saving: Saving<'_, '_>, control: &Control, pause: &mut dyn FnMut() -> Result<()>) -> Result<()> {
-    let Saving { channel, machine_type, sections, ram, log, reader, threads } = saving;
+    let Saving { channel, machine_type, sections, ram, log, reader, threads, beside } = saving;
     let _over = Over(threads.clone());
     sections.check_migratable()?;
     check_release(sections)?;
@@ -60,6 +64,7 @@ pub fn save_in_place(saving: Saving<'_, '_>, control: &Control, pause: &mut dyn 
         || Error::new(ErrorKind::Misuse, "pages have fixed places only in a file, and this channel is not one");
     let section = RamSection::outgoing(ram, log).in_place(channel.file().ok_or_else(no_file)?.try_clone()?, threads);
     let progress = Progress { pages: section.figures(), control, begun: Instant::now(), ram };
+    let mut beside = Copying::new(beside);
     let mut wire = Link::new(channel, ram, &Still, control, Strictness::Strict, Limits::default(), 0);
     let mut out = Outbox::new();
     put_header(out.bytes_mut());
@@ -69,10 +74,11 @@ pub fn save_in_place(saving: Saving<'_, '_>, control: &Control, pause: &mut dyn 
     saver.start(&mut out, reader)?;
     wire.send_unanswered(&mut out)?;
     saver.sync()?;
+    beside.sync()?;
     let mut left = u64::MAX;
     for number in 1..=MOST_ROUNDS {
-        progress.round(number);
-        let (begun, before) = (Instant::now(), progress.bytes());
+        progress.round(number, &beside);
+        let (begun, waited, before) = (Instant::now(), beside.waited(), progress.bytes(&beside));
         loop {
             control.check()?;
             // The pages go to their places, and the PART has no record of them: readers would only count thousands of empty
@@ -82,14 +88,18 @@ pub fn save_in_place(saving: Saving<'_, '_>, control: &Control, pause: &mut dyn 
             out.clear();
             let over = saver.iterate(&mut out, CHUNK, Which::Others)? && memory_is_over;
             wire.send_unanswered(&mut out)?;
-            progress.publish();
+            let over = beside.iterate(control, over)? && over;
+            progress.publish(&beside);
             if over {
                 break;
             }
         }
         saver.sync()?;
-        let (took, written) = (begun.elapsed(), progress.bytes() - before);
-        let pending = saver.pending();
+        beside.sync()?;
+        // The pause has no bandwidth limit.
+        let took = begun.elapsed().saturating_sub(beside.waited() - waited);
+        let written = progress.bytes(&beside) - before;
+        let pending = saver.pending().saturating_add(beside.pending());
         if fits(pending, written, took, control.parameters().downtime_limit) || pending > left / 10 * 9 {
             break;
         }
@@ -100,8 +110,10 @@ pub fn save_in_place(saving: Saving<'_, '_>, control: &Control, pause: &mut dyn 
     pause()?;
     let mut downtime = Downtime { pause: watch.lap(), ..Downtime::default() };
     saver.sync()?;
+    beside.sync()?;
     downtime.sync = watch.lap();
     saver.complete(&mut out, Which::All)?;
+    beside.complete()?;
     downtime.pages = watch.lap();
     saved.extend(saver.put_devices(out.bytes_mut(), (reader, SendPhase::Last))?);
     Element::Eof.write(out.bytes_mut());
@@ -109,7 +121,7 @@ pub fn save_in_place(saving: Saving<'_, '_>, control: &Control, pause: &mut dyn 
     wire.send_unanswered(&mut out)?;
     downtime.devices = watch.lap();
     control.publish(|progress| progress.downtime = Some(downtime));
-    progress.publish();
+    progress.publish(&beside);
     Ok(())
 }
 
@@ -154,24 +166,24 @@ struct Progress<'a> {
 }
 
 impl Progress<'_> {
-    /// Bytes of pages written so far.
-    fn bytes(&self) -> u64 {
-        self.pages.moved().normal * crate::ram::PAGE_SIZE
+    /// Bytes of pages, and of state beside the file, written so far.
+    fn bytes(&self, beside: &Copying<'_>) -> u64 {
+        self.pages.moved().normal * crate::ram::PAGE_SIZE + beside.copied()
     }
 
-    fn round(&self, number: u32) {
+    fn round(&self, number: u32, beside: &Copying<'_>) {
         self.control.publish(|progress| progress.rounds = number);
-        self.publish();
+        self.publish(beside);
     }
 
-    fn publish(&self) {
+    fn publish(&self, beside: &Copying<'_>) {
         let (moved, pending) = (self.pages.moved(), self.pages.pending_bytes());
-        let (bytes, elapsed) = (self.bytes(), self.begun.elapsed());
+        let (bytes, elapsed) = (self.bytes(beside), self.begun.elapsed());
         let ram_bytes = self.ram.blocks().iter().map(|block| block.len).sum();
         self.control.publish(|progress| {
             (progress.elapsed, progress.bytes, progress.ram_bytes) = (elapsed, bytes, ram_bytes);
             (progress.normal_pages, progress.zero_pages) = (moved.normal, moved.zero);
-            progress.remaining_bytes = pending;
+            (progress.remaining_bytes, progress.remaining_section_bytes) = (pending, beside.pending());
         });
     }
 }

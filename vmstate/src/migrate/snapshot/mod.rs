@@ -1,5 +1,6 @@
 //! A paused guest in a file: the same stream, without a destination that answers.
 
+mod beside;
 mod in_place;
 
 use std::time::{Duration, Instant};
@@ -18,6 +19,7 @@ use crate::section::Sections;
 use crate::stream::{Command, Element, IGNORE_SHARED, put_configuration, put_header};
 
 pub use crate::ram::mapped::{FileThreads, FileWorker};
+pub use beside::Beside;
 pub use in_place::{Saving, save_in_place};
 
 /// Bytes handed to the channel at once.

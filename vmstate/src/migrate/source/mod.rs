@@ -2,7 +2,6 @@
 //! there. A blocking driver: [`SourceProtocol`] decides what to do next, and `phase.rs` has the phase diagrams.
 
 mod departed;
-mod pace;
 mod page_channels;
 mod postcopy;
 mod recovery;
@@ -15,7 +14,6 @@ mod throttled;
 use std::sync::Arc;
 use std::time::Duration;
 
-use self::pace::Pace;
 use self::replies::unexpected;
 use self::throttled::Throttled;
 use crate::channel::{Channel, Clock};
@@ -24,6 +22,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::migrate::control::Control;
 use crate::migrate::forecast::Measured;
 use crate::migrate::multifd::Senders;
+use crate::migrate::pace::Pace;
 use crate::migrate::phase::{Phase, SourcePhase};
 use crate::migrate::protocol::{SourceAction, SourceEvent, SourceProtocol, Timing, ping};
 use crate::migrate::release::check_release;

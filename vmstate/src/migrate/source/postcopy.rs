@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use super::{Source, pace};
+use super::Source;
 use crate::error::{Error, ErrorKind, Result};
 use crate::migrate::Peer;
+use crate::migrate::pace;
 use crate::migrate::protocol::Mode;
 use crate::migrate::save::{SendPhase, Which};
 use crate::migrate::wire::{SLICE, Timeout};

@@ -4,10 +4,11 @@
 
 use std::time::Duration;
 
-use super::{Source, pace, round_down};
+use super::{Source, round_down};
 use crate::error::Result;
 use crate::migrate::Rehearsal;
 use crate::migrate::forecast::{Measures, Rehearsed};
+use crate::migrate::pace;
 use crate::migrate::save::SendPhase;
 use crate::stream::Reply;
 

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use super::{REASON_TIMEOUT, Source, pace, round_down, unexpected};
+use super::{REASON_TIMEOUT, Source, round_down, unexpected};
 use crate::error::{Error, ErrorKind, Result};
 use crate::migrate::forecast::{Chunk, Measures, MigrationState};
 use crate::migrate::multifd::Senders;
+use crate::migrate::pace;
 use crate::migrate::parameters::Parameters;
 use crate::migrate::policy::{self, Figures, RoundDecision};
 use crate::migrate::protocol::ping;

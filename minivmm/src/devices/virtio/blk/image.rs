@@ -75,24 +75,44 @@ impl Image {
             }
             made => made,
         };
-        let file = file.map_err(error)?;
-        let resource = Resource::image(file.try_clone().map_err(error)?, path, Access::Exclusive);
-        resource.lock()?;
-        if !is_new && !Mark::Incomplete.is_on(&file).map_err(error)? {
+        let image = Self::locked(file.map_err(error)?, path, bytes)?;
+        if !is_new && !Mark::Incomplete.is_on(&image.file).map_err(error)? {
             let why = "it exists, and create= makes a new file: give another path, or remove it if nobody needs it";
             return Err(error(io::Error::other(why)));
         }
-        let image = Self::of(file, resource, bytes);
-        if let Err(why) = image.mark(Mark::Incomplete) {
+        image.await_content().inspect_err(|_| {
             if is_new {
                 // No other process has the new file.
                 let _ = std::fs::remove_file(path);
             }
-            let why = format!("it can have no extended attribute, which a disk whose content is migrated needs: {why}");
-            return Err(error(io::Error::other(why)));
-        }
-        image.empty().map_err(error)?;
+        })?;
         Ok(image)
+    }
+
+    /// Makes a raw image, for `bytes` bytes, of a `file` that is open for reading and writing. Errors name it `path`. The image is
+    /// locked, and the file unchanged until [`await_content`](Self::await_content).
+    ///
+    /// # Errors
+    /// Those of [`Resource::lock`].
+    pub fn locked(file: File, path: &Path, bytes: u64) -> Result<Self, OwnershipError> {
+        let other = file.try_clone().map_err(|source| OwnershipError::Open { path: path.into(), source })?;
+        let resource = Resource::image(other, path, Access::Exclusive);
+        resource.lock()?;
+        Ok(Self::of(file, resource, bytes))
+    }
+
+    /// Sets [`Mark::Incomplete`], and empties the image.
+    ///
+    /// # Errors
+    /// [`OwnershipError::Open`] if the file cannot have a mark.
+    pub fn await_content(&self) -> Result<(), OwnershipError> {
+        let error = |source| OwnershipError::Open { path: self.resource.path().into(), source };
+        self.mark(Mark::Incomplete).map_err(|why| {
+            let why =
+                format!("it can have no extended attribute, which an image whose content is copied to it needs: {why}");
+            error(io::Error::other(why))
+        })?;
+        self.empty().map_err(error)
     }
 
     /// Sets a mark that every process sees, durably.
