@@ -15,7 +15,18 @@ pub(super) struct NewFile {
     partial: PathBuf,
     /// Folder of both names.
     folder: File,
-    is_placed: bool,
+    place: Place,
+}
+
+/// Where the file is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// At its temporary name.
+    Partial,
+    /// At its name.
+    Named,
+    /// Nowhere.
+    Removed,
 }
 
 impl NewFile {
@@ -39,7 +50,7 @@ impl NewFile {
         let mut options = File::options();
         options.read(true).write(true).create_new(true).mode(0o600).custom_flags(flags.bits());
         match options.open(&partial) {
-            Ok(file) => Ok((Self { path: path.into(), partial, folder, is_placed: false }, file)),
+            Ok(file) => Ok((Self { path: path.into(), partial, folder, place: Place::Partial }, file)),
             Err(error) => Err((partial, error)),
         }
     }
@@ -54,21 +65,26 @@ impl NewFile {
             Err(rustix::io::Errno::INVAL) => std::fs::rename(&self.partial, &self.path)?,
             renamed => renamed?,
         }
-        self.is_placed = true;
+        self.place = Place::Named;
         self.folder.sync_all()
     }
 
     /// Removes the file, which holds nothing that may be used, under either name.
     pub(super) fn remove(&mut self) {
+        let path = match std::mem::replace(&mut self.place, Place::Removed) {
+            Place::Partial => &self.partial,
+            Place::Named => &self.path,
+            // Another process may have made a file there since.
+            Place::Removed => return,
+        };
         // A file that stays does no harm: it has its temporary name, or its guest is refused on the disks that go on here.
-        let _ = std::fs::remove_file(if self.is_placed { &self.path } else { &self.partial });
-        self.is_placed = true;
+        let _ = std::fs::remove_file(path);
     }
 }
 
 impl Drop for NewFile {
     fn drop(&mut self) {
-        if !self.is_placed {
+        if self.place == Place::Partial {
             self.remove();
         }
     }
