@@ -42,6 +42,10 @@ struct Machine {
     nodefaults: bool,
     cpu: Option<String>,
     memory: Option<String>,
+    /// Id of the `-object` that has the guest's memory.
+    memory_backend: Option<String>,
+    /// Options of each `-object memory-backend-memfd`, by its id.
+    memfds: BTreeMap<String, Options>,
     serial: Option<String>,
     chardevs: BTreeMap<String, Options>,
     /// Options of each `-drive` and `-blockdev`, by its id or node name.
@@ -105,6 +109,9 @@ impl Machine {
             "bios" => {
                 self.no_match("-bios", "minivmm has no firmware, and takes the guest of QEMU's own: leave it out")
             }
+            "object" if value.starts_with("memory-backend-memfd,") => {
+                self.keep(value, "qom-type", "id", |machine| &mut machine.memfds);
+            }
             "object" => {
                 self.no_match(&format!("-object {value}"), "minivmm makes the guest's memory itself: leave it out")
             }
@@ -153,6 +160,9 @@ impl Machine {
         {
             options.ignore(key, &[same, "auto"]);
         }
+        self.memory_backend = options.take("memory-backend");
+        // minivmm has no auxiliary memory that would have to be shared.
+        options.ignore("aux-ram-share", &[]);
         options.ignore("usb", &["off"]);
         options.ignore("kernel-irqchip", &["on"]);
         for key in ["auto-kernel-cmdline", "x-option-roms", "mem-merge", "dump-guest-core"] {
@@ -247,8 +257,39 @@ impl Machine {
             self.no_match(&format!("-m {part}"), "memory is not added while the guest runs");
         }
         match values::memory(&size) {
-            Ok(_) => self.flag("--memory", size),
+            Ok(bytes) => {
+                self.flag("--memory", size);
+                self.finish_backend(bytes);
+            }
             Err(why) => self.no_match(&format!("-m {text}"), &why),
+        }
+        for id in std::mem::take(&mut self.memfds).into_keys() {
+            let why = format!("the machine does not use it: add memory-backend={id} to -M, or leave it out");
+            self.no_match(&format!("-object memory-backend-memfd,id={id}"), &why);
+        }
+    }
+
+    /// Memory of a descriptor, which QEMU's mode `cpr-transfer` passes to another process.
+    fn finish_backend(&mut self, bytes: u64) {
+        let Some(id) = self.memory_backend.take() else { return };
+        let Some(mut memfd) = self.memfds.remove(&id) else {
+            let why = "there is no -object memory-backend-memfd with this id, and minivmm has no other memory backend";
+            return self.no_match(&format!("-M memory-backend={id}"), why);
+        };
+        let object = format!("-object memory-backend-memfd,id={id}");
+        let size = memfd.take("size").unwrap_or_default();
+        if values::memory(&size) != Ok(bytes) {
+            self.no_match(&format!("{object},size={size}"), "give the size of -m");
+        }
+        // QEMU shares the memory of a memfd unless told otherwise.
+        if memfd.switch("share").unwrap_or(true) {
+            self.flag("--share-memory", "on");
+        }
+        memfd.ignore("qom-type", &[]);
+        ["merge", "dump", "seal"].into_iter().for_each(|key| memfd.ignore(key, &[]));
+        ["hugetlb", "prealloc"].into_iter().for_each(|key| memfd.ignore(key, &["off"]));
+        for part in memfd.rest() {
+            self.no_match(&format!("{object},{part}"), "minivmm has nothing like it");
         }
     }
 

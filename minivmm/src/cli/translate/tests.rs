@@ -136,6 +136,48 @@ fn where_a_source_is_awaited_is_the_same_in_both() {
     }
 }
 
+/// QEMU's options for the mode `cpr-transfer` (docs/devel/migration/CPR.rst).
+#[test]
+fn memory_that_can_be_handed_over_is_the_same_in_both() {
+    let memfd = "-object memory-backend-memfd,id=ram0,size=512M,share=on";
+    let machine = "microvm,memory-backend=ram0,aux-ram-share=on,";
+    let cpr = r#"{"channel-type":"cpr","addr":{"transport":"socket","type":"unix","path":"cpr"}}"#;
+    let with = |machine: &str, more: &str| words(&format!("{} {more}", QEMU.replace("microvm,", machine)));
+    let ours = from_qemu(&with(machine, &format!("{memfd} -incoming {cpr}"))).unwrap();
+    let incoming = |line: &[String]| {
+        let values = line.windows(2).filter(|two| two[0].trim_start_matches('-') == "incoming");
+        values.map(|two| two[1].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(incoming(&ours), ["unix:in", cpr]);
+    assert!(line(&ours).contains(" --memory 512m --share-memory on "), "{ours:?}");
+    let theirs = to_qemu(&ours).unwrap();
+    let shown = line(&theirs);
+    assert!(shown.contains(",accel=kvm,memory-backend=microvm.ram,aux-ram-share=on -object "), "{shown}");
+    assert!(shown.contains(" memory-backend-memfd,id=microvm.ram,size=524288K,share=on "), "{shown}");
+    assert_eq!(incoming(&theirs).len(), 2);
+    assert_eq!(to_qemu(&from_qemu(&theirs).unwrap()).unwrap(), theirs);
+    // A source waits for nobody.
+    let source: Vec<_> = from_qemu(&with(machine, memfd)).unwrap();
+    assert!(line(&to_qemu(&source).unwrap()).contains("aux-ram-share=on -object "));
+
+    let private = from_qemu(&with(machine, &memfd.replace("share=on", "share=off"))).unwrap();
+    assert!(!line(&private).contains("--share-memory"), "{private:?}");
+    for (machine, more, expected) in [
+        ("microvm,", memfd.to_owned(), "-object memory-backend-memfd,id=ram0: the machine does not use it"),
+        (machine, String::new(), "-M memory-backend=ram0: there is no"),
+        (machine, memfd.replace("512M", "1G"), "-object memory-backend-memfd,id=ram0,size=1G: give the size of -m"),
+        (machine, format!("{memfd},hugetlb=on"), "-object memory-backend-memfd,id=ram0,hugetlb=on: "),
+        (
+            "microvm,",
+            "-object memory-backend-file,id=f,size=512M,mem-path=/dev/shm/f".into(),
+            "-object memory-backend-file,id=f,size=512M,mem-path=/dev/shm/f: minivmm makes the guest's memory itself",
+        ),
+    ] {
+        let unmatched = from_qemu(&with(machine, &more)).unwrap_err();
+        assert!(unmatched.len() == 1 && unmatched[0].starts_with(expected), "{expected}: {unmatched:#?}");
+    }
+}
+
 /// The `-netdev stream` that passt 2023 prints for QEMU when it starts.
 #[test]
 fn a_card_on_passts_socket_is_one_in_both() {

@@ -10,6 +10,7 @@ use crate::cli::{Command, Parsed, parse};
 use crate::config::{Config, ListenAt, Network, RateLimits, Serial};
 use crate::cpu::Choice;
 use crate::devices::virtio::blk::node_name;
+use crate::memory::RAM_BLOCK;
 use crate::passed;
 
 /// Translates minivmm's `words`, which begin with `run` or with the program, to a command line of QEMU.
@@ -33,13 +34,20 @@ fn qemu(config: &Config) -> Translation {
     let mut unmatched = Vec::new();
     let mut words: Vec<String> = vec!["qemu-system-x86_64".into()];
     let mut flag = |name: &str, value: String| words.extend([name.to_owned(), value]);
-    flag("-M", "microvm,acpi=on,pcie=off,ioapic2=off,rtc=off,auto-kernel-cmdline=off,accel=kvm".into());
+    // The options with which QEMU hands memory over, or takes it (mode `cpr-transfer`).
+    let shares = config.shares_memory || matches!(config.incoming, Some(ListenAt::Transfer { .. }));
+    let memory = format!("{}K", config.memory >> 10);
+    let backend = if shares { format!(",memory-backend={RAM_BLOCK},aux-ram-share=on") } else { String::new() };
+    flag("-M", format!("microvm,acpi=on,pcie=off,ioapic2=off,rtc=off,auto-kernel-cmdline=off,accel=kvm{backend}"));
+    if shares {
+        flag("-object", format!("memory-backend-memfd,id={RAM_BLOCK},size={memory},share=on"));
+    }
     flag("-global", "virtio-mmio.force-legacy=false".into());
     match Choice::new(&config.cpu) {
         Ok(choice) => flag("-cpu", choice.qemu()),
         Err(why) => unmatched.push(format!("--cpu: {why}")),
     }
-    flag("-m", format!("{}K", config.memory >> 10));
+    flag("-m", memory);
     flag("-smp", config.cpus.to_string());
     flag("-display", "none".into());
     match &config.serial {
