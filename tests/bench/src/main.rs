@@ -1,8 +1,8 @@
 //! Measures how fast guest memory migrates: minivmm's memory and the engine, compared with QEMU and with the same bytes
 //! through the same socket without any protocol.
 //!
-//! Usage: `cargo measure --help` (an alias of `cargo bench -p vmstate-bench --`). KVM is needed for `--hand-over` and
-//! `--snapshot` only: otherwise no guest runs. All memory was touched before. The variants take turns, and the first
+//! Usage: `cargo measure --help` (an alias of `cargo bench -p vmstate-bench --`). KVM is needed for `--hand-over`,
+//! `--snapshot` and `--save` only: otherwise no guest runs. All memory was touched before. The variants take turns, and the first
 //! turn is not counted. Machines are noisy: only ratios within one run are meaningful.
 #![forbid(unsafe_code)]
 
@@ -15,9 +15,11 @@ mod handover;
 mod limit;
 mod measured;
 mod memory;
+mod monitor;
 mod pace;
 mod place;
 mod qemu;
+mod save;
 mod snapshot;
 mod table;
 
@@ -58,11 +60,15 @@ struct Options {
     /// Instead, save a guest of 4 GiB to a file and restore it, which needs a KVM that runs a bare-metal guest
     #[arg(long, conflicts_with_all = ["mib", "only", "limits", "hand_over", "json", "plot"])]
     snapshot: bool,
+    /// Instead, save a paused guest with 1 GiB of contents to a file in this directory (a relative path is taken from the root of the
+    /// repository), with one thread, two, and direct I/O
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["mib", "only", "limits", "hand_over", "snapshot", "json", "plot"])]
+    save: Option<PathBuf>,
     /// Write the figures of each turn to this file; a relative path is taken from the root of the repository
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     /// Replace the tables of this page that are between `<!-- cargo measure: DATA -->`, `… limits -->`, `… hand-over
-    /// -->` or `… snapshot -->`, and `<!-- end -->`
+    /// -->`, `… snapshot -->` or `… save -->`, and `<!-- end -->`
     #[arg(long, value_name = "FILE")]
     markdown: Option<PathBuf>,
     /// Draw a picture for each kind of data in this directory, an SVG file
@@ -74,7 +80,7 @@ struct Options {
 }
 
 fn main() -> ExitCode {
-    if snapshot::is_minivmm() {
+    if monitor::is_minivmm() {
         return minivmm::program::main(std::env::args_os());
     }
     measure_all();
@@ -106,6 +112,13 @@ fn measure_all() {
         let table = snapshot::table(options.turns, directory.path());
         println!("{table}");
         replace(options.markdown.as_deref(), "snapshot", &[table]);
+        return;
+    }
+    if let Some(save) = &options.save {
+        let directory = tempfile::tempdir_in(in_repository(save)).expect("a directory for the file");
+        let table = save::table(options.turns, directory.path());
+        println!("{table}");
+        replace(options.markdown.as_deref(), "save", &[table]);
         return;
     }
     let has_qemu = qemu::version().is_some();
