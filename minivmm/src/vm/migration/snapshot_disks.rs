@@ -4,6 +4,7 @@
 //! An image has an ownership record of its own, with another token than the disk of the guest that runs on here. The file has the
 //! records of the images, so its guest is refused on the disks here, whatever happens to them.
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -38,7 +39,11 @@ impl SnapshotDisks {
             let path = with_suffix(state, &format!(".{name}"));
             let created = NewFile::create(&path, OFlag::empty());
             let (new, file) = created.map_err(|(path, error)| {
-                format!("{}: {error}; the content of disk '{name}' goes there: name another file", path.display())
+                let why = match error.kind() {
+                    io::ErrorKind::AlreadyExists => "it exists already".into(),
+                    _ => error.to_string(),
+                };
+                format!("{}: {why}; the content of disk '{name}' goes there: name another file", path.display())
             })?;
             let image = Image::locked(file, &path, original.bytes()).map_err(|error| refused(&error))?;
             resources.push((Role::Disk(index), Arc::clone(image.resource())));
