@@ -440,7 +440,7 @@ fn a_guest_in_a_file_is_recognized_by_its_records_while_nobody_holds_its_locks()
     assert!(matches!(wrong[..], [Mismatch::MovedOnSinceFile { .. }]), "{wrong:?}");
     drop(booted(&[&other]));
     let wrong = guest(&[&other]).recognize(Some(&tickets)).unwrap_err();
-    assert!(matches!(wrong[..], [Mismatch::Other { .. }]), "{wrong:?}");
+    assert!(matches!(wrong[..], [Mismatch::OtherThanFile { .. }]), "{wrong:?}");
 }
 
 /// Neither side takes the loss of a record as proof that the guest ran elsewhere, nor that it did not.
