@@ -1,4 +1,5 @@
-//! Linux detects by its generation id that it is a clone, and detects none after a migration.
+//! Clones of Linux: it detects by its generation id that it is one, and detects nothing after a migration; saved with its disk, the
+//! guest and its clone both go on, each with a disk of its own.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +10,7 @@ use vmstate_lab::guest;
 use vmstate_lab::vmm::Vmm;
 
 use crate::place::case;
-use crate::world::{ANSWER, MIGRATION, World, ensure, idle, within};
+use crate::world::{ANSWER, MIGRATION, World, dirtying, ensure, goes_on, idle, verify, within};
 
 /// The line that the kernel logs once it is notified of another id (`add_vmfork_randomness`, drivers/char/random.c).
 const RESEEDED: &str = "crng reseeded due to virtual machine fork";
@@ -40,15 +41,19 @@ fn reseeds(vmm: &mut Vmm, turn: usize) -> Result<usize> {
     }
 }
 
+fn save(source: &mut Vmm, how: Value) -> Result<()> {
+    source.qmp.execute("migrate", how)?;
+    let info = source.follow_migration(within(MIGRATION), |_| ())?;
+    ensure(info["status"] == "completed", || format!("the snapshot did not complete: {info}"))
+}
+
 fn clones(world: &mut World) -> Result<()> {
     let options = guest::Options { shell: true, ..guest::Options::default() };
     let mut bench = world.bench(&Guest { options, ..idle() })?;
     let mut source = bench.start(None)?;
     wait(&source, "# ", within(Duration::from_secs(180)))?;
     let file = bench.file();
-    source.qmp.execute("migrate", json!({ "uri": file, "keep-running": true }))?;
-    let info = source.follow_migration(within(MIGRATION), |_| ())?;
-    ensure(info["status"] == "completed", || format!("the snapshot did not complete: {info}"))?;
+    save(&mut source, json!({ "uri": file, "keep-running": true }))?;
 
     let mut clone = bench.start(Some(file))?;
     clone.await_status("running", within(ANSWER))?;
@@ -73,4 +78,26 @@ fn clones(world: &mut World) -> Result<()> {
 #[test]
 fn linux_reseeds_itself_as_a_clone() {
     case("clones::linux_reseeds_itself_as_a_clone", clones);
+}
+
+/// The guest's own check covers its files: the clone's have to be those of the moment at which its memory was saved.
+#[test]
+fn guest_and_clone_go_on_with_a_disk_each() {
+    case("clones::guest_and_clone_go_on_with_a_disk_each", |world| {
+        let mut bench = world.bench(&Guest { disk: true, ..dirtying(16, 2000) })?;
+        let mut source = bench.boot()?;
+        std::thread::sleep(Duration::from_secs(2));
+        let file = bench.file();
+        save(&mut source, json!({ "uri": file, "keep-running": true, "copy-disk": true }))?;
+        goes_on(&mut source)?;
+        bench.change_disk(format!("{}.virtio0", file.trim_start_matches("file:")).into());
+        let mut clone = bench.start(Some(file))?;
+        clone.await_status("running", within(ANSWER))?;
+        goes_on(&mut clone)?;
+        let writes = |report: &Value| report["disk"]["writes"].as_u64();
+        let before = writes(&verify(&mut clone)?);
+        std::thread::sleep(Duration::from_secs(2));
+        ensure(writes(&verify(&mut clone)?) > before, || "the clone writes no files".into())?;
+        goes_on(&mut source)
+    });
 }

@@ -253,6 +253,11 @@ impl<'a> Bench<'a> {
         &self.config
     }
 
+    /// Gives further monitors this image as the guest's disk.
+    pub fn change_disk(&mut self, image: PathBuf) {
+        self.config.disk = Some(image);
+    }
+
     /// The image of the guest's disk.
     pub fn disk(&self) -> Option<&Path> {
         self.config.disk.as_deref()
