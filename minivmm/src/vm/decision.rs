@@ -18,6 +18,13 @@ pub(super) enum UnderWay {
     IncomingPostcopyPaused,
 }
 
+impl UnderWay {
+    /// Whether the guest runs here without some of its memory.
+    fn is_postcopy(self) -> bool {
+        matches!(self, Self::IncomingPostcopy | Self::IncomingPostcopyPaused)
+    }
+}
+
 /// Decision about a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Decision {
@@ -92,7 +99,7 @@ fn of_user(request: &Request, state: RunState, under_way: UnderWay) -> Decision 
         Request::Migrate(..) => match state {
             Running | Paused if under_way == UnderWay::Incoming => Defer,
             // Post-copy takes as long as the rest of memory needs, and without an end if the connection breaks.
-            Running | Paused if matches!(under_way, UnderWay::IncomingPostcopy | UnderWay::IncomingPostcopyPaused) => Decision::Refuse(
+            Running | Paused if under_way.is_postcopy() => Decision::Refuse(
                 "some of the guest's memory is still at its source (post-copy): ask again when that migration has completed".into(),
             ),
             Running | Paused => Accept,
