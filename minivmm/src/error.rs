@@ -8,11 +8,17 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use nix::errno::Errno;
 use serde_json::{Value, json};
 use vmstate::error::Printable;
 
 /// Result with [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// The text of a system's error without its number, as QEMU prints it (strerror(3)).
+pub fn reason(error: &io::Error) -> String {
+    error.raw_os_error().map_or_else(|| error.to_string(), |number| Errno::from_raw(number).desc().into())
+}
 
 /// An error of the machine. The text of the source is not repeated in it.
 #[derive(Debug, thiserror::Error)]

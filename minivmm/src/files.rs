@@ -86,6 +86,14 @@ pub fn take_stream(file: &File, mode: Mode) -> io::Result<()> {
     Ok(())
 }
 
+/// Checks that a passed descriptor is a disk image that can be read and written.
+///
+/// # Errors
+/// The descriptor is no such file, or is open in another way.
+pub fn check_disk(file: &File) -> io::Result<()> {
+    check_passed(file, Mode::ReadWrite, Fit::Disk).map(drop)
+}
+
 /// Checks that a passed descriptor fits its use; returns the flags with which it is open.
 fn check_passed(file: &File, mode: Mode, fit: Fit) -> io::Result<OFlag> {
     check(file, fit)?;

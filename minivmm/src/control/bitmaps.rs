@@ -13,6 +13,7 @@ use crate::control::commands::{Arguments, Failure};
 use crate::control::descriptors::Caller;
 use crate::control::kind::{Kind, Member, Shape, needed, optional};
 use crate::control::table::{CarryOut, Command};
+use crate::control::transaction::{Step, carry_out};
 use crate::devices::virtio::blk::{BitmapError, Bitmaps, DirtyBitmap, GRANULARITY, Transaction};
 use crate::vm::DiskFacts;
 
@@ -40,7 +41,7 @@ pub(super) const CHANGES: [(&str, Change); 6] = [
 
 /// Carries out one change.
 fn alone(caller: &Caller, arguments: Arguments, change: Change) -> Result<Value, Failure> {
-    carry_out(caller, [Ok((change, arguments))])
+    carry_out(caller, [Step::Change(change, arguments)])
 }
 
 /// Rows of the command table.
@@ -134,7 +135,7 @@ pub(super) fn list(disk: &DiskFacts) -> Option<Value> {
 }
 
 /// Index of the disk `node`.
-fn find(disks: &[DiskFacts], node: &str) -> Option<usize> {
+pub(super) fn find(disks: &[DiskFacts], node: &str) -> Option<usize> {
     disks.iter().position(|disk| disk.name == node)
 }
 
@@ -149,23 +150,8 @@ fn bitmaps(caller: &Caller, arguments: &Arguments) -> Result<Arc<Bitmaps>, Failu
     Ok(disks.swap_remove(index).bitmaps)
 }
 
-fn text<'a>(arguments: &'a Arguments, name: &str) -> &'a str {
+pub(super) fn text<'a>(arguments: &'a Arguments, name: &str) -> &'a str {
     arguments.text(name).unwrap_or_default()
-}
-
-/// Carries out changes: all or none.
-pub(super) fn carry_out(
-    caller: &Caller,
-    changes: impl IntoIterator<Item = Result<(Change, Arguments), Failure>>,
-) -> Result<Value, Failure> {
-    let disks = caller.inventory().disks;
-    let mut transaction = Transaction::begin(disks.iter().map(|disk| &*disk.bitmaps));
-    for change in changes {
-        let (change, arguments) = change?;
-        change(&disks, &mut transaction, &arguments)?;
-    }
-    transaction.commit();
-    Ok(json!({}))
 }
 
 fn add(disks: &[DiskFacts], transaction: &mut Transaction<'_>, arguments: &Arguments) -> Result<(), Failure> {

@@ -56,8 +56,8 @@ pub(super) fn commands() -> Vec<Command> {
     vec![
         Command::new(
             "getfd",
-            "gives the name `fdname` to a descriptor that came with the command (SCM_RIGHTS): for `migrate` and `migrate-incoming`, \
-             which take it as `fd:NAME`. It is closed at the end of the connection at the latest",
+            "gives the name `fdname` to a descriptor that came with the command (SCM_RIGHTS): for `migrate`, `migrate-incoming` and \
+             `drive-backup`, which take it as `fd:NAME`. It is closed at the end of the connection at the latest",
             |caller, arguments| caller.descriptors.name(&arguments),
         )
         .takes([needed("fdname", Kind::Text)]),

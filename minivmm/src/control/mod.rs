@@ -14,6 +14,7 @@ mod exposition;
 mod human;
 mod human_info;
 mod introspection;
+mod jobs;
 mod kind;
 mod machine;
 mod manual;

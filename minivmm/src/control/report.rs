@@ -10,6 +10,7 @@ use vmstate::migrate::{
 use vmstate::ram::{HeatMap, XbzrleCount};
 
 use crate::config::Tls;
+use crate::control::jobs;
 use crate::memory::PAGE_SIZE;
 use crate::migration::disk::DiskFigures;
 use crate::vm::{Event, MigrationInfo, MigrationStatus, RunState};
@@ -232,6 +233,14 @@ pub(super) fn event(event: Event, at: SystemTime) -> Option<Value> {
         Event::PowerDown => ("POWERDOWN", None),
         Event::MigrationPass(pass) => ("MIGRATION_PASS", Some(json!({"pass": pass}))),
         Event::Migration(status) => ("MIGRATION", Some(json!({"status": status.as_str()}))),
+        Event::JobError { id, reads } => {
+            let operation = if reads { "read" } else { "write" };
+            ("BLOCK_JOB_ERROR", Some(json!({"device": id, "operation": operation, "action": "report"})))
+        }
+        Event::Job(end) => {
+            let (name, data) = jobs::ended(&end);
+            (name, Some(data))
+        }
         Event::Quit => ("SHUTDOWN", Some(json!({"guest": false, "reason": "host-qmp-quit"}))),
     };
     let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();

@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::control::commands::{Arguments, Failure};
 use crate::control::descriptors::{self, Caller};
 use crate::control::kind::{Kind, Member, Shape, needed};
-use crate::control::{announce, bitmaps, dirty_rate, human, introspection, machine, migration, transaction};
+use crate::control::{announce, bitmaps, dirty_rate, human, introspection, jobs, machine, migration, transaction};
 
 /// One command.
 pub(super) struct Command {
@@ -40,6 +40,7 @@ pub(super) static COMMANDS: LazyLock<Vec<Command>> = LazyLock::new(|| {
     let all = [introspection::commands(), machine::commands(), migration::commands(), announce::commands()];
     let more = [
         bitmaps::commands(),
+        jobs::commands(),
         transaction::commands(),
         descriptors::commands(),
         dirty_rate::commands(),
@@ -50,7 +51,7 @@ pub(super) static COMMANDS: LazyLock<Vec<Command>> = LazyLock::new(|| {
 
 /// Every event.
 pub(super) static EVENTS: LazyLock<Vec<Event>> =
-    LazyLock::new(|| machine::events().into_iter().chain(migration::events()).collect());
+    LazyLock::new(|| machine::events().into_iter().chain(migration::events()).chain(jobs::events()).collect());
 
 impl Command {
     /// Command without arguments and with an empty answer.

@@ -38,6 +38,8 @@ pub enum Kind {
     Connect,
     /// Moves the bytes of the serial console, or waits for signals or for the end of a command.
     Console,
+    /// Copies a disk to a backup.
+    Backup,
     /// Runs one side of a migration.
     Migration,
     /// Sends or receives the pages of one page channel.
@@ -49,7 +51,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 12] = [
         Self::Main,
         Self::Driver,
         Self::Vcpu,
@@ -57,6 +59,7 @@ impl Kind {
         Self::Device,
         Self::Connect,
         Self::Console,
+        Self::Backup,
         Self::Migration,
         Self::Pages,
         Self::LookUp,
@@ -72,6 +75,7 @@ impl Kind {
             Self::Device => "device",
             Self::Connect => "connect",
             Self::Console => "console",
+            Self::Backup => "backup",
             Self::Migration => "migration",
             Self::Pages => "pages",
             Self::LookUp => "look-up",
@@ -122,6 +126,11 @@ pub fn arm(on_violation: OnViolation) -> Result<(), SandboxError> {
     tried_on.map_err(SandboxError::new)?;
     FILTERS.get_or_init(|| filters);
     Ok(())
+}
+
+/// Whether the sandbox is [armed](arm), so that no thread may open an existing file for writing.
+pub fn is_armed() -> bool {
+    FILTERS.get().is_some()
 }
 
 /// Confines the calling thread for good, if the sandbox is [armed](arm).

@@ -46,6 +46,7 @@ pub(super) fn of(kind: Kind, otherwise: SeccompAction) -> Table {
         Kind::Connect => table(&[EACH, CONNECT], &[]),
         Kind::Console => table(&[EACH, CONSOLE], &[CONSOLE_REQUESTS, TERMINAL_REQUESTS]),
         Kind::Control => table(&[EACH, STARTS, CONNECTIONS, CONTROL], &[]),
+        Kind::Backup => table(&[EACH, DEVICE, BACKUP], &[]),
         Kind::Migration => table(
             &[EACH, STARTS, CONNECTIONS, LISTENS, MIGRATION, PAGES, SOCKET_FILES, DEVICE],
             &[MIGRATION_REQUESTS, DEVICE_REQUESTS],
@@ -182,6 +183,20 @@ const DEVICE_REQUESTS: &[Request] = &[
     VHOST_SET_VRING_ERR,
     VHOST_NET_SET_BACKEND,
     VHOST_GET_VRING_BASE,
+];
+
+/// A disk is copied, and its new copy gets its name or is removed.
+const BACKUP: &[Call] = &[
+    // Holes of the disk.
+    (libc::SYS_lseek, ANY),
+    (libc::SYS_fsync, ANY),
+    (libc::SYS_renameat2, &[Is(4, libc::RENAME_NOREPLACE as u64)]),
+    (libc::SYS_rename, ANY),
+    (libc::SYS_unlink, ANY),
+    // The lock of the copy is released.
+    (libc::SYS_fcntl, &[Is(1, libc::F_OFD_SETLK as u64)]),
+    // A client that does not read the event of the end is disconnected.
+    (libc::SYS_shutdown, ANY),
 ];
 
 /// Socket of a card, which the card's thread watches and uses.

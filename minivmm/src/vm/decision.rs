@@ -105,6 +105,14 @@ fn of_user(request: &Request, state: RunState, under_way: UnderWay) -> Decision 
             Running | Paused => Accept,
             _ => refuse("migrate", state),
         },
+        Request::Backup(_) if outgoing => Decision::Refuse(
+            "a migration is under way, and a backup does not go with the guest: ask at the destination once the guest runs there".into(),
+        ),
+        Request::Backup(_) => match state {
+            Running | Paused if under_way == UnderWay::Incoming => Defer,
+            Running | Paused => Accept,
+            _ => refuse("back up a disk", state),
+        },
         Request::DumpSchema(_) | Request::MeasureDirtyRate(_) => Accept,
         // QEMU's messages (`qmp_migrate_incoming`, migration/migration.c).
         Request::MigrateIncoming { .. } => match (state, under_way) {

@@ -8,6 +8,7 @@ use crate::error::print_message;
 use crate::sandbox::{self, Kind};
 use crate::sync::lock;
 use crate::vm::assembly::{End, Outcome, Vm};
+use crate::vm::backup::Jobs;
 use crate::vm::decision::{Decision, UnderWay, decide, handles_guest_events};
 use crate::vm::dirty_rate::{self, DirtyRate};
 use crate::vm::migration::status::MigrationStatus;
@@ -23,6 +24,9 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a quit waits for the driver, which may wait for a disk or a file: then the process ends nevertheless.
 const QUIT: Duration = Duration::from_millis(500);
+
+/// How long a machine that ends waits for its backup jobs, which remove their incomplete files.
+const JOBS: Duration = Duration::from_millis(250);
 
 impl Vm {
     /// Starts the machine and serves requests until it ends, on a thread of its own. A quit always ends this: anything that the
@@ -55,6 +59,7 @@ impl Vm {
 
     fn drive(mut self) -> End {
         let end = self.serve_all();
+        self.shared.jobs().cancel_all(JOBS);
         // Senders that wait for an answer learn that there will be none.
         drop(self.queue);
         under_way::give_up(self.outgoing, self.incoming);
@@ -163,6 +168,7 @@ impl Vm {
                 let begun = dirty_rate::measure(sampling, self.ram.clone(), &self.shared);
                 begun.map_err(|error| Refusal(format!("cannot spawn a thread: {error}")))?;
             }
+            Request::Backup(terms) => Jobs::make(&self.shared, &self.backends.images, &terms)?,
             Request::Announce(with) => self.machine.devices.announce(with),
             Request::Migrate(address, terms) => self.migrate(address, &terms)?,
             Request::MigrateIncoming { at, exit_on_error } => self.migrate_incoming(&at, exit_on_error)?,

@@ -10,6 +10,7 @@ use crate::config::{Address, Tls};
 use crate::devices::virtio::net::Announcing;
 use crate::migration::bitmaps::BitmapMapping;
 use crate::sync::lock;
+use crate::vm::backup::Jobs;
 use crate::vm::dirty_rate::DirtyRate;
 use crate::vm::inventory::Inventory;
 use crate::vm::published::{Event, MigrationInfo, Published};
@@ -196,6 +197,11 @@ impl Handle {
     /// How fast the guest dirties its memory, as last measured.
     pub fn dirty_rate(&self) -> DirtyRate {
         self.shared.dirty_rate()
+    }
+
+    /// Backup jobs.
+    pub fn jobs(&self) -> &Jobs {
+        self.shared.jobs()
     }
 
     /// Parts of the machine.

@@ -2,6 +2,7 @@
 
 mod assembly;
 pub mod backends;
+mod backup;
 mod decision;
 pub mod devices;
 mod dirty_rate;
@@ -12,12 +13,14 @@ mod inventory;
 mod keyboard;
 pub mod machine;
 mod migration;
+mod new_file;
 mod published;
 mod queue;
 mod request;
 mod state;
 
 pub use assembly::{End, Vm};
+pub use backup::{BackupTerms, BitmapMode, Job, JobEvent, Jobs, Target};
 pub use dirty_rate::{DirtyRate, Sampling};
 pub use handle::Handle;
 pub use inventory::{DiskFacts, Inventory};

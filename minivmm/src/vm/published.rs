@@ -17,6 +17,7 @@ use crate::migration::bitmaps::SharedMapping;
 use crate::migration::block_time::{BlockClock, BlockTime};
 use crate::migration::disk::{DiskCount, DiskFigures};
 use crate::sync::lock;
+use crate::vm::backup::{JobEvent, Jobs};
 use crate::vm::dirty_rate::DirtyRate;
 use crate::vm::inventory::Inventory;
 use crate::vm::migration::replaceable::Recovery;
@@ -74,7 +75,7 @@ pub fn default_parameters() -> Parameters {
 }
 
 /// A change that subscribers are notified of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// The run state changed.
     RunState {
@@ -94,6 +95,15 @@ pub enum Event {
     MigrationPass(u32),
     /// The migration's status changed.
     Migration(MigrationStatus),
+    /// A backup job has failed, and will end.
+    JobError {
+        /// Name of the job.
+        id: String,
+        /// Whether the disk could not be read; else the target could not be written.
+        reads: bool,
+    },
+    /// A backup job has ended.
+    Job(JobEvent),
     /// The process ends at the user's request; [`RunState::Shutdown`] is the guest's own power-off.
     Quit,
 }
@@ -123,6 +133,7 @@ pub struct Published {
     /// Counts of the disks whose content the migration that `migration` describes sends.
     disk_counts: Mutex<Vec<Arc<DiskCount>>>,
     dirty_rate: Mutex<DirtyRate>,
+    jobs: Jobs,
     tls: Mutex<Tls>,
     /// Channel for addresses at which a destination waits for its source again, while it waits.
     recovery: Mutex<Option<Sender<Recovery>>>,
@@ -157,6 +168,7 @@ impl Published {
             block_clock: Mutex::default(),
             disk_counts: Mutex::default(),
             dirty_rate: Mutex::default(),
+            jobs: Jobs::default(),
             tls: Mutex::default(),
             recovery: Mutex::default(),
             subscribers: Mutex::default(),
@@ -347,6 +359,11 @@ impl Published {
         *lock(&self.dirty_rate) = rate;
     }
 
+    /// Backup jobs.
+    pub fn jobs(&self) -> &Jobs {
+        &self.jobs
+    }
+
     /// Parts of the machine, as last published.
     pub fn inventory(&self) -> Inventory {
         lock(&self.inventory).clone()
@@ -396,6 +413,6 @@ impl Published {
     }
 
     pub(crate) fn notify(&self, event: Event) {
-        lock(&self.subscribers).retain(|subscriber| subscriber(event));
+        lock(&self.subscribers).retain(|subscriber| subscriber(event.clone()));
     }
 }

@@ -11,6 +11,7 @@ use vmstate::migrate::{ParameterValue, Parameters};
 
 use crate::config::{Address, Tls};
 use crate::devices::virtio::net::Announcing;
+use crate::vm::backup::BackupTerms;
 use crate::vm::dirty_rate::Sampling;
 use crate::vm::migration::Ended;
 
@@ -55,6 +56,8 @@ pub enum Request {
     Announce(Announcing),
     /// Measure how fast the guest dirties its memory; answered as soon as the measurement has begun.
     MeasureDirtyRate(Sampling),
+    /// Open the target of a backup, and make a job that waits for its begin.
+    Backup(BackupTerms),
     /// Change parameters, also of a running migration.
     MigrateSetParameters(ParameterChange),
 }

@@ -1,5 +1,6 @@
 //! The built command: exit codes, standard output and standard error.
 
+mod backups;
 mod connections;
 mod first_hour;
 mod observe;

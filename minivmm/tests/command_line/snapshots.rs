@@ -25,7 +25,7 @@ fn data() -> Vec<u8> {
     (0..1_u32 << 20).map(|byte| (byte.wrapping_mul(0x9e37_79b9) >> 13) as u8 | 1).collect()
 }
 
-fn disk(folder: &Path) -> PathBuf {
+pub(super) fn disk(folder: &Path) -> PathBuf {
     let path = folder.join("disk");
     let file = File::create(&path).unwrap();
     file.set_len(BYTES).unwrap();
@@ -34,7 +34,7 @@ fn disk(folder: &Path) -> PathBuf {
 }
 
 /// Starts a machine whose guest writes to `disk`.
-fn boot(disk: &Path) -> Option<Running> {
+pub(super) fn boot(disk: &Path) -> Option<Running> {
     let command_line = tiny::command_line_with_disk(16, 64);
     let mut machine = Running::start_guest(&tiny::bzimage(), &command_line, &["--disk", text(disk)], Stdio::null())?;
     machine.await_banner();
@@ -48,7 +48,7 @@ fn restore(state: &Path, disk: &Path) -> Running {
     Running::start(&["--disk", text(disk), "--incoming", &from], Stdio::null()).unwrap()
 }
 
-fn text(path: &Path) -> &str {
+pub(super) fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
@@ -57,13 +57,13 @@ fn control(machine: &Running) -> String {
 }
 
 /// The guest prints more, and finds no error in its memory and on its disk.
-fn watch(machine: &mut Running) {
+pub(super) fn watch(machine: &mut Running) {
     let mut printed = [0; 40];
     machine.child.stdout.as_mut().unwrap().read_exact(&mut printed).unwrap();
     assert!(printed.contains(&b'p') && !printed.contains(&b'E'), "{}", String::from_utf8_lossy(&printed));
 }
 
-fn end(machine: Running) {
+pub(super) fn end(machine: Running) {
     machine.control().execute("quit", json!({})).unwrap();
     let (code, printed) = machine.end();
     assert!(code == Some(0) && !printed.contains('E'), "{code:?} {printed}");

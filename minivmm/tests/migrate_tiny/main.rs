@@ -1,5 +1,6 @@
 //! The tiny guest migrates between two machines, which are threads of this process; it checks its own memory throughout.
 
+mod backups;
 mod bitmaps;
 mod channels;
 mod clones;

@@ -24,7 +24,7 @@ use vmstate_lab::wait::until;
 /// Environment variable that names the case of a child process.
 const CASE: &str = "MINIVMM_SANDBOX_CASE";
 
-const KINDS: [(&str, Kind); 10] = [
+const KINDS: [(&str, Kind); 11] = [
     ("main", Kind::Main),
     ("driver", Kind::Driver),
     ("vcpu", Kind::Vcpu),
@@ -32,6 +32,7 @@ const KINDS: [(&str, Kind); 10] = [
     ("device", Kind::Device),
     ("connect", Kind::Connect),
     ("console", Kind::Console),
+    ("backup", Kind::Backup),
     ("migration", Kind::Migration),
     ("look-up", Kind::LookUp),
     ("control", Kind::Control),

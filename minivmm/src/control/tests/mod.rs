@@ -3,6 +3,7 @@
 mod bitmaps;
 mod clients;
 mod human;
+mod jobs;
 mod manual;
 mod qemu;
 mod schema;

@@ -1,7 +1,7 @@
 //! A running QEMU as the oracle: both get the same lines, and the answers must be equal; so must the schemas of commands that
 //! both have.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
@@ -21,6 +21,8 @@ pub(super) const DISK: u64 = (6 << 20) + 0x1200;
 pub(super) struct Qemu {
     process: Child,
     stream: BufReader<UnixStream>,
+    /// Events that came before the last answer.
+    events: VecDeque<Value>,
 }
 
 impl Drop for Qemu {
@@ -58,7 +60,7 @@ impl Qemu {
             std::thread::sleep(Duration::from_millis(5));
         };
         stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-        let mut qemu = Self { process, stream: BufReader::new(stream) };
+        let mut qemu = Self { process, stream: BufReader::new(stream), events: VecDeque::new() };
         assert!(qemu.message().get("QMP").is_some());
         Some(qemu)
     }
@@ -76,6 +78,17 @@ impl Qemu {
             let message = self.message();
             if message.get("event").is_none() {
                 return message;
+            }
+            self.events.push_back(message);
+        }
+    }
+
+    /// Returns the next event for which `is_wanted` is true of its name, and drops the others.
+    pub(super) fn event(&mut self, is_wanted: impl Fn(&str) -> bool) -> Value {
+        loop {
+            let event = self.events.pop_front().unwrap_or_else(|| self.message());
+            if is_wanted(event["event"].as_str().unwrap_or_default()) {
+                return event;
             }
         }
     }

@@ -9,6 +9,7 @@ use vmstate::migrate::{Phase, SourcePhase};
 use super::*;
 use crate::config::Address;
 use crate::devices::virtio::net::Announcing;
+use crate::vm::backup::{BackupTerms, Target};
 use crate::vm::dirty_rate::Sampling;
 use crate::vm::migration::Ended;
 use crate::vm::request::{ParameterChange, Rehearsing, Terms};
@@ -51,6 +52,7 @@ fn row(request: impl Into<AnyRequest>) -> String {
 
 #[test]
 fn every_request_in_every_situation() {
+    let backup = BackupTerms { id: "j".into(), disk: 0, target: Target::New("/x".into()), speed: 0 };
     let parameters = Request::MigrateSetParameters(ParameterChange::default());
     // One column each: prelaunch; running alone, with an outgoing, with an incoming migration, with one in post-copy, with
     // one in post-copy whose connection is broken; the same for
@@ -64,6 +66,7 @@ fn every_request_in_every_situation() {
         (Request::PowerDown, "raaaaaaaaaarrrrrrr"),
         (Request::Reset, "raaaaraaaarrrrrrrr"),
         (Request::Migrate(Address::Unix("/x".into()), Terms::default()), "rardrrardrrrrrrrrr"),
+        (Request::Backup(backup), "rardaaardaarrrrrrr"),
         (Request::Announce(Announcing::ONCE), "raaaaaaaaaarrrrrrr"),
         (Request::MeasureDirtyRate(Sampling::now(Duration::ZERO, 0)), "aaaaaaaaaaaaaaaaaa"),
         (Request::MigrateIncoming { at: Address::Unix("/x".into()), exit_on_error: true }, "rrrrrrrrrrrrarrrrr"),

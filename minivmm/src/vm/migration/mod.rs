@@ -12,7 +12,6 @@ pub(super) mod handover;
 pub(super) mod incoming;
 mod introduction;
 pub(super) mod look_up;
-mod new_file;
 mod outgoing;
 mod receive;
 mod reconnect_listeners;
@@ -96,6 +95,13 @@ impl Vm {
             let why = "the guest's CPUID promises a constant TSC rate, which another host may not have: start a guest that is to be \
                        migrated without invtsc in --cpu";
             return Err(Refusal(why.into()).into());
+        }
+        if let Some(job) = self.shared.jobs().all().first() {
+            let why = format!(
+                "the backup job '{}' reads a disk of the guest: wait for its end (BLOCK_JOB_COMPLETED), or cancel it first (block-job-cancel)",
+                job.id()
+            );
+            return Err(Refusal(why).into());
         }
         to_file::check(&address, terms)?;
         let release = terms.release.as_deref().map(schema::read).transpose()?;

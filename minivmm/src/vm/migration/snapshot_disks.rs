@@ -14,11 +14,11 @@ use vmstate::ownership::{Ownership, OwnershipError, Role};
 use vmstate::{Error, ErrorKind, Result};
 
 use super::copied::CopiedDisks;
-use super::new_file::{NewFile, with_suffix};
 use super::write_back::failed;
 use crate::devices::virtio::blk::Image;
 use crate::error::chain;
 use crate::migration::disk::{DiskCopy, DiskCount};
+use crate::vm::new_file::{NewFile, with_suffix};
 
 /// The images, and their ownership.
 #[derive(Debug)]

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::OFlag;
 use vmstate::channel::FileChannel;
 
-use super::new_file::NewFile;
 use crate::files::{self, Fit, Mode};
+use crate::vm::new_file::NewFile;
 
 /// Why a file and TLS exclude each other.
 pub(super) const NOT_ENCRYPTED: &str =

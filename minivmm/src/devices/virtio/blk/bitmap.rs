@@ -75,6 +75,8 @@ pub(super) enum Use {
     },
     /// Bits are still to arrive, at a destination whose guest runs.
     ArrivingInPostcopy,
+    /// A backup copies its clusters; the guest's changes since the backup began are in this bitmap.
+    BackedUp(Box<DirtyBitmap>),
     /// It is removed if its transaction succeeds.
     Removed,
 }
@@ -91,7 +93,7 @@ pub struct Chunk {
 }
 
 /// A bitmap: one bit for each cluster of `granularity` bytes of the disk.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DirtyBitmap {
     name: String,
     granularity: u32,
@@ -144,7 +146,7 @@ impl DirtyBitmap {
         self.recording
     }
 
-    /// Whether a migration or a transaction uses the bitmap, so that no user may change it.
+    /// Whether a migration, a backup or a transaction uses the bitmap, so that no user may change it.
     pub fn is_busy(&self) -> bool {
         self.used != Use::None
     }
@@ -180,12 +182,27 @@ impl DirtyBitmap {
         })
     }
 
-    /// Sets the bits of all clusters that have a byte of the range.
+    /// Sets the bits of all clusters that have a byte of the range; if a backup copies the bitmap's clusters, those of the
+    /// bitmap of later changes.
     pub(super) fn mark(&mut self, offset: u64, len: u64) {
+        if let Use::BackedUp(later) = &mut self.used {
+            return later.mark(offset, len);
+        }
         let end = offset.saturating_add(len).min(self.bytes);
         if offset < end {
             let granularity = u64::from(self.granularity);
             self.set(offset / granularity..=(end - 1) / granularity);
+        }
+    }
+
+    /// Clears the bits of all clusters of a range that begins and ends with a cluster, or ends with the disk.
+    pub(super) fn unmark(&mut self, range: &Range<u64>) {
+        let granularity = u64::from(self.granularity);
+        let Some(last) = range.end.checked_sub(1).filter(|last| range.start <= *last) else { return };
+        for (index, mask) in masks(range.start / granularity..=last / granularity) {
+            let Some(word) = self.words.get_mut(index) else { return };
+            self.count -= u64::from((*word & mask).count_ones());
+            *word &= !mask;
         }
     }
 

@@ -18,6 +18,17 @@ pub struct Bitmaps {
     may_have_any: AtomicBool,
 }
 
+/// Clusters that were dirty when a backup began, once it is over.
+#[derive(Debug)]
+pub enum Earlier {
+    /// The backup has all of them.
+    Copied,
+    /// The next backup is to have them, whether this one has them or not.
+    Kept,
+    /// The backup has all but these.
+    CopiedExcept(DirtyBitmap),
+}
+
 impl Bitmaps {
     /// No bitmaps yet, of a disk of `bytes` bytes.
     pub fn new(bytes: u64) -> Self {
@@ -158,7 +169,7 @@ impl Bitmaps {
     pub fn end_migration(&self) {
         let mut list = lock(&self.list);
         list.retain_mut(|bitmap| match bitmap.used {
-            Use::None | Use::Removed => true,
+            Use::None | Use::BackedUp(_) | Use::Removed => true,
             Use::Leaving { .. } => {
                 bitmap.used = Use::None;
                 true
@@ -166,6 +177,24 @@ impl Bitmaps {
             Use::Arriving { .. } | Use::ArrivingInPostcopy => false,
         });
         self.changed(&list);
+    }
+
+    /// The backup by a bitmap, which it made busy, is over. The clusters that the guest has changed since it began are dirty, and
+    /// those that `earlier` says.
+    pub fn end_backup(&self, name: &str, earlier: &Earlier) {
+        let end = |bitmap: &mut DirtyBitmap| {
+            if let Use::BackedUp(mut later) = std::mem::replace(&mut bitmap.used, Use::None) {
+                match earlier {
+                    Earlier::Copied => {}
+                    Earlier::Kept => later.add(bitmap),
+                    Earlier::CopiedExcept(pending) => later.add(pending),
+                }
+                *bitmap = *later;
+            }
+            Ok(())
+        };
+        // The bitmap is there, since a busy bitmap cannot be removed.
+        let _ = self.find(name, end);
     }
 
     fn find<R>(

@@ -11,6 +11,8 @@ use crate::memory::GuestMemory;
 const PIECE: u64 = 256 << 10;
 /// Largest piece of a discard or of a write of zeroes, in bytes.
 const RANGE_PIECE: u64 = 32 << 20;
+/// Largest such piece while a backup needs the old content.
+const COPIED_PIECE: u64 = 1 << 20;
 
 /// Most bytes that a rate limit counts for one piece of a discard or of a write of zeroes: no data is moved, but the file
 /// system writes metadata.
@@ -94,7 +96,8 @@ impl Disk {
     /// Erases the next piece of a range; returns the number of bytes.
     pub(super) fn erase(&mut self, how: Erase, offset: u64, len: u64) -> Result<u64, Failure> {
         // Pieces end at block boundaries of the file system, which releases whole blocks only.
-        let count = len.min(RANGE_PIECE - offset % RANGE_PIECE);
+        let piece = if self.image.gate().has_backup() { COPIED_PIECE } else { RANGE_PIECE };
+        let count = len.min(piece - offset % piece);
         let done = match how {
             _ if count == 0 => Ok(()),
             Erase::Discard | Erase::Unmap => self.change(offset, count, |image| image.punch(offset, count)),
@@ -121,17 +124,27 @@ impl Disk {
         Ok(count)
     }
 
-    /// Changes a range of the image for the guest, and marks it in the bitmaps, also after a failure, which may have changed it
-    /// in part.
-    fn change(&self, offset: u64, len: u64, change: impl FnOnce(&Image) -> io::Result<()>) -> io::Result<()> {
-        let done = change(&self.image);
-        self.image.bitmaps().mark(offset, len);
+    /// Changes a range of the image for the guest, once a backup has the old content, and marks it in the bitmaps, also after a
+    /// failure, which may have changed it in part.
+    pub(super) fn change(
+        &self,
+        offset: u64,
+        len: u64,
+        change: impl FnOnce(&Image) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let image = &*self.image;
+        if let Some(backup) = image.gate().begin_change() {
+            backup.before_change(image, offset, len);
+        }
+        let done = change(image);
+        image.gate().end_change();
+        image.bitmaps().mark(offset, len);
         done
     }
 }
 
 /// Whether the error says that the file system lacks the operation.
-fn cannot(error: &io::Error) -> bool {
+pub(super) fn cannot(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::Unsupported) || error.raw_os_error() == Some(libc::EOPNOTSUPP)
 }
 

@@ -14,6 +14,7 @@ use vmstate::ownership::{Access, OwnershipError, Resource};
 
 use super::bitmaps::Bitmaps;
 use super::changes::Changes;
+use super::gate::Gate;
 use super::mark::Mark;
 use crate::files::{self, Fit, Mode};
 use crate::sync::lock;
@@ -31,6 +32,8 @@ pub struct Image {
     changes: Changes,
     /// Named dirty bitmaps, of the guest's changes.
     bitmaps: Arc<Bitmaps>,
+    /// Backup of the disk.
+    gate: Gate,
     /// Mark that this process has set on the image.
     mark: Mutex<Option<Mark>>,
 }
@@ -57,7 +60,7 @@ impl Image {
     fn of(file: File, resource: Resource, bytes: u64) -> Self {
         let bitmaps = Arc::new(Bitmaps::new(bytes / SECTOR * SECTOR));
         let (resource, changes) = (Arc::new(resource), Changes::new(bytes));
-        Self { file, resource, bytes, changes, bitmaps, mark: Mutex::default() }
+        Self { file, resource, bytes, changes, bitmaps, gate: Gate::default(), mark: Mutex::default() }
     }
 
     /// Creates a raw image of `bytes` bytes for a content that a migration brings: a new file, or the file of an earlier
@@ -212,6 +215,11 @@ impl Image {
     /// migration with its content, are not the guest's.
     pub fn bitmaps(&self) -> &Arc<Bitmaps> {
         &self.bitmaps
+    }
+
+    /// Order between the guest's changes and a backup of the disk.
+    pub fn gate(&self) -> &Gate {
+        &self.gate
     }
 
     /// Makes all writes durable, and visible to the next process that opens the image, on this host or another.

@@ -1,9 +1,11 @@
 //! virtio-blk (virtio 1.2 §5.2) on a raw image: one queue, one request at a time, in order.
 
+mod backup;
 mod bitmap;
 mod bitmaps;
 mod changes;
 mod disk;
+mod gate;
 mod image;
 mod mark;
 mod request;
@@ -18,8 +20,9 @@ use vmstate::codec::{Reader, Writer};
 use vmstate::error::{Error, ErrorKind, Result};
 use vmstate::schema::{Description, MaybeStatic};
 
+pub use self::backup::{Backup, Stop};
 pub use self::bitmap::{BitmapError, Chunk, DirtyBitmap, GRANULARITY};
-pub use self::bitmaps::Bitmaps;
+pub use self::bitmaps::{Bitmaps, Earlier};
 pub use self::changes::{Changes, GRANULE};
 use self::disk::Disk;
 pub use self::image::{Image, SECTOR};

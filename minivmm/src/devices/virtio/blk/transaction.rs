@@ -88,6 +88,18 @@ impl<'a> Transaction<'a> {
         Ok(())
     }
 
+    /// Makes a bitmap busy for a backup of its dirty clusters, which are returned; it then records the guest's changes apart, until
+    /// [`Bitmaps::end_backup`].
+    ///
+    /// # Errors
+    /// It does not exist, or is busy.
+    pub fn back_up(&mut self, disk: usize, name: &str) -> Result<&DirtyBitmap, BitmapError> {
+        let bitmap = self.free(disk, name)?;
+        bitmap.used = Use::BackedUp(Box::new(bitmap.cleared()));
+        self.undo.push(Undo { disk, name: name.into(), was: Was::Free });
+        self.find(disk, name)
+    }
+
     /// Sets whether the guest's writes set bits.
     ///
     /// # Errors
