@@ -25,6 +25,9 @@ use crate::vm::new_file::NewFile;
 use crate::vm::published::{Event, Published};
 use crate::vm::request::Refusal;
 
+/// Most bytes that are copied at once, as QEMU's (`BLOCK_COPY_MAX_BUFFER`).
+const PIECE: u64 = 1 << 20;
+
 /// What a job copies, and where to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BackupTerms {
@@ -154,7 +157,7 @@ impl Job {
     fn copy(&self) {
         self.image.gate().await_earlier_change();
         let (begun, mut copied) = (Instant::now(), 0);
-        while let Some(bytes) = self.backup.step(&self.image) {
+        while let Some(bytes) = self.backup.step(&self.image, PIECE) {
             copied += bytes;
             if self.terms.speed > 0 {
                 let due = Duration::from_secs_f64(copied as f64 / self.terms.speed as f64);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use minivmm::devices::Device;
-use minivmm::devices::virtio::blk::{Blk, Image};
+use minivmm::devices::virtio::blk::{Backup, Blk, Image};
 use tempfile::NamedTempFile;
 use vm_memory::{Bytes, GuestAddress};
 use vmstate::ownership::OwnershipError;
@@ -321,4 +321,36 @@ fn images_are_locked_against_others() {
 fn a_missing_image_is_named() {
     let error = Image::open("/nonexistent/disk.img".as_ref(), false).unwrap_err();
     assert!(error.to_string().starts_with("/nonexistent/disk.img cannot be opened"), "{error}");
+}
+
+/// Oracle: the image before the backup, whose clusters are then changed by requests of each kind before the copier comes to them.
+#[test]
+fn a_backup_has_what_the_guest_changes_before_it_is_copied() {
+    const BYTES: u64 = 8 << 20;
+    let file = NamedTempFile::new().unwrap();
+    let original: Vec<u8> = (0..BYTES as u32).map(|byte| (byte.wrapping_mul(0x9e37_79b9) >> 13) as u8).collect();
+    std::fs::write(file.path(), &original).unwrap();
+    let image = Arc::new(Image::open(file.path(), false).unwrap());
+    let mut driver = Driver::new(Blk::new(Arc::clone(&image)), memory());
+    driver.start(0);
+    let target = NamedTempFile::new().unwrap();
+    target.as_file().set_len(BYTES).unwrap();
+    let target_image = Image::locked(target.reopen().unwrap(), target.path(), BYTES).unwrap();
+    let backup = Arc::new(Backup::new(target_image, true).unwrap());
+    backup.set_parts(None);
+    image.gate().begin_backup(&backup);
+    put(&driver, &[0xa5; 4096]);
+    assert_eq!(request(&mut driver, OUT, 1000, 4096, 4096), 0);
+    assert_eq!(request(&mut driver, OUT, (BYTES - 4096) / 512, 4096, 1024), 0);
+    // Erased in several pieces.
+    for (kind, sector, flags) in [(DISCARD, 4096, 0), (WRITE_ZEROES, 7000, 0), (WRITE_ZEROES, 10_000, 1)] {
+        put(&driver, &range(sector, 2500, flags));
+        assert_eq!(request(&mut driver, kind, 0, 16, 16), 0);
+    }
+    let changed = std::fs::read(file.path()).unwrap();
+    assert!(changed[1000 * 512] == 0xa5 && changed[5000 * 512] == 0 && changed[11_000 * 512] == 0);
+    assert!(backup.progress().0 >= 3 * 2500 * 512, "the old content went to the backup first");
+    while backup.step(&image, 1 << 20).is_some() {}
+    assert_eq!(backup.finish(), Ok(()));
+    assert!(std::fs::read(target.path()).unwrap() == original);
 }

@@ -16,8 +16,6 @@ use crate::sync::{lock, wait, wait_within};
 
 /// Bytes of a cluster, which is copied as a whole, as QEMU's (`BLOCK_COPY_CLUSTER_SIZE_DEFAULT`).
 const CLUSTER: u64 = GRANULARITY as u64;
-/// Most bytes that are copied at once, while a change of them has to wait.
-const PIECE: u64 = 1 << 20;
 /// Bytes that are left out together if all of them are zero.
 const BLOCK: usize = 4096;
 
@@ -96,18 +94,20 @@ impl Backup {
         while state.copying.start < clusters.end && clusters.start < state.copying.end {
             state = wait(&self.changed, state);
         }
-        while let Some(piece) = state.next_piece(clusters.start).filter(|piece| piece.start < clusters.end) {
-            let piece = piece.start..piece.end.min(clusters.end);
+        while let Some(part) = state.pending_from(clusters.start).filter(|part| part.start < clusters.end) {
+            let piece = part.start..part.end.min(clusters.end);
             let copied = self.copy(source, &piece);
             self.done(&mut state, &piece, copied);
         }
     }
 
-    /// Copies the next piece; returns its number of bytes. `None`: the backup is complete or was stopped.
-    pub fn step(&self, source: &Image) -> Option<u64> {
+    /// Copies the next piece, of at most `most` bytes, which are whole clusters; a change of the piece has to wait meanwhile. Returns
+    /// its number of bytes; `None`: the backup is complete or was stopped.
+    pub fn step(&self, source: &Image, most: u64) -> Option<u64> {
         let piece = {
             let mut state = lock(&self.state);
-            let piece = state.next_piece(state.next)?;
+            let part = state.pending_from(state.next)?;
+            let piece = part.start..part.end.min(part.start + most);
             (state.next, state.copying) = (piece.end, piece.clone());
             piece
         };
@@ -209,10 +209,9 @@ impl Backup {
 }
 
 impl State {
-    /// The first pending piece from `start` on, unless the backup is stopped.
-    fn next_piece(&self, start: u64) -> Option<Range<u64>> {
-        let part = self.pending.ranges(start).next().filter(|_| self.stopped.is_none())?;
-        Some(part.start..part.end.min(part.start + PIECE))
+    /// The first pending part from `start` on, unless the backup is stopped.
+    fn pending_from(&self, start: u64) -> Option<Range<u64>> {
+        self.pending.ranges(start).next().filter(|_| self.stopped.is_none())
     }
 }
 

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use proptest::prelude::*;
 
@@ -98,7 +98,7 @@ proptest! {
     #[test]
     fn each_backup_of_a_chain_is_the_image_at_its_begin(
         granularity in 9..19u32,
-        rounds in prop::collection::vec((changes(6), changes(12), 0..4u8, 0..60usize), 1..5),
+        rounds in prop::collection::vec((changes(6), changes(12), 0..4u8, 0..12usize), 1..6),
     ) {
         let mut ground = Ground::new();
         ground.disk.image.bitmaps().add("b", 1 << granularity, true).unwrap();
@@ -108,23 +108,24 @@ proptest! {
             let everything = !has_base;
             let backup = ground.begin(ground.backup(), everything);
             let model = ground.image();
-            for change in during {
-                // The copier is about as fast as the guest.
-                backup.step(&ground.disk.image);
+            for (number, change) in (0..).zip(during) {
+                if number % 3 == copied % 3 {
+                    backup.step(&ground.disk.image, 2 * CLUSTER);
+                }
                 ground.change(change);
             }
             let is_complete = fate > 0;
             if is_complete {
-                while backup.step(&ground.disk.image).is_some() {}
+                while backup.step(&ground.disk.image, 2 * CLUSTER).is_some() {}
                 prop_assert_eq!(backup.finish(), Ok(()));
                 let (done, all) = backup.progress();
                 prop_assert_eq!(done, all);
             } else {
-                for _ in 0..copied {
-                    backup.step(&ground.disk.image);
+                for _ in 0..copied / 2 {
+                    backup.step(&ground.disk.image, 2 * CLUSTER);
                 }
                 backup.cancel();
-                prop_assert_eq!(backup.step(&ground.disk.image), None);
+                prop_assert_eq!(backup.step(&ground.disk.image, 2 * CLUSTER), None);
                 prop_assert_eq!(backup.finish(), Err(Stop::Cancelled));
             }
             ground.disk.image.gate().end_backup();
@@ -148,21 +149,19 @@ proptest! {
     }
 }
 
-/// A writer on a thread of its own begins each write before it knows of the backup. The backup is the image after one of the
-/// writes that were under way when it began.
+/// The guest writes all the time. The backup is the image after one of the writes that were under way when it began.
 #[test]
 fn a_backup_is_the_image_between_two_writes_of_a_running_guest() {
-    const WRITES: usize = 1500;
-    for round in 0..5 {
+    for round in 1..9 {
         let ground = Ground::new();
         ground.disk.image.bitmaps().add("b", 65536, true).unwrap();
         let place = |number: usize| (number as u64 * 7919 * 512) % (BYTES - 70_000) / 512 * 512;
         let data = |number: usize| vec![(number % 251) as u8 + 1; 512 * (1 + number % 130)];
         let first = ground.image();
-        let (begun, ended) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        let (from, to) = std::thread::scope(|scope| {
+        let (begun, ended, is_over) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicBool::new(false));
+        let (from, to, finished) = std::thread::scope(|scope| {
             scope.spawn(|| {
-                for number in 0..WRITES {
+                for number in (0..).take_while(|_| !is_over.load(Ordering::SeqCst)) {
                     begun.store(number + 1, Ordering::SeqCst);
                     ground.write(place(number), &data(number));
                     ended.store(number + 1, Ordering::SeqCst);
@@ -176,10 +175,11 @@ fn a_backup_is_the_image_between_two_writes_of_a_running_guest() {
             let backup = ground.begin(made, true);
             let to = begun.load(Ordering::SeqCst);
             ground.disk.image.gate().await_earlier_change();
-            while backup.step(&ground.disk.image).is_some() {}
-            assert_eq!(backup.finish(), Ok(()));
-            (from, to)
+            while backup.step(&ground.disk.image, 16 * CLUSTER).is_some() {}
+            is_over.store(true, Ordering::SeqCst);
+            (from, to, backup.finish())
         });
+        assert_eq!(finished, Ok(()));
         let found = std::fs::read(ground.path()).unwrap();
         let mut model = first;
         let mut is_like = |number: usize| {
@@ -193,6 +193,31 @@ fn a_backup_is_the_image_between_two_writes_of_a_running_guest() {
     }
 }
 
+/// The copier would read a part of the change only.
+#[test]
+fn the_copier_waits_for_a_change_that_began_before_the_backup() {
+    let ground = Ground::new();
+    ground.disk.image.bitmaps().add("b", 65536, true).unwrap();
+    let gate = ground.disk.image.gate();
+    assert!(gate.begin_change().is_none());
+    ground.begin(ground.backup(), true);
+    let is_over = AtomicBool::new(false);
+    let is_awaited = std::thread::scope(|scope| {
+        let copier = scope.spawn(|| {
+            gate.await_earlier_change();
+            is_over.load(Ordering::SeqCst)
+        });
+        // A copier that does not wait gets some time to be wrong.
+        std::thread::sleep(Duration::from_millis(20));
+        is_over.store(true, Ordering::SeqCst);
+        gate.end_change();
+        copier.join().unwrap()
+    });
+    assert!(is_awaited);
+    assert!(gate.begin_change().is_some(), "a later change needs the backup");
+    gate.await_earlier_change();
+}
+
 #[test]
 fn holes_and_zeros_use_no_space_in_a_backup() {
     let mut ground = Ground::new();
@@ -200,7 +225,7 @@ fn holes_and_zeros_use_no_space_in_a_backup() {
     ground.change((2, 30 * CLUSTER, 3 * CLUSTER));
     let copy = |everything| {
         let backup = ground.begin(ground.backup(), everything);
-        while backup.step(&ground.disk.image).is_some() {}
+        while backup.step(&ground.disk.image, 2 * CLUSTER).is_some() {}
         assert_eq!(backup.finish(), Ok(()));
         ground.disk.image.gate().end_backup();
         backup.release();
@@ -212,4 +237,28 @@ fn holes_and_zeros_use_no_space_in_a_backup() {
     assert_eq!(copy(true), (1 + 18) * CLUSTER + 3 * 4096);
     ground.write(9 * CLUSTER, &vec![0; 4 * CLUSTER as usize]);
     assert_eq!(copy(false), (1 + 18 - 4) * CLUSTER + 3 * 4096, "an increment releases what has become zero");
+}
+
+#[test]
+fn a_change_of_the_piece_that_is_being_copied_waits() {
+    let ground = Ground::new();
+    ground.disk.image.bitmaps().add("b", 65536, true).unwrap();
+    let backup = ground.begin(ground.backup(), true);
+    lock(&backup.state).copying = CLUSTER..2 * CLUSTER;
+    // Changes of other clusters do not wait.
+    [0, 2 * CLUSTER].into_iter().for_each(|offset| ground.write(offset, &[7; 512]));
+    let is_over = AtomicBool::new(false);
+    let has_waited = std::thread::scope(|scope| {
+        let guest = scope.spawn(|| {
+            ground.write(2 * CLUSTER - 512, &[8; 512]);
+            is_over.load(Ordering::SeqCst)
+        });
+        // A change that does not wait gets some time to be wrong.
+        std::thread::sleep(Duration::from_millis(20));
+        is_over.store(true, Ordering::SeqCst);
+        lock(&backup.state).copying = 0..0;
+        backup.changed.notify_all();
+        guest.join().unwrap()
+    });
+    assert!(has_waited);
 }
