@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use minivmm::control::Client;
 use serde_json::{Value, json};
+use vmstate_lab::vmm::unix_channel;
 use vmstate_lab::wait::until;
 use vmstate_lab::{qemu, skip, tiny};
 
@@ -32,14 +33,10 @@ pub(crate) const COUNTS: [u8; 37] = [
     0xeb, 0xe4, // jmp the incl
 ];
 
-pub(crate) fn unix(kind: &str, path: &Path) -> Value {
-    json!({"channel-type": kind, "addr": {"transport": "socket", "type": "unix", "path": path}})
-}
-
 /// Starts the process that takes the guest over in `dir`, with its own arguments and QEMU's two `-incoming`.
 pub(crate) fn start(mut command: Command, incoming: &str, dir: &Path) -> Running {
     command.args([incoming, &format!("unix:{}", dir.join("main").display())]);
-    command.args([incoming, &unix("cpr", &dir.join("cpr")).to_string()]);
+    command.args([incoming, &unix_channel("cpr", &dir.join("cpr")).to_string()]);
     let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
     let process = Running { child, directory: tempfile::tempdir().unwrap() };
     until("nobody waits for the descriptors", || vmstate_lab::vmm::listens(process.child.id(), &dir.join("cpr")));
@@ -57,7 +54,7 @@ fn hand_over(control: &mut Client, dir: &Path) -> Value {
 /// Begins to hand the guest behind `control` over by QEMU's commands.
 pub(crate) fn begin(control: &mut Client, main: &Path, cpr: &Path) {
     control.execute("migrate-set-parameters", json!({"mode": "cpr-transfer"})).unwrap();
-    control.execute("migrate", json!({"channels": [unix("main", main), unix("cpr", cpr)]})).unwrap();
+    control.execute("migrate", json!({"channels": [unix_channel("main", main), unix_channel("cpr", cpr)]})).unwrap();
 }
 
 /// Waits for the end of the migration, and returns its figures.

@@ -17,6 +17,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
 use vmstate_lab::tiny;
+use vmstate_lab::vmm::unix_channel;
 
 use super::{Running, TIMEOUT, minivmm};
 
@@ -250,9 +251,7 @@ fn a_guest_is_handed_over_by_qemus_commands() {
     let options = ["--serial", &serial, "--share-memory", "on"];
     let Some(machine) = Running::start(&options, Stdio::null()) else { return };
     let mut old = machine.control();
-    let unix = |name: &str| json!({"transport": "socket", "type": "unix", "path": at(name)});
-    let main = json!({"channel-type": "main", "addr": unix("main")});
-    let cpr = json!({"channel-type": "cpr", "addr": unix("cpr")});
+    let [main, cpr] = ["main", "cpr"].map(|name| unix_channel(name, &at(name)));
     let migrate = |client: &mut Client, channels: &[&serde_json::Value]| {
         client.execute("migrate", json!({"channels": channels})).map_err(|error| error.to_string())
     };

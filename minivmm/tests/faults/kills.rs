@@ -1,8 +1,8 @@
 //! Kills at random moments of a migration: no guest is lost, and none runs twice.
 //!
-//! Page transfers alternate between the main channel, page channels, and memory that stays in place. `VMSTATE_KILLS` is the
-//! number of kills, `VMSTATE_SEED` repeats a run. A guest whose process was killed died with it. A guest is *lost* if a
-//! complete copy that may run is left and does not run after one `cont`.
+//! Page transfers alternate between the main channel, page channels, and memory that stays in place, with one channel and with
+//! two. `VMSTATE_KILLS` is the number of kills, `VMSTATE_SEED` repeats a run. A guest whose process was killed died with it. A guest
+//! is *lost* if a complete copy that may run is left and does not run after one `cont`.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime};
@@ -29,6 +29,8 @@ use crate::setup::{self, kvm_is_here};
 
 /// Number of kills in an ordinary run.
 const KILLS: u64 = 60;
+/// The ways of the guest's memory, in turn.
+const MEMORIES: [Memory; 4] = [Memory::Main, Memory::PageChannels(CHANNELS), Memory::InPlace, Memory::Transfer];
 /// Longest time between two marks of an undisturbed migration on an idle host.
 const GAP: Duration = Duration::from_millis(40);
 /// Attempts to hit the moment between two steps of the destination.
@@ -80,7 +82,7 @@ fn kills_at_random_moments_lose_no_guest_and_double_none() {
     for index in 0..kills {
         let (victim, moment) = choose(&mut random);
         let hold = matches!(moment, Moment::LockTaken).then_some(Mark::Eof);
-        let memory = [Memory::Main, Memory::PageChannels(CHANNELS), Memory::InPlace][index as usize % 3];
+        let memory = MEMORIES[index as usize % MEMORIES.len()];
         let (_directory, mut testbed) = testbed(hold, memory);
         match one(&mut testbed, victim, moment) {
             Ok((outcome, last)) => *outcomes.entry((memory, victim, last, outcome)).or_default() += 1,

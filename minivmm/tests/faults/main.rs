@@ -200,6 +200,26 @@ mod in_place {
     }
 }
 
+/// No page is sent, and the descriptors are passed on a channel of their own (QEMU's mode `cpr-transfer`).
+mod transfer {
+    use vmstate_lab::faults::cell::Fault;
+    use vmstate_lab::faults::setup::Memory;
+    use vmstate_lab::faults::transfer::TRANSFER_TABLE;
+
+    rows! {
+        TRANSFER_TABLE, |row| super::run(row, Memory::Transfer);
+        descriptors_lost: DescriptorsLost,
+        descriptors_torn: DescriptorsTorn,
+        source_killed: SourceKilled,
+        destination_killed: DestinationKilled,
+        wire_stalls: WireStalls,
+        cancel: Cancel,
+        quit: Quit,
+        quit_there: QuitThere,
+        other_memory: OtherMemory,
+    }
+}
+
 /// The disk is not shared: its content is copied.
 mod copied {
     use vmstate_lab::faults::cell::Fault;

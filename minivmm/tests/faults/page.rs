@@ -10,6 +10,7 @@ use vmstate_lab::faults::in_place::IN_PLACE_TABLE;
 use vmstate_lab::faults::postcopy::{Moment, POSTCOPY_TABLE};
 use vmstate_lab::faults::qemu::QEMU_TABLE;
 use vmstate_lab::faults::table::TABLE;
+use vmstate_lab::faults::transfer::TRANSFER_TABLE;
 
 const HEAD: &str = "# The guest after a fault
 
@@ -37,11 +38,18 @@ const IN_PLACE_HEAD: &str = "
 `minivmm migrate local:PATH`, and with it `minivmm migrate --local`, passes the guest's memory as a descriptor in a first message, which is
 followed by a migration without pages. The rows are in `tests/lab/src/faults/in_place.rs`. In phase setup the message has arrived. Until the new process
 has taken over, every failure that the old process survives leaves the guest there, and the test then hands it over to another new process. The peer of
-the guest's stream network sees one connection in each case. The faults of QEMU's mode `cpr-transfer`, with a channel of its own for the descriptors, are in
-`minivmm/tests/command_line/transfer_faults.rs`: until the commit the connections break, the new process dies, is ended or is silent, and the user cancels, in each phase. The guest
-stays in the old process, and the test then hands it over. With `quit` the guest ends with the old process, and does not run in the new one. If the program does not
+the guest's stream network sees one connection in each case. If the program does not
 start, or does not wait for a guest, `migrate --local` reports that before it sends a command to the machine
 ([control.md](control.md#to-a-new-process-on-this-host)).
+";
+
+const TRANSFER_HEAD: &str = "
+## In QEMU's mode `cpr-transfer`
+
+The descriptors are passed on a channel of their own, and then the source connects the main channel
+([control.md](control.md#qemus-mode-cpr-transfer)). The rows, from `tests/lab/src/faults/transfer.rs`, are the faults of processes and of a silent connection, and what users do; all else is as
+[in place](#in-place-to-a-new-process-on-the-same-host), where the stream is the same. In phase setup the main channel is connected. Before that the guest stays in the old process, unless
+that ends, whatever becomes of the channel of the descriptors and of the new process: `minivmm/tests/command_line/transfer_faults.rs`.
 ";
 
 const COPIED_HEAD: &str = "
@@ -98,6 +106,10 @@ is quoted here, it is the system's text about the broken connection.\n";
     }
     page += IN_PLACE_HEAD;
     for row in IN_PLACE_TABLE {
+        describe("###", row.fault, &phases(row), &mut page);
+    }
+    page += TRANSFER_HEAD;
+    for row in TRANSFER_TABLE {
         describe("###", row.fault, &phases(row), &mut page);
     }
     page += COPIED_HEAD;

@@ -68,7 +68,7 @@ pub(crate) fn setup(directory: &Path, memory: Memory) -> Setup {
         uso: true,
         control: PathBuf::new(),
         incoming: None,
-        more: if memory == Memory::InPlace { ["--share-memory", "on"].map(str::to_owned).into() } else { Vec::new() },
+        more: if memory.stays() { ["--share-memory", "on"].map(str::to_owned).into() } else { Vec::new() },
     };
     Setup {
         test_guest: TestGuest { pass_on_disk: Some(pass_on_disk), ..TINY },
@@ -81,13 +81,13 @@ pub(crate) fn setup(directory: &Path, memory: Memory) -> Setup {
     }
 }
 
-/// The network of a guest that is handed over in place, with a peer that counts the connections.
+/// The network of a guest whose memory is not sent, with a peer that counts the connections.
 pub(crate) struct Network(UnixListener);
 
 impl Network {
-    /// Gives the machines of `setup` a card on the network, if they hand the guest over in place.
+    /// Gives the machines of `setup` a card on the network, if the guest's memory is not sent.
     pub(crate) fn of(setup: &mut Setup, directory: &Path) -> Option<Self> {
-        let path = (setup.memory == Memory::InPlace).then(|| directory.join("network"))?;
+        let path = setup.memory.stays().then(|| directory.join("network"))?;
         let listener = UnixListener::bind(&path).unwrap();
         listener.set_nonblocking(true).unwrap();
         setup.config.card = Some(Attachment::Stream(path));

@@ -2,6 +2,8 @@
 
 mod migration;
 
+pub use migration::unix_channel;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};

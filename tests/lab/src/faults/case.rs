@@ -143,7 +143,7 @@ fn inject(fault: Fault, phase: Phase, testbed: &mut Testbed) -> Result<CommandRe
                 Phase::Setup | Phase::Rounds => {
                     let mut introduced = || Ok(testbed.destination.state()?.1 == "active");
                     until("the destination has received the introduction", &mut introduced)?;
-                    let result = command(testbed, "migrate_cancel", Value::Null)?;
+                    let result = join(testbed.source.ask("migrate_cancel", Value::Null))?;
                     testbed.relay.set_behaviour(Behaviour::Flows);
                     return Ok(result);
                 }
@@ -202,14 +202,8 @@ fn inject(fault: Fault, phase: Phase, testbed: &mut Testbed) -> Result<CommandRe
             }
         }
         Fault::Cancel => return released(testbed, "migrate_cancel", Value::Null),
-        Fault::Quit => {
-            // A process that ends may not answer.
-            let result = command(testbed, "quit", Value::Null)?;
-            until("the source ends", || Ok(testbed.source.exit_code().is_some()))?;
-            testbed.relay.set_behaviour(Behaviour::Flows);
-            let lost = |why: &String| why.contains("lost");
-            return Ok(result.map(|result| if result.as_ref().is_err_and(lost) { Ok(()) } else { result }));
-        }
+        Fault::Quit => return quit(testbed, |testbed| &mut testbed.source),
+        Fault::QuitThere => return quit(testbed, |testbed| &mut testbed.destination),
         Fault::Stop => return released(testbed, "stop", Value::Null),
         Fault::Reset => return released(testbed, "system_reset", Value::Null),
         Fault::PowerButton => return released(testbed, "system_powerdown", Value::Null),
@@ -217,8 +211,8 @@ fn inject(fault: Fault, phase: Phase, testbed: &mut Testbed) -> Result<CommandRe
             let again = json!({ "uri": testbed.relay.uri() });
             return released(testbed, "migrate", again);
         }
-        // These faults exist in post-copy only.
-        Fault::Damaged | Fault::QuitThere => return Err(format!("{fault:?} belongs to another table")),
+        // This fault exists in post-copy only.
+        Fault::Damaged => return Err(format!("{fault:?} belongs to another table")),
         Fault::ImageCopied
         | Fault::CopyExists
         | Fault::DiskFull
@@ -289,9 +283,14 @@ pub(super) fn released(testbed: &mut Testbed, name: &'static str, arguments: Val
     join(answer)
 }
 
-/// Executes a command at the source.
-fn command(testbed: &Testbed, name: &'static str, arguments: Value) -> Result<CommandResult> {
-    join(testbed.source.ask(name, arguments))
+/// Executes `quit` at a side, and lets the relay pass data once its process has ended.
+pub(super) fn quit(testbed: &mut Testbed, side: impl Fn(&mut Testbed) -> &mut Side) -> Result<CommandResult> {
+    let answer = side(testbed).ask("quit", Value::Null);
+    until("the process ends", || Ok(side(testbed).exit_code().is_some()))?;
+    testbed.relay.set_behaviour(Behaviour::Flows);
+    // A process that ends may not answer.
+    let lost = |why: &String| why.contains("lost");
+    Ok(join(answer)?.map(|result| if result.as_ref().is_err_and(lost) { Ok(()) } else { result }))
 }
 
 fn join(answer: std::thread::JoinHandle<Result<()>>) -> Result<CommandResult> {

@@ -21,6 +21,7 @@ pub mod side;
 pub mod table;
 pub mod testbed;
 pub mod third_party;
+pub mod transfer;
 
 use std::time::{Duration, Instant};
 

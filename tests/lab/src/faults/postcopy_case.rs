@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use serde_json::Value;
 
-use super::case::{check_outcome, options, released};
+use super::case::{check_outcome, options, quit, released};
 use super::cell::{Cell, Fault};
 use super::marks::Mark;
 use super::outcome::CommandResult;
@@ -72,14 +72,7 @@ fn inject(fault: Fault, testbed: &mut Testbed) -> Result<CommandResult> {
             return Ok(None);
         }
         Fault::Cancel => return released(testbed, "migrate_cancel", Value::Null),
-        Fault::QuitThere => {
-            // A process that ends may not answer.
-            let answer = testbed.destination.ask("quit", Value::Null);
-            until("the destination ends", || Ok(testbed.destination.exit_code().is_some()))?;
-            testbed.relay.set_behaviour(Behaviour::Flows);
-            let result = answer.join().map_err(|_| "the thread that executed a command panicked".to_owned())?;
-            return Ok(Some(result.or_else(|why| if why.contains("lost") { Ok(()) } else { Err(why) })));
-        }
+        Fault::QuitThere => return quit(testbed, |testbed| &mut testbed.destination),
         Fault::LoadRefused => {}
         other => return Err(format!("{other:?} belongs to another table")),
     }

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::TIMEOUT;
-use super::descriptors::{Message, pass};
+use super::descriptors::{Passing, cpr_socket, pass, pass_channel};
 use super::marks::{Mark, StreamParser, parse_reply};
 use super::page_channels::{PageChannelOptions, PageChannels};
 
@@ -67,7 +67,7 @@ const TRICKLE: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub struct Relay {
     address: PathBuf,
-    in_place: bool,
+    scheme: &'static str,
     orders: Sender<(Part, Behaviour)>,
     seen: Arc<Mutex<Vec<(Mark, Instant)>>>,
     thread: Option<JoinHandle<()>>,
@@ -75,8 +75,8 @@ pub struct Relay {
 
 impl Relay {
     /// Waits at `here` for the source and connects it with `there`. The direction of the mark `hold` stops just before
-    /// it. A guest that is handed over in place is preceded by a `message`. A source that `resumes` continues in
-    /// post-copy.
+    /// it. The descriptors of a guest whose memory is not sent are passed as `passing` says. A source that `resumes` continues
+    /// in post-copy.
     ///
     /// # Errors
     /// When the relay's socket cannot be made.
@@ -86,18 +86,27 @@ impl Relay {
         hold: Option<Mark>,
         alteration: Option<Alteration>,
         page_channels: PageChannelOptions,
-        message: Option<Message>,
+        passing: Option<Passing>,
         resumes: bool,
     ) -> io::Result<Self> {
-        let listener = UnixListener::bind(here)?;
-        listener.set_nonblocking(true)?;
+        let listener = listen(here)?;
         let (orders, receiver) = channel();
         let seen = Arc::default();
         let marks = Arc::clone(&seen);
         let there = there.to_owned();
-        let in_place = message.is_some();
+        let cpr = match passing {
+            Some(Passing::OnItsOwn(_)) => Some(listen(&cpr_socket(here))?),
+            _ => None,
+        };
+        let in_place = matches!(passing, Some(Passing::OnMain(_)));
         let thread = std::thread::spawn(move || {
-            let Some([forward, backward]) = join(&listener, &there, &receiver, message) else { return };
+            if let (Some(Passing::OnItsOwn(message)), Some(cpr)) = (passing, cpr) {
+                let Some(pair) = connect(&cpr, &cpr_socket(&there), &receiver) else { return };
+                if pass_channel(&pair, message).is_err() {
+                    return;
+                }
+            }
+            let Some([forward, backward]) = join(&listener, &there, &receiver, passing) else { return };
             let page_channels = PageChannels::new(listener, there, page_channels);
             let mut relay = Connections {
                 forward,
@@ -111,12 +120,18 @@ impl Relay {
             };
             relay.run(&receiver);
         });
-        Ok(Self { address: here.to_owned(), in_place, orders, seen, thread: Some(thread) })
+        let scheme = if in_place { "local" } else { "unix" };
+        Ok(Self { address: here.to_owned(), scheme, orders, seen, thread: Some(thread) })
     }
 
     /// The address for the source.
     pub fn uri(&self) -> String {
-        format!("{}:{}", if self.in_place { "local" } else { "unix" }, self.address.display())
+        format!("{}:{}", self.scheme, self.address.display())
+    }
+
+    /// The socket at which the relay waits for the source.
+    pub fn address(&self) -> &Path {
+        &self.address
     }
 
     /// Sets the behaviour, and holds nothing back any more.
@@ -164,14 +179,35 @@ impl Drop for Relay {
     }
 }
 
+/// A socket at which the relay waits without blocking.
+fn listen(at: &Path) -> io::Result<UnixListener> {
+    let listener = UnixListener::bind(at)?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
 /// The two directions between the source and a new connection to the destination; `None` if one of them does not
 /// connect.
 fn join(
     listener: &UnixListener,
     there: &Path,
     orders: &Receiver<(Part, Behaviour)>,
-    message: Option<Message>,
+    passing: Option<Passing>,
 ) -> Option<[Lane; 2]> {
+    let (source, destination) = connect(listener, there, orders)?;
+    if let Some(Passing::OnMain(message)) = passing {
+        pass(&source, &destination, message).ok().filter(|goes_on| *goes_on)?;
+    }
+    lanes(source, destination).ok()
+}
+
+/// The source's next connection, and a new one to the destination, which both block for a limited time; `None` if one of them
+/// does not connect.
+fn connect(
+    listener: &UnixListener,
+    there: &Path,
+    orders: &Receiver<(Part, Behaviour)>,
+) -> Option<(UnixStream, UnixStream)> {
     let source = loop {
         match listener.accept() {
             Ok((source, _)) => break source,
@@ -184,11 +220,10 @@ fn join(
         std::thread::sleep(Duration::from_millis(1));
     };
     let destination = UnixStream::connect(there).ok()?;
-    if let Some(message) = message {
-        source.set_read_timeout(Some(TIMEOUT)).ok()?;
-        pass(&source, &destination, message).ok().filter(|goes_on| *goes_on)?;
+    for stream in [&source, &destination] {
+        stream.set_read_timeout(Some(TIMEOUT)).ok()?;
     }
-    lanes(source, destination).ok()
+    Some((source, destination))
 }
 
 /// The two directions between two connections.

@@ -53,6 +53,15 @@ pub enum Memory {
     Postcopy,
     /// Not sent: source and destination are minivmms on one host, which have both mapped it.
     InPlace,
+    /// As [`InPlace`](Self::InPlace), by QEMU's mode `cpr-transfer`: the descriptors are passed on a channel of their own.
+    Transfer,
+}
+
+impl Memory {
+    /// Whether it is not sent, since both processes have mapped it.
+    pub fn stays(self) -> bool {
+        matches!(self, Self::InPlace | Self::Transfer)
+    }
 }
 
 /// The configuration shared by the monitors of one guest.

@@ -9,10 +9,11 @@ use std::time::Instant;
 
 use serde_json::Value;
 
+use super::descriptors::cpr_socket;
 use super::setup::{Memory, Setup, TestGuest};
 use super::{Result, TIMEOUT, until};
 use crate::qmp::Qmp;
-use crate::vmm::{Config, Program, Started, Vmm};
+use crate::vmm::{Config, Program, Started, Vmm, unix_channel};
 
 /// Number of passes after which the guest counts as started.
 const FIRST_PASSES: usize = 3;
@@ -58,6 +59,10 @@ impl Side {
             let incoming_socket = config.control.with_file_name(INCOMING);
             let scheme = if setup.memory == Memory::InPlace { "local" } else { "unix" };
             config.incoming = Some(format!("{scheme}:{}", incoming_socket.display()));
+            if setup.memory == Memory::Transfer {
+                let cpr = unix_channel("cpr", &cpr_socket(&incoming_socket)).to_string();
+                config.more.extend(["--incoming".into(), cpr]);
+            }
             change(config);
         })
     }
@@ -68,12 +73,15 @@ impl Side {
         config.control = directory.path().join("control");
         change(&mut config);
         let started = Started::spawn(setup.launcher.as_deref(), program, &config);
-        let vmm = match (&config.incoming, setup.memory) {
-            // The control socket appears once the process has the guest's memory.
-            (Some(_), Memory::InPlace) => started
-                .and_then(|started| started.await_socket(&directory.path().join(INCOMING)))
-                .map(Started::unconnected),
-            _ => started.and_then(Started::connect),
+        // The control socket of a process without a machine appears once it has the guest's memory.
+        let first = match setup.memory {
+            Memory::InPlace => Some(directory.path().join(INCOMING)),
+            Memory::Transfer => Some(cpr_socket(&directory.path().join(INCOMING))),
+            _ => None,
+        };
+        let vmm = match first.filter(|_| config.incoming.is_some()) {
+            Some(socket) => started.and_then(|started| started.await_socket(&socket)).map(Started::unconnected),
+            None => started.and_then(Started::connect),
         };
         let mut vmm = vmm.map_err(|error| error.to_string())?;
         let process = vmm.process().child().id();

@@ -20,7 +20,7 @@ pub(super) const fn back(source: &'static str, destination: SideState) -> Cell {
     ends(Guest::AtSource, failed(source), destination)
 }
 
-const fn failed(why: &'static str) -> SideState {
+pub(super) const fn failed(why: &'static str) -> SideState {
     SideState::Answers("running", "failed", why)
 }
 

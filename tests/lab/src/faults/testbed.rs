@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::Result;
-use super::descriptors::Message;
+use super::descriptors::{Message, Passing, cpr_socket};
 use super::marks::Mark;
 use super::page_channels::PageChannelOptions;
 use super::relay::{Alteration, Relay};
@@ -30,7 +30,7 @@ pub struct TestbedOptions {
     pub alteration: Option<Alteration>,
     /// Deviations of the page channels.
     pub page_channels: PageChannelOptions,
-    /// How the relay treats the message of a hand-over in place.
+    /// How the relay treats the message with the descriptors of a guest whose memory is not sent.
     pub message: Message,
     /// The source resumes in post-copy, over another relay than before.
     pub resumes: bool,
@@ -126,7 +126,7 @@ impl Testbed {
 
     /// Whether the guest is handed over to a new process on its host without a copy of its memory.
     pub fn is_in_place(&self) -> bool {
-        self.setup.memory == Memory::InPlace
+        self.setup.memory.stays()
     }
 
     /// Replaces the relay by one without faults; for a guest that is handed over in place, to a new process.
@@ -180,6 +180,7 @@ impl Testbed {
         let source = &mut self.source.vmm;
         let begun = match self.setup.memory {
             Memory::Postcopy => source.allow_postcopy().and_then(|()| source.start_postcopy(&uri)),
+            Memory::Transfer => source.start_transfer(self.relay.address(), &cpr_socket(self.relay.address())),
             _ if self.setup.copied_to.is_some() => {
                 let copies = json!({ "uri": uri, "copy-disk": true });
                 return self.source.execute("migrate", copies).map(drop);
@@ -208,7 +209,11 @@ fn disk_for_copy(copy: &Path, image: &Path, exists: bool) -> Result<String> {
 
 fn relay(here: &Path, setup: &Setup, destination: &Side, options: &TestbedOptions) -> Result<Relay> {
     let TestbedOptions { hold, alteration, page_channels, message, resumes, .. } = *options;
-    let message = (setup.memory == Memory::InPlace).then_some(message);
-    let started = Relay::start(here, &destination.incoming_socket(), hold, alteration, page_channels, message, resumes);
+    let passing = match setup.memory {
+        Memory::InPlace => Some(Passing::OnMain(message)),
+        Memory::Transfer => Some(Passing::OnItsOwn(message)),
+        _ => None,
+    };
+    let started = Relay::start(here, &destination.incoming_socket(), hold, alteration, page_channels, passing, resumes);
     started.map_err(|error| format!("{}: {error}", here.display()))
 }

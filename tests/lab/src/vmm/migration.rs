@@ -1,5 +1,6 @@
 //! Migrations of a monitor: setting parameters, starting a migration, and following it to its end.
 
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -7,6 +8,11 @@ use serde_json::{Value, json};
 
 use super::Vmm;
 use crate::error::{Error, Result};
+
+/// A unix socket as a channel of this type, as `migrate` and QEMU's `-incoming` take it.
+pub fn unix_channel(kind: &str, path: &Path) -> Value {
+    json!({ "channel-type": kind, "addr": { "transport": "socket", "type": "unix", "path": path } })
+}
 
 impl Vmm {
     /// Sets whether a QEMU, as the source of its next migration, has a return path (capability `return-path`).
@@ -34,6 +40,16 @@ impl Vmm {
     /// The monitor's refusal.
     pub fn start_migration(&mut self, uri: &str) -> Result<()> {
         self.qmp.execute("migrate", json!({ "uri": uri })).map(|_| ())
+    }
+
+    /// Starts to hand the guest over in mode `cpr-transfer`, with these sockets for the migration and for the descriptors.
+    ///
+    /// # Errors
+    /// The monitor's refusal.
+    pub fn start_transfer(&mut self, main: &Path, cpr: &Path) -> Result<()> {
+        self.qmp.execute("migrate-set-parameters", json!({ "mode": "cpr-transfer" }))?;
+        let channels = [unix_channel("main", main), unix_channel("cpr", cpr)];
+        self.qmp.execute("migrate", json!({ "channels": channels })).map(|_| ())
     }
 
     /// Allows post-copy in the next migration, on either side.
