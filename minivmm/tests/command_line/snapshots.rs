@@ -6,11 +6,7 @@ use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::thread;
-use std::time::Duration;
 
-use minivmm::devices::virtio::blk::Image;
-use nix::sys::signal::Signal;
 use serde_json::json;
 use vmstate_lab::tiny;
 
@@ -95,46 +91,4 @@ fn a_guest_is_saved_with_its_disk_and_a_clone_runs_on_the_copy() {
     watch(&mut machine);
     end(machine);
     assert!(fs::read(&image).unwrap()[DATA as usize..][..1 << 20] == data());
-}
-
-/// A file with a name of the snapshot is complete; the others end with `.partial`.
-#[test]
-fn a_process_that_is_killed_leaves_a_disk_that_opens_and_a_snapshot_that_is_whole_or_absent() {
-    let folder = tempfile::tempdir().unwrap();
-    let disk = disk(folder.path());
-    let mut whole = 0;
-    for moment in 0..16 {
-        let place = folder.path().join(format!("at{moment}"));
-        fs::create_dir(&place).unwrap();
-        let (state, image) = (place.join("state"), place.join("state.virtio0"));
-        let Some(mut machine) = boot(&disk) else { return };
-        watch(&mut machine);
-        let mut client = machine.control();
-        // The copy takes a quarter of a second.
-        client.execute("migrate-set-parameters", json!({"max-bandwidth": 4 << 20})).unwrap();
-        let uri = format!("file:{}", state.display());
-        client.execute("migrate", json!({"uri": uri, "keep-running": true, "copy-disk": true})).unwrap();
-        thread::sleep(Duration::from_millis(moment * 30));
-        machine.signal(Signal::SIGKILL);
-        let (_, printed) = machine.end();
-        assert!(!printed.contains('E'), "{printed}");
-        // A process that held a lock may end a moment later.
-        Image::open(&disk, false).unwrap().resource().lock().unwrap();
-        if image.exists() {
-            let found = fs::read(&image).unwrap();
-            assert!(found.len() as u64 == BYTES && found[DATA as usize..][..1 << 20] == data(), "{moment}");
-            Image::open(&image, false).unwrap();
-        }
-        if state.exists() {
-            whole += 1;
-            let mut clone = restore(&state, &image);
-            watch(&mut clone);
-            end(clone);
-        } else {
-            let names = fs::read_dir(&place).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
-            let named: Vec<_> = names.filter(|name| !name.ends_with(".partial") && name != "state.virtio0").collect();
-            assert_eq!(named, [""; 0], "{moment}");
-        }
-    }
-    assert!((1..16).contains(&whole), "{whole} of the kills came after the end");
 }

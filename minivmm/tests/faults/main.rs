@@ -11,9 +11,10 @@ use std::path::Path;
 
 use vmstate_lab::faults::case;
 use vmstate_lab::faults::cell::{Cell, Fault, Phase, Row};
-use vmstate_lab::faults::postcopy::{self, Moment, PostcopyRow};
+use vmstate_lab::faults::postcopy::{self, Moment};
 use vmstate_lab::faults::setup::Memory;
 use vmstate_lab::faults::side::Side;
+use vmstate_lab::faults::snapshot::{self, Step};
 use vmstate_lab::tmpfs::Tmpfs;
 
 /// Runs one row of a table.
@@ -54,13 +55,27 @@ fn run_row(row: &Row, case: impl Fn(&Path, Phase, &Cell) -> Result<(), String> +
 }
 
 /// Runs one row of the table of post-copy, with all its moments in parallel, because most of the time is spent waiting.
-fn run_postcopy(row: &PostcopyRow) {
+fn run_postcopy(row: &Row<8>) {
     if !setup::postcopy_is_possible() {
         return;
     }
     run_cases(row.fault, Moment::ALL.into_iter().zip(&row.cells), true, |directory, moment, cell| {
         let setup = setup::setup(directory, Memory::Postcopy);
         postcopy::run(&setup, Side::boot(&setup)?, row.fault, moment, cell)
+    });
+}
+
+/// Runs one row of the table of snapshots, of a guest with a disk that is copied, or of one without a disk.
+fn run_snapshot(row: &Row<4>, has_disk: bool) {
+    if row.fault == Fault::NoRoomForFile && !setup::small_file_systems_take_copies() {
+        return;
+    }
+    run_cases(row.fault, Step::ALL.into_iter().zip(&row.cells), false, |directory, step, cell| {
+        let is_small = row.fault == Fault::NoRoomForFile;
+        let small = is_small.then(|| Tmpfs::mount(&directory.join("small"), setup::SMALL)).transpose();
+        let small = small.map_err(|error| error.to_string())?;
+        let folder = small.as_ref().map_or(directory, Tmpfs::path);
+        snapshot::run(&setup::saving(directory, has_disk), folder, row.fault, step, cell)
     });
 }
 
@@ -95,7 +110,7 @@ fn run_cases<'c, At: Copy + Debug + Send>(
 }
 
 /// Returns the row of a fault.
-fn row(table: &[Row], fault: Fault) -> &Row {
+fn row<const PHASES: usize>(table: &[Row<PHASES>], fault: Fault) -> &Row<PHASES> {
     table.iter().find(|row| row.fault == fault).expect("a row for each fault")
 }
 
@@ -243,26 +258,8 @@ mod in_postcopy {
     use vmstate_lab::faults::cell::Fault;
     use vmstate_lab::faults::postcopy::POSTCOPY_TABLE;
 
-    /// One test for each row, so that each can be run by its name.
-    macro_rules! rows {
-        ($($name:ident: $fault:ident,)*) => {
-            $(
-                #[test]
-                fn $name() {
-                    let row = POSTCOPY_TABLE.iter().find(|row| row.fault == Fault::$fault);
-                    super::run_postcopy(row.expect("a row for each fault"));
-                }
-            )*
-
-            #[test]
-            fn each_row_of_the_table_is_run() {
-                let outcome = [$(Fault::$fault),*];
-                assert_eq!(outcome.as_slice(), POSTCOPY_TABLE.iter().map(|row| row.fault).collect::<Vec<_>>());
-            }
-        };
-    }
-
     rows! {
+        POSTCOPY_TABLE, super::run_postcopy;
         source_killed: SourceKilled,
         destination_killed: DestinationKilled,
         wire_cut: WireCut,
@@ -271,5 +268,30 @@ mod in_postcopy {
         load_refused: LoadRefused,
         cancel: Cancel,
         quit_there: QuitThere,
+    }
+}
+
+/// The guest is saved to a file, and runs on.
+mod saved {
+    use vmstate_lab::faults::cell::Fault;
+    use vmstate_lab::faults::snapshot::SNAPSHOT_TABLE;
+
+    rows! {
+        SNAPSHOT_TABLE, |row| super::run_snapshot(row, true);
+        source_killed: SourceKilled,
+        no_room_for_file: NoRoomForFile,
+        cancel: Cancel,
+        stop: Stop,
+        reset: Reset,
+        quit: Quit,
+        image_truncated: ImageTruncated,
+    }
+
+    /// The file has no images beside it.
+    #[test]
+    fn without_a_disk() {
+        for fault in [Fault::SourceKilled, Fault::NoRoomForFile, Fault::Cancel] {
+            super::run_snapshot(super::row(SNAPSHOT_TABLE, fault), false);
+        }
     }
 }

@@ -9,6 +9,7 @@ use vmstate_lab::faults::copied::COPIED_TABLE;
 use vmstate_lab::faults::in_place::IN_PLACE_TABLE;
 use vmstate_lab::faults::postcopy::{Moment, POSTCOPY_TABLE};
 use vmstate_lab::faults::qemu::QEMU_TABLE;
+use vmstate_lab::faults::snapshot::{SNAPSHOT_TABLE, Step};
 use vmstate_lab::faults::table::TABLE;
 use vmstate_lab::faults::transfer::TRANSFER_TABLE;
 
@@ -62,6 +63,16 @@ executes `cont` with `force`. After each case a guest can be started on one of t
 the [two marks](live-migration.md#disks-that-come-along), so that no guest is started on it. An image that existed before is left as it was.
 ";
 
+const SNAPSHOT_HEAD: &str = "
+## A snapshot of a running guest
+
+`minivmm snapshot save --copy-disk FILE` writes the guest to FILE, and the guest runs on in its process, which is called the source here; the rows are in
+`tests/lab/src/faults/snapshot.rs`. The thread that writes is held in the phase (ptrace(2)), while the rest of the process, and with it the guest, runs. A FILE that exists is
+complete and has its images: the test starts a guest from it on them, which verifies its memory and its disk. After a failure that the process survives nothing is left, and a further snapshot is complete. After a
+kill files with the suffix `.partial` may stay, and in phase name the complete images. A guest without a disk is saved with the same outcomes.
+
+";
+
 const POSTCOPY_HEAD: &str = "
 ## In post-copy
 
@@ -88,6 +99,9 @@ no row, because the phase after them may have begun before a kill takes effect: 
 `return-path`, and a QEMU killed in phase ready.
 ";
 
+/// The two sides of a migration.
+const SIDES: [&str; 2] = ["the source", "the destination"];
+
 /// Returns the whole page.
 fn page() -> String {
     let mut page = HEAD.to_owned();
@@ -98,23 +112,23 @@ fn page() -> String {
     page += "\n`state / status` is the answer to `query-status` and `query-migrate`, with a part of the error. A failure always has an error; where none \
 is quoted here, it is the system's text about the broken connection.\n";
     for row in TABLE {
-        describe("##", row.fault, &phases(row), &mut page);
+        describe("##", row.fault, SIDES, &phases(row), &mut page);
     }
     page += CHANNEL_HEAD;
     for row in CHANNEL_TABLE {
-        describe("###", row.fault, &phases(row), &mut page);
+        describe("###", row.fault, SIDES, &phases(row), &mut page);
     }
     page += IN_PLACE_HEAD;
     for row in IN_PLACE_TABLE {
-        describe("###", row.fault, &phases(row), &mut page);
+        describe("###", row.fault, SIDES, &phases(row), &mut page);
     }
     page += TRANSFER_HEAD;
     for row in TRANSFER_TABLE {
-        describe("###", row.fault, &phases(row), &mut page);
+        describe("###", row.fault, SIDES, &phases(row), &mut page);
     }
     page += COPIED_HEAD;
     for row in COPIED_TABLE {
-        describe("###", row.fault, &phases(row), &mut page);
+        describe("###", row.fault, SIDES, &phases(row), &mut page);
     }
     page += POSTCOPY_HEAD;
     page += "| phase | meaning |\n| --- | --- |\n";
@@ -122,8 +136,15 @@ is quoted here, it is the system's text about the broken connection.\n";
         let _ = writeln!(page, "| {} | {} |", moment.name(), moment.meaning());
     }
     for row in POSTCOPY_TABLE {
-        let cells: Vec<_> = Moment::ALL.into_iter().map(Moment::name).zip(&row.cells).collect();
-        describe("###", row.fault, &cells, &mut page);
+        describe("###", row.fault, SIDES, &named(row, Moment::ALL.map(Moment::name)), &mut page);
+    }
+    page += SNAPSHOT_HEAD;
+    page += "| phase | meaning |\n| --- | --- |\n";
+    for step in Step::ALL {
+        let _ = writeln!(page, "| {} | {} |", step.name(), step.meaning());
+    }
+    for row in SNAPSHOT_TABLE {
+        describe("###", row.fault, ["the source", "FILE"], &named(row, Step::ALL.map(Step::name)), &mut page);
     }
     page += QEMU_HEAD;
     for row in QEMU_TABLE {
@@ -143,13 +164,19 @@ is quoted here, it is the system's text about the broken connection.\n";
 
 /// The cells of a row, each with the name of its phase.
 fn phases(row: &Row) -> Vec<(&'static str, &Cell)> {
-    Phase::ALL.into_iter().map(Phase::name).zip(&row.cells).collect()
+    named(row, Phase::ALL.map(Phase::name))
 }
 
-fn describe(heading: &str, fault: Fault, cells: &[(&str, &Cell)], page: &mut String) {
+fn named<'r, const PHASES: usize>(
+    row: &'r Row<PHASES>,
+    names: [&'static str; PHASES],
+) -> Vec<(&'static str, &'r Cell)> {
+    names.into_iter().zip(&row.cells).collect()
+}
+
+fn describe(heading: &str, fault: Fault, sides: [&str; 2], cells: &[(&str, &Cell)], page: &mut String) {
     let commanded = cells.iter().any(|(_, cell)| matches!(cell, Cell::Ends { answer, .. } if *answer != Answer::None));
-    let _ =
-        write!(page, "\n{heading} {}\n\n| phase | the guest | the source | the destination |", upper(fault.meaning()));
+    let _ = write!(page, "\n{heading} {}\n\n| phase | the guest | {} |", upper(fault.meaning()), sides.join(" | "));
     *page +=
         if commanded { " the command |\n| --- | --- | --- | --- | --- |\n" } else { "\n| --- | --- | --- | --- |\n" };
     for (phase, cell) in cells {
@@ -183,6 +210,7 @@ fn side(state: SideState) -> String {
         SideState::Killed => "killed".into(),
         SideState::Ended(code, "") => format!("ends with {code}"),
         SideState::Ended(code, why) => format!("ends with {code}: “{why}”"),
+        SideState::File(saved) => saved.meaning().into(),
         SideState::Answers(state, status, "") => format!("`{state}` / `{status}`"),
         SideState::Answers(state, status, why) => format!("`{state}` / `{status}`: “{why}”"),
     }

@@ -22,6 +22,8 @@ const IMAGE_BYTES: usize = 64 << 10;
 const COPIED_BYTES: u64 = 12 << 20;
 const COPIED_DATA: [u64; 2] = [64 << 10, 8 << 20];
 const PIECE: u64 = 3 << 20;
+/// Offset of the data on a disk that is saved, behind what the guest uses.
+const SAVED_DATA: u64 = 64 << 10;
 
 /// Whether KVM is there; prints that the test is skipped if not.
 pub(crate) fn kvm_is_here() -> bool {
@@ -79,6 +81,20 @@ pub(crate) fn setup(directory: &Path, memory: Memory) -> Setup {
         copied_to: None,
         config,
     }
+}
+
+/// Makes kernel and, if the guest has a disk, its image in `directory`, for a snapshot.
+pub(crate) fn saving(directory: &Path, has_disk: bool) -> Setup {
+    let mut setup = setup(directory, Memory::Main);
+    if has_disk {
+        let image = File::options().write(true).open(directory.join("image")).unwrap();
+        image.write_all_at(&copied_data(SAVED_DATA), SAVED_DATA).unwrap();
+    } else {
+        setup.config.disk = None;
+        setup.config.append = tiny::command_line(PAGES, 0x40);
+        setup.test_guest.pass_on_disk = None;
+    }
+    setup
 }
 
 /// The network of a guest whose memory is not sent, with a peer that counts the connections.

@@ -8,8 +8,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use serde_json::json;
+use vmstate_lab::held::Held;
 
-use crate::held::Held;
 use crate::process::{Process, until};
 
 /// Limit below the 10 s that a stop waits for a disk.

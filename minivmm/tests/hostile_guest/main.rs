@@ -5,6 +5,5 @@ mod commands;
 mod console;
 mod floods;
 mod hanging;
-mod held;
 mod process;
 mod registers;

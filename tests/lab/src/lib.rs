@@ -14,6 +14,7 @@ pub mod error;
 pub mod faults;
 pub mod first_hour;
 pub mod guest;
+pub mod held;
 pub mod host;
 pub mod image;
 pub mod init;

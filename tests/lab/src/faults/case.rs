@@ -28,7 +28,7 @@ const CHANNEL: usize = 1;
 /// Time after which the test goes on while the relay is stalled; no side gives up in this time.
 const STALL_TIME: Duration = Duration::from_millis(500);
 /// Bytes that remain of a truncated image: the part that the guest uses.
-const KEPT: u64 = 64 << 10;
+pub(super) const KEPT: u64 = 64 << 10;
 /// Most bytes for filling a file system, which is a small one.
 const FILLER_MAX: usize = 64 << 20;
 
@@ -169,11 +169,7 @@ fn inject(fault: Fault, phase: Phase, testbed: &mut Testbed) -> Result<CommandRe
             ends_at_source(testbed)?;
             drop(filler);
         }
-        Fault::ImageTruncated => {
-            let image = File::options().write(true).open(&testbed.image);
-            let truncated = image.and_then(|image| image.set_len(KEPT));
-            truncated.map_err(|error| format!("{}: {error}", testbed.image.display()))?;
-        }
+        Fault::ImageTruncated => truncate(&testbed.image)?,
         Fault::EofLate => ends_at_source(testbed)?,
         Fault::EofLateAfterQuit => {
             ends_at_source(testbed)?;
@@ -195,8 +191,8 @@ fn inject(fault: Fault, phase: Phase, testbed: &mut Testbed) -> Result<CommandRe
                 until("the process ends", || Ok(side.exit_code().is_some()))?;
             } else {
                 // Bound this wait, because the other side does not wait until every guest has rebooted.
-                let (vcpus, deadline) = (side.first_vcpu(), Instant::now() + STALL_TIME);
-                while side.first_vcpu() == vcpus && Instant::now() < deadline {
+                let (vcpus, deadline) = (side.thread("vcpu0"), Instant::now() + STALL_TIME);
+                while side.thread("vcpu0") == vcpus && Instant::now() < deadline {
                     std::thread::sleep(Duration::from_millis(1));
                 }
             }
@@ -211,8 +207,8 @@ fn inject(fault: Fault, phase: Phase, testbed: &mut Testbed) -> Result<CommandRe
             let again = json!({ "uri": testbed.relay.uri() });
             return released(testbed, "migrate", again);
         }
-        // This fault exists in post-copy only.
-        Fault::Damaged => return Err(format!("{fault:?} belongs to another table")),
+        // These faults exist in post-copy or for a snapshot only.
+        Fault::Damaged | Fault::NoRoomForFile => return Err(format!("{fault:?} belongs to another table")),
         Fault::ImageCopied
         | Fault::CopyExists
         | Fault::DiskFull
@@ -236,8 +232,14 @@ fn inject(fault: Fault, phase: Phase, testbed: &mut Testbed) -> Result<CommandRe
     Ok(None)
 }
 
+/// Truncates an image to the part that the guest uses.
+pub(super) fn truncate(image: &Path) -> Result<()> {
+    let truncated = File::options().write(true).open(image).and_then(|image| image.set_len(KEPT));
+    truncated.map_err(|error| format!("{}: {error}", image.display()))
+}
+
 /// Fills the file system with a file, which is removed when the result is dropped.
-fn fill(path: &Path) -> Result<tempfile::TempPath> {
+pub(super) fn fill(path: &Path) -> Result<tempfile::TempPath> {
     let failed = |error| format!("{}: {error}", path.display());
     let mut file = File::create(path).map_err(failed)?;
     let filler = tempfile::TempPath::try_from_path(path).map_err(failed)?;
@@ -293,7 +295,7 @@ pub(super) fn quit(testbed: &mut Testbed, side: impl Fn(&mut Testbed) -> &mut Si
     Ok(join(answer)?.map(|result| if result.as_ref().is_err_and(lost) { Ok(()) } else { result }))
 }
 
-fn join(answer: std::thread::JoinHandle<Result<()>>) -> Result<CommandResult> {
+pub(super) fn join(answer: std::thread::JoinHandle<Result<()>>) -> Result<CommandResult> {
     // Each of the thread's steps has a time limit of its own.
     answer.join().map(Some).map_err(|_| "the thread that executed a command panicked".to_owned())
 }

@@ -78,6 +78,7 @@ pub enum Fault {
     ImageCopied,
     CopyExists,
     NoRoomForCopy,
+    NoRoomForFile,
     ImageTruncated,
     EofLate,
     EofLateAfterQuit,
@@ -123,6 +124,7 @@ impl Fault {
             Self::ImageCopied => "the destination has its own copy of the image",
             Self::CopyExists => "the image that the destination has for the copy of the disk existed before",
             Self::NoRoomForCopy => "another program fills the file system of the destination's image",
+            Self::NoRoomForFile => "another program fills the file system of FILE",
             Self::ImageTruncated => "another program truncates the source's image",
             Self::EofLate => "EOF arrives after the source has taken the guest back",
             Self::EofLateAfterQuit => "EOF arrives after the source has taken the guest back, run it on, and quit",
@@ -154,6 +156,8 @@ pub enum Guest {
     AtSource,
     /// The guest runs at the destination only.
     AtDestination,
+    /// The guest has been rebooted, and runs at the source only.
+    AnewAtSource,
     /// The guest has been rebooted, and runs at the destination only.
     AnewAtDestination,
     /// The guest is paused at the source and never ran at the destination; `cont` at the source resumes it.
@@ -182,6 +186,7 @@ impl Guest {
         match self {
             Self::AtSource => "runs at the source",
             Self::AtDestination => "runs at the destination",
+            Self::AnewAtSource => "rebooted, runs at the source",
             Self::AnewAtDestination => "rebooted, runs at the destination",
             Self::PausedAtSource => "paused at the source, `cont` runs it there",
             Self::UndecidedAtSource => "paused at the source, `cont` with `force` runs it there",
@@ -207,6 +212,33 @@ pub enum SideState {
     /// Run state, status of the migration, and a part of the migration's error. A failure always has an error, but its
     /// text may be the system's about a broken connection.
     Answers(&'static str, &'static str, &'static str),
+    /// In place of the destination, the file of a snapshot.
+    File(Saved),
+}
+
+/// The file of a snapshot at the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Saved {
+    /// The file and its images are complete, and a guest that is started from it runs.
+    Whole,
+    /// As [`Whole`](Self::Whole), with a guest that is paused.
+    WholePaused,
+    /// Neither the file nor one of its images exists, also not with a temporary name.
+    Absent,
+    /// The file does not exist; files with temporary names, and complete images, may.
+    Remains,
+}
+
+impl Saved {
+    /// A description in words, without a full stop.
+    pub fn meaning(self) -> &'static str {
+        match self {
+            Self::Whole => "complete",
+            Self::WholePaused => "complete, its guest is paused",
+            Self::Absent => "absent",
+            Self::Remains => "absent, `.partial` files stay",
+        }
+    }
 }
 
 /// The answer to a command.
@@ -240,9 +272,9 @@ pub enum Cell {
 
 /// The outcomes of one fault in all phases.
 #[derive(Clone, Copy, Debug)]
-pub struct Row {
+pub struct Row<const PHASES: usize = 6> {
     /// The fault.
     pub fault: Fault,
-    /// In the order of [`Phase::ALL`].
-    pub cells: [Cell; 6],
+    /// In the order of the phases, which are those of [`Phase::ALL`] where no others are named.
+    pub cells: [Cell; PHASES],
 }

@@ -18,6 +18,8 @@ pub mod qemu;
 pub mod relay;
 pub mod setup;
 pub mod side;
+pub mod snapshot;
+mod snapshot_case;
 pub mod table;
 pub mod testbed;
 pub mod third_party;

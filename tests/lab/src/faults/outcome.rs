@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::cell::{Answer, Fault, Guest, SideState};
+use super::setup::TestGuest;
 use super::side::Side;
 use super::testbed::Testbed;
 use super::{Result, TIMEOUT, until};
@@ -77,6 +78,8 @@ impl Outcome<'_> {
             Guest::AtSource => self.runs_at_source()?,
             Guest::AtDestination | Guest::AnewAtDestination => self.runs_at_destination()?,
             Guest::StaleAtSource => self.check_neither_runs()?,
+            // A migration that completes takes the guest along.
+            Guest::AnewAtSource => return Err("a rebooted guest at the source belongs to another table".into()),
             Guest::PausedAtSource => {
                 self.check_neither_runs()?;
                 let cont = self.testbed.source.execute("cont", Value::Null);
@@ -260,22 +263,28 @@ impl Outcome<'_> {
 pub fn check_consoles(testbed: &Testbed, guest: Guest, source_killed: bool) -> Result<()> {
     let (source, destination) = testbed.consoles();
     let whole = source + &destination;
-    if let Some(complaint) = (testbed.test_guest.complaint)(&whole) {
-        return Err(complaint);
-    }
     let never_ran = matches!(guest, Guest::AtSource | Guest::PausedAtSource | Guest::UndecidedAtSource);
     if never_ran && !destination.is_empty() {
         return Err(format!("the guest ran at the destination, too: {destination:?}"));
     }
-    for boot in whole.split(testbed.test_guest.banner) {
-        let passes = (testbed.test_guest.passes)(boot);
-        // A killed process loses output that it had not written to its console yet.
-        let in_turn = |two: &[u64]| if source_killed { two[0] < two[1] } else { two[0] + 1 == two[1] };
+    check_passes(&testbed.test_guest, &whole, source_killed)?;
+    let boots = whole.matches(testbed.test_guest.banner).count();
+    let wanted = usize::from(guest == Guest::AnewAtDestination);
+    if boots == wanted { Ok(()) } else { Err(format!("the guest was started again {boots} times, not {wanted}")) }
+}
+
+/// Checks the output of a guest since any moment: no complaint, and since each boot each pass was made once. A process that was
+/// `killed` loses output that it had not written to its console yet.
+pub(super) fn check_passes(guest: &TestGuest, console: &str, killed: bool) -> Result<()> {
+    if let Some(complaint) = (guest.complaint)(console) {
+        return Err(complaint);
+    }
+    let in_turn = |two: &[u64]| if killed { two[0] < two[1] } else { two[0] + 1 == two[1] };
+    for boot in console.split(guest.banner) {
+        let passes = (guest.passes)(boot);
         if !passes.windows(2).all(in_turn) {
             return Err(format!("passes are duplicated or lost: {passes:?}"));
         }
     }
-    let boots = whole.matches(testbed.test_guest.banner).count();
-    let wanted = usize::from(guest == Guest::AnewAtDestination);
-    if boots == wanted { Ok(()) } else { Err(format!("the guest was started again {boots} times, not {wanted}")) }
+    Ok(())
 }

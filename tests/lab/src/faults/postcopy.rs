@@ -1,7 +1,7 @@
 //! The fault matrix of post-copy, as data: the guest is handed over by the command to run, and its memory follows over
 //! connections that may break. `minivmm/tests/faults` runs it; `docs/faults.md` is generated from it.
 
-use super::cell::{Answer, Cell, Fault, Guest, SideState};
+use super::cell::{Answer, Cell, Fault, Guest, Row, SideState};
 use super::marks::Mark;
 use super::table::{ARRIVED, CANCELLED, HANDED_OVER, NEVER_RAN, asked, back, ends};
 
@@ -67,15 +67,6 @@ impl Moment {
     }
 }
 
-/// The outcomes of one fault in all phases.
-#[derive(Clone, Copy, Debug)]
-pub struct PostcopyRow {
-    /// The fault.
-    pub fault: Fault,
-    /// In the order of [`Moment::ALL`].
-    pub cells: [Cell; 8],
-}
-
 /// The source waits for another connection.
 const WAITS: SideState = SideState::Answers("finish-migrate", "postcopy-paused", "migrate with resume");
 
@@ -98,9 +89,9 @@ const fn connection_lost(package: Cell, run: Cell) -> [Cell; 8] {
     [package, run, RESUMED, RESUMED, NO_CONNECTION, RESUMED, RESUMED, ANSWER_LOST]
 }
 
-/// The rows.
-pub const POSTCOPY_TABLE: &[PostcopyRow] = &[
-    PostcopyRow {
+/// The rows, with a cell for each of [`Moment::ALL`].
+pub const POSTCOPY_TABLE: &[Row<8>] = &[
+    Row {
         fault: Fault::SourceKilled,
         cells: [
             ends(Guest::DiedWithItsProcess, SideState::Killed, NEVER_RAN),
@@ -113,7 +104,7 @@ pub const POSTCOPY_TABLE: &[PostcopyRow] = &[
             ends(Guest::AtDestination, SideState::Killed, ARRIVED),
         ],
     },
-    PostcopyRow {
+    Row {
         fault: Fault::DestinationKilled,
         cells: [
             back("", SideState::Killed),
@@ -126,13 +117,13 @@ pub const POSTCOPY_TABLE: &[PostcopyRow] = &[
             ends(Guest::DiedWithItsProcess, HANDED_OVER, SideState::Killed),
         ],
     },
-    PostcopyRow { fault: Fault::WireCut, cells: connection_lost(back("", NEVER_RAN), back("", NEVER_RAN)) },
-    PostcopyRow {
+    Row { fault: Fault::WireCut, cells: connection_lost(back("", NEVER_RAN), back("", NEVER_RAN)) },
+    Row {
         fault: Fault::WireStalls,
         cells: connection_lost(back("the guest is paused for", NEVER_RAN), back("is silent", NEVER_RAN)),
     },
-    PostcopyRow { fault: Fault::Damaged, cells: connection_lost(back("", NEVER_RAN), back("", NEVER_RAN)) },
-    PostcopyRow {
+    Row { fault: Fault::Damaged, cells: connection_lost(back("", NEVER_RAN), back("", NEVER_RAN)) },
+    Row {
         fault: Fault::LoadRefused,
         cells: [
             back("the destination refused the guest", SideState::Ended(1, "version 99 is newer than 3")),
@@ -145,7 +136,7 @@ pub const POSTCOPY_TABLE: &[PostcopyRow] = &[
             EARLIER,
         ],
     },
-    PostcopyRow {
+    Row {
         fault: Fault::Cancel,
         cells: [
             asked(Answer::Done, Guest::AtSource, CANCELLED, NEVER_RAN),
@@ -158,7 +149,7 @@ pub const POSTCOPY_TABLE: &[PostcopyRow] = &[
             REFUSED,
         ],
     },
-    PostcopyRow {
+    Row {
         fault: Fault::QuitThere,
         cells: [
             asked(Answer::Done, Guest::AtSource, SideState::Answers("running", "failed", ""), SideState::Ended(0, "")),

@@ -1,12 +1,12 @@
 //! Source or destination: a process with its files and sockets.
 
-use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
+use nix::unistd::Pid;
 use serde_json::Value;
 
 use super::descriptors::cpr_socket;
@@ -64,6 +64,17 @@ impl Side {
                 config.more.extend(["--incoming".into(), cpr]);
             }
             change(config);
+        })
+    }
+
+    /// Starts a process with the guest in the file `state`, on this disk.
+    ///
+    /// # Errors
+    /// The output of a process that does not start.
+    pub fn restore(setup: &Setup, state: &Path, disk: Option<&Path>) -> Result<Self> {
+        Self::start(setup, &setup.program, |config| {
+            config.incoming = Some(format!("file:{}", state.display()));
+            config.disk = disk.map(Path::to_owned);
         })
     }
 
@@ -142,11 +153,12 @@ impl Side {
         (self.test_guest.passes)(since).last().copied().unwrap_or(0)
     }
 
-    /// The thread of the guest's first vCPU, which a reset starts again; `None` while there is none.
-    pub fn first_vcpu(&self) -> Option<OsString> {
+    /// The thread of this name; `None` while there is none. A reset starts the guest's vCPUs again.
+    pub fn thread(&self, name: &str) -> Option<Pid> {
         let threads = fs::read_dir(format!("/proc/{}/task", self.process)).ok()?.flatten();
-        let name = |thread: &fs::DirEntry| fs::read_to_string(thread.path().join("comm")).unwrap_or_default();
-        threads.into_iter().find(|thread| name(thread).trim_end() == "vcpu0").map(|thread| thread.file_name())
+        let named = |thread: &fs::DirEntry| fs::read_to_string(thread.path().join("comm")).unwrap_or_default();
+        let thread = threads.into_iter().find(|thread| named(thread).trim_end() == name)?;
+        thread.file_name().to_str()?.parse().ok().map(Pid::from_raw)
     }
 
     /// Whether this process holds a write lock on `image`, by the kernel's list of its open files. QEMU has a read lock
