@@ -262,3 +262,45 @@ fn a_change_of_the_piece_that_is_being_copied_waits() {
     });
     assert!(has_waited);
 }
+
+/// The guest writes to the two disks in turn. A write that is in a backup, of either disk, came after none that is missing.
+#[test]
+fn backups_of_two_disks_begin_at_one_instant() {
+    const WRITES: u64 = 2 * 10 * CLUSTER / 512;
+    for _ in 0..20 {
+        let grounds = [Ground::new(), Ground::new()];
+        grounds.iter().for_each(|ground| ground.disk.image.bitmaps().add("b", 65536, true).unwrap());
+        let backups = grounds.each_ref().map(|ground| Arc::new(ground.backup()));
+        let (ended, is_over) = (AtomicUsize::new(0), AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for number in (0..WRITES).take_while(|_| !is_over.load(Ordering::SeqCst)) {
+                    grounds[(number % 2) as usize].write(number / 2 * 512, &[9; 512]);
+                    ended.fetch_add(1, Ordering::SeqCst);
+                }
+            });
+            while ended.load(Ordering::SeqCst) < 5 {
+                std::thread::yield_now();
+            }
+            let mut transaction = Transaction::begin(grounds.iter().map(|ground| &**ground.disk.image.bitmaps()));
+            for (disk, (ground, backup)) in grounds.iter().zip(&backups).enumerate() {
+                transaction.back_up(disk, "b").unwrap();
+                backup.set_parts(None);
+                ground.disk.image.gate().begin_backup(backup);
+                // The guest goes on if it can.
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            transaction.commit();
+            for (ground, backup) in grounds.iter().zip(&backups) {
+                ground.disk.image.gate().await_earlier_change();
+                while backup.step(&ground.disk.image, CLUSTER).is_some() {}
+            }
+            is_over.store(true, Ordering::SeqCst);
+        });
+        let found = grounds.each_ref().map(|ground| std::fs::read(ground.path()).unwrap());
+        let has = |number: &u64| found[(number % 2) as usize][(number / 2 * 512) as usize] == 9;
+        let first = (0..WRITES).take_while(has).count();
+        assert_eq!((0..WRITES).filter(has).count(), first);
+        assert!(first >= 5, "{first}");
+    }
+}
