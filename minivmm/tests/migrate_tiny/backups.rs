@@ -54,11 +54,12 @@ fn each_backup_of_a_running_guest_has_a_whole_pass_of_it() {
     let machine = Machine::start_writing(dir.path(), None, disk(&path, None), None);
     machine.await_passes(1);
     let (events, mut last) = (events(&machine), 0);
-    for number in 0..20 {
+    for number in 0..8 {
         let backup = dir.path().join(format!("backup{number}"));
         let before = pass(&path);
         begin(&machine, &backup, 0);
-        let after = pass(&path);
+        // A write that was under way at the begin is in the backup, and may come later than this.
+        let after = pass(&path) + 1;
         assert_eq!(end(&machine, &events), [ended(Ok(()), [BYTES.next_multiple_of(65536), 0])]);
         assert_copied(&backup);
         last = pass(&backup);
