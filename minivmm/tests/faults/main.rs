@@ -227,7 +227,6 @@ mod transfer {
         descriptors_torn: DescriptorsTorn,
         source_killed: SourceKilled,
         destination_killed: DestinationKilled,
-        wire_stalls: WireStalls,
         cancel: Cancel,
         quit: Quit,
         quit_there: QuitThere,

@@ -48,7 +48,7 @@ const TRANSFER_HEAD: &str = "
 ## In QEMU's mode `cpr-transfer`
 
 The descriptors are passed on a channel of their own, and then the source connects the main channel
-([control.md](control.md#qemus-mode-cpr-transfer)). The rows, from `tests/lab/src/faults/transfer.rs`, are the faults of processes and of a silent connection, and what users do; all else is as
+([control.md](control.md#qemus-mode-cpr-transfer)). The rows, from `tests/lab/src/faults/transfer.rs`, are the faults of processes and of their descriptors, and what users do; all else is as
 [in place](#in-place-to-a-new-process-on-the-same-host), where the stream is the same. In phase setup the main channel is connected. Before that the guest stays in the old process, unless
 that ends, whatever becomes of the channel of the descriptors and of the new process: `minivmm/tests/command_line/transfer_faults.rs`.
 ";
@@ -69,7 +69,7 @@ const SNAPSHOT_HEAD: &str = "
 `minivmm snapshot save --copy-disk FILE` writes the guest to FILE, and the guest runs on in its process, which is called the source here; the rows are in
 `tests/lab/src/faults/snapshot.rs`. The thread that writes is held in the phase (ptrace(2)), while the rest of the process, and with it the guest, runs. A FILE that exists is
 complete and has its images: the test starts a guest from it on them, which verifies its memory and its disk. After a failure that the process survives nothing is left, and a further snapshot is complete. After a
-kill files with the suffix `.partial` may stay, and in phase name the complete images. A guest without a disk is saved with the same outcomes.
+kill files with the suffix `.partial` stay, and in phase name the complete images; the disk is not locked any more. A guest without a disk is saved with the same outcomes.
 
 ";
 

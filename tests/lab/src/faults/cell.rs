@@ -225,7 +225,7 @@ pub enum Saved {
     WholePaused,
     /// Neither the file nor one of its images exists, also not with a temporary name.
     Absent,
-    /// The file does not exist; files with temporary names, and complete images, may.
+    /// The file does not exist; files with temporary names, or complete images, do.
     Remains,
 }
 
@@ -236,7 +236,7 @@ impl Saved {
             Self::Whole => "complete",
             Self::WholePaused => "complete, its guest is paused",
             Self::Absent => "absent",
-            Self::Remains => "absent, `.partial` files stay",
+            Self::Remains => "absent; other files stay",
         }
     }
 }

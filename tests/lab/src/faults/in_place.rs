@@ -24,18 +24,6 @@ pub(super) const DESCRIPTORS_TORN: Row = Row {
 pub(super) const SOURCE_KILLED: Row =
     Row { fault: Fault::SourceKilled, cells: [DIED, DIED, DIED, DIED, TAKEN_OVER, TAKEN_OVER] };
 
-pub(super) const WIRE_STALLS: Row = Row {
-    fault: Fault::WireStalls,
-    cells: [
-        back("is silent", NEVER_RAN),
-        back("is silent", NEVER_RAN),
-        back("the guest is paused for", NEVER_RAN),
-        back("the guest is paused for", NEVER_RAN),
-        back("is silent", NEVER_RAN),
-        ends(Guest::AtDestination, UNACKNOWLEDGED, ARRIVED),
-    ],
-};
-
 pub(super) const CANCEL: Row = Row {
     fault: Fault::Cancel,
     cells: [
@@ -75,7 +63,17 @@ pub const IN_PLACE_TABLE: &[Row] = &[
         fault: Fault::WireCut,
         cells: [BACK, BACK, BACK, BACK, BACK, ends(Guest::AtDestination, UNACKNOWLEDGED, ARRIVED)],
     },
-    WIRE_STALLS,
+    Row {
+        fault: Fault::WireStalls,
+        cells: [
+            back("is silent", NEVER_RAN),
+            back("is silent", NEVER_RAN),
+            back("the guest is paused for", NEVER_RAN),
+            back("the guest is paused for", NEVER_RAN),
+            back("is silent", NEVER_RAN),
+            ends(Guest::AtDestination, UNACKNOWLEDGED, ARRIVED),
+        ],
+    },
     LOCK_TAKEN,
     EOF_LATE,
     EOF_LATE_AFTER_QUIT,

@@ -10,7 +10,7 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tempfile::TempPath;
 
-use super::case::{fill, join, truncate};
+use super::case::{KEPT, fill, join, truncate};
 use super::cell::{Cell, Fault, Guest, Saved, SideState};
 use super::outcome::{CommandResult, await_state, check_answer, check_passes};
 use super::setup::Setup;
@@ -120,7 +120,8 @@ impl Snapshot<'_> {
         Ok(Some(held))
     }
 
-    /// Causes the fault, and lets the thread continue. Returns the answer to the fault's command, and the file that takes all room.
+    /// Causes the fault, and lets the thread continue. Returns the answer to the fault's command, and the file that takes all
+    /// room.
     fn inject(&mut self, fault: Fault, held: Held) -> Result<(CommandResult, Option<TempPath>)> {
         let command = |name| join(self.source.ask(name, Value::Null)).map(|result| (result, None));
         match fault {
@@ -182,7 +183,7 @@ impl Snapshot<'_> {
         let expected = match saved {
             Saved::Whole | Saved::WholePaused => files.len() == whole.len() && whole.iter().all(named),
             Saved::Absent => files.is_empty(),
-            Saved::Remains => !named(&self.state()),
+            Saved::Remains => !named(&self.state()) && !files.is_empty(),
         };
         if !expected {
             return Err(format!("the snapshot shall be {}, but its files are {files:?}", saved.meaning()));
@@ -202,8 +203,8 @@ impl Snapshot<'_> {
         let Some(disk) = &self.setup.config.disk else { return Ok(()) };
         let read = |path: &Path| fs::read(path).map_err(|error| format!("{}: {error}", path.display()));
         let (disk, copy) = (read(disk)?, read(image)?);
-        let same = disk.len() == copy.len()
-            && disk.get(super::case::KEPT as usize..) == copy.get(super::case::KEPT as usize..);
+        let kept = KEPT as usize;
+        let same = disk.len() == copy.len() && disk.get(kept..) == copy.get(kept..);
         if same { Ok(()) } else { Err(format!("{} is no copy of the guest's disk", image.display())) }
     }
 

@@ -2,7 +2,7 @@
 //! their descriptors, and what users do. `minivmm/tests/faults` runs it; `docs/faults.md` is generated from it.
 
 use super::cell::{Answer, Cell, Fault, Guest, Row, SideState};
-use super::in_place::{CANCEL, DESCRIPTORS_TORN, OTHER_MEMORY, QUIT, SOURCE_KILLED, WIRE_STALLS, no_machine};
+use super::in_place::{CANCEL, DESCRIPTORS_TORN, OTHER_MEMORY, QUIT, SOURCE_KILLED, no_machine};
 use super::table::{DESTINATION_KILLED, HANDED_OVER, asked, back, failed, in_first_phase};
 
 const ENDED: SideState = SideState::Ended(0, "");
@@ -14,7 +14,6 @@ pub const TRANSFER_TABLE: &[Row] = &[
     DESCRIPTORS_TORN,
     SOURCE_KILLED,
     DESTINATION_KILLED,
-    WIRE_STALLS,
     CANCEL,
     QUIT,
     Row {
