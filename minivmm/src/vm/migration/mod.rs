@@ -267,7 +267,10 @@ impl Vm {
             return Ok(());
         }
         if !outgoing.control.cancel() {
-            return Err(Refusal("the guest is being handed over already; it cannot be cancelled any more".into()));
+            // The guest of a snapshot goes on before its file is complete.
+            let is_saved = self.shared.run_state() != RunState::FinishMigrate;
+            let what = if is_saved { "the file is complete" } else { "the guest is being handed over already" };
+            return Err(Refusal(format!("{what}; it cannot be cancelled any more")));
         }
         self.shared.update_migration(|info| info.cancelled = true);
         Ok(())

@@ -70,7 +70,10 @@ pub const SNAPSHOT_TABLE: &[Row<4>] = &[
         fault: Fault::NoRoomForFile,
         cells: [goes_on("No space left on device"), goes_on("No space left on device"), SAVED, SAVED],
     },
-    Row { fault: Fault::Cancel, cells: [NOT_SAVED, NOT_SAVED, NOT_SAVED, refused("cannot be cancelled any more")] },
+    Row {
+        fault: Fault::Cancel,
+        cells: [NOT_SAVED, NOT_SAVED, NOT_SAVED, refused("the file is complete; it cannot be cancelled any more")],
+    },
     Row {
         fault: Fault::Stop,
         cells: [
