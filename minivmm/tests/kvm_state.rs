@@ -7,7 +7,7 @@ use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, Msrs, kvm_msr_entry, kvm_pit_config, k
 use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
 use minivmm::kvm::machine_check;
 use minivmm::kvm::state::vcpu::HostFeatures;
-use minivmm::kvm::state::{Cpu, Elapsed, HypervisorState, Introduced};
+use minivmm::kvm::state::{Cpu, Elapsed, HypervisorState, PreflightTimes};
 use minivmm::kvm::vcpu::{Buses, Exit, Vcpu};
 use minivmm::kvm::vm::KvmVm;
 use minivmm::memory::Ram;
@@ -200,7 +200,7 @@ fn clocks_go_on_by_what_was_measured() {
     source.reference.monotonic -= ago;
     source.reference.realtime -= ago;
     let start = source.reference.monotonic - (most - ago);
-    let both = Some(Introduced { source: start, here: start });
+    let both = Some(PreflightTimes { source: start, here: start });
     for (change_s, disagrees) in [(0, false), (3600, true), (-3600, true)] {
         let mut sent = source.clone();
         sent.reference.realtime = sent.reference.realtime.wrapping_add_signed(change_s * 1_000_000_000);

@@ -130,7 +130,7 @@ fn minivmms_own() {
 
 /// The preflight section of a machine with a leaf, a register, a disk and a card.
 #[test]
-fn introduction() {
+fn preflight() {
     let leaf = Leaf { function: 1, index: 2, flags: 3, eax: 4, ebx: 5, ecx: 6, edx: 7 };
     let processor = Processor::new(vec![leaf], vec![Msr { index: 0x10a, value: 9 }], 3_000_000);
     let disks = vec![Disk { window: 7, sectors: 8, read_only: true }];

@@ -150,10 +150,10 @@ fn of_engine(request: &EngineRequest, state: RunState, under_way: UnderWay) -> D
             refuse("be handed over", state)
         }
         (
-            EngineRequest::Introduced | EngineRequest::Arriving(_) | EngineRequest::Loaded { .. },
+            EngineRequest::AdoptProcessor | EngineRequest::Arriving(_) | EngineRequest::Loaded { .. },
             RunState::InMigrate,
         ) => Accept,
-        (EngineRequest::Introduced | EngineRequest::Arriving(_) | EngineRequest::Loaded { .. }, _) => {
+        (EngineRequest::AdoptProcessor | EngineRequest::Arriving(_) | EngineRequest::Loaded { .. }, _) => {
             refuse("take in a guest", state)
         }
         (EngineRequest::Resume, RunState::FinishMigrate | RunState::InMigrate) => Accept,

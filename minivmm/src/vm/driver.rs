@@ -141,7 +141,7 @@ impl Vm {
             AnyRequest::Engine(EngineRequest::Rehearse(with)) => self.rehearse(with)?,
             AnyRequest::Engine(EngineRequest::Hold) => self.hold()?,
             AnyRequest::Engine(EngineRequest::Pause(within)) => self.switch_over(within)?,
-            AnyRequest::Engine(EngineRequest::Introduced) => self.introduced()?,
+            AnyRequest::Engine(EngineRequest::AdoptProcessor) => self.adopt_processor()?,
             AnyRequest::Engine(EngineRequest::Arriving(_)) => self.populate(),
             AnyRequest::Engine(EngineRequest::Loaded { may_be_copy }) => self.write_state(may_be_copy)?,
             AnyRequest::Engine(EngineRequest::Resume) => self.go_on(),

@@ -13,7 +13,7 @@ use crate::kvm::cpuid::{self, Offer};
 use crate::kvm::machine_check;
 use crate::kvm::populate::Populated;
 use crate::kvm::state::vcpu::HostFeatures;
-use crate::kvm::state::{Elapsed, HypervisorState, Introduced, Processor, StateError, clock};
+use crate::kvm::state::{Elapsed, HypervisorState, PreflightTimes, Processor, StateError, clock};
 use crate::kvm::thread::{VcpuEvent, VcpuThread};
 use crate::kvm::vcpu::{Buses, Vcpu};
 use crate::kvm::vm::KvmVm;
@@ -126,11 +126,11 @@ impl Machine {
     pub(super) fn write_state(
         &self,
         state: &HypervisorState,
-        introduced: Option<Introduced>,
+        preflight: Option<PreflightTimes>,
     ) -> Result<Elapsed, StateError> {
         let vcpus: Vec<_> = self.vcpus.iter().map(VcpuThread::vcpu).collect();
         let fds: Vec<_> = vcpus.iter().map(|vcpu| vcpu.fd()).collect();
-        state.set(self.kvm.fd(), &fds, &self.host, introduced)
+        state.set(self.kvm.fd(), &fds, &self.host, preflight)
     }
 
     /// Populates second-level page tables for memory that was written, until the time `until`. No vCPU runs.

@@ -142,7 +142,7 @@ pub enum EngineRequest {
     /// Source: stop the guest within this time, if it is not stopped already, and read its state.
     Pause(Duration),
     /// Destination: the guest fits this machine; give its vCPUs the processor that the guest knows.
-    Introduced,
+    AdoptProcessor,
     /// Destination: more pages have arrived; populate the second-level page tables. The token is dropped when this is done.
     Arriving(Arc<()>),
     /// Destination: all sections are loaded; write KVM's state.

@@ -21,7 +21,7 @@ pub(super) const CANDIDATES: u8 = 16;
 /// The most connections of each kind that are kept for a caller: a migration has up to 255 page channels.
 const KEPT: usize = 255;
 /// A connection that has not begun a stream within this time is dropped.
-const INTRODUCTION: Duration = Duration::from_secs(10);
+const IDENTIFICATION: Duration = Duration::from_secs(10);
 /// How long a connection stays open after a refusal with a message: closing it at once would lose the message if the peer has
 /// sent anything since.
 const CLOSE_DELAY: Duration = Duration::from_secs(1);
@@ -73,9 +73,9 @@ impl<C> Waiters<C> {
         sends_reason: impl Fn(&C) -> bool,
     ) -> Vec<io::Error> {
         let awaits_urgent = self.awaits_urgent;
-        self.candidates.retain(|(_, since)| awaits_urgent || since.elapsed() < INTRODUCTION);
-        self.urgent.retain(|(_, since)| since.elapsed() < INTRODUCTION);
-        self.resuming.retain(|(_, since)| since.elapsed() < INTRODUCTION);
+        self.candidates.retain(|(_, since)| awaits_urgent || since.elapsed() < IDENTIFICATION);
+        self.urgent.retain(|(_, since)| since.elapsed() < IDENTIFICATION);
+        self.resuming.retain(|(_, since)| since.elapsed() < IDENTIFICATION);
         self.leaving.retain(|(_, since)| since.elapsed() < CLOSE_DELAY);
         let mut refusals = Vec::new();
         let mut index = 0;

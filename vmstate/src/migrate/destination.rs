@@ -52,8 +52,8 @@ pub struct DestinationOptions {
     pub strictness: Strictness,
     /// Limits on the cost of each section.
     pub limits: Limits,
-    /// The longest time until the introduction (everything before the first page) is complete.
-    pub introduction: Duration,
+    /// The longest time until the handshake (everything before the first page) is complete.
+    pub handshake: Duration,
     /// A source that is silent for this long is given up.
     pub silence: Option<Duration>,
     /// At the commit: how long to wait for exclusive resources that another process holds.
@@ -66,13 +66,13 @@ pub struct DestinationOptions {
 }
 
 impl DestinationOptions {
-    /// Strict, default limits, 10 s for the introduction, a minute of silence, a second to claim the resources.
+    /// Strict, default limits, 10 s for the handshake, a minute of silence, a second to claim the resources.
     pub fn new(machine_type: impl Into<String>) -> Self {
         Self {
             machine_type: machine_type.into(),
             strictness: Strictness::default(),
             limits: Limits::default(),
-            introduction: Duration::from_secs(10),
+            handshake: Duration::from_secs(10),
             silence: Some(Duration::from_secs(60)),
             claim_timeout: Duration::from_secs(1),
             page_channels: None,
@@ -147,7 +147,7 @@ pub fn run(incoming: Incoming<'_, '_>, options: &DestinationOptions, control: &C
     );
     let begun = clock.now();
     let timing = Timing {
-        answer: options.introduction,
+        answer: options.handshake,
         pause_budget: Duration::MAX,
         claim_timeout: options.claim_timeout,
         retry: RETRY,
@@ -234,8 +234,8 @@ enum Stream {
     Unopened,
     /// Header and configuration were read.
     Opened,
-    /// The introduction is complete, and was passed to the protocol.
-    Introduced,
+    /// The handshake is complete, and was passed to the protocol.
+    HandshakeComplete,
 }
 
 impl Destination<'_, '_> {
@@ -262,7 +262,7 @@ impl Destination<'_, '_> {
                 if !self.answers {
                     self.machine.no_return_path();
                 }
-                self.machine.introduced().map(done)
+                self.machine.compare().map(done)
             }
             DestinationAction::Load => {
                 match self.package {
@@ -333,7 +333,7 @@ impl Destination<'_, '_> {
         if self.stream != Stream::Opened || error.kind() != ErrorKind::Incompatible {
             return error;
         }
-        self.machine.introduced().err().unwrap_or(error)
+        self.machine.compare().err().unwrap_or(error)
     }
 
     /// Keeps the first error, and returns the kind of failure as an event for the protocol.
@@ -354,7 +354,7 @@ impl Destination<'_, '_> {
         self.loader.set_timeout(timeout);
         if self.stream == Stream::Unopened {
             self.loader.check_migratable()?;
-            let verdict = self.loader.introduction(self.machine_type, self.announces_shared)?;
+            let verdict = self.loader.read_configuration(self.machine_type, self.announces_shared)?;
             self.stream = Stream::Opened;
             if let Err(refused) = verdict {
                 self.look_for_return_path();
@@ -362,9 +362,9 @@ impl Destination<'_, '_> {
             }
         }
         loop {
-            if self.stream == Stream::Opened && self.loader.is_introduced()? {
-                self.stream = Stream::Introduced;
-                return Ok(DestinationEvent::Introduced);
+            if self.stream == Stream::Opened && self.loader.is_handshake_complete()? {
+                self.stream = Stream::HandshakeComplete;
+                return Ok(DestinationEvent::HandshakeComplete);
             }
             if let Some(number) = self.asked.take() {
                 let complete = match self.package {
@@ -379,7 +379,7 @@ impl Destination<'_, '_> {
             }
             // A source that keeps sending never lets a wait for its next byte expire.
             if matches!(timeout, Timeout::Until(moment) if self.clock.now() >= moment) {
-                return Err(timed_out("the source does not complete its introduction"));
+                return Err(timed_out("the source does not complete its handshake"));
             }
             let offset = self.loader.wire.offset();
             let step = self.loader.step();
@@ -409,7 +409,7 @@ impl Destination<'_, '_> {
             }
             self.check_package()?;
             self.publish();
-            if self.stream == Stream::Introduced && !self.stopped {
+            if self.stream == Stream::HandshakeComplete && !self.stopped {
                 self.report_pages();
             }
         }

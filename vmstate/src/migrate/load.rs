@@ -114,7 +114,7 @@ impl<'a, 's> Loader<'a, 's> {
 
     /// Reads header and configuration. A mismatch of machine type or capabilities is the inner error: the stream continues after
     /// it.
-    pub(super) fn introduction(&mut self, machine: &str, shares_memory: bool) -> Result<Result<()>> {
+    pub(super) fn read_configuration(&mut self, machine: &str, shares_memory: bool) -> Result<Result<()>> {
         self.wire.decode(self.timeout, read_header)?;
         let offset = self.wire.offset();
         let configuration = self.wire.decode(self.timeout, Configuration::read)?;
@@ -177,7 +177,7 @@ impl<'a, 's> Loader<'a, 's> {
     ///
     /// # Errors
     /// `Malformed` if a required section has not begun.
-    pub(super) fn is_introduced(&mut self) -> Result<bool> {
+    pub(super) fn is_handshake_complete(&mut self) -> Result<bool> {
         let waits = match self.is_own_required {
             true => !self.has_begun(Owner::Engine),
             // Nothing else shows that they may still come.
@@ -350,7 +350,7 @@ impl<'a, 's> Loader<'a, 's> {
             let message = format!("part of section number {id}, which has not started");
             return Err(Error::new(ErrorKind::Malformed, message).at(offset));
         };
-        // A file has no introduction, at whose end this was checked.
+        // A file has no handshake, at whose end this was checked.
         self.check_begun()?;
         if let Some(Begun { is_over: true, idstr, instance, .. }) = self.begun.get(index)
             && self.strictness == Strictness::Strict

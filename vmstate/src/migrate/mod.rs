@@ -146,7 +146,7 @@ pub trait Machine {
     /// is clean-up, as at a source after [`departed`](Self::departed).
     fn arrived(&mut self) {}
 
-    /// Destination, before [`introduced`](Self::introduced): called if the source has opened no return path, as a QEMU without
+    /// Destination, before [`compare`](Self::compare): called if the source has opened no return path, as a QEMU without
     /// the capability `return-path`. Such a source does not learn of a refusal, and treats every migration whose bytes it could
     /// send as completed.
     fn no_return_path(&mut self) {}
@@ -157,7 +157,7 @@ pub trait Machine {
     ///
     /// # Errors
     /// The guest cannot run here; it stays at the source.
-    fn introduced(&mut self) -> Result<()> {
+    fn compare(&mut self) -> Result<()> {
         Ok(())
     }
 

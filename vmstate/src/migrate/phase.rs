@@ -31,7 +31,7 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum SourcePhase {
-    /// Sends the introduction and waits for the destination's first answer.
+    /// Sends the handshake and waits for the destination's first answer.
     Setup,
     /// Sends pages while the guest runs.
     Rounds,
@@ -67,7 +67,7 @@ pub enum SourcePhase {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum DestinationPhase {
-    /// Waits for the source's introduction.
+    /// Waits for the source's handshake.
     Setup,
     /// Receives pages.
     Receiving,

@@ -69,7 +69,7 @@ pub(super) struct Link<'a> {
     /// When the destination looks for a second connection again.
     urgent_look: Duration,
     /// True if the source of another connection does not know yet which guest it belongs to, and must get no requests.
-    is_unintroduced: bool,
+    is_unidentified: bool,
     strictness: Strictness,
     limits: Limits,
     received: Vec<u8>,
@@ -105,7 +105,7 @@ impl<'a> Link<'a> {
             incoming_urgent: None,
             urgent: <(PageCount, u64)>::default(),
             urgent_look: Duration::ZERO,
-            is_unintroduced: false,
+            is_unidentified: false,
             strictness,
             limits,
             received,

@@ -200,7 +200,7 @@ impl Channel for Talker {
 }
 
 #[test]
-fn an_introduction_without_end_is_given_up_and_the_destination_may_wait_for_another_source() {
+fn a_handshake_without_end_is_given_up_and_the_destination_may_wait_for_another_source() {
     let pings: &[u8] = &[8, 0, 2, 0, 4, 0, 0, 0, 6];
     let commands: &[u8] = &[8, 0, 1, 0, 0];
     for rest in [pings, commands] {
@@ -224,8 +224,8 @@ fn an_introduction_without_end_is_given_up_and_the_destination_may_wait_for_anot
         );
         assert_eq!(arrival.phase, DestinationPhase::Failed);
         assert!(arrival.pristine && !destination.running);
-        assert!(world.now() <= destination_options.introduction + 100 * MS, "{:?}", world.now());
+        assert!(world.now() <= destination_options.handshake + 100 * MS, "{:?}", world.now());
         let error = arrival.error.unwrap().to_string();
-        assert!(error.contains("introduction"), "{error}");
+        assert!(error.contains("handshake"), "{error}");
     }
 }

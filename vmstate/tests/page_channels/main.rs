@@ -207,15 +207,15 @@ fn strays_are_refused_and_survived() {
 
 /// A channel of another migration sends its opening, and waits for a flush that never comes.
 #[test]
-fn a_stray_that_introduces_itself_fails_no_migration_without_page_channels() {
+fn a_stray_that_sends_its_opening_fails_no_migration_without_page_channels() {
     let opening = Opening { uuid: [0; 16], id: 0 }.to_bytes();
-    let introduction = [&opening[..], &Packet::sync(0).to_bytes("")].concat();
+    let opening = [&opening[..], &Packet::sync(0).to_bytes("")].concat();
     for before in [true, false] {
         let mut rig = Rig::new(0, Compression::None);
-        let (path, introduction) = (rig.path(), introduction.clone());
+        let (path, opening) = (rig.path(), opening.clone());
         let stray = move || {
             let mut stream = UnixStream::connect(&path).unwrap();
-            stream.write_all(&introduction).unwrap();
+            stream.write_all(&opening).unwrap();
             vec![stream]
         };
         let mut kept = Vec::new();

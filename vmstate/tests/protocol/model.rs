@@ -122,7 +122,7 @@ impl World {
         let sends = commits
             || matches!(
                 self.source.action,
-                SourceAction::Introduce
+                SourceAction::SendHandshake
                     | SourceAction::Round
                     | SourceAction::SendRest(_)
                     | SourceAction::SendPackage(_)
@@ -146,9 +146,9 @@ impl World {
             }
         };
         match self.source.action {
-            SourceAction::Introduce => {
-                let messages = put(&[Message::Introduction, Message::Ping(ping::INTRODUCTION)]);
-                step("S introduces itself", Done, NOW, &messages);
+            SourceAction::SendHandshake => {
+                let messages = put(&[Message::Handshake, Message::Ping(ping::HANDSHAKE)]);
+                step("S sends the handshake", Done, NOW, &messages);
             }
             SourceAction::Round => step("S has sent its rounds", RoundOver(Some(rules.mode)), NOW, &nothing),
             SourceAction::Pause => {
@@ -284,7 +284,9 @@ impl World {
             steps.push((label, next));
         };
         let nothing = |_: &mut World| ();
-        use DestinationEvent::{Asked, Broken, Claimed, Deadline, Done, Ended, Introduced, Refused, Run, Stopped};
+        use DestinationEvent::{
+            Asked, Broken, Claimed, Deadline, Done, Ended, HandshakeComplete, Refused, Run, Stopped,
+        };
         let say = |reply: Reply| {
             move |world: &mut World| {
                 if !world.back.cut {
@@ -300,7 +302,7 @@ impl World {
                     world.forward.queue.remove(0);
                 };
                 match self.forward.queue.first() {
-                    Some(Message::Introduction) => step("D hears the introduction", Introduced, NOW, &take),
+                    Some(Message::Handshake) => step("D receives the handshake", HandshakeComplete, NOW, &take),
                     Some(&Message::Ping(number)) => {
                         step("D is asked", Asked { number, complete: number == ping::READY }, NOW, &take);
                     }

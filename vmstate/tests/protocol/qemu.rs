@@ -61,11 +61,11 @@ struct World {
 impl World {
     /// The QEMU has sent everything, and the destination has loaded it.
     fn new(disk: bool, listens: bool) -> Self {
-        use DestinationEvent::{Asked, Done, Ended, Introduced, Stopped};
+        use DestinationEvent::{Asked, Done, Ended, HandshakeComplete, Stopped};
         let (mut protocol, mut action) = DestinationProtocol::begin(NOW, &TIMING);
-        let ping = Asked { number: ping::INTRODUCTION, complete: false };
+        let ping = Asked { number: ping::HANDSHAKE, complete: false };
         let asks: &[_] = if listens { &[ping, Done] } else { &[] };
-        for event in asks.iter().copied().chain([Introduced, Done, Stopped, Ended, Done]) {
+        for event in asks.iter().copied().chain([HandshakeComplete, Done, Stopped, Ended, Done]) {
             action = protocol.handle(event, NOW, &TIMING);
         }
         assert_eq!(action, DestinationAction::RefuseCancels);
@@ -205,10 +205,12 @@ fn a_qemu_that_does_not_listen_has_given_its_guest_away() {
 #[test]
 fn a_source_of_this_library_finds_the_lock_taken() {
     let (mut protocol, _) = DestinationProtocol::begin(NOW, &TIMING);
-    use DestinationEvent::{Asked, Claimed, Done, Ended, Introduced, Stopped};
+    use DestinationEvent::{Asked, Claimed, Done, Ended, HandshakeComplete, Stopped};
     let ready = Asked { number: ping::READY, complete: true };
     let mut actions = Vec::new();
-    for event in [Introduced, Done, Stopped, ready, Done, Done, Ended, Done, Claimed(Claim::Won), Done, Done, Done] {
+    for event in
+        [HandshakeComplete, Done, Stopped, ready, Done, Done, Ended, Done, Claimed(Claim::Won), Done, Done, Done]
+    {
         actions.push(protocol.handle(event, NOW, &TIMING));
     }
     use DestinationAction::{Advance, Claim as Take, Confirm, End, RefuseCancels, Resume};

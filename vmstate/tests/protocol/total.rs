@@ -26,7 +26,7 @@ const STEPS: [Duration; 2] = [Duration::ZERO, Duration::from_secs(2)];
 
 fn source_events() -> Vec<SourceEvent> {
     use SourceEvent::{Broken, Cancelled, Claimed, Deadline, Done, Refused, Replied, RoundOver};
-    let pongs = [0, ping::INTRODUCTION, ping::READY, ping::ROUND, ping::RUNS].map(Reply::Pong);
+    let pongs = [0, ping::HANDSHAKE, ping::READY, ping::ROUND, ping::RUNS].map(Reply::Pong);
     let rounds = [None, Some(Mode::Precopy), Some(Mode::Postcopy), Some(Mode::PostcopyUnanswered)].map(RoundOver);
     let mut events = vec![Done, Refused, Cancelled, Broken, Deadline];
     events.extend(rounds);
@@ -37,9 +37,11 @@ fn source_events() -> Vec<SourceEvent> {
 
 fn destination_events() -> Vec<DestinationEvent> {
     use DestinationEvent::{
-        Asked, Broken, Cancelled, Claimed, Closed, Deadline, Done, Ended, Introduced, Refused, Run, Stopped, Unheard,
+        Asked, Broken, Cancelled, Claimed, Closed, Deadline, Done, Ended, HandshakeComplete, Refused, Run, Stopped,
+        Unheard,
     };
-    let mut events = vec![Done, Unheard, Refused, Introduced, Stopped, Ended, Run, Closed, Cancelled, Broken, Deadline];
+    let mut events =
+        vec![Done, Unheard, Refused, HandshakeComplete, Stopped, Ended, Run, Closed, Cancelled, Broken, Deadline];
     for number in [1, 5, 6] {
         events.extend([true, false].map(|complete| Asked { number, complete }));
     }

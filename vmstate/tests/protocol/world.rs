@@ -52,7 +52,7 @@ pub(crate) enum Who {
 /// Messages to the destination. The model leaves out pages and devices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Message {
-    Introduction,
+    Handshake,
     Ping(u32),
     Stopped,
     Run,

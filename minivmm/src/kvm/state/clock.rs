@@ -67,7 +67,7 @@ impl ClockReference {
 
 /// Times at which both sides were at the same point of the stream, `minivmm/preflight`, in ns of each host's CLOCK_MONOTONIC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Introduced {
+pub struct PreflightTimes {
     /// Time at which the source sent the section.
     pub source: u64,
     /// Time at which this host read the section.
@@ -98,7 +98,7 @@ pub fn get(vm: &VmFd, vcpus: &[&VcpuFd]) -> Result<(KvmClock, ClockReference), S
     Ok((clock, reference))
 }
 
-/// Sets all clocks to the present: advances them by the time that both sides measured since they were `introduced`; leaves them
+/// Sets all clocks to the present: advances them by the time that both sides measured since they were `preflight`; leaves them
 /// at the read values if a side did not measure. `tsc` are the values of section `cpu`, for a reference without any. Returns by
 /// how much the clocks advanced.
 ///
@@ -109,17 +109,17 @@ pub fn set(
     vcpus: &[&VcpuFd],
     clock: &KvmClock,
     reference: &ClockReference,
-    introduced: Option<Introduced>,
+    preflight: Option<PreflightTimes>,
     tsc: &[u64],
 ) -> Result<Elapsed, StateError> {
     let tsc = if reference.tsc.len() == vcpus.len() { reference.tsc.as_slice() } else { tsc };
     let tsc = &tsc[..tsc.len().min(vcpus.len())];
-    let elapsed = match introduced {
-        Some(introduced) if reference.monotonic != 0 => elapsed::since_pause(&Readings {
-            source_introduced: introduced.source,
+    let elapsed = match preflight {
+        Some(preflight) if reference.monotonic != 0 => elapsed::since_pause(&Readings {
+            source_preflight: preflight.source,
             source_paused: reference.monotonic,
             source_wall: reference.realtime,
-            destination_introduced: introduced.here,
+            destination_preflight: preflight.here,
             destination_now: read(ClockId::CLOCK_MONOTONIC),
             destination_wall: read(ClockId::CLOCK_REALTIME),
         }),

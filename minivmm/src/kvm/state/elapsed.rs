@@ -19,13 +19,13 @@ const MOST_NS: u64 = 1_000_000_000;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Readings {
     /// Source's CLOCK_MONOTONIC when it sent `minivmm/preflight`.
-    pub source_introduced: u64,
+    pub source_preflight: u64,
     /// Source's CLOCK_MONOTONIC at the pause.
     pub source_paused: u64,
     /// Source's CLOCK_REALTIME at the pause.
     pub source_wall: u64,
     /// Destination's CLOCK_MONOTONIC when it read `minivmm/preflight`.
-    pub destination_introduced: u64,
+    pub destination_preflight: u64,
     /// Destination's CLOCK_MONOTONIC now.
     pub destination_now: u64,
     /// Destination's CLOCK_REALTIME now.
@@ -55,8 +55,8 @@ impl Elapsed {
 
 /// Computes the time since the source's pause; whatever the stream says, at most the time that the destination measured.
 pub fn since_pause(readings: &Readings) -> Elapsed {
-    let here = readings.destination_now.saturating_sub(readings.destination_introduced);
-    let there = readings.source_paused.saturating_sub(readings.source_introduced);
+    let here = readings.destination_now.saturating_sub(readings.destination_preflight);
+    let there = readings.source_paused.saturating_sub(readings.source_preflight);
     let measured = here.saturating_sub(there);
     let by_wall = i128::from(readings.destination_wall) - i128::from(readings.source_wall);
     let disagreement = by_wall - i128::from(measured);
@@ -87,10 +87,10 @@ mod tests {
         let (source_boot, destination_boot, date) = (7 * HOUR, 900 * HOUR, 56 * YEAR);
         let ns = |time: i128| u64::try_from(time).unwrap();
         Readings {
-            source_introduced: ns(source_boot),
+            source_preflight: ns(source_boot),
             source_paused: ns(source_boot + rounds),
             source_wall: ns(date + rounds),
-            destination_introduced: ns(destination_boot + transit),
+            destination_preflight: ns(destination_boot + transit),
             destination_now: ns(destination_boot + rounds + pause),
             destination_wall: ns(date + rounds + pause + offset),
         }
@@ -141,12 +141,12 @@ mod tests {
     #[test]
     fn hostile_readings_move_the_clocks_by_no_more_than_was_measured() {
         let extremes = [0, 1, u64::MAX / 2, u64::MAX];
-        for source_introduced in extremes {
+        for source_preflight in extremes {
             for source_paused in extremes {
                 for source_wall in extremes {
                     let honest = migration(MS, S, 100 * MS, 0);
-                    let readings = Readings { source_introduced, source_paused, source_wall, ..honest };
-                    let here = honest.destination_now - honest.destination_introduced;
+                    let readings = Readings { source_preflight, source_paused, source_wall, ..honest };
+                    let here = honest.destination_now - honest.destination_preflight;
                     let Elapsed { ns, .. } = since_pause(&readings);
                     assert!(ns <= here + TRANSIT_NS + here / SLEW, "{readings:?}: {ns}");
                 }

@@ -5,7 +5,9 @@ use nix::time::ClockId;
 
 use super::pvclock::{self, PvClock};
 use super::vcpu::HostFeatures;
-use super::{ClockReference, Elapsed, Introduced, IoApic, KvmClock, Pic, Pit, StateError, VcpuState, clock, nested};
+use super::{
+    ClockReference, Elapsed, IoApic, KvmClock, Pic, Pit, PreflightTimes, StateError, VcpuState, clock, nested,
+};
 
 /// State of a machine in KVM.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -69,7 +71,7 @@ impl HypervisorState {
     /// interrupts of the I/O APIC at once (`kvm_ioapic_inject_all`, arch/x86/kvm/ioapic.c), and a LAPIC after reset does not
     /// accept them. QEMU has the same order (`MIG_PRI_APIC` of hw/intc/apic_common.c).
     ///
-    /// The clocks advance by the time since the source's pause, which is returned; that needs `introduced`.
+    /// The clocks advance by the time since the source's pause, which is returned; that needs `preflight`.
     ///
     /// # Errors
     /// The guest cannot run here, or an ioctl failed; the machine must not run.
@@ -78,7 +80,7 @@ impl HypervisorState {
         vm: &VmFd,
         vcpus: &[&VcpuFd],
         host: &HostFeatures,
-        introduced: Option<Introduced>,
+        preflight: Option<PreflightTimes>,
     ) -> Result<Elapsed, StateError> {
         for (index, (vcpu, state)) in vcpus.iter().zip(&self.vcpus).enumerate() {
             if let Some(what) = nested::found(state) {
@@ -87,7 +89,7 @@ impl HypervisorState {
             clock::set_rate(vm, vcpu, u32::try_from(state.cpu.tsc_khz).unwrap_or(0))?;
         }
         let tsc: Vec<u64> = self.vcpus.iter().map(|vcpu| vcpu.cpu.tsc).collect();
-        let elapsed = clock::set(vm, vcpus, &self.clock, &self.reference, introduced, &tsc)?;
+        let elapsed = clock::set(vm, vcpus, &self.clock, &self.reference, preflight, &tsc)?;
         for (vcpu, state) in vcpus.iter().zip(&self.vcpus) {
             state.set(vcpu, host)?;
         }

@@ -29,7 +29,7 @@ mod tsc;
 pub mod vcpu;
 
 pub use apic::Apic;
-pub use clock::{ClockReference, Introduced, KvmClock};
+pub use clock::{ClockReference, KvmClock, PreflightTimes};
 pub use cpu::{Cpu, CpuCommon};
 pub use elapsed::Elapsed;
 pub use extra::VcpuExtra;

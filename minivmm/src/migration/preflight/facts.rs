@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use nix::time::ClockId;
 use vmstate::VmState;
 
-use crate::kvm::state::{Introduced, Processor, clock};
+use crate::kvm::state::{PreflightTimes, Processor, clock};
 
 /// Most virtio devices of either kind: the number of windows.
 pub const DEVICES_MAX: usize = 8;
@@ -97,8 +97,8 @@ impl Preflight {
     }
 
     /// Machine of the source, and the times at which the section was sent and read; `None` if the source sent no such section.
-    pub fn arrived(&self) -> Option<(&Facts, Introduced)> {
-        Some((&self.facts, Introduced { source: self.sent, here: self.received? }))
+    pub fn arrived(&self) -> Option<(&Facts, PreflightTimes)> {
+        Some((&self.facts, PreflightTimes { source: self.sent, here: self.received? }))
     }
 
     /// Clears what a source of version 1 does not send, the negotiated features: then only the card's own load can refuse the

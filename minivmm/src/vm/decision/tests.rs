@@ -84,7 +84,7 @@ fn every_request_in_every_situation() {
         (EngineRequest::Rehearse(rehearsing), "rrarrrrarrrrrrrrrr"),
         (EngineRequest::Hold, "rrarrrrarrrrrrrrrr"),
         (EngineRequest::Pause(Duration::ZERO), "rrarrrrarrrrrarrrr"),
-        (EngineRequest::Introduced, "rrrrrrrrrrraarrrrr"),
+        (EngineRequest::AdoptProcessor, "rrrrrrrrrrraarrrrr"),
         (EngineRequest::Arriving(Arc::default()), "rrrrrrrrrrraarrrrr"),
         (EngineRequest::Loaded { may_be_copy: false }, "rrrrrrrrrrraarrrrr"),
         (EngineRequest::Resume, "rrrrrrrrrrraaarrrr"),

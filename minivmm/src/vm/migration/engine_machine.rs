@@ -9,8 +9,8 @@ use vmstate::ErrorKind;
 use vmstate::migrate::{Claim, Control, Machine, Peer, Rehearsal};
 use vmstate::ownership::{Ownership, OwnershipError};
 
+use super::comparison::Comparison;
 use super::copied::CopiedDisks;
-use super::introduction::Introduction;
 use super::write_back::{WriteBack, failed};
 use crate::error::{RateLimitedLog, chain, print_message};
 use crate::kvm::throttle::Throttle;
@@ -38,7 +38,7 @@ pub(in crate::vm) struct EngineMachine {
     /// At a destination: the source reads no answers.
     no_return_path: bool,
     /// Preflight, at a destination.
-    introduction: Option<Box<Introduction>>,
+    comparison: Option<Box<Comparison>>,
     /// At a destination: the driver holds a clone while it populates pages.
     looking: Arc<()>,
     /// At a destination, for messages that any number of sources may cause.
@@ -81,7 +81,7 @@ impl EngineMachine {
             copied: CopiedDisks::default(),
             from_file: false,
             no_return_path: false,
-            introduction: None,
+            comparison: None,
             looking: Arc::default(),
             log: RateLimitedLog::default(),
             rehearsal: None,
@@ -123,8 +123,8 @@ impl EngineMachine {
     }
 
     /// Sets the preflight of a destination.
-    pub(super) fn expecting(mut self, introduction: Introduction) -> Self {
-        self.introduction = Some(Box::new(introduction));
+    pub(super) fn comparing(mut self, comparison: Comparison) -> Self {
+        self.comparison = Some(Box::new(comparison));
         self
     }
 
@@ -279,13 +279,13 @@ impl Machine for EngineMachine {
         self.throttle.as_ref().map_or(Duration::ZERO, |throttle| throttle.stopped_time())
     }
 
-    fn introduced(&mut self) -> vmstate::Result<()> {
-        let differences = self.introduction.iter_mut().flat_map(|introduction| introduction.differences());
+    fn compare(&mut self) -> vmstate::Result<()> {
+        let differences = self.comparison.iter_mut().flat_map(|comparison| comparison.differences());
         let mut differences: Vec<_> = differences.map(|difference| difference.to_string()).collect();
         differences.extend(self.foreign_resources());
         differences.extend(self.copied.lacking());
         refuse(&differences)?;
-        self.ask(EngineRequest::Introduced)
+        self.ask(EngineRequest::AdoptProcessor)
     }
 
     fn arriving(&mut self) {

@@ -3,6 +3,7 @@
 
 mod after;
 mod channels;
+mod comparison;
 mod connector;
 mod copied;
 mod descriptor;
@@ -10,7 +11,6 @@ pub(super) mod ended;
 mod engine_machine;
 pub(super) mod handover;
 pub(super) mod incoming;
-mod introduction;
 pub(super) mod look_up;
 mod outgoing;
 mod receive;
@@ -452,10 +452,10 @@ impl Vm {
         // The clocks of a guest in a file do not advance, as in QEMU: only two wall-clock readings could tell how long it was
         // there.
         let travels = self.incoming.as_ref().is_some_and(|incoming| !incoming.from_file);
-        let introduced = state.preflight.arrived().map(|(_, introduced)| introduced).filter(|_| travels);
+        let preflight = state.preflight.arrived().map(|(_, preflight)| preflight).filter(|_| travels);
         let memory = self.ram.guest();
         state.hypervisor.complete_reference(|address, into| memory.read_slice(into, GuestAddress(address)).is_ok());
-        let elapsed = self.machine.write_state(&state.hypervisor, introduced);
+        let elapsed = self.machine.write_state(&state.hypervisor, preflight);
         if let Some(warning) = elapsed.map_err(|error| Refusal(chain(&error)))?.warning() {
             print_message(warning);
         }

@@ -54,7 +54,7 @@ impl Vm {
             EngineMachine::new(self.handle.clone(), control.clone(), &self.backends, &parts.tickets).copying(&copied);
         let mut task = IncomingTask {
             again: None,
-            machine: machine.expecting(self.introduction(from_file)),
+            machine: machine.comparing(self.comparison(from_file)),
             parts,
             ram: match (shares_memory, &self.transferred) {
                 (true, Some(_)) => ram.transferred(),

@@ -150,8 +150,8 @@ pub(super) struct Writing {
 
 impl Writing {
     pub(super) fn run(mut self) -> Ended {
-        let keeps_running = self.disks.is_some();
-        let written = self.stop_and_write().and_then(|()| if keeps_running { Ok(()) } else { self.release_disks() });
+        let written =
+            self.stop_and_write().and_then(|()| if self.keeps_running() { Ok(()) } else { self.release_disks() });
         let (phase, error) = match written {
             Ok(()) => (SourcePhase::Completed, None),
             Err((phase, error)) => {
@@ -168,6 +168,11 @@ impl Writing {
             }
             _ => Ended { phase: Phase::Source(phase), error, unrecorded: self.reader == Peer::Qemu },
         }
+    }
+
+    /// Returns whether the guest resumes by itself after a success.
+    fn keeps_running(&self) -> bool {
+        self.disks.is_some()
     }
 
     /// Stops the guest and writes the file, which is complete then. The guest stays stopped unless it keeps running.
@@ -191,7 +196,7 @@ impl Writing {
             true => self.write_running(&mut sections, &mut guest),
             false => self.write_stopped(&mut sections, &mut guest),
         };
-        let went_on = written.and_then(|()| match self.disks.is_some() {
+        let went_on = written.and_then(|()| match self.keeps_running() {
             // The file does not change any more: the guest need not stay stopped until the file is on the disk.
             true => self.machine.resume().map(|()| {
                 guest = GuestState::Running;

@@ -1,7 +1,7 @@
 //! Dirty bitmaps that go through a QEMU, and come from one in post-copy. Oracle: QEMU's own bitmaps, their count and their
 //! SHA-256.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use minivmm::config::Address;
@@ -13,14 +13,22 @@ use vmstate_lab::{qemu, skip, tiny};
 use super::{Ground, Seen, bitmaps, check, renamed, seen, set_mapping};
 use crate::machine::{PAGES, TIMEOUT, unix_address, until};
 
+/// Returns the ground and QEMU's program, where KVM and QEMU are present.
+fn ground_and_qemu() -> Option<(Ground, PathBuf)> {
+    let ground = Ground::new()?;
+    match qemu::at_least(qemu::NEEDED) {
+        Ok(program) => Some((ground, program)),
+        Err(error) => {
+            skip::skip(error);
+            None
+        }
+    }
+}
+
 /// QEMU's disk and bitmaps have other names.
 #[test]
 fn mapped_bitmaps_go_to_a_qemu_and_back() {
-    let Some(ground) = Ground::new() else { return };
-    let program = match qemu::at_least(qemu::NEEDED) {
-        Ok(program) => program,
-        Err(error) => return skip::skip(error),
-    };
+    let Some((ground, program)) = ground_and_qemu() else { return };
     let (mut there, address) = Qemu::wait(&ground, &program, 1);
     // QEMU's name of the node, which is not that of its drive.
     let node = there.execute("query-block", Value::Null)[0]["inserted"]["node-name"].as_str().unwrap().to_owned();
@@ -139,11 +147,7 @@ fn bitmaps_come_from_a_qemu_in_post_copy() {
 /// QEMU may have sent bits that were lost with the connection. A bitmap that lacks them would damage a backup.
 #[test]
 fn bitmaps_are_removed_where_the_connection_to_a_qemu_breaks_in_post_copy() {
-    let Some(ground) = Ground::new() else { return };
-    let program = match qemu::at_least(qemu::NEEDED) {
-        Ok(program) => program,
-        Err(error) => return skip::skip(error),
-    };
+    let Some((ground, program)) = ground_and_qemu() else { return };
     let (mut there, address) = Qemu::wait(&ground, &program, 1);
     assert_eq!(ground.source.migrate(&address), MigrationStatus::Completed, "{:?}", ground.source.handle.migration());
     there.await_passes();
@@ -177,11 +181,7 @@ fn bitmaps_are_removed_where_the_connection_to_a_qemu_breaks_in_post_copy() {
 }
 
 fn there_and_back(in_postcopy: bool) {
-    let Some(ground) = Ground::new() else { return };
-    let program = match qemu::at_least(qemu::NEEDED) {
-        Ok(program) => program,
-        Err(error) => return skip::skip(error),
-    };
+    let Some((ground, program)) = ground_and_qemu() else { return };
     let (mut there, address) = Qemu::wait(&ground, &program, 1);
     assert_eq!(ground.source.migrate(&address), MigrationStatus::Completed, "{:?}", ground.source.handle.migration());
     there.await_passes();

@@ -141,8 +141,8 @@ fn inject(fault: Fault, phase: Phase, testbed: &mut Testbed) -> Result<CommandRe
             testbed.relay.set_behaviour(Behaviour::Trickles(512));
             match phase {
                 Phase::Setup | Phase::Rounds => {
-                    let mut introduced = || Ok(testbed.destination.state()?.1 == "active");
-                    until("the destination has received the introduction", &mut introduced)?;
+                    let mut handshaken = || Ok(testbed.destination.state()?.1 == "active");
+                    until("the destination has received the handshake", &mut handshaken)?;
                     let result = join(testbed.source.ask("migrate_cancel", Value::Null))?;
                     testbed.relay.set_behaviour(Behaviour::Flows);
                     return Ok(result);
@@ -262,8 +262,8 @@ fn connect_strays(testbed: &mut Testbed) -> Result<()> {
     opening.resize(64, 0);
     let mut sync = b"\x11\x22\x33\x44\0\0\0\x01\0\0\0\x01".to_vec();
     sync.resize(1344, 0);
-    let introduced = [&opening[..], &sync].concat();
-    for words in [b"GET / HTTP/1.1\r\n\r\n".to_vec(), Vec::new(), opening, introduced] {
+    let opening_and_sync = [&opening[..], &sync].concat();
+    for words in [b"GET / HTTP/1.1\r\n\r\n".to_vec(), Vec::new(), opening, opening_and_sync] {
         let stranger = UnixStream::connect(testbed.destination.incoming_socket()).and_then(|mut stranger| {
             stranger.write_all(&words)?;
             Ok(stranger)

@@ -77,7 +77,7 @@ const LOOK_BACK: usize = 64;
 enum StreamPart {
     Header,
     /// Configuration and early sections, up to the START of RAM.
-    Introduction,
+    Handshake,
     /// Records of RAM up to the end of a section, with the section that ends: the last of RAM or another.
     Records {
         last: bool,
@@ -134,8 +134,8 @@ impl StreamParser {
 
     /// Whether marks are searched for at this point; otherwise the bytes are pages, or irrelevant.
     pub(super) fn is_searched(&self) -> bool {
-        use StreamPart::{Devices, Header, Introduction, Package};
-        matches!(self.part, Header | Introduction | Package(_) | Devices)
+        use StreamPart::{Devices, Handshake, Header, Package};
+        matches!(self.part, Header | Handshake | Package(_) | Devices)
     }
 
     /// Length of the next piece of `bytes`, and its mark, if it is one; `None` until more bytes have come.
@@ -146,10 +146,10 @@ impl StreamParser {
         match self.part {
             StreamPart::Header => {
                 bytes.get(..HEADER_LEN)?;
-                self.part = StreamPart::Introduction;
+                self.part = StreamPart::Handshake;
                 Some((HEADER_LEN, Some(Mark::Header)))
             }
-            StreamPart::Introduction => match (find(bytes, RAM_START), find(bytes, IDENTIFY)) {
+            StreamPart::Handshake => match (find(bytes, RAM_START), find(bytes, IDENTIFY)) {
                 (Some(at), _) => {
                     self.part = StreamPart::Records { last: false };
                     Some((at + RAM_START.len(), None))

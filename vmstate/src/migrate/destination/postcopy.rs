@@ -13,7 +13,7 @@ impl Destination<'_, '_> {
         match command {
             Command::PostcopyAdvise(sizes) if self.stream == Stream::Opened => self.memory.advise(*sizes)?,
             Command::PostcopyRamDiscard(discard) => self.memory.discard(discard)?,
-            Command::Packaged(length) if self.package == Package::None && self.stream == Stream::Introduced => {
+            Command::Packaged(length) if self.package == Package::None && self.stream == Stream::HandshakeComplete => {
                 if self.loader.wire.has_page_channel_data() {
                     return Err(malformed("post-copy with page channels"));
                 }

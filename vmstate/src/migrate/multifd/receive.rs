@@ -14,7 +14,7 @@ use crate::ram::multifd::packet::{Coding, HEADER, OPENING, Opening, PACKET_PAGES
 use crate::ram::{GuestRam, PAGE, PAGE_SIZE, RamBlock};
 
 /// How long a connection may take for its opening as a page channel of the migration.
-const INTRODUCTION: Duration = Duration::from_secs(10);
+const OPENING_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The work of one page channel at a destination.
 #[derive(Debug)]
@@ -67,7 +67,7 @@ impl Incoming<'_> {
     /// well: it must send its next packet when the migration's channels may. Returns its number and the header of that packet;
     /// `None` if the migration ends before.
     fn begin(&mut self) -> Result<Option<Begun>> {
-        let (opening, first) = self.introduction()?;
+        let (opening, first) = self.opening()?;
         let Some(blocks) = self.receivers.await_start() else { return Ok(None) };
         let mut header = [0; HEADER];
         match self.fill(&mut header, None) {
@@ -86,8 +86,8 @@ impl Incoming<'_> {
     }
 
     /// Reads the channel's opening, and the number of its first SYNC.
-    fn introduction(&mut self) -> Result<(Opening, u64)> {
-        let until = Some(Instant::now() + INTRODUCTION);
+    fn opening(&mut self) -> Result<(Opening, u64)> {
+        let until = Some(Instant::now() + OPENING_TIMEOUT);
         let (mut opening, mut first) = ([0; OPENING], [0; HEADER]);
         for bytes in [opening.as_mut_slice(), &mut first] {
             if self.fill(bytes, until)? == Filled::Closed {

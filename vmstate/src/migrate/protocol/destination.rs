@@ -33,7 +33,7 @@ use crate::migrate::phase::DestinationPhase;
 pub enum DestinationAction {
     /// Read the stream until one of its events, by this moment if there is one.
     Receive(Option<Duration>),
-    /// Compare both machines: [`Machine::introduced`](crate::migrate::Machine::introduced).
+    /// Compare both machines: [`Machine::compare`](crate::migrate::Machine::compare).
     Compare,
     /// Check that everything came, and pass the state to the machine: [`Machine::loaded`](crate::migrate::Machine::loaded).
     Load,
@@ -79,7 +79,7 @@ pub enum DestinationEvent {
     /// This side's machine or devices refused the action, or cannot load the stream.
     Refused,
     /// From the stream: the early sections and the list of RAM blocks have arrived, and no page was written.
-    Introduced,
+    HandshakeComplete,
     /// From the stream: the source has paused its guest.
     Stopped,
     /// From the stream: a ping. `complete`: it came after the last page.
@@ -109,8 +109,8 @@ pub struct DestinationProtocol {
     step: Step,
     mode: Mode,
     phase: DestinationPhase,
-    /// When the introduction must be complete.
-    introduction_ends: Duration,
+    /// When the handshake must be complete.
+    handshake_ends: Duration,
     /// True if the machine has its state.
     loaded: bool,
     /// True if the source asked whether everything is loaded, as one of this library does.
@@ -123,7 +123,7 @@ pub struct DestinationProtocol {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Step {
-    Introduction,
+    Handshake,
     Comparing,
     Receiving,
     /// For the answer to this ping, or for the commit.
@@ -169,12 +169,12 @@ impl From<ResumeStep> for Step {
 impl DestinationProtocol {
     /// A destination that has not read a byte at the moment `now`, and its first action.
     pub fn begin(now: Duration, timing: &Timing) -> (Self, DestinationAction) {
-        let introduction_ends = now.saturating_add(timing.answer);
-        let (step, phase) = (Step::Introduction, DestinationPhase::Setup);
+        let handshake_ends = now.saturating_add(timing.answer);
+        let (step, phase) = (Step::Handshake, DestinationPhase::Setup);
         let mode = Mode::Precopy;
         (
-            Self { step, mode, phase, introduction_ends, loaded: false, asked: false, parted: false, runs: false },
-            DestinationAction::Receive(Some(introduction_ends)),
+            Self { step, mode, phase, handshake_ends, loaded: false, asked: false, parted: false, runs: false },
+            DestinationAction::Receive(Some(handshake_ends)),
         )
     }
 
@@ -210,18 +210,18 @@ impl DestinationProtocol {
 
     fn next(&self, event: DestinationEvent, now: Duration, timing: &Timing) -> Step {
         use DestinationEvent::{
-            Asked, Broken, Claimed, Closed, Deadline, Done, Ended, Introduced, Run, Stopped, Unheard,
+            Asked, Broken, Claimed, Closed, Deadline, Done, Ended, HandshakeComplete, Run, Stopped, Unheard,
         };
         match (self.step, event) {
-            (Step::Introduction, Introduced) => Step::Comparing,
+            (Step::Handshake, HandshakeComplete) => Step::Comparing,
             (Step::Comparing, Done) => Step::Receiving,
             (Step::Receiving, Stopped) => Step::Receiving,
             (Step::Receiving, Asked { number, complete: true }) if !self.loaded => Step::Loading(Some(number)),
             (Step::Receiving, Asked { number, .. }) => Step::Answering(number),
-            (Step::Introduction, Asked { number, complete: false }) => Step::Answering(number),
+            (Step::Handshake, Asked { number, complete: false }) => Step::Answering(number),
             (Step::Loading(Some(number)), Done) => Step::Answering(number),
-            // QEMU's source pings before its introduction is over.
-            (Step::Answering(_), Done) if self.phase == DestinationPhase::Setup => Step::Introduction,
+            // QEMU's source pings before its handshake is over.
+            (Step::Answering(_), Done) if self.phase == DestinationPhase::Setup => Step::Handshake,
             (Step::Answering(_), Done) if self.mode == Mode::Postcopy => Step::TakingPages,
             (Step::Answering(_), Done) => Step::Receiving,
             // A source that asks nothing (QEMU's) ends the stream at once.
@@ -294,7 +294,7 @@ impl DestinationProtocol {
             Setup, Stranded,
         };
         match (step, self.step) {
-            (Step::Introduction | Step::Comparing, _) => Setup,
+            (Step::Handshake | Step::Comparing, _) => Setup,
             (Step::Receiving, Step::Comparing) => Receiving,
             (Step::Receiving, _) if event == DestinationEvent::Stopped && self.phase == Receiving => Loading,
             (Step::Loading(_), _) if self.phase == Receiving => Loading,
@@ -322,7 +322,7 @@ impl DestinationProtocol {
 
     fn action(&self, now: Duration, timing: &Timing) -> DestinationAction {
         match self.step {
-            Step::Introduction => DestinationAction::Receive(Some(self.introduction_ends)),
+            Step::Handshake => DestinationAction::Receive(Some(self.handshake_ends)),
             Step::Comparing => DestinationAction::Compare,
             Step::Receiving => DestinationAction::Receive(None),
             Step::Loading(_) => DestinationAction::Load,

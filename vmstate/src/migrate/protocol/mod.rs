@@ -15,7 +15,7 @@ use std::time::Duration;
 pub use destination::{DestinationAction, DestinationEvent, DestinationProtocol};
 pub use source::{SourceAction, SourceEvent, SourceProtocol};
 
-/// The pings of a source: they identify the destination, and ask whether the introduction is accepted (with the number of QEMU's
+/// The pings of a source: they identify the destination, and ask whether the handshake is accepted (with the number of QEMU's
 /// first ping), whether everything is loaded, and whether a round has arrived. QEMU's post-copy uses 2 to 4.
 pub mod ping {
     /// The first ping. QEMU answers a ping with its number, whatever that is (`loadvm_process_command`, migration/savevm.c), and
@@ -23,8 +23,8 @@ pub mod ping {
     pub const IDENTIFY: u32 = u32::from_be_bytes(*b"who?");
     /// The answer of a destination of this library to [`IDENTIFY`].
     pub const VMSTATE: u32 = u32::from_be_bytes(*b"vmst");
-    /// After the introduction, before the first page.
-    pub const INTRODUCTION: u32 = 1;
+    /// After the handshake, before the first page.
+    pub const HANDSHAKE: u32 = 1;
     /// After the last device.
     pub const READY: u32 = 5;
     /// After a chunk of pages.
@@ -54,7 +54,7 @@ pub enum Mode {
 /// The timeouts of both sides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Timing {
-    /// For an answer while the guest runs at the source; at the destination, for the whole introduction, and for a QEMU that
+    /// For an answer while the guest runs at the source; at the destination, for the whole handshake, and for a QEMU that
     /// closes the connection.
     pub answer: Duration,
     /// From the order to pause until the commit; and again from the commit until the destination's final answer.

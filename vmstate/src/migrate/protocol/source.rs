@@ -1,7 +1,7 @@
-//! The source's side of the protocol: from the introduction to a final [`SourcePhase`].
+//! The source's side of the protocol: from the handshake to a final [`SourcePhase`].
 //!
 //! ```text
-//! Introduce ─► Await ─► Round … Round ─► Pause ─► SendRest ─► Await ─► RefuseCancels ─► Release ─► SendEnd ─► Await ─► End
+//! SendHandshake ─► Await ─► Round … Round ─► Pause ─► SendRest ─► Await ─► RefuseCancels ─► Release ─► SendEnd ─► Await ─► End
 //!     any failure up to here: Resume (if paused) ─► End                                │            any failure from here:
 //!                                                                                      └─► Claim ─► Advance ─► Resume ─► End
 //!
@@ -26,8 +26,8 @@ use crate::stream::Reply;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum SourceAction {
     /// Send header and configuration, identify the destination by the ping [`IDENTIFY`](ping::IDENTIFY), and send the early sections that
-    /// it supports, the list of RAM blocks and the ping [`INTRODUCTION`](ping::INTRODUCTION).
-    Introduce,
+    /// it supports, the list of RAM blocks and the ping [`HANDSHAKE`](ping::HANDSHAKE).
+    SendHandshake,
     /// Send one round of pages while the guest runs, and decide what follows.
     Round,
     /// Pause the guest.
@@ -105,7 +105,7 @@ pub struct SourceProtocol {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Step {
-    Introducing,
+    Handshaking,
     Greeting,
     Rounds,
     /// With the end of the pause budget.
@@ -133,13 +133,13 @@ enum Step {
 impl SourceProtocol {
     /// A source whose guest may run, and its first action.
     pub fn begin() -> (Self, SourceAction) {
-        (Self { step: Step::Introducing, mode: Mode::Precopy, paused: false, deaf: false }, SourceAction::Introduce)
+        (Self { step: Step::Handshaking, mode: Mode::Precopy, paused: false, deaf: false }, SourceAction::SendHandshake)
     }
 
     /// The source's phase.
     pub fn phase(&self) -> SourcePhase {
         match self.step {
-            Step::Introducing | Step::Greeting => SourcePhase::Setup,
+            Step::Handshaking | Step::Greeting => SourcePhase::Setup,
             Step::Rounds => SourcePhase::Rounds,
             // It contains the command to run.
             Step::Sending(_) if self.is_unanswered() => SourcePhase::Commit,
@@ -175,8 +175,8 @@ impl SourceProtocol {
     fn next(&self, event: SourceEvent, now: Duration, timing: &Timing) -> Step {
         use SourceEvent::{Cancelled, Claimed, Deadline, Done, Refused, Replied, RoundOver};
         match (self.step, event) {
-            (Step::Introducing, Done) => Step::Greeting,
-            (Step::Greeting, Replied(Reply::Pong(ping::INTRODUCTION))) => Step::Rounds,
+            (Step::Handshaking, Done) => Step::Greeting,
+            (Step::Greeting, Replied(Reply::Pong(ping::HANDSHAKE))) => Step::Rounds,
             (Step::Rounds, RoundOver(None)) => Step::Rounds,
             (Step::Rounds, RoundOver(Some(_))) => Step::Pausing(now.saturating_add(timing.pause_budget)),
             (Step::Pausing(_), Done) if self.is_unanswered() => Step::Closing,
@@ -263,7 +263,7 @@ impl SourceProtocol {
 
     fn action(&self, now: Duration, timing: &Timing) -> SourceAction {
         match self.step {
-            Step::Introducing => SourceAction::Introduce,
+            Step::Handshaking => SourceAction::SendHandshake,
             Step::Greeting => SourceAction::Await(now.saturating_add(timing.answer)),
             Step::Rounds => SourceAction::Round,
             Step::Pausing(_) => SourceAction::Pause,

@@ -116,7 +116,7 @@ pub fn load(
 }
 
 fn load_all(loader: &mut Loader<'_, '_>, machine_type: &str, shares_memory: bool) -> Result<()> {
-    loader.introduction(machine_type, shares_memory)??;
+    loader.read_configuration(machine_type, shares_memory)??;
     loop {
         let offset = loader.wire.offset();
         match loader.step()? {

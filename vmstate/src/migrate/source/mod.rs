@@ -288,7 +288,7 @@ impl Source<'_, '_> {
 
     fn carry_out(&mut self, action: SourceAction) -> SourceEvent {
         match action {
-            SourceAction::Introduce => self.introduce().map(|()| SourceEvent::Done),
+            SourceAction::SendHandshake => self.send_handshake().map(|()| SourceEvent::Done),
             SourceAction::Round => self.round_and_mode().map(SourceEvent::RoundOver),
             SourceAction::Pause => self.pause().map(|()| SourceEvent::Done),
             SourceAction::SendRest(until) => self.send_rest(until).map(|()| SourceEvent::Done),
@@ -349,7 +349,7 @@ impl Source<'_, '_> {
         event
     }
 
-    fn introduce(&mut self) -> Result<()> {
+    fn send_handshake(&mut self) -> Result<()> {
         let out = self.buffer.bytes_mut();
         put_header(out);
         put_configuration(out, &self.options.machine_type, self.announces_shared.then_some(IGNORE_SHARED));
@@ -359,7 +359,7 @@ impl Source<'_, '_> {
         let out = &mut self.buffer;
         self.saved.extend(self.saver.put_devices(out.bytes_mut(), (self.peer, SendPhase::Early))?);
         self.saver.start(out, self.peer)?;
-        Element::Command(Command::Ping(ping::INTRODUCTION)).write(out.bytes_mut());
+        Element::Command(Command::Ping(ping::HANDSHAKE)).write(out.bytes_mut());
         // The destination receives the first section only after that: if a page channel breaks before, it waits for the next
         // source.
         self.await_synced(self.running())?;

@@ -32,7 +32,7 @@ impl Source<'_, '_> {
         if self.report.rounds.is_empty() {
             self.report.setup = self.clock.now().saturating_sub(self.begun);
             // The destination is awake, and nothing else is on the wire: these answers take exactly a round trip. They belong to
-            // the introduction, which has no bandwidth limit.
+            // the handshake, which has no bandwidth limit.
             while self.measured.wire.wants_lone_probe() {
                 self.probe(self.clock.now(), PageCount::default(), Measures::Nothing)?;
                 self.await_replies()?;

@@ -29,7 +29,7 @@ impl Link<'_> {
 
     /// Requests the pages that the guest waits for, as far as the channel accepts the requests without waiting.
     pub(super) fn ask_for_pages(&mut self) -> Result<()> {
-        let Some(memory) = self.memory.filter(|_| !self.is_unintroduced) else { return Ok(()) };
+        let Some(memory) = self.memory.filter(|_| !self.is_unidentified) else { return Ok(()) };
         memory.set_time(self.clock.now());
         memory.put_requests(self.requests.bytes_mut())?;
         let mut requests = std::mem::take(&mut self.requests);
@@ -67,7 +67,7 @@ impl Link<'_> {
     /// Places the pages that have arrived on the second connection. A connection that fails before its first page is not the source's, and
     /// is dropped.
     pub(super) fn take_urgent(&mut self) -> Result<()> {
-        let Some(memory) = self.memory.filter(|memory| memory.listens() && !self.is_unintroduced) else {
+        let Some(memory) = self.memory.filter(|memory| memory.listens() && !self.is_unidentified) else {
             return Ok(());
         };
         if self.incoming_urgent.is_none() && self.clock.now() >= self.urgent_look {
@@ -195,7 +195,7 @@ impl Link<'_> {
         self.base = self.offset();
         (self.start, self.end) = (0, 0);
         self.requests = Outbox::new();
-        self.is_unintroduced = true;
+        self.is_unidentified = true;
         self.control.connected();
         Ok(())
     }
@@ -205,7 +205,7 @@ impl Link<'_> {
     /// # Errors
     /// Errors of guest memory.
     pub(in crate::migrate) fn ask_again(&mut self) -> Result<()> {
-        self.is_unintroduced = false;
+        self.is_unidentified = false;
         self.memory.map_or(Ok(()), |memory| memory.ask_again(self.requests.bytes_mut()))
     }
 }

@@ -24,7 +24,7 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     /// Channels that have sent an opening, of this migration or not.
-    introduced: usize,
+    openings: usize,
     pairing: Pairing,
     /// The RAM blocks, known from the first flush on.
     blocks: Option<Arc<[RamBlock]>>,
@@ -94,13 +94,13 @@ impl Receivers {
     /// that never flushes.
     pub(super) fn is_flush_awaited(&self) -> bool {
         let state = self.lock();
-        state.pairing.flushes() == 0 && state.introduced > 0
+        state.pairing.flushes() == 0 && state.openings > 0
     }
 
     /// Called by a channel after its opening: waits until the channel may continue after the first flush. `None`: the migration
     /// has ended.
     pub(crate) fn await_start(&self) -> Option<Arc<[RamBlock]>> {
-        self.lock().introduced += 1;
+        self.lock().openings += 1;
         self.await_permission(1)
     }
 

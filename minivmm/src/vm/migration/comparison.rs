@@ -12,7 +12,7 @@ use crate::vm::request::Refusal;
 
 /// Facts of a destination, for comparison when the source's preflight arrives.
 #[derive(Debug)]
-pub(super) struct Introduction {
+pub(super) struct Comparison {
     /// State into which the source's sections are loaded.
     state: Arc<Mutex<MachineState>>,
     here: Facts,
@@ -24,7 +24,7 @@ pub(super) struct Introduction {
     log: RateLimitedLog,
 }
 
-impl Introduction {
+impl Comparison {
     /// Lists everything that keeps the source's guest from running here.
     pub(super) fn differences(&mut self) -> Vec<Difference> {
         let state = lock(&self.state);
@@ -72,19 +72,19 @@ impl Vm {
         Preflight::new(self.facts(), agreed)
     }
 
-    /// Makes the introduction for the migration thread of a destination. A guest from a file may be one of several: a card with
+    /// Makes the comparison for the migration thread of a destination. A guest from a file may be one of several: a card with
     /// an explicit address uses it after the guest has reset the card, and until then the address that the guest knows.
-    pub(super) fn introduction(&self, from_file: bool) -> Introduction {
+    pub(super) fn comparison(&self, from_file: bool) -> Comparison {
         let (state, here) = (Arc::clone(&self.state), self.facts());
         let readdressed = self.config.nets.iter().map(|net| from_file && net.mac.is_some()).collect();
         let offered = self.machine.devices.of_cards(Virtio::offered);
         let tsc_scales = self.machine.tsc_scales();
-        Introduction { state, here, readdressed, offered, tsc_scales, log: RateLimitedLog::default() }
+        Comparison { state, here, readdressed, offered, tsc_scales, log: RateLimitedLog::default() }
     }
 
     /// Destination: the guest fits. Its vCPUs get the processor that it saw at the source; if the source sent none, the one
     /// that this host offers, whatever a refused source has left.
-    pub(in crate::vm) fn introduced(&mut self) -> Result<(), Refusal> {
+    pub(in crate::vm) fn adopt_processor(&mut self) -> Result<(), Refusal> {
         let state = lock(&self.state);
         let processor = match state.preflight.arrived() {
             Some((guest, _)) => guest.processor.clone(),
