@@ -62,7 +62,7 @@ pub(crate) fn setup(directory: &Path, memory: Memory) -> Setup {
     let config = Config {
         kernel: at("kernel"),
         initrd: None,
-        append: tiny::command_line_with_disk(PAGES, 0x40),
+        append: tiny::command_line_with_disk(PAGES, 0x200),
         memory_mib: 16,
         cpus: 1,
         disk: Some(at("image")),
@@ -91,7 +91,7 @@ pub(crate) fn saving(directory: &Path, has_disk: bool) -> Setup {
         image.write_all_at(&copied_data(SAVED_DATA), SAVED_DATA).unwrap();
     } else {
         setup.config.disk = None;
-        setup.config.append = tiny::command_line(PAGES, 0x40);
+        setup.config.append = tiny::command_line(PAGES, 0x200);
         setup.test_guest.pass_on_disk = None;
     }
     setup

@@ -154,7 +154,8 @@ fn bitmaps_are_removed_where_the_connection_to_a_qemu_breaks_in_post_copy() {
     let back = ground.destination();
     // The pages that a running guest waits for have no limit.
     there.execute("stop", Value::Null);
-    there.execute("migrate-set-parameters", json!({"max-postcopy-bandwidth": 1 << 20}));
+    // The first round has a limit as well, since post-copy has nothing to send if that round ends before it is told to begin.
+    there.execute("migrate-set-parameters", json!({"max-bandwidth": 1 << 20, "max-postcopy-bandwidth": 1 << 20}));
     there.begin(&ground.address, true);
     let status = || back.handle.migration().status();
     until(|| status() == MigrationStatus::PostcopyActive, || format!("{:?}", back.handle.migration()));

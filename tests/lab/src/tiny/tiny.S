@@ -2,7 +2,7 @@
 # Plain integer instructions only, so that a KVM that emulates CPL 0 instruction by instruction runs them, too.
 #
 # Command line: PAGES [SPAN [DISK]], hexadecimal. Each pass rewrites PAGES pages from 0x400000 and begins SPAN * 2^16
-# time stamp counter ticks after the previous one (0: at once). DISK is the address of a virtio-mmio block device; its
+# time stamp counter ticks after the previous one (0: at once); until then the processor is halted. DISK is the address of a virtio-mmio block device; its
 # first sector is checked and rewritten at the end of each pass.
 # Prints "tiny" once, "p" and the pass number after each pass, and "E" and an address, then halts, where memory or the
 # disk's sector is wrong; for the sector it is the address of the buffer.
@@ -17,9 +17,17 @@
         .set    STATUS, 0x210
         .set    SECTOR, 0x400
 
+        .set    ENTRY, 0x100200         # where the code is loaded
+        .set    STACK, 0x80000
+        .set    IDT, 0x81000
+        .set    IDTR, 0x82000
+        .set    VECTOR, 0x20            # of the timer's interrupt
+        .set    APIC, 0xfee00000        # its registers: Intel SDM, volume 3, table "Local APIC Register Address Map"
+        .set    SLEEP, 500000           # bus cycles, which are ns in KVM and QEMU
+
         .globl  _start
 _start:
-        mov     $0x80000, %esp
+        mov     $STACK, %esp
         mov     0x228(%rsi), %esi       # cmd_line_ptr
         call    hex
         mov     %rax, %r8               # pages
@@ -41,7 +49,8 @@ _start:
         test    %r12, %r12
         jz      1f
         call    disk
-1:      call    ticks
+1:      call    timer
+        call    ticks
         mov     %rax, %r11              # when the pass began
 
 pass:   mov     $FIRST, %edi
@@ -93,9 +102,20 @@ done:
 wait:   call    ticks
         sub     %r11, %rax
         cmp     %r9, %rax
-        jb      wait
+        jb      sleep
         add     %rax, %r11
         jmp     pass
+
+# Halts until the timer's interrupt. Its frame is dropped, because a KVM that emulates instructions has no `iret` in
+# 64-bit mode.
+sleep:  mov     $APIC, %ebx
+        movl    $SLEEP, 0x380(%rbx)     # initial count: starts the timer
+        sti
+        hlt
+woken:  mov     $STACK, %esp
+        mov     $APIC, %ebx
+        movl    $0, 0xb0(%rbx)          # end of interrupt
+        jmp     wait
 
 wrong:  mov     $'E', %al
         call    putc
@@ -105,6 +125,28 @@ wrong:  mov     $'E', %al
 halt:   cli
         hlt
         jmp     halt
+
+# Initializes the local APIC's timer, and the IDT with its interrupt's gate; RAX, RBX, RDX are lost.
+timer:  mov     $IDT, %ebx
+        mov     $woken - _start + ENTRY, %eax
+        mov     %ax, VECTOR * 16(%rbx)
+        mov     %cs, %dx
+        mov     %dx, VECTOR * 16 + 2(%rbx)
+        movw    $0x8e00, VECTOR * 16 + 4(%rbx) # present, interrupt gate
+        shr     $16, %eax
+        mov     %ax, VECTOR * 16 + 6(%rbx)
+        movl    $0, VECTOR * 16 + 8(%rbx)
+        movw    $VECTOR * 16 + 15, IDTR
+        mov     %rbx, IDTR + 2
+        lidt    IDTR
+        mov     $0xff, %al              # the interrupt controllers of a PC deliver nothing
+        out     %al, $0x21
+        out     %al, $0xa1
+        mov     $APIC, %ebx
+        movl    $0x1ff, 0xf0(%rbx)      # enabled
+        movl    $0xb, 0x3e0(%rbx)       # divided by 1
+        movl    $VECTOR, 0x320(%rbx)    # one-shot
+        ret
 
 # Initializes the disk at R12, with one queue (virtio 1.2, 3.1.1 and 4.2); RAX, RBX are lost.
 disk:   mov     $QUEUE, %ebx
