@@ -69,7 +69,8 @@ const SNAPSHOT_HEAD: &str = "
 `minivmm snapshot save --copy-disk FILE` writes the guest to FILE, and the guest runs on in its process, which is called the source here; the rows are in
 `tests/lab/src/faults/snapshot.rs`. The thread that writes is held in the phase (ptrace(2)), while the rest of the process, and with it the guest, runs. A FILE that exists is
 complete and has its images: the test starts a guest from it on them, which verifies its memory and its disk. After a failure that the process survives nothing is left, and a further snapshot is complete. After a
-kill files with the suffix `.partial` stay, and in phase name the complete images; the disk is not locked any more. A guest without a disk is saved with the same outcomes.
+kill files with the suffix `.partial` stay, and in phase name the complete images; the disk is not locked any more. So it is after
+`quit`, which ends the process 200 ms later even if the thread that writes waits for its disk, as the held one does. A guest without a disk is saved with the same outcomes.
 
 ";
 

@@ -290,7 +290,11 @@ pub(super) fn quit(testbed: &mut Testbed, side: impl Fn(&mut Testbed) -> &mut Si
     let answer = side(testbed).ask("quit", Value::Null);
     until("the process ends", || Ok(side(testbed).exit_code().is_some()))?;
     testbed.relay.set_behaviour(Behaviour::Flows);
-    // A process that ends may not answer.
+    join_quit(answer)
+}
+
+/// As [`join`], for the answer to `quit`: a process that ends may not answer.
+pub(super) fn join_quit(answer: std::thread::JoinHandle<Result<()>>) -> Result<CommandResult> {
     let lost = |why: &String| why.contains("lost");
     Ok(join(answer)?.map(|result| if result.as_ref().is_err_and(lost) { Ok(()) } else { result }))
 }

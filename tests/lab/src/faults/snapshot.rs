@@ -51,9 +51,8 @@ const SAVED: Cell = ends(Guest::AtSource, RUNS, WHOLE);
 const NOT_SAVED: Cell = asked(Answer::Done, Guest::AtSource, CANCELLED, ABSENT);
 const READ: Cell = Cell::No("the disk has been read, but for places where the guest writes");
 
-const fn ended(file: SideState) -> Cell {
-    asked(Answer::Done, Guest::DiedWithItsProcess, SideState::Ended(0, ""), file)
-}
+const ENDED: Cell =
+    asked(Answer::Done, Guest::DiedWithItsProcess, SideState::Ended(0, ""), SideState::File(Saved::Remains));
 
 const fn goes_on(why: &'static str) -> Cell {
     ends(Guest::AtSource, failed(why), ABSENT)
@@ -92,7 +91,7 @@ pub const SNAPSHOT_TABLE: &[Row<4>] = &[
             asked(Answer::Done, Guest::AnewAtSource, RUNS, WHOLE),
         ],
     },
-    Row { fault: Fault::Quit, cells: [ended(ABSENT), ended(ABSENT), ended(ABSENT), ended(WHOLE)] },
+    Row { fault: Fault::Quit, cells: [ENDED, ENDED, ENDED, ENDED] },
     Row {
         fault: Fault::ImageTruncated,
         cells: [goes_on("could not be read: it was truncated to 65536 bytes"), READ, READ, READ],
