@@ -44,6 +44,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             Ok(migration) => migrate(&migration),
             Err(error) => fail(&error),
         },
+        Command::Backup(arguments) => asked(arguments.carry_out()),
         Command::Plan(arguments) => plan(&arguments),
         Command::Status(arguments) => match arguments.carry_out() {
             Ok(text) => print(format!("{text}\n").as_bytes()),

@@ -1,18 +1,14 @@
 //! `minivmm migrate`: asks a running machine to migrate, shows progress, and waits for the end.
 
-use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use nix::sys::signal::{SigSet, Signal};
 use serde_json::{Value, json};
 
-use crate::cli::EXIT_UNKNOWN;
+use crate::cli::interrupts::Interrupts;
 use crate::cli::machine::MachineArgs;
 use crate::cli::parameters::{PolicyArgs, SendingArgs};
 use crate::cli::progress::{self, Progress};
@@ -25,7 +21,6 @@ use crate::config::Address;
 use crate::control::{Client, ClientError};
 use crate::error::print_message;
 use crate::passed;
-use crate::sandbox::{self, Kind};
 
 /// Interval between two queries of the figures: short enough to follow, long enough to cost nothing.
 const INTERVAL: Duration = Duration::from_millis(200);
@@ -375,52 +370,6 @@ fn guest_location(client: &mut Client) -> String {
         Ok(state) if state == "running" => "the guest runs on where it was".into(),
         Ok(state) => format!("the guest is where it was, in state {state}"),
         Err(error) => format!("whether the guest runs on where it was is unknown: {error}"),
-    }
-}
-
-/// Handles SIGINT and SIGTERM: the first signal is noted for the next poll, the second ends the process once the machine was
-/// asked to cancel. Both may come at once: timeout(1) signals its command and then the command's process group.
-struct Interrupts {
-    pending: Arc<AtomicBool>,
-    asking: mpsc::Sender<()>,
-}
-
-/// Time until the next poll of the signals, which asks the machine to cancel; and time for that request to be sent.
-const POLL_TIMEOUT: Duration = Duration::from_secs(1);
-const SEND_TIME: Duration = Duration::from_millis(50);
-
-impl Interrupts {
-    fn new() -> io::Result<Self> {
-        let signals = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM]);
-        signals.thread_block()?;
-        let pending = Arc::new(AtomicBool::new(false));
-        let is_pending = Arc::clone(&pending);
-        let (asking, asked) = mpsc::channel();
-        sandbox::spawn(Kind::Console, "signals", move || {
-            if signals.wait().is_ok() {
-                is_pending.store(true, Ordering::Release);
-                let _ = signals.wait();
-                // Bounded: a machine that does not answer must not keep the process.
-                let _ = asked.recv_timeout(POLL_TIMEOUT);
-                thread::sleep(SEND_TIME);
-                print_message(
-                    "the machine was asked to cancel; this command does not wait for its answer: see minivmm status",
-                );
-                std::process::exit(EXIT_UNKNOWN.into());
-            }
-        })?;
-        Ok(Self { pending, asking })
-    }
-
-    /// True if there was a signal since the last call.
-    fn pending(&self) -> bool {
-        self.pending.swap(false, Ordering::AcqRel)
-    }
-
-    /// Records that the machine is about to be asked to cancel.
-    fn asking(&self) {
-        // Fails where the thread has ended; the second signal ended the process then.
-        let _ = self.asking.send(());
     }
 }
 

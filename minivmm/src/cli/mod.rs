@@ -1,9 +1,11 @@
 //! The command line: parses what the user typed to plain data, or to one sentence that says what to change.
 
+mod backup;
 mod config_file;
 mod cont;
 mod drawing;
 mod generated;
+mod interrupts;
 mod limits;
 mod machine;
 mod migrate;
@@ -27,6 +29,7 @@ use std::ffi::OsString;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Parser, Subcommand};
 
+pub use backup::BackupArgs;
 pub use cont::ContArgs;
 pub use generated::{CompletionsArgs, ManArgs};
 pub use machine::MachineArgs;
@@ -61,6 +64,8 @@ pub enum Command {
     /// Save snapshots of a running guest
     #[command(subcommand)]
     Snapshot(SnapshotCommand),
+    /// Copy a disk of a running machine, whole or what has changed
+    Backup(BackupArgs),
     /// Predict a migration: rounds, times, throttle, and what would help
     Plan(Box<PlanArgs>),
     /// Show the state of a running machine: its guest, its migration, its devices

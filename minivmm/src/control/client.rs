@@ -61,6 +61,8 @@ pub enum ClientError {
 pub struct Client {
     stream: BufReader<UnixStream>,
     migration_status: Option<String>,
+    /// Events of jobs that have ended.
+    ended_jobs: Vec<Value>,
 }
 
 impl Client {
@@ -70,7 +72,7 @@ impl Client {
     /// No process listens at `path`, or the listener is no QMP server.
     pub fn connect(path: &Path) -> Result<Self, ClientError> {
         let stream = UnixStream::connect(path).map_err(|source| ClientError::Connect { path: path.into(), source })?;
-        let mut client = Self { stream: BufReader::new(stream), migration_status: None };
+        let mut client = Self { stream: BufReader::new(stream), migration_status: None, ended_jobs: Vec::new() };
         let greeting = client.message()?;
         if greeting.get("QMP").is_none() {
             return Err(ClientError::Protocol(format!("it greets with {greeting}")));
@@ -94,8 +96,12 @@ impl Client {
             if let Some(error) = reply.get("error") {
                 return Err(ClientError::Refused(error["desc"].as_str().unwrap_or("no reason given").into()));
             }
-            if reply["event"] == "MIGRATION" {
-                self.migration_status = reply["data"]["status"].as_str().map(str::to_owned);
+            match reply["event"].as_str() {
+                Some("MIGRATION") => {
+                    self.migration_status = reply["data"]["status"].as_str().map(str::to_owned);
+                }
+                Some("BLOCK_JOB_COMPLETED" | "BLOCK_JOB_CANCELLED") => self.ended_jobs.push(reply),
+                _ => {}
             }
         }
     }
@@ -145,6 +151,12 @@ impl Client {
     /// Status in the last MIGRATION event; after the machine has ended, it is all that is known of the migration.
     pub fn migration_status(&self) -> Option<&str> {
         self.migration_status.as_deref()
+    }
+
+    /// Returns the event of the end of the job `id` once, if it has been read.
+    pub fn end_of_job(&mut self, id: &str) -> Option<Value> {
+        let at = self.ended_jobs.iter().position(|end| end["data"]["device"] == id)?;
+        Some(self.ended_jobs.swap_remove(at))
     }
 
     fn message(&mut self) -> Result<Value, ClientError> {

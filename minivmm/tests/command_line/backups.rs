@@ -1,16 +1,20 @@
 //! Backups of a disk by processes that are confined as by default, with an increment after a migration.
 
 use std::fs::{self, File};
+use std::io::Read;
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use minivmm::control::Client;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
+use vmstate_lab::process::Process;
 
-use super::snapshots::{boot, disk, end, text, watch};
-use super::{Running, TIMEOUT};
+use super::snapshots::{boot, control, disk, end, text, watch};
+use super::{Running, TIMEOUT, minivmm};
 
 /// Waits until `done` of the answer to a query.
 fn await_answer(client: &mut Client, query: &str, done: impl Fn(&Value) -> bool) {
@@ -85,4 +89,43 @@ fn increments_to_one_image_go_on_after_a_migration() {
     end(there);
     client.execute("quit", json!({})).unwrap();
     assert_eq!(machine.end().0, Some(0));
+}
+
+/// `minivmm backup`: a chain of two backups, and a backup that is cancelled.
+#[test]
+fn a_disk_is_backed_up_from_the_shell() {
+    let folder = tempfile::tempdir().unwrap();
+    let (disk, backup) = (disk(folder.path()), folder.path().join("backup"));
+    let Some(mut machine) = boot(&disk) else { return };
+    let mut client = machine.control();
+    let control = control(&machine);
+    let daily = |more: &[&str], file: &Path| {
+        let words = [&["backup", "--control", &control, "--bitmap", "daily"][..], more, &[text(file)]].concat();
+        let output = minivmm(&words);
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (code, why) = daily(&["--increment"], &backup);
+    assert!(code == Some(2) && why.contains("an increment goes to the image of an earlier backup"), "{code:?} {why}");
+    let (code, told) = daily(&[], &backup);
+    assert!(code == Some(0) && told.contains("disk virtio0 is in") && told.contains("4 MiB in"), "{code:?} {told}");
+    let (code, why) = daily(&[], &backup);
+    assert!(code == Some(1) && why.contains("it exists already"), "{code:?} {why}");
+    watch(&mut machine);
+    client.execute("stop", json!({})).unwrap();
+    let (code, told) = daily(&["--increment"], &backup);
+    assert!(code == Some(0) && told.contains("64 KiB in"), "{code:?} {told}");
+    assert!(fs::read(&backup).unwrap() == fs::read(&disk).unwrap(), "the backup is not the image");
+
+    let other = folder.path().join("other");
+    let words = ["backup", "--control", &control, "--max-bandwidth", "1", text(&other)];
+    let mut command = Command::new(env!("CARGO_BIN_EXE_minivmm"));
+    let mut cancelled = Process::start(command.args(words).stderr(Stdio::piped())).unwrap();
+    await_answer(&mut client, "query-block-jobs", |jobs| jobs[0]["offset"].as_u64() > Some(0));
+    kill(Pid::from_raw(cancelled.id() as i32), Signal::SIGINT).unwrap();
+    let status = cancelled.wait(Instant::now() + TIMEOUT).unwrap();
+    let mut why = String::new();
+    cancelled.child().stderr.take().unwrap().read_to_string(&mut why).unwrap();
+    assert!(status.code() == Some(1) && why.contains("the backup was cancelled"), "{status} {why}");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2, "disk and backup");
+    end(machine);
 }

@@ -48,7 +48,7 @@ pub(super) fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-fn control(machine: &Running) -> String {
+pub(super) fn control(machine: &Running) -> String {
     format!("unix:{}/qmp", machine.directory.path().display())
 }
 

@@ -98,7 +98,7 @@ pub fn get(vm: &VmFd, vcpus: &[&VcpuFd]) -> Result<(KvmClock, ClockReference), S
     Ok((clock, reference))
 }
 
-/// Sets all clocks to the present: advances them by the time that both sides measured since they were `preflight`; leaves them
+/// Sets all clocks to the present: advances them by the time that both sides measured since `preflight`; leaves them
 /// at the read values if a side did not measure. `tsc` are the values of section `cpu`, for a reference without any. Returns by
 /// how much the clocks advanced.
 ///
