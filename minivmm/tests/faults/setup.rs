@@ -17,6 +17,8 @@ use vmstate_lab::vmm::{Attachment, Config, Program};
 
 /// Pages that the guest rewrites in each pass.
 const PAGES: u64 = 64;
+/// Time between two passes, in 65536 ticks of the time stamp counter: some ten milliseconds.
+const SPAN: u64 = 0x200;
 const IMAGE_BYTES: usize = 64 << 10;
 /// Bytes of an image that is copied, and offsets and length of the data on it; there is a hole between.
 const COPIED_BYTES: u64 = 12 << 20;
@@ -62,7 +64,7 @@ pub(crate) fn setup(directory: &Path, memory: Memory) -> Setup {
     let config = Config {
         kernel: at("kernel"),
         initrd: None,
-        append: tiny::command_line_with_disk(PAGES, 0x200),
+        append: tiny::halting_command_line(PAGES, SPAN, true),
         memory_mib: 16,
         cpus: 1,
         disk: Some(at("image")),
@@ -91,7 +93,7 @@ pub(crate) fn saving(directory: &Path, has_disk: bool) -> Setup {
         image.write_all_at(&copied_data(SAVED_DATA), SAVED_DATA).unwrap();
     } else {
         setup.config.disk = None;
-        setup.config.append = tiny::command_line(PAGES, 0x200);
+        setup.config.append = tiny::halting_command_line(PAGES, SPAN, false);
         setup.test_guest.pass_on_disk = None;
     }
     setup

@@ -64,6 +64,13 @@ pub fn command_line_with_disk(pages: u64, span: u64) -> String {
     format!("{} {FIRST_DISK:x}", command_line(pages, span))
 }
 
+/// As [`command_line_with_disk`], or without the disk, for tests with many guests: the guest's processor is halted between the
+/// passes. The guest must not go from KVM to QEMU's TCG, which does not start the local APIC's timer again.
+pub fn halting_command_line(pages: u64, span: u64, has_disk: bool) -> String {
+    const SLEEP: u64 = 500_000;
+    format!("{} {:x} {SLEEP:x}", command_line(pages, span), if has_disk { FIRST_DISK } else { 0 })
+}
+
 /// The first and last eight bytes of the disk's first sector after pass `pass`: a pattern as a page's, without an
 /// address.
 pub fn expected_on_disk(pass: u64) -> u64 {

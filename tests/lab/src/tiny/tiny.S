@@ -1,9 +1,10 @@
 # The tiny guest: entered in 64-bit mode as Linux is, RSI -> boot_params, memory mapped one to one below 4 GiB.
 # Plain integer instructions only, so that a KVM that emulates CPL 0 instruction by instruction runs them, too.
 #
-# Command line: PAGES [SPAN [DISK]], hexadecimal. Each pass rewrites PAGES pages from 0x400000 and begins SPAN * 2^16
-# time stamp counter ticks after the previous one (0: at once); until then the processor is halted. DISK is the address of a virtio-mmio block device; its
-# first sector is checked and rewritten at the end of each pass.
+# Command line: PAGES [SPAN [DISK [SLEEP]]], hexadecimal. Each pass rewrites PAGES pages from 0x400000 and begins SPAN *
+# 2^16 time stamp counter ticks after the previous one (0: at once); until then the processor is halted for SLEEP cycles
+# of the local APIC's bus at a time, which are nanoseconds in KVM, or reads the counter again and again (0). DISK is the
+# address of a virtio-mmio block device; its first sector is checked and rewritten at the end of each pass.
 # Prints "tiny" once, "p" and the pass number after each pass, and "E" and an address, then halts, where memory or the
 # disk's sector is wrong; for the sector it is the address of the buffer.
 # A byte on COM1 is a command, read after each pass: "q" powers off, "r" resets.
@@ -23,7 +24,6 @@
         .set    IDTR, 0x82000
         .set    VECTOR, 0x20            # of the timer's interrupt
         .set    APIC, 0xfee00000        # its registers: Intel SDM, volume 3, table "Local APIC Register Address Map"
-        .set    SLEEP, 500000           # bus cycles, which are ns in KVM and QEMU
 
         .globl  _start
 _start:
@@ -36,6 +36,8 @@ _start:
         mov     %rax, %r9               # ticks
         call    hex
         mov     %rax, %r12              # disk
+        call    hex
+        mov     %rax, %rbp              # bus cycles
         xor     %r10d, %r10d            # passes done
         mov     $'t', %al
         call    putc
@@ -49,8 +51,10 @@ _start:
         test    %r12, %r12
         jz      1f
         call    disk
-1:      call    timer
-        call    ticks
+1:      test    %rbp, %rbp
+        jz      1f
+        call    timer
+1:      call    ticks
         mov     %rax, %r11              # when the pass began
 
 pass:   mov     $FIRST, %edi
@@ -106,10 +110,12 @@ wait:   call    ticks
         add     %rax, %r11
         jmp     pass
 
-# Halts until the timer's interrupt. Its frame is dropped, because a KVM that emulates instructions has no `iret` in
+# Halts until the timer's interrupt, if that is asked for. Its frame is dropped, because a KVM that emulates instructions has no `iret` in
 # 64-bit mode.
-sleep:  mov     $APIC, %ebx
-        movl    $SLEEP, 0x380(%rbx)     # initial count: starts the timer
+sleep:  test    %rbp, %rbp
+        jz      wait
+        mov     $APIC, %ebx
+        mov     %ebp, 0x380(%rbx)      # initial count: starts the timer
         sti
         hlt
 woken:  mov     $STACK, %esp
