@@ -3,11 +3,8 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
 
 use minivmm::kvm::state::ClockReference;
-use minivmm::migration::ownership::Tickets;
-use minivmm::migration::sections::{MachineState, Parts};
 use vmstate::Result;
 use vmstate::channel::FileChannel;
 use vmstate::dump::{Dump, Part};
@@ -15,6 +12,8 @@ use vmstate::migrate::snapshot;
 use vmstate::ram::{GuestRam, RamBlock};
 use vmstate::schema::json::Schema;
 use vmstate::section::Sections;
+
+use super::machine;
 
 struct NoRam;
 
@@ -51,22 +50,6 @@ fn sent(sections: &mut Sections<'_>) -> Result<Vec<(String, u32, u64)>> {
     let dump = Dump::read(&fs::read(file).unwrap());
     let full = dump.sections().filter(|section| section.part == Part::Full);
     Ok(full.map(|section| (section.header.idstr.to_string(), section.header.version, section.size)).collect())
-}
-
-fn machine() -> Sections<'static> {
-    let state = Arc::new(Mutex::new(MachineState::new(2)));
-    let tickets = Arc::new(Mutex::new(Tickets::new(&[])));
-    Parts {
-        state,
-        vcpus: 2,
-        tickets,
-        devices: Vec::new(),
-        generation: Arc::default(),
-        bitmaps: Arc::default(),
-        disks: Vec::new(),
-    }
-    .sections()
-    .unwrap()
 }
 
 #[test]

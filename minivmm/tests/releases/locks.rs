@@ -1,7 +1,7 @@
 //! Streams of earlier minivmms still load: each section's format is locked, with examples at reset and of a real guest.
-//! `virtio/locks.rs` has the virtio devices.
+//! `tests/virtio/locks.rs` has the virtio devices.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use minivmm::bus::BusDevice;
 use minivmm::devices::ged::Ged;
@@ -15,15 +15,16 @@ use minivmm::migration::global::{GlobalState, Timer};
 use minivmm::migration::in_transit::InTransit;
 use minivmm::migration::ownership::Tickets;
 use minivmm::migration::preflight::{Card, DEVICES_MAX, Disk, Facts, Preflight};
-use minivmm::migration::sections::{MachineState, Parts};
 use serde_json::Value;
 use vmstate::Section;
 use vmstate::codec::Reader;
 use vmstate::ownership::{Record, Role, Ticket};
 
+use super::machine;
+
 /// Sections of a Linux guest in QEMU 10.0.
-const DEVICES: &str = include_str!("../../vmstate/tests/fixtures/qemu-10.0-microvm.jsonl");
-const CPUS: &str = include_str!("fixtures/qemu-10.0-cpu.jsonl");
+const DEVICES: &str = include_str!("../../../vmstate/tests/fixtures/qemu-10.0-microvm.jsonl");
+const CPUS: &str = include_str!("../fixtures/qemu-10.0-cpu.jsonl");
 
 /// Reads section `name` of a Linux guest.
 fn linux<T: Section + Default>(name: &str) -> T {
@@ -68,20 +69,6 @@ fn chips_and_clocks() {
 /// Names, order and optional sections of KVM's state.
 #[test]
 fn whole_machine() {
-    let machine = || {
-        let state = Arc::new(Mutex::new(MachineState::new(2)));
-        Parts {
-            state,
-            vcpus: 2,
-            tickets: Arc::new(Mutex::new(Tickets::new(&[]))),
-            devices: Vec::new(),
-            generation: Arc::default(),
-            bitmaps: Arc::default(),
-            disks: Vec::new(),
-        }
-        .sections()
-        .unwrap()
-    };
     vmstate::lock!("tests/locks/machine", two_vcpus: machine());
 }
 
