@@ -1,6 +1,5 @@
 //! `minivmm backup` copies a disk of a running machine, as it is at one moment, to a raw image.
 
-use std::fs::OpenOptions;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process;
@@ -15,7 +14,8 @@ use crate::cli::machine::MachineArgs;
 use crate::cli::units::{size, time};
 use crate::cli::values;
 use crate::control::{Client, ClientError};
-use crate::error::print_message;
+use crate::error::{print_message, reason};
+use crate::files::{self, Fit, Mode};
 
 /// Interval between two looks at the job.
 const INTERVAL: Duration = Duration::from_millis(100);
@@ -139,10 +139,10 @@ impl BackupArgs {
 
 /// Opens an image that exists.
 fn open(path: &Path) -> Result<OwnedFd, ClientError> {
-    let opened = OpenOptions::new().read(true).write(true).open(path);
+    let opened = files::open_path(path, Mode::ReadWrite, Fit::Disk);
     opened.map(OwnedFd::from).map_err(|error| ClientError::Address {
         address: path.display().to_string(),
-        why: format!("{error}; an increment goes to the image of an earlier backup"),
+        why: format!("{}; an increment goes to the image of an earlier backup", reason(&error)),
     })
 }
 

@@ -35,10 +35,10 @@ pub(super) fn commands() -> Vec<Command> {
         Command::new(
             BACKUP,
             "begins a [backup](minivmm-devices.md#an-incremental-backup): a job that copies the disk `device`, as it is now, to the raw image `target` while the guest \
-             runs. `sync` is `full`, `incremental` (the dirty clusters of `bitmap`, which are clean if the job succeeds) or `bitmap` (the same, and `bitmap-mode` says when they \
-             are clean). `mode` is `absolute-paths`, the default, for a new file, which has its name once it is complete; or `existing` for a file of the disk's size, \
+             runs. `sync` is `full`, `incremental` (the dirty clusters of `bitmap`, which become clean if the job succeeds) or `bitmap` (the same, but `bitmap-mode` says when they \
+             become clean). `mode` is `absolute-paths`, the default, for a new file, which has its name once it is complete; or `existing` for a file of the disk's size, \
              which a confined machine gets by `getfd`, as `fd:NAME`. `job-id` is the disk's name if it is not given, `speed` is in bytes a second. Refused while a migration is under way",
-            |caller, arguments| carry_out(caller, [Step::Backup(Made::new(caller, arguments)?)]),
+            |caller, arguments| carry_out(caller, [Step::Backup(PreparedBackup::new(caller, arguments)?)]),
         )
         .takes([
             optional("job-id", Kind::Text),
@@ -149,14 +149,14 @@ fn cancel(caller: &Caller, arguments: Arguments) -> Result<Value, Failure> {
 }
 
 /// A job whose target is open, and which has not begun. Dropped, it leaves nothing.
-pub(super) struct Made {
+pub(super) struct PreparedBackup {
     handle: Handle,
     job: Arc<Job>,
     disk: usize,
     arguments: Arguments,
 }
 
-impl Made {
+impl PreparedBackup {
     /// Opens the target; the driver does.
     ///
     /// # Errors
@@ -229,7 +229,7 @@ impl Made {
     }
 }
 
-impl Drop for Made {
+impl Drop for PreparedBackup {
     fn drop(&mut self) {
         self.handle.jobs().give_up(&self.job);
     }

@@ -1,4 +1,4 @@
-//! Command `transaction`: changes of the dirty bitmaps of several disks and begins of their backups, all of them or none, at one
+//! Command `transaction`: changes the dirty bitmaps of several disks and starts their backups: all actions or none, at one
 //! instant.
 //!
 //! Facts: `qmp_transaction` in QEMU's blockdev.c, and its qapi/transaction.json.
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::control::bitmaps::{self, CHANGES, Change};
 use crate::control::commands::{Arguments, Failure};
 use crate::control::descriptors::Caller;
-use crate::control::jobs::{self, BACKUP, Made};
+use crate::control::jobs::{self, BACKUP, PreparedBackup};
 use crate::control::kind::{Kind, Shape, needed, optional};
 use crate::control::table::Command;
 use crate::devices::virtio::blk::Transaction;
@@ -52,7 +52,7 @@ fn transaction(caller: &Caller, arguments: Arguments) -> Result<Value, Failure> 
         let (name, arguments) = (name(action), Arguments::within(action["data"].as_object()));
         let change = CHANGES.iter().find(|(known, _)| *known == name);
         match change {
-            _ if name == BACKUP => Made::new(caller, arguments).map(Step::Backup),
+            _ if name == BACKUP => PreparedBackup::new(caller, arguments).map(Step::Backup),
             Some((_, change)) => Ok(Step::Change(*change, arguments)),
             None => Ok(Step::Abort),
         }
@@ -60,12 +60,12 @@ fn transaction(caller: &Caller, arguments: Arguments) -> Result<Value, Failure> 
     carry_out(caller, steps.collect::<Result<Vec<_>, Failure>>()?)
 }
 
-/// Part of a transaction.
+/// Action of a transaction.
 pub(super) enum Step {
     /// A change of a bitmap.
     Change(Change, Arguments),
-    /// The begin of a job.
-    Backup(Made),
+    /// Start of a backup job.
+    Backup(PreparedBackup),
     /// A failure.
     Abort,
 }
@@ -73,19 +73,19 @@ pub(super) enum Step {
 /// Carries out all steps or none, at one instant.
 pub(super) fn carry_out(caller: &Caller, steps: impl IntoIterator<Item = Step>) -> Result<Value, Failure> {
     let disks = caller.inventory().disks;
-    let mut begins = Vec::new();
+    let mut prepared = Vec::new();
     let mut transaction = Transaction::begin(disks.iter().map(|disk| &*disk.bitmaps));
     for step in steps {
         match step {
             Step::Change(change, arguments) => change(&disks, &mut transaction, &arguments)?,
-            Step::Backup(made) => {
-                let bitmap = made.prepare(&mut transaction)?;
-                begins.push((made, bitmap));
+            Step::Backup(backup) => {
+                let bitmap = backup.prepare(&mut transaction)?;
+                prepared.push((backup, bitmap));
             }
             Step::Abort => return Err(Failure::generic("Transaction aborted using Abort action")),
         }
     }
-    begins.into_iter().for_each(|(made, bitmap)| made.begin(bitmap));
+    prepared.into_iter().for_each(|(backup, bitmap)| backup.begin(bitmap));
     transaction.commit();
     Ok(json!({}))
 }

@@ -48,7 +48,7 @@ impl BlockClock {
 #[derive(Debug)]
 struct Waits {
     threads: Vec<u32>,
-    /// Page that each vCPU waits for, and the begin of the wait.
+    /// Page that each vCPU waits for, and when the wait began.
     waiting: Vec<Option<(u64, Duration)>>,
     /// Time since which all vCPUs wait.
     all_since: Option<Duration>,

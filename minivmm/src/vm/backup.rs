@@ -70,11 +70,11 @@ pub struct Job {
     image: Arc<Image>,
     backup: Arc<Backup>,
     /// Begins the job with its bitmap; dropped: the job does not begin.
-    begin: Mutex<Option<Sender<Begin>>>,
+    begin: Mutex<Option<Sender<JobBitmap>>>,
 }
 
-/// Name and mode of a job's bitmap.
-type Begin = Option<(String, BitmapMode)>;
+/// Name and mode of a job's bitmap, if it has one.
+type JobBitmap = Option<(String, BitmapMode)>;
 
 /// End of a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -114,16 +114,16 @@ impl Job {
 
     /// Begins the job: the backup is the disk as it is now. The caller holds the lock of the disk's bitmaps, one of which was made
     /// busy if the job has a bitmap.
-    pub fn begin(&self, bitmap: Begin) {
+    pub fn begin(&self, bitmap: JobBitmap) {
         if let Some(begin) = lock(&self.begin).take() {
-            self.image.gate().begin_backup(&self.backup);
+            self.image.copy_before_write().begin_backup(&self.backup);
             // The thread waits for this.
             let _ = begin.send(bitmap);
         }
     }
 
     /// Body of the job's thread; `new` is the name of a new target.
-    fn run(&self, begins: &Receiver<Begin>, mut new: Option<NewFile>, shared: &Published) {
+    fn run(&self, begins: &Receiver<JobBitmap>, mut new: Option<NewFile>, shared: &Published) {
         let Ok(bitmap) = begins.recv() else {
             drop(new);
             return shared.jobs().remove(self);
@@ -132,7 +132,7 @@ impl Job {
         let finished = self.backup.finish();
         let outcome = finished.and_then(|()| new.as_mut().map_or(Ok(()), NewFile::take_place).map_err(Stop::write));
         drop(new);
-        self.image.gate().end_backup();
+        self.image.copy_before_write().end_backup();
         self.backup.release();
         if let Some((name, mode)) = bitmap {
             let earlier = match (mode, &outcome) {
@@ -155,7 +155,7 @@ impl Job {
 
     /// Copies all clusters, no faster than the job's speed.
     fn copy(&self) {
-        self.image.gate().await_earlier_change();
+        self.image.copy_before_write().await_earlier_change();
         let (begun, mut copied) = (Instant::now(), 0);
         while let Some(bytes) = self.backup.step(&self.image, PIECE) {
             copied += bytes;

@@ -56,7 +56,7 @@ pub enum Request {
     Announce(Announcing),
     /// Measure how fast the guest dirties its memory; answered as soon as the measurement has begun.
     MeasureDirtyRate(Sampling),
-    /// Open the target of a backup, and make a job that waits for its begin.
+    /// Open the target of a backup, and make a job, which waits to be started.
     Backup(BackupTerms),
     /// Change parameters, also of a running migration.
     MigrateSetParameters(ParameterChange),

@@ -4,29 +4,21 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use minivmm::control::Client;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 use vmstate_lab::process::Process;
+use vmstate_lab::wait::until;
 
 use super::snapshots::{boot, control, disk, end, text, watch};
 use super::{Running, TIMEOUT, minivmm};
 
 /// Waits until `done` of the answer to a query.
 fn await_answer(client: &mut Client, query: &str, done: impl Fn(&Value) -> bool) {
-    let deadline = Instant::now() + TIMEOUT;
-    loop {
-        let answer = client.execute(query, json!({})).unwrap();
-        if done(&answer) {
-            return;
-        }
-        assert!(Instant::now() < deadline, "{query}: {answer}");
-        thread::sleep(Duration::from_millis(5));
-    }
+    until(query, || done(&client.execute(query, json!({})).unwrap()));
 }
 
 /// Makes a backup with these arguments, which begins while the guest is stopped; it is the image at that time.

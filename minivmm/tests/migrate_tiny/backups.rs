@@ -58,7 +58,7 @@ fn each_backup_of_a_running_guest_has_a_whole_pass_of_it() {
         let backup = dir.path().join(format!("backup{number}"));
         let before = pass(&path);
         begin(&machine, &backup, 0);
-        // A write that was under way at the begin is in the backup, and may come later than this.
+        // A write that was under way when the job began is in the backup, and may end after this line.
         let after = pass(&path) + 1;
         assert_eq!(end(&machine, &events), [ended(Ok(()), [BYTES.next_multiple_of(65536), 0])]);
         assert_copied(&backup);

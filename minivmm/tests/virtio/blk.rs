@@ -338,7 +338,7 @@ fn a_backup_has_what_the_guest_changes_before_it_is_copied() {
     let target_image = Image::locked(target.reopen().unwrap(), target.path(), BYTES).unwrap();
     let backup = Arc::new(Backup::new(target_image, true).unwrap());
     backup.set_parts(None);
-    image.gate().begin_backup(&backup);
+    image.copy_before_write().begin_backup(&backup);
     put(&driver, &[0xa5; 4096]);
     assert_eq!(request(&mut driver, OUT, 1000, 4096, 4096), 0);
     assert_eq!(request(&mut driver, OUT, (BYTES - 4096) / 512, 4096, 1024), 0);

@@ -16,7 +16,7 @@ use crate::world::{ANSWER, MIGRATION, ensure, within};
 pub(super) const RAM_MIB: u64 = 16;
 /// Number of pages that the guest rewrites in each pass: 1 MiB.
 const PAGES: u64 = 256;
-/// Time between the begins of two passes, in 65536 ticks of the time stamp counter: some 10 ms.
+/// Time from the start of a pass to that of the next, in 65536 ticks of the time stamp counter: some 10 ms.
 const SPAN: u64 = 0x200;
 const TIMEOUT: Duration = Duration::from_secs(60);
 /// Number of further passes after which the guest counts as running.

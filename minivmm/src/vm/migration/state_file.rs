@@ -15,7 +15,7 @@ use crate::vm::new_file::NewFile;
 pub(super) const NOT_ENCRYPTED: &str =
     "a file is not encrypted, and tls-creds asks for that: leave it out, or set it to \"\"";
 
-/// A file, positioned at the begin of its stream.
+/// A file, positioned at the start of its stream.
 #[derive(Debug)]
 pub(in crate::vm) struct StateFile {
     pub(super) channel: FileChannel,

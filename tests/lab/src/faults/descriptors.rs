@@ -24,7 +24,7 @@ pub enum Message {
 /// Where the message is passed.
 #[derive(Clone, Copy, Debug)]
 pub enum Passing {
-    /// At the begin of the main channel.
+    /// At the start of the main channel.
     OnMain(Message),
     /// On a channel before it, as in QEMU's mode `cpr-transfer`.
     OnItsOwn(Message),

@@ -110,12 +110,12 @@ wait:   call    ticks
         add     %rax, %r11
         jmp     pass
 
-# Halts until the timer's interrupt, if that is asked for. Its frame is dropped, because a KVM that emulates instructions has no `iret` in
-# 64-bit mode.
+# Halts until the timer's interrupt, unless SLEEP is 0. The interrupt's frame is dropped, because a KVM that emulates
+# instructions has no `iret` in 64-bit mode.
 sleep:  test    %rbp, %rbp
         jz      wait
         mov     $APIC, %ebx
-        mov     %ebp, 0x380(%rbx)      # initial count: starts the timer
+        mov     %ebp, 0x380(%rbx)       # initial count: starts the timer
         sti
         hlt
 woken:  mov     $STACK, %esp

@@ -196,7 +196,7 @@ impl Backup {
         self.target.flush().map_err(Stop::write)
     }
 
-    /// Lets go of the target's lock, which others share if the target was passed.
+    /// Releases the target's lock, which the client's descriptor would keep if the target was passed.
     pub fn release(&self) {
         // A lock that stays is gone with the last descriptor.
         let _ = self.target.resource().unlock();

@@ -96,7 +96,7 @@ impl Disk {
     /// Erases the next piece of a range; returns the number of bytes.
     pub(super) fn erase(&mut self, how: Erase, offset: u64, len: u64) -> Result<u64, Failure> {
         // Pieces end at block boundaries of the file system, which releases whole blocks only.
-        let piece = if self.image.gate().has_backup() { COPIED_PIECE } else { RANGE_PIECE };
+        let piece = if self.image.copy_before_write().has_backup() { COPIED_PIECE } else { RANGE_PIECE };
         let count = len.min(piece - offset % piece);
         let done = match how {
             _ if count == 0 => Ok(()),
@@ -133,11 +133,11 @@ impl Disk {
         change: impl FnOnce(&Image) -> io::Result<()>,
     ) -> io::Result<()> {
         let image = &*self.image;
-        if let Some(backup) = image.gate().begin_change() {
+        if let Some(backup) = image.copy_before_write().begin_change() {
             backup.before_change(image, offset, len);
         }
         let done = change(image);
-        image.gate().end_change();
+        image.copy_before_write().end_change();
         image.bitmaps().mark(offset, len);
         done
     }

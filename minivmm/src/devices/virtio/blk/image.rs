@@ -14,7 +14,7 @@ use vmstate::ownership::{Access, OwnershipError, Resource};
 
 use super::bitmaps::Bitmaps;
 use super::changes::Changes;
-use super::gate::Gate;
+use super::copy_before_write::CopyBeforeWrite;
 use super::mark::Mark;
 use crate::files::{self, Fit, Mode};
 use crate::sync::lock;
@@ -32,8 +32,8 @@ pub struct Image {
     changes: Changes,
     /// Named dirty bitmaps, of the guest's changes.
     bitmaps: Arc<Bitmaps>,
-    /// Backup of the disk.
-    gate: Gate,
+    /// Hook of a backup of the disk.
+    copy_before_write: CopyBeforeWrite,
     /// Mark that this process has set on the image.
     mark: Mutex<Option<Mark>>,
 }
@@ -60,7 +60,15 @@ impl Image {
     fn of(file: File, resource: Resource, bytes: u64) -> Self {
         let bitmaps = Arc::new(Bitmaps::new(bytes / SECTOR * SECTOR));
         let (resource, changes) = (Arc::new(resource), Changes::new(bytes));
-        Self { file, resource, bytes, changes, bitmaps, gate: Gate::default(), mark: Mutex::default() }
+        Self {
+            file,
+            resource,
+            bytes,
+            changes,
+            bitmaps,
+            copy_before_write: CopyBeforeWrite::default(),
+            mark: Mutex::default(),
+        }
     }
 
     /// Creates a raw image of `bytes` bytes for a content that a migration brings: a new file, or the file of an earlier
@@ -217,9 +225,9 @@ impl Image {
         &self.bitmaps
     }
 
-    /// Order between the guest's changes and a backup of the disk.
-    pub fn gate(&self) -> &Gate {
-        &self.gate
+    /// The hook of a backup before the guest's changes.
+    pub fn copy_before_write(&self) -> &CopyBeforeWrite {
+        &self.copy_before_write
     }
 
     /// Makes all writes durable, and visible to the next process that opens the image, on this host or another.

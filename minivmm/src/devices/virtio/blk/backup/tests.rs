@@ -58,7 +58,7 @@ impl Ground {
         let mut transaction = Transaction::begin([&**self.disk.image.bitmaps()]);
         let parts = transaction.back_up(0, "b").unwrap();
         backup.set_parts((!everything).then_some(parts));
-        self.disk.image.gate().begin_backup(&backup);
+        self.disk.image.copy_before_write().begin_backup(&backup);
         transaction.commit();
         backup
     }
@@ -94,7 +94,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(40))]
 
     /// A full backup, and increments to the same file, some of which are cancelled. Each complete one equals the image as it was
-    /// at its begin; a cancelled one leaves to the next what is needed for that.
+    /// when the backup began; a cancelled one leaves what it lacks to the next one.
     #[test]
     fn each_backup_of_a_chain_is_the_image_at_its_begin(
         granularity in 9..19u32,
@@ -128,7 +128,7 @@ proptest! {
                 prop_assert_eq!(backup.step(&ground.disk.image, 2 * CLUSTER), None);
                 prop_assert_eq!(backup.finish(), Err(Stop::Cancelled));
             }
-            ground.disk.image.gate().end_backup();
+            ground.disk.image.copy_before_write().end_backup();
             backup.release();
             let earlier = match fate {
                 // QEMU's modes `on-success` and `always` of a backup that was cancelled.
@@ -174,7 +174,7 @@ fn a_backup_is_the_image_between_two_writes_of_a_running_guest() {
             let from = ended.load(Ordering::SeqCst);
             let backup = ground.begin(made, true);
             let to = begun.load(Ordering::SeqCst);
-            ground.disk.image.gate().await_earlier_change();
+            ground.disk.image.copy_before_write().await_earlier_change();
             while backup.step(&ground.disk.image, 16 * CLUSTER).is_some() {}
             is_over.store(true, Ordering::SeqCst);
             (from, to, backup.finish())
@@ -198,24 +198,24 @@ fn a_backup_is_the_image_between_two_writes_of_a_running_guest() {
 fn the_copier_waits_for_a_change_that_began_before_the_backup() {
     let ground = Ground::new();
     ground.disk.image.bitmaps().add("b", 65536, true).unwrap();
-    let gate = ground.disk.image.gate();
-    assert!(gate.begin_change().is_none());
+    let copy_before_write = ground.disk.image.copy_before_write();
+    assert!(copy_before_write.begin_change().is_none());
     ground.begin(ground.backup(), true);
     let is_over = AtomicBool::new(false);
     let is_awaited = std::thread::scope(|scope| {
         let copier = scope.spawn(|| {
-            gate.await_earlier_change();
+            copy_before_write.await_earlier_change();
             is_over.load(Ordering::SeqCst)
         });
         // A copier that does not wait gets some time to be wrong.
         std::thread::sleep(Duration::from_millis(20));
         is_over.store(true, Ordering::SeqCst);
-        gate.end_change();
+        copy_before_write.end_change();
         copier.join().unwrap()
     });
     assert!(is_awaited);
-    assert!(gate.begin_change().is_some(), "a later change needs the backup");
-    gate.await_earlier_change();
+    assert!(copy_before_write.begin_change().is_some(), "a later change needs the backup");
+    copy_before_write.await_earlier_change();
 }
 
 #[test]
@@ -227,7 +227,7 @@ fn holes_and_zeros_use_no_space_in_a_backup() {
         let backup = ground.begin(ground.backup(), everything);
         while backup.step(&ground.disk.image, 2 * CLUSTER).is_some() {}
         assert_eq!(backup.finish(), Ok(()));
-        ground.disk.image.gate().end_backup();
+        ground.disk.image.copy_before_write().end_backup();
         backup.release();
         ground.disk.image.bitmaps().end_backup("b", &Earlier::Copied);
         assert!(std::fs::read(ground.path()).unwrap() == ground.image());
@@ -286,13 +286,13 @@ fn backups_of_two_disks_begin_at_one_instant() {
             for (disk, (ground, backup)) in grounds.iter().zip(&backups).enumerate() {
                 transaction.back_up(disk, "b").unwrap();
                 backup.set_parts(None);
-                ground.disk.image.gate().begin_backup(backup);
+                ground.disk.image.copy_before_write().begin_backup(backup);
                 // The guest goes on if it can.
                 std::thread::sleep(Duration::from_millis(1));
             }
             transaction.commit();
             for (ground, backup) in grounds.iter().zip(&backups) {
-                ground.disk.image.gate().await_earlier_change();
+                ground.disk.image.copy_before_write().await_earlier_change();
                 while backup.step(&ground.disk.image, CLUSTER).is_some() {}
             }
             is_over.store(true, Ordering::SeqCst);

@@ -1,4 +1,4 @@
-//! Order between the changes that the guest makes to a disk and the beginning of a backup of the disk.
+//! The hook of a backup before each change that the guest makes to a disk, as QEMU's filter `copy-before-write`.
 
 use std::sync::{Arc, Condvar, Mutex};
 
@@ -7,7 +7,7 @@ use crate::sync::{lock, wait};
 
 /// The backup of a disk, while there is one, and the change that the disk's device is making.
 #[derive(Debug, Default)]
-pub struct Gate {
+pub struct CopyBeforeWrite {
     state: Mutex<State>,
     /// A change is over.
     changed: Condvar,
@@ -21,7 +21,7 @@ struct State {
     is_earlier: bool,
 }
 
-impl Gate {
+impl CopyBeforeWrite {
     /// Begins a change; returns the backup that needs the old content.
     pub(super) fn begin_change(&self) -> Option<Arc<Backup>> {
         let mut state = lock(&self.state);
@@ -48,7 +48,7 @@ impl Gate {
         state.is_earlier = state.is_changing;
     }
 
-    /// Waits until no change is under way that has begun before the backup. The backup may contain that change, but no part of it.
+    /// Waits until no change is under way that began before the backup, so that the copier reads no cluster in the middle of it.
     pub fn await_earlier_change(&self) {
         let mut state = lock(&self.state);
         while state.is_earlier {
