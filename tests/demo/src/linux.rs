@@ -158,7 +158,7 @@ impl Journey<'_> {
             _ => Duration::from_millis(migration["downtime"].as_u64().unwrap_or(0)),
         };
         let waits = match self.means.mode {
-            Mode::Postcopy => Waits::of(&arrival.content).zip(Waits::of(&before.content)),
+            Mode::Postcopy => Waits::of(&arrival.content["memory"]).zip(Waits::of(&before.content["memory"])),
             Mode::Precopy | Mode::Update | Mode::Snapshot => None,
         };
         let waits = waits.map(|(across, usual)| [across, usual]);

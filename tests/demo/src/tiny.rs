@@ -18,8 +18,10 @@ use crate::report::{Check, DemoReport, Hop, Times};
 use crate::route::{Monitor, Route};
 use crate::signals;
 use crate::tick_gap::{self, TickGap};
+use crate::waits::Waits;
 use vmstate_lab::error::{Error, FileContext, Result};
-use vmstate_lab::tiny::tick;
+use vmstate_lab::guest::waits::figures;
+use vmstate_lab::tiny::tick::{self, ticks_and_waits};
 use vmstate_lab::vmm::{Config, Program, Started, Vmm};
 
 /// Pages of the guest: 8 MiB, which take half a second.
@@ -27,6 +29,8 @@ const PAGES: u64 = 2048;
 /// Time between two ticks: some 5000 ticks and pages a second, as the Linux guest dirties memory; 0.2 ms with a time
 /// stamp counter of 2.6 GHz.
 const SPAN: u64 = 8;
+/// Time stamp counter ticks above which an access to a page is a wait: a tick's time. To map a page that is there takes less.
+const WAIT: u64 = SPAN << 16;
 /// Number of ticks after which every page has been checked.
 const PASS: usize = PAGES as usize;
 /// Number of ticks that are watched before a migration.
@@ -45,7 +49,7 @@ pub(crate) fn migrate(scratch: &Path, programs: &Programs, route: &Route, means:
     let config = Config {
         kernel,
         initrd: None,
-        append: tick::command_line(PAGES, SPAN),
+        append: tick::command_line_with_waits(PAGES, SPAN, WAIT),
         memory_mib: 16,
         cpus: 1,
         disk: None,
@@ -55,7 +59,8 @@ pub(crate) fn migrate(scratch: &Path, programs: &Programs, route: &Route, means:
         incoming: None,
         more: Vec::new(),
     };
-    let mut journey = Journey { scratch, programs, means, config, started: 0, ready: Instant::now() };
+    let mut journey =
+        Journey { scratch, programs, means, config, started: 0, ready: Instant::now(), tick: Duration::ZERO };
     progress.show("booting the tiny guest", "");
     let booting = Instant::now();
     let mut vmm = journey.start(route.first, None)?.connect()?;
@@ -66,7 +71,8 @@ pub(crate) fn migrate(scratch: &Path, programs: &Programs, route: &Route, means:
     let machine = "a bare-metal program, 1 vCPU, 16 MiB".into();
     let mut report = DemoReport::begin(machine, first, journey.ready - booting);
     // Wait until each page is written.
-    await_ticks(&vmm, PASS)?;
+    let watched = await_ticks(&vmm, PASS)?;
+    journey.tick = journey.ready.elapsed() / u32::try_from(watched).unwrap_or(u32::MAX).max(1);
 
     let mut from = route.first;
     for (number, &to) in (1..).zip(&route.then) {
@@ -92,6 +98,8 @@ struct Journey<'a> {
     started: usize,
     /// When the guest was ready.
     ready: Instant,
+    /// Time between two ticks.
+    tick: Duration,
 }
 
 impl Journey<'_> {
@@ -115,6 +123,7 @@ impl Journey<'_> {
             source.listen(true)?;
         }
         let mut begun = self.ready.elapsed();
+        let undisturbed = ticks_and_waits(&source.console()).0.len();
         let (mut destination, mut migration, mut record) = self.attempt(progress, &mut source, to)?;
         let gave_up = linux::gave_up(&migration);
         if gave_up.is_some() {
@@ -137,13 +146,22 @@ impl Journey<'_> {
         progress.show("letting the guest work at the destination", "");
         await_ticks(&destination, PASS)?;
         let consoles = [source.console(), destination.console()];
-        let counted = consoles.each_ref().map(String::len);
+        let (ticks, waits) = ticks_and_waits(&consoles.concat());
+        let (before, earlier) = ticks_and_waits(&consoles[0]);
+        let counted = [before.len(), ticks.len() - before.len()];
+        let undisturbed = undisturbed.saturating_sub(WATCHED)..undisturbed;
+        let usual = earlier.iter().filter(|(tick, _)| undisturbed.contains(tick));
+        let waits = match self.means.mode {
+            Mode::Postcopy => self.waits(&waits[earlier.len()..]).zip(self.waits(usual)),
+            Mode::Precopy | Mode::Update | Mode::Snapshot => None,
+        };
+        let waits = waits.map(|(across, usual)| [across, usual]);
         let times = [source.console_times(), destination.console_times()];
         let watched = &times[0][times[0].len().saturating_sub(WATCHED)..];
         let felt = TickGap::between([&times[0], &times[1]], stopped);
-        let in_turn = tick::in_turn(&consoles.concat());
+        let in_turn = tick::in_turn(&ticks);
         let checks = vec![
-            Check::new("memory", !consoles.concat().contains(tick::WRONG), format!("each of {PAGES} pages")),
+            Check::new("memory", !ticks.contains(tick::WRONG), format!("each of {PAGES} pages")),
             Check::new("went on where it stopped", in_turn, format!("{} ticks, then {}", counted[0], counted[1])),
             Check::new("one guest", left_behind == "postmigrate", format!("the source is {left_behind}")),
         ];
@@ -152,8 +170,14 @@ impl Journey<'_> {
         let gaps = felt.map(|felt| [felt.total(), tick_gap::largest_gap(watched)]);
         Ok((
             destination,
-            Hop { from, to, gave_up, times, migration, record, gaps, felt, in_place: None, waits: None, checks, said },
+            Hop { from, to, gave_up, times, migration, record, gaps, felt, in_place: None, waits, checks, said },
         ))
+    }
+
+    /// The figures of waits that the guest printed.
+    fn waits<'w>(&self, waits: impl IntoIterator<Item = &'w (usize, u64)>) -> Option<Waits> {
+        let time = |counted: u64| self.tick.mul_f64(counted as f64 / (SPAN << 16) as f64);
+        Waits::of(&figures(waits.into_iter().map(|&(_, wait)| time(wait)).collect()))
     }
 
     /// Starts a destination and migrates to it; returns how that ended.
@@ -195,14 +219,19 @@ impl Journey<'_> {
     }
 }
 
-fn await_ticks(vmm: &Vmm, ticks: usize) -> Result<()> {
+/// Waits until the guest has printed so many ticks in this monitor, and returns their number then.
+fn await_ticks(vmm: &Vmm, ticks: usize) -> Result<usize> {
     let deadline = Instant::now() + TIMEOUT;
-    while vmm.console().len() < ticks {
+    loop {
+        let console = vmm.console();
+        let counted = ticks_and_waits(&console).0.len();
+        if counted >= ticks {
+            return Ok(counted);
+        }
         if Instant::now() > deadline {
-            let sentence = format!("the guest does not get to tick {ticks}; console: {:?}", vmm.console());
+            let sentence = format!("the guest does not get to tick {ticks}; console: {console:?}");
             return Err(Error::failed(format!("{sentence}; monitor: {:?}", vmm.errors())));
         }
         std::thread::sleep(Duration::from_millis(20));
     }
-    Ok(())
 }

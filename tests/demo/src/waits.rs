@@ -20,11 +20,10 @@ pub(crate) struct Waits {
 }
 
 impl Waits {
-    /// The waits in the guest's answer `mark`; `None` if the guest writes no memory.
-    pub(crate) fn of(mark: &Value) -> Option<Self> {
-        let memory = mark["memory"].as_object()?;
-        let ms = |figure: &str| memory.get(figure).and_then(Value::as_f64).unwrap_or(0.0) / 1e3;
-        let number = memory.get("waits")?.as_u64()?;
+    /// The waits in `memory` of a guest's answer `mark`; `None` if the guest writes no memory.
+    pub(crate) fn of(memory: &Value) -> Option<Self> {
+        let ms = |figure: &str| memory[figure].as_f64().unwrap_or(0.0) / 1e3;
+        let number = memory["waits"].as_u64()?;
         Some(Self { number, median: ms("median_us"), p99: ms("p99_us"), sum: ms("sum_us") })
     }
 
@@ -52,7 +51,7 @@ impl Waits {
 impl fmt::Display for Waits {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { number, median, p99, sum } = self;
-        write!(f, "{number}, median {median:.1} ms, 99 % within {p99:.1} ms, {sum:.0} ms together")
+        write!(f, "{number}, median {median:.2} ms, 99 % within {p99:.2} ms, {sum:.0} ms together")
     }
 }
 
@@ -63,16 +62,16 @@ mod tests {
     fn waits(number: u64, median: u64) -> Waits {
         let figures =
             json!({ "waits": number, "median_us": median, "p99_us": 9 * median, "sum_us": 2 * number * median });
-        Waits::of(&json!({ "memory": figures })).unwrap()
+        Waits::of(&figures).unwrap()
     }
 
     /// By hand: the median of two is the larger one.
     #[test]
     fn figures_are_in_milliseconds_and_summarised_one_by_one() {
-        assert_eq!(waits(3, 1500).to_string(), "3, median 1.5 ms, 99 % within 13.5 ms, 9 ms together");
+        assert_eq!(waits(3, 1500).to_string(), "3, median 1.50 ms, 99 % within 13.50 ms, 9 ms together");
         let both = Waits::median(vec![waits(10, 2000), waits(40, 1000)]).unwrap();
-        assert_eq!(both.to_string(), "40, median 2.0 ms, 99 % within 18.0 ms, 80 ms together");
+        assert_eq!(both.to_string(), "40, median 2.00 ms, 99 % within 18.00 ms, 80 ms together");
         assert_eq!(both.to(waits(10, 4000)), [0.5, 0.5, 1.0]);
-        assert_eq!((Waits::median(Vec::new()), Waits::of(&json!({ "memory": null }))), (None, None));
+        assert_eq!((Waits::median(Vec::new()), Waits::of(&Value::Null)), (None, None));
     }
 }

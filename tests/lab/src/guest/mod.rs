@@ -10,7 +10,7 @@ mod kernel_log;
 mod memory;
 pub mod net;
 pub mod pattern;
-mod waits;
+pub mod waits;
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};

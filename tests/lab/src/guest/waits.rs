@@ -19,16 +19,20 @@ impl Waits {
         }
     }
 
-    /// The number of waits since the last call, their median, 99th percentile and sum, in microseconds. The longest one
-    /// is left out: it contains the pause of the guest, if there was one.
+    /// The [`figures`] of the waits since the last call.
     pub(super) fn take(&mut self) -> Value {
-        let mut waits = std::mem::take(&mut self.0);
-        waits.sort_unstable();
-        waits.pop();
-        let at = |percent: usize| waits.get(waits.len() * percent / 100).map(|wait| wait.as_micros() as u64);
-        let sum: Duration = waits.iter().sum();
-        json!({ "waits": waits.len(), "median_us": at(50), "p99_us": at(99), "sum_us": sum.as_micros() as u64 })
+        figures(std::mem::take(&mut self.0))
     }
+}
+
+/// The number of these waits, their median, 99th percentile and sum, in microseconds. The longest one is left out: it
+/// contains the pause of the guest, if there was one.
+pub fn figures(mut waits: Vec<Duration>) -> Value {
+    waits.sort_unstable();
+    waits.pop();
+    let at = |percent: usize| waits.get(waits.len() * percent / 100).map(|wait| wait.as_micros() as u64);
+    let sum: Duration = waits.iter().sum();
+    json!({ "waits": waits.len(), "median_us": at(50), "p99_us": at(99), "sum_us": sum.as_micros() as u64 })
 }
 
 #[cfg(test)]
