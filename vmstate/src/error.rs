@@ -217,7 +217,14 @@ impl StdError for Error {
 
 impl From<std::io::Error> for Error {
     fn from(source: std::io::Error) -> Self {
-        Self::new(ErrorKind::Io, format!("channel failed: {source}"))
+        use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+        // Only a channel to a file fails in this way.
+        let remedy = if matches!(source.kind(), StorageFull | QuotaExceeded) {
+            "; make room there, or name a file on another file system"
+        } else {
+            ""
+        };
+        Self::new(ErrorKind::Io, format!("channel failed: {source}{remedy}"))
     }
 }
 
@@ -235,6 +242,15 @@ mod tests {
             .in_section("serial", 0);
         assert_eq!(error.to_string(), "serial/0 › state › fcr at 0x1f4e: version 4 is newer than 3");
         assert_eq!(error.path(), "state › fcr");
+    }
+
+    #[test]
+    fn a_full_file_system_comes_with_a_remedy() {
+        let text = |errno| Error::from(std::io::Error::from_raw_os_error(errno)).to_string();
+        let remedy = "; make room there, or name a file on another file system";
+        assert_eq!(text(28), format!("channel failed: No space left on device (os error 28){remedy}"));
+        assert_eq!(text(122), format!("channel failed: Disk quota exceeded (os error 122){remedy}"));
+        assert_eq!(text(104), "channel failed: Connection reset by peer (os error 104)");
     }
 
     #[test]
