@@ -46,6 +46,16 @@ pub(super) struct Loader<'a, 's> {
     source_listens: bool,
     /// True once the guest may run: no device may change any more.
     pages_only: bool,
+    /// The part of a section whose body is being read.
+    open: Option<OpenPart>,
+}
+
+/// A PART or END section whose header was read, and perhaps some records.
+#[derive(Clone, Copy)]
+struct OpenPart {
+    /// Index in `begun`.
+    index: usize,
+    is_end: bool,
 }
 
 /// A section in parts that has begun.
@@ -64,6 +74,15 @@ struct Begun {
 /// A method of a section in parts that reads one record of a body.
 type ReadRecord = fn(&mut dyn IterativeSection, &mut Reader<'_>, u32) -> Result<Record>;
 
+impl OpenPart {
+    fn reader(self) -> ReadRecord {
+        match self.is_end {
+            true => |section, input, version| section.load_end(input, version),
+            false => |section, input, version| section.load_part(input, version),
+        }
+    }
+}
+
 impl<'a, 's> Loader<'a, 's> {
     /// Creates a loader; `own` is the section in parts that the engine provides.
     pub(super) fn new(
@@ -77,8 +96,20 @@ impl<'a, 's> Loader<'a, 's> {
         let all = AllSections { registered, own };
         let (timeout, source_listens) = (Timeout::Endless, false);
         let (begun, whole) = (Vec::new(), Vec::new());
-        let (is_placed, pages_only) = (false, false);
-        Self { wire, all, is_own_required, begun, whole, strictness, is_placed, timeout, source_listens, pages_only }
+        let (is_placed, pages_only, open) = (false, false, None);
+        Self {
+            wire,
+            all,
+            is_own_required,
+            begun,
+            whole,
+            strictness,
+            is_placed,
+            timeout,
+            source_listens,
+            pages_only,
+            open,
+        }
     }
 
     /// Sets how long to wait for the next data; without limit at first.
@@ -94,6 +125,7 @@ impl<'a, 's> Loader<'a, 's> {
     /// In post-copy, over another connection: accepts further pages, although the last part may have come over the previous
     /// connection.
     pub(super) fn resume(&mut self) {
+        self.open = None;
         for section in &mut self.begun {
             match section.owner {
                 Owner::Engine => section.is_over = false,
@@ -123,8 +155,21 @@ impl<'a, 's> Loader<'a, 's> {
         Ok(configuration.check(machine, terms, self.strictness).map_err(|error| error.at(offset)))
     }
 
-    /// Reads the next element, with its body and footer.
+    /// Reads the next element, with its body and footer, or the rest of a part.
     pub(super) fn step(&mut self) -> Result<Loaded> {
+        let read = match self.open {
+            Some(_) => Loaded::Section,
+            None => self.begin_step()?,
+        };
+        if let Some(part) = self.open.take() {
+            self.load_body(part.index, part.reader())?;
+            self.end_part(part);
+        }
+        Ok(read)
+    }
+
+    /// Reads the next element; of a PART or END section only the header.
+    fn begin_step(&mut self) -> Result<Loaded> {
         let offset = self.wire.offset();
         match self.wire.decode(self.timeout, |input| Element::read(input).map(Element::into_owned))? {
             Element::Eof => return Ok(Loaded::Eof),
@@ -139,21 +184,25 @@ impl<'a, 's> Loader<'a, 's> {
             // QEMU loads START and FULL alike (qemu_loadvm_state_main, migration/savevm.c).
             Element::Start(header) => self.load_first(&header, true, offset)?,
             Element::Full(header) => self.load_first(&header, false, offset)?,
-            Element::Part(id) => self.load_part(id, false, offset)?,
-            Element::End(id) => self.load_part(id, true, offset)?,
+            Element::Part(id) => self.begin_part(id, false, offset)?,
+            Element::End(id) => self.begin_part(id, true, offset)?,
         }
         Ok(Loaded::Section)
     }
 
-    /// In post-copy, while the machine takes over: requests the pages that it waits for, and receives pages, for a moment.
+    /// In post-copy, while the machine takes over: requests the pages that it waits for, and receives pages, for a moment. Returns also
+    /// within a part: a QEMU sends pages for 50 ms in one part (`MAX_WAIT`, migration/ram.c), and the machine does not go on meanwhile.
     pub(super) fn serve(&mut self) -> Result<()> {
         let until = self.wire.clock().now().saturating_add(MOMENT);
+        if let Some(part) = self.open {
+            return self.serve_part(part, until);
+        }
         let is_over = self.wire.poll_until(until, |input| match input.peek(1) {
             Some(mark) => Ok(Element::is_eof(mark)),
             None => Err(input.incomplete(1)),
         })?;
         match is_over {
-            Some(false) => match self.step()? {
+            Some(false) => match self.begin_step()? {
                 // QEMU's source sends a ping right after the package (`postcopy_start`, migration/migration.c).
                 Loaded::Command(Command::Ping(number)) => {
                     let mut answer = Outbox::new();
@@ -163,13 +212,33 @@ impl<'a, 's> Loader<'a, 's> {
                 Loaded::Command(command) => Err(command.unsupported()),
                 Loaded::Section | Loaded::Eof => Ok(()),
             },
-            // The end is handled later, and no access waits for a page any more.
+            // The end is handled later. Until then accesses wait for zero pages, which are not stored.
             Some(true) => {
+                self.wire.serve_waits()?;
                 self.wire.clock().sleep(MOMENT);
                 Ok(())
             }
             None => Ok(()),
         }
+    }
+
+    /// Reads the next records of a part that arrive until then, and its footer behind the last one.
+    fn serve_part(&mut self, part: OpenPart, until: Duration) -> Result<()> {
+        let Self { wire, all, begun, timeout, .. } = self;
+        let Some(Begun { id, owner, idstr, instance, version, .. }) = begun.get(part.index) else { return Ok(()) };
+        let place = |error: Error| error.in_section(idstr, *instance);
+        let (section, read) = (all.parts(*owner)?, part.reader());
+        let offset = wire.offset();
+        let record = wire.poll_until(until, |input| read(section, input, *version)).map_err(place)?;
+        if matches!(record, Some(Record::More)) && wire.offset() == offset {
+            return Err(place(no_bytes(offset)));
+        }
+        if matches!(record, Some(Record::Last | Record::Whole)) {
+            wire.decode(*timeout, |input| read_footer(input, *id)).map_err(place)?;
+            self.open = None;
+            self.end_part(part);
+        }
+        self.wire.serve_waits()
     }
 
     /// True once the next element may change the machine: all sections in parts have begun. Waits for the first byte of that
@@ -344,8 +413,8 @@ impl<'a, 's> Loader<'a, 's> {
         Ok(owner)
     }
 
-    /// Loads a PART or END section.
-    fn load_part(&mut self, id: u32, is_end: bool, offset: u64) -> Result<()> {
+    /// Checks the header of a PART or END section, and opens it.
+    fn begin_part(&mut self, id: u32, is_end: bool, offset: u64) -> Result<()> {
         let Some(index) = self.begun.iter().rposition(|section| section.id == id) else {
             let message = format!("part of section number {id}, which has not started");
             return Err(Error::new(ErrorKind::Malformed, message).at(offset));
@@ -358,18 +427,17 @@ impl<'a, 's> Loader<'a, 's> {
             let message = if is_end { "its last part came twice" } else { "a part after the last one" };
             return Err(Error::new(ErrorKind::Malformed, message).at(offset).in_section(idstr, *instance));
         }
-        let read: ReadRecord = match is_end {
-            true => |section, input, version| section.load_end(input, version),
-            false => |section, input, version| section.load_part(input, version),
-        };
-        self.load_body(index, read)?;
+        self.open = Some(OpenPart { index, is_end });
+        Ok(())
+    }
+
+    fn end_part(&mut self, OpenPart { index, is_end }: OpenPart) {
         if let Some(section) = self.begun.get_mut(index).filter(|_| is_end) {
             section.is_over = true;
             if let Owner::Registered(index) = section.owner {
                 self.all.registered.end_parts(index);
             }
         }
-        Ok(())
     }
 
     /// Reads all records of a body, and its footer. Returns the last record's result.
@@ -394,9 +462,9 @@ impl<'a, 's> Loader<'a, 's> {
                     continue;
                 }
                 Record::More if wire.offset() == offset => {
-                    return Err(place(Error::new(ErrorKind::Misuse, "a record without bytes was read").at(offset)));
+                    return Err(place(no_bytes(offset)));
                 }
-                Record::More => {}
+                Record::More => wire.serve_waits()?,
             }
             wait = None;
         }
@@ -407,6 +475,10 @@ impl<'a, 's> Loader<'a, 's> {
             .decode(self.timeout, |input| read_footer(input, id))
             .map_err(|error| error.in_section(idstr, instance))
     }
+}
+
+fn no_bytes(offset: u64) -> Error {
+    Error::new(ErrorKind::Misuse, "a record without bytes was read").at(offset)
 }
 
 impl Drop for Loader<'_, '_> {

@@ -4,7 +4,6 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
-use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
@@ -37,6 +36,8 @@ struct Lacking {
     pages: Vec<PageSet>,
     /// The missing pages that were not requested.
     unasked: Vec<PageSet>,
+    /// Zero pages that have arrived and are not stored: a missing page reads as zero once no access waits.
+    zeros: Vec<PageSet>,
     listens: bool,
     /// The block of the last request.
     named: Option<usize>,
@@ -78,6 +79,7 @@ impl<'a> PostcopyRam<'a> {
         let blocks = self.ram.blocks().iter().chain(&*adopted);
         let all: Vec<_> = blocks.map(|block| PageSet::full(block.len / PAGE_SIZE)).collect();
         *lacking = Some(Lacking {
+            zeros: all.iter().map(PageSet::complement).collect(),
             pages: all.clone(),
             unasked: all,
             listens: false,
@@ -118,10 +120,14 @@ impl<'a> PostcopyRam<'a> {
             if let Some(memory) = self.ram.postcopy() {
                 memory.discard(index, stretch.start, stretch.len)?;
             }
+            let discarded = stretch.start / PAGE_SIZE..end / PAGE_SIZE;
             for pages in [&mut lacking.pages, &mut lacking.unasked] {
                 if let Some(pages) = pages.get_mut(index) {
-                    pages.add(stretch.start / PAGE_SIZE..end / PAGE_SIZE);
+                    pages.add(discarded.clone());
                 }
+            }
+            if let Some(zeros) = lacking.zeros.get_mut(index) {
+                zeros.remove(discarded);
             }
         }
         Ok(())
@@ -176,9 +182,11 @@ impl<'a> PostcopyRam<'a> {
         for (index, offset) in waited_for {
             let page = offset / PAGE_SIZE;
             if !lacking.pages.get(index).is_some_and(|pages| pages.contains(page)) {
-                // The page has arrived: as a zero page before the memory listened, for which nothing was stored; or since the wait
-                // began.
+                // The page has arrived: as a zero page, for which nothing was stored, or since the wait began.
                 memory.put(index, offset, None)?;
+                if let Some(zeros) = lacking.zeros.get_mut(index) {
+                    zeros.remove(page..page + 1);
+                }
                 continue;
             }
             let adopted = self.adopted();
@@ -190,6 +198,26 @@ impl<'a> PostcopyRam<'a> {
             unasked.remove(page..page + 1);
             lacking.since.insert((index, page), self.now());
             request(&mut lacking.named, index, block, page).write(out);
+        }
+        Ok(())
+    }
+
+    /// Stores the zero pages that have arrived: until there is another connection no wait is noticed, and the guest shall wait only
+    /// for pages that are missing.
+    ///
+    /// # Errors
+    /// Errors of guest memory.
+    pub(crate) fn store_zeros(&self) -> Result<()> {
+        let mut lacking = self.lacking();
+        let (Some(lacking), Some(memory)) = (lacking.as_mut().filter(|lacking| lacking.listens), self.ram.postcopy())
+        else {
+            return Ok(());
+        };
+        for (block, zeros) in lacking.zeros.iter_mut().enumerate() {
+            while let Some(run) = zeros.run(0, u64::MAX) {
+                memory.put_zeros(block, run.start * PAGE_SIZE, run.end - run.start)?;
+                zeros.remove(run);
+            }
         }
         Ok(())
     }
@@ -282,28 +310,47 @@ impl<'a> PostcopyRam<'a> {
         lock(&self.adopted)
     }
 
-    /// Marks pages of a block as arrived; `put` stores runs of them if the guest may be running in the memory.
-    fn arrive(
-        &self,
-        block: usize,
-        first: u64,
-        count: u64,
-        put: impl Fn(&dyn PostcopyMemory, Range<u64>) -> Result<()>,
-        write: impl FnOnce() -> Result<()>,
-    ) -> Result<()> {
+    /// Marks `count` pages of a block as arrived, and stores them. If the guest may be running in the memory, only missing pages are
+    /// stored; a missing page reads as zero once no access waits, so a zero page is stored only if an access waits for it.
+    fn arrive(&self, block: usize, first: u64, count: u64, contents: Contents<'_>) -> Result<()> {
+        let write = || match contents {
+            Contents::Zero => self.ram.zero_run(block, first * PAGE_SIZE, count),
+            Contents::Bytes(bytes) => self.ram.write(block, first * PAGE_SIZE, bytes),
+        };
         let mut lacking = self.lacking();
         // Without post-copy, memory is written directly.
-        let Some(Lacking { pages, listens, since, waits, .. }) = lacking.as_mut() else { return write() };
-        let Some(pages) = pages.get_mut(block) else { return write() };
+        let Some(Lacking { pages, zeros, listens, since, waits, .. }) = lacking.as_mut() else { return write() };
+        let (Some(pages), Some(zeros)) = (pages.get_mut(block), zeros.get_mut(block)) else { return write() };
         let span = first..first.saturating_add(count).min(pages.pages());
         match self.ram.postcopy().filter(|_| *listens) {
-            None => write()?,
+            None => {
+                write()?;
+                match contents {
+                    Contents::Zero => zeros.add(span.clone()),
+                    Contents::Bytes(_) => zeros.remove(span.clone()),
+                }
+            }
             Some(memory) => {
                 let mut from = span.start;
                 while let Some(run) = pages.run(from, span.end.saturating_sub(from)).filter(|run| run.start < span.end)
                 {
                     from = run.end.min(span.end);
-                    put(memory, run.start..from)?;
+                    let mut run = run.start..from;
+                    match contents {
+                        Contents::Zero => {
+                            zeros.add(run.clone());
+                            let asked = since.keys().filter(|(index, page)| *index == block && run.contains(page));
+                            for &(_, page) in asked {
+                                memory.put(block, page * PAGE_SIZE, None)?;
+                                zeros.remove(page..page + 1);
+                            }
+                        }
+                        Contents::Bytes(bytes) => run.try_for_each(|page| {
+                            let at = usize::try_from(page.saturating_sub(first)).unwrap_or(usize::MAX);
+                            let (chunks, _) = bytes.as_chunks::<PAGE>();
+                            memory.put(block, page * PAGE_SIZE, Some(chunks.get(at).unwrap_or(&[0; PAGE])))
+                        })?,
+                    }
                 }
             }
         }
@@ -316,6 +363,14 @@ impl<'a> PostcopyRam<'a> {
         }
         Ok(())
     }
+}
+
+/// The contents of pages that arrive.
+#[derive(Clone, Copy)]
+enum Contents<'b> {
+    Zero,
+    /// Whole pages.
+    Bytes(&'b [u8]),
 }
 
 /// A request for a page of the block with this index; `named` is the block of the previous request.
@@ -334,8 +389,10 @@ impl GuestRam for PostcopyRam<'_> {
         let is_adopted = self.ram.adopt(name, len)?;
         if is_adopted {
             self.adopted().push(RamBlock { name: name.to_owned(), len });
-            if let Some(Lacking { pages, unasked, .. }) = self.lacking().as_mut() {
-                [pages, unasked].into_iter().for_each(|set| set.push(PageSet::full(len / PAGE_SIZE)));
+            if let Some(Lacking { pages, unasked, zeros, .. }) = self.lacking().as_mut() {
+                let all = PageSet::full(len / PAGE_SIZE);
+                zeros.push(all.complement());
+                [pages, unasked].into_iter().for_each(|set| set.push(all.clone()));
             }
         }
         Ok(is_adopted)
@@ -372,15 +429,7 @@ impl GuestRam for PostcopyRam<'_> {
             return self.ram.write_pages(block, pages);
         }
         pages.iter().try_for_each(|&(offset, bytes)| {
-            let first = offset / PAGE_SIZE;
-            let put = |memory: &dyn PostcopyMemory, mut run: Range<u64>| {
-                run.try_for_each(|page| {
-                    let at = usize::try_from(page.saturating_sub(first)).unwrap_or(usize::MAX);
-                    let (chunks, _) = bytes.as_chunks::<PAGE>();
-                    memory.put(block, page * PAGE_SIZE, Some(chunks.get(at).unwrap_or(&[0; PAGE])))
-                })
-            };
-            self.arrive(block, first, bytes.len() as u64 / PAGE_SIZE, put, || self.ram.write(block, offset, bytes))
+            self.arrive(block, offset / PAGE_SIZE, bytes.len() as u64 / PAGE_SIZE, Contents::Bytes(bytes))
         })
     }
 
@@ -389,10 +438,7 @@ impl GuestRam for PostcopyRam<'_> {
     }
 
     fn zero_run(&self, block: usize, offset: u64, pages: u64) -> Result<()> {
-        let put = |memory: &dyn PostcopyMemory, run: Range<u64>| {
-            memory.put_zeros(block, run.start * PAGE_SIZE, run.end - run.start)
-        };
-        self.arrive(block, offset / PAGE_SIZE, pages, put, || self.ram.zero_run(block, offset, pages))
+        self.arrive(block, offset / PAGE_SIZE, pages, Contents::Zero)
     }
 
     fn changed_bytes(&self, old: &[u8; 4096], new: &[u8; 4096]) -> [u64; 64] {

@@ -22,6 +22,8 @@ pub(super) const STREAM: usize = 256 << 10;
 pub(super) const ANSWERS: usize = 256;
 /// The longest element and device section. It limits the memory that a peer can make this side use.
 const LONGEST: usize = 32 << 20;
+/// The most bytes of pages that are placed in post-copy before the guest's waits are served: 7 pages.
+const PIECE: usize = 32 << 10;
 /// How often a wait checks for a cancel.
 pub(super) const SLICE: Duration = Duration::from_millis(20);
 /// A decode that ran out of bytes is repeated from its start. Below this length that is cheap, so it is repeated for every new
@@ -313,8 +315,9 @@ impl<'a> Link<'a> {
         timeout: Timeout,
         mut decode: impl FnMut(&mut Reader<'_>) -> Result<T>,
     ) -> Result<T> {
+        let mut most = if self.listens() { PIECE } else { LONGEST };
         loop {
-            let end = self.end.min(self.start.saturating_add(LONGEST));
+            let end = self.end.min(self.start.saturating_add(most));
             let at_hand = self.received.get(self.start..end).unwrap_or_default();
             let mut reader = Reader::new(at_hand, self.offset(), self.strictness, self.limits);
             match decode(&mut reader) {
@@ -322,6 +325,7 @@ impl<'a> Link<'a> {
                     self.start += reader.consumed();
                     return Ok(decoded);
                 }
+                Err(error) if error.is_incomplete() && end < self.end && most < LONGEST => most *= 2,
                 Err(error) if error.is_incomplete() => {
                     let have = at_hand.len();
                     if have >= LONGEST {

@@ -17,7 +17,8 @@ pub trait PostcopyMemory: Sync {
         Ok(())
     }
 
-    /// Drops pages that have arrived, before [`listen`](Self::listen): they will be sent again.
+    /// Drops pages that have arrived, before [`listen`](Self::listen): they will be sent again. A zero page may then not be
+    /// [put](Self::put) in place, so a dropped page reads as zero.
     ///
     /// # Errors
     /// Errors of the system.
@@ -50,8 +51,9 @@ pub trait PostcopyMemory: Sync {
     /// Errors of the system.
     fn put(&self, block: usize, offset: u64, page: Option<&[u8; 4096]>) -> Result<()>;
 
-    /// Puts this many zero pages in place, as [`put`](Self::put) does with each of them. A run of zero pages may be as long as the block, so
-    /// one call of the system for all of them is better than the default, a `put` for each.
+    /// Puts this many zero pages in place, as [`put`](Self::put) does with each of them: called for zero pages that have arrived when the
+    /// connection breaks, because no wait is noticed until there is another. Otherwise a zero page is put in place only if an access waits
+    /// for it. A run may be as long as the block, so one call of the system for all of it is better than the default, a `put` for each.
     ///
     /// # Errors
     /// Errors of the system.

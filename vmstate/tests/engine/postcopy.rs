@@ -116,13 +116,15 @@ fn the_policy_switches_to_post_copy_where_it_would_give_up() {
     }
 }
 
-/// The machine's threads access missing pages while it applies its state, and when the guest continues.
+/// The machine's threads access missing pages while it applies its state, and when the guest continues; also a zero page, after all of the
+/// stream has arrived.
 #[test]
 fn pages_arrive_while_the_machine_takes_over() {
-    for at in ["loaded", "resume"] {
+    for (at, page, after) in [("loaded", 800, 0), ("resume", 800, 0), ("loaded", 1000, 1), ("resume", 1000, 3)] {
         let mut setup = busy();
         setup.source_control.start_postcopy();
-        setup.destination.touches = Some((at, 800));
+        setup.destination.touches = Some((at, page));
+        setup.destination.touches_after = Duration::from_secs(after);
         let Outcome { departure, arrival, source, destination, .. } = setup.run();
         assert_eq!(departure.phase, SourcePhase::Completed, "{at}: {:?}", departure.error);
         assert_eq!(arrival.phase, DestinationPhase::Completed, "{at}: {:?}", arrival.error);

@@ -6,18 +6,20 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Duration;
 
 use serde_json::json;
-use vmstate::channel::{Listener, SocketChannel};
+use vmstate::channel::{Listener, MonotonicClock, SocketChannel};
 use vmstate::dump::{Command, Dump, Entry};
 use vmstate::error::Result;
-use vmstate::migrate::{Control, SourcePhase};
+use vmstate::migrate::destination::{self, Incoming};
+use vmstate::migrate::{Claim, Control, Machine, SourcePhase};
 use vmstate::ram::{GuestRam, PostcopyMemory, RamBlock};
 use vmstate::raw::stream::{PageRequest, PageSizes, Reply};
 use vmstate::section::{Section, Sections};
 use vmstate_lab::wait::find;
 
-use super::{BLOCKS, Qemu, Ram, TIMEOUT, Vm, arrive, depart, devices, skipped};
+use super::{BLOCKS, Qemu, Ram, TIMEOUT, Vm, arrive, depart, devices, lenient, skipped};
 
 /// A page of the guest, far from the first pages that are sent.
 pub(super) const WANTED: u64 = 0x3ab_c000;
@@ -174,6 +176,11 @@ impl MissingRam {
         self.waits.lock().unwrap().put.clone()
     }
 
+    /// The most pages that were put there between two looks for waits.
+    fn most_between_looks(&self) -> usize {
+        self.waits.lock().unwrap().most_between_looks
+    }
+
     pub(super) fn is_whole(&self) -> bool {
         self.waits.lock().unwrap().whole
     }
@@ -188,6 +195,9 @@ struct Waits {
     listens: bool,
     reported: bool,
     put: Vec<(usize, u64)>,
+    /// The number of `put` at the last look for waits.
+    looked_at: usize,
+    most_between_looks: usize,
     whole: bool,
 }
 
@@ -216,7 +226,7 @@ impl GuestRam for MissingRam {
 
 impl PostcopyMemory for MissingRam {
     fn discard(&self, block: usize, offset: u64, len: u64) -> Result<()> {
-        self.ram.write(block, offset, &vec![0xdd; len as usize])
+        self.ram.write(block, offset, &vec![0; len as usize])
     }
 
     fn listen(&self) -> Result<()> {
@@ -225,8 +235,12 @@ impl PostcopyMemory for MissingRam {
     }
 
     fn waited_for(&self, pages: &mut Vec<(usize, u64)>) -> Result<()> {
-        let reported = std::mem::replace(&mut self.waits.lock().unwrap().reported, true);
+        let mut waits = self.waits.lock().unwrap();
+        let reported = std::mem::replace(&mut waits.reported, true);
         pages.extend((!reported).then_some((0, WANTED)));
+        let put = waits.put.len();
+        let before = std::mem::replace(&mut waits.looked_at, put);
+        waits.most_between_looks = waits.most_between_looks.max(put - before);
         Ok(())
     }
 
@@ -249,7 +263,7 @@ fn a_qemu_source_completes_in_post_copy() {
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join("socket");
     let listener = Listener::unix(&socket).unwrap();
-    let mut qemu = Qemu::start(&["-m", "64M", "-device", &filled(directory.path(), 0x300_0000)]);
+    let mut qemu = Qemu::start(&["-m", "64M", "-device", &filled(directory.path(), 0x340_0000)]);
     qemu.switch_on(&["return-path", "postcopy-ram"]);
     qemu.execute("migrate-set-parameters", json!({"max-bandwidth": 16384, "max-postcopy-bandwidth": 65536}));
     let (ram, mut machine) = (MissingRam::new(64 << 20), Vm::default());
@@ -284,4 +298,83 @@ fn a_qemu_source_completes_in_post_copy() {
     }
     let status = qemu.await_completed();
     assert_eq!(status["ram"]["postcopy-requests"], 1, "{status}");
+}
+
+/// A machine that takes over for as long as 200 pages need to arrive, and records how many came in one call of `serve`.
+struct TakesLong<'a> {
+    ram: &'a MissingRam,
+    most: usize,
+    resumed: bool,
+}
+
+impl Machine for TakesLong<'_> {
+    fn pause(&mut self, _within: Duration) -> Result<()> {
+        Ok(())
+    }
+
+    fn loaded(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn loaded_in_postcopy(&mut self, serve: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+        let mut before = self.ram.puts().len();
+        while before < 200 {
+            serve()?;
+            let put = self.ram.puts().len();
+            self.most = self.most.max(put - before);
+            before = put;
+        }
+        Ok(())
+    }
+
+    fn resume(&mut self) -> Result<()> {
+        self.resumed = true;
+        Ok(())
+    }
+
+    fn release(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn claim(&mut self) -> Result<Claim> {
+        Ok(Claim::Undecidable)
+    }
+}
+
+/// QEMU sends pages for 50 ms in one part; 8 MiB take less time. A machine that is ready within it must not wait for its end, nor
+/// accesses to pages.
+#[test]
+fn a_machine_goes_on_within_a_part_of_a_qemu() {
+    if skipped() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("socket");
+    let listener = Listener::unix(&socket).unwrap();
+    let mut qemu = Qemu::start(&["-m", "64M", "-device", &filled(directory.path(), 0x340_0000)]);
+    qemu.switch_on(&["return-path", "postcopy-ram"]);
+    qemu.execute("migrate-set-parameters", json!({"max-bandwidth": 16384}));
+    let ram = MissingRam::new(64 << 20);
+    let mut devices = devices();
+    let mut sections = Sections::new();
+    for (name, instance, device) in &mut devices {
+        sections.register(name, *instance, device as &mut dyn Section).unwrap();
+    }
+    let mut machine = TakesLong { ram: &ram, most: 0, resumed: false };
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            qemu.execute("migrate", json!({"uri": format!("unix:{}", socket.display())}));
+            find("migration", || (qemu.execute("query-migrate", json!({}))["status"] == "active").then_some(()));
+            qemu.execute("migrate-start-postcopy", json!({}));
+        });
+        let mut channel = listener.accept(TIMEOUT).unwrap();
+        let clock = &MonotonicClock::new();
+        let (machine, sections, ram) = (&mut machine, &mut sections, &ram);
+        let incoming = Incoming { channel: &mut channel, clock, machine, sections, ram };
+        destination::run(incoming, &lenient(), &Control::default()).into_result().unwrap();
+    });
+    qemu.await_completed();
+    assert!(machine.resumed && ram.is_whole());
+    let most = [machine.most, ram.most_between_looks()];
+    assert!(most.iter().all(|most| *most < 20), "pages in one call, and without a look for waits: {most:?}");
 }

@@ -197,7 +197,7 @@ fn a_qemu_source_sends_a_requested_page_on_the_second_connection() {
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join("socket");
     let listener = Listener::unix(&socket).unwrap();
-    let mut qemu = Qemu::start(&["-m", "64M", "-device", &filled(directory.path(), 0x300_0000)]);
+    let mut qemu = Qemu::start(&["-m", "64M", "-device", &filled(directory.path(), 0x340_0000)]);
     qemu.switch_on(&["return-path", "postcopy-ram", "postcopy-preempt"]);
     qemu.execute("migrate-set-parameters", json!({"max-bandwidth": 16384, "max-postcopy-bandwidth": 65536}));
     let (ram, mut machine) = (MissingRam::new(64 << 20), Vm::default());

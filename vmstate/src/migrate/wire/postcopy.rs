@@ -40,6 +40,16 @@ impl Link<'_> {
         Ok(())
     }
 
+    /// Requests the pages for which accesses have begun to wait, and places those that have arrived on the second connection, without
+    /// waiting. Called while a long part of the stream is read.
+    pub(in crate::migrate) fn serve_waits(&mut self) -> Result<()> {
+        if !self.listens() {
+            return Ok(());
+        }
+        self.ask_for_pages()?;
+        self.take_urgent()
+    }
+
     /// Receives bytes within `slice`. Returns a timeout early when the guest begins to wait for a page, or when the second connection has
     /// received one.
     pub(super) fn receive_or_fault(&mut self, slice: Duration) -> Result<()> {
@@ -99,20 +109,21 @@ impl Link<'_> {
         let deadline = self.deadline(timeout);
         loop {
             self.check()?;
-            self.take_urgent()?;
+            self.serve_waits()?;
             let Some(memory) = self.memory.filter(|memory| memory.lacks()) else { return Ok(()) };
-            memory.set_time(self.clock.now());
             // Without a second connection, missing pages are an error of the stream, which `PostcopyRam::end` reports.
             let Some(urgent) = &self.incoming_urgent else { return Ok(()) };
             let slice = self.left(deadline).min(SLICE);
             if slice.is_zero() {
                 return Err(timed_out("requested pages do not arrive on the second connection"));
             }
-            match urgent.descriptor() {
-                Some(descriptor) => {
-                    wait_for_any(&[Wanted { descriptor, to_receive: true, to_send: false }], slice)?;
+            match (urgent.descriptor(), memory.descriptor()) {
+                (Some(urgent), Some(faults)) => {
+                    let wanted =
+                        [urgent, faults].map(|descriptor| Wanted { descriptor, to_receive: true, to_send: false });
+                    wait_for_any(&wanted, slice)?;
                 }
-                None => self.clock.sleep(slice.min(CHECK_INTERVAL)),
+                _ => self.clock.sleep(slice.min(CHECK_INTERVAL)),
             }
         }
     }
@@ -188,9 +199,10 @@ impl Link<'_> {
     /// Waits for another connection to replace this one, which was lost because of `why`.
     ///
     /// # Errors
-    /// No other connection will be made.
+    /// No other connection will be made; errors of guest memory.
     pub(in crate::migrate) fn reconnect(&mut self, why: &Error) -> Result<()> {
         (self.outgoing_urgent, self.incoming_urgent) = (None, None);
+        self.memory.map_or(Ok(()), PostcopyRam::store_zeros)?;
         self.channel.reconnect(why)?;
         self.base = self.offset();
         (self.start, self.end) = (0, 0);

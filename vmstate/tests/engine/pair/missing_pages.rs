@@ -5,7 +5,7 @@ use std::time::Duration;
 use vmstate::error::Result;
 use vmstate::ram::{PAGE_SIZE, PostcopyMemory};
 
-use super::guest::Guest;
+use super::guest::{Guest, Memory};
 
 /// The byte that fills a dropped page.
 const DROPPED: u8 = 0xdd;
@@ -125,9 +125,22 @@ impl PostcopyMemory for Guest {
         Ok(())
     }
 
+    /// From now on a missing page reads as zero, and a wait for one is over.
     fn end_waits(&self) -> Result<()> {
+        let now = self.world.now();
         let mut memory = self.memory.lock().unwrap();
-        memory.missing_pages.whole = memory.missing_pages.listens && !memory.missing_pages.waits();
+        let Memory { bytes, missing_pages, .. } = &mut *memory;
+        for (bytes, present) in bytes.iter_mut().zip(&mut missing_pages.present) {
+            for (page, present) in bytes.chunks_mut(PAGE_SIZE as usize).zip(present) {
+                if missing_pages.listens && !std::mem::replace(present, true) {
+                    page.fill(0);
+                }
+            }
+        }
+        if let Some((_, since)) = missing_pages.waits.take() {
+            missing_pages.waited.push(now - since);
+        }
+        missing_pages.whole = missing_pages.listens;
         Ok(())
     }
 }

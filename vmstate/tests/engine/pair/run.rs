@@ -74,6 +74,7 @@ impl Setup {
             refuses: None,
             rehearses: false,
             touches: None,
+            touches_after: Duration::ZERO,
             rehearsed: None,
             throttled_ends: None,
             pause_takes: Duration::ZERO,

@@ -64,6 +64,8 @@ pub struct Vm {
     pub holds_until: Option<Duration>,
     /// In post-copy, a thread of the machine accesses this page of the first block in this call of the engine.
     pub touches: Option<(&'static str, u64)>,
+    /// How long it receives pages before that access.
+    pub touches_after: Duration,
 }
 
 impl Vm {
@@ -94,6 +96,10 @@ impl Vm {
     /// In post-copy, in the call `what`: continues once the page that the thread accesses has arrived.
     fn touch(&mut self, what: &'static str, serve: &mut dyn FnMut() -> Result<()>) -> Result<()> {
         let Some((_, page)) = self.touches.filter(|(at, _)| *at == what) else { return Ok(()) };
+        let until = self.world.now() + self.touches_after;
+        while self.world.now() < until {
+            serve()?;
+        }
         assert!(self.guest.touches(page), "it is not missing");
         while self.guest.waits() {
             serve()?;
