@@ -43,6 +43,10 @@ fn has_begun(vm: &Vm) -> bool {
 fn offer_much(vm: &Vm) {
     const BUFFERS: u16 = 60;
     let memory = vm.ram.guest();
+    let disk = &vm.machine.devices.disks[0];
+    let write = |register: u64, value: u32| disk.lock().unwrap().write(register, &value.to_le_bytes());
+    // A reset waits for the piece that is being read, which must not count as read after it.
+    write(0x070, 0);
     memory.write_slice(&vec![UNTOUCHED; PIECE as usize], GuestAddress(DATA)).unwrap();
     let (header, status) = (QUEUE + 0x8000, QUEUE + 0x8100);
     let mut chain = vec![(header, 16, 0)];
@@ -58,11 +62,7 @@ fn offer_much(vm: &Vm) {
     }
     // One chain is available, which begins at descriptor 0.
     memory.write_obj(1_u16, GuestAddress(QUEUE + 0x4002)).unwrap();
-    let disk = &vm.machine.devices.disks[0];
-    let write = |register: u64, value: u32| disk.lock().unwrap().write(register, &value.to_le_bytes());
-    for (register, value) in
-        [(0x070, 0), (0x070, 1), (0x070, 3), (0x024, 1), (0x020, 1), (0x070, 11), (0x030, 0), (0x038, 64)]
-    {
+    for (register, value) in [(0x070, 1), (0x070, 3), (0x024, 1), (0x020, 1), (0x070, 11), (0x030, 0), (0x038, 64)] {
         write(register, value);
     }
     for (register, place) in [(0x080, QUEUE), (0x090, QUEUE + 0x4000), (0x0a0, QUEUE + 0x6000)] {
