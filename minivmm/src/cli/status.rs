@@ -70,7 +70,7 @@ fn lines(answers: &Value) -> String {
     }
     for job in answers["block-jobs"].as_array().into_iter().flatten() {
         let [offset, len] = ["offset", "len"].map(|figure| job[figure].as_u64().unwrap_or(0));
-        line("backup", &format!("of {}, {} of {} copied", shown(&job["device"]), size(offset), size(len)));
+        line("backup", &format!("job {}, {} of {} copied", shown(&job["device"]), size(offset), size(len)));
     }
     for device in answers["chardev"].as_array().into_iter().flatten() {
         line("chardev", &format!("{} {}", shown(&device["label"]), shown(&device["filename"])));
@@ -111,13 +111,13 @@ mod tests {
                 {"device": "disk0", "inserted": {"file": "/a.raw", "ro": false}},
                 {"device": "disk1", "inserted": {"file": "/b.raw", "ro": true}},
             ],
-            "block-jobs": [{"device": "disk0", "offset": 1 << 20, "len": 3 << 20}],
+            "block-jobs": [{"device": "nightly", "offset": 1 << 20, "len": 3 << 20}],
             "chardev": [{"label": "serial0", "filename": "pty:/dev/pts/3"}],
         });
         assert_eq!(
             lines(&answers),
             "guest: running\nmigration: the migration failed: no route\\nto host\nvcpus: 2\ndisk: disk0 /a.raw\n\
-             disk: disk1 /b.raw, read-only\nbackup: of disk0, 1 MiB of 3 MiB copied\nchardev: serial0 pty:/dev/pts/3\nversion: minivmm 0.1.0"
+             disk: disk1 /b.raw, read-only\nbackup: job nightly, 1 MiB of 3 MiB copied\nchardev: serial0 pty:/dev/pts/3\nversion: minivmm 0.1.0"
         );
     }
 

@@ -115,7 +115,7 @@ fn a_disk_is_backed_up_from_the_shell() {
     await_answer(&mut client, "query-block-jobs", |jobs| jobs[0]["offset"].as_u64() > Some(0));
     let status = minivmm(&["status", "--control", &control]);
     let status = String::from_utf8(status.stdout).unwrap();
-    assert!(status.lines().any(|line| line.starts_with("backup: of virtio0, ")), "{status}");
+    assert!(status.lines().any(|line| line.starts_with("backup: job minivmm-")), "{status}");
     kill(Pid::from_raw(cancelled.id() as i32), Signal::SIGINT).unwrap();
     let status = cancelled.wait(Instant::now() + TIMEOUT).unwrap();
     let mut why = String::new();
