@@ -190,8 +190,9 @@ impl<'a, 's> Loader<'a, 's> {
         Ok(Loaded::Section)
     }
 
-    /// In post-copy, while the machine takes over: requests the pages that it waits for, and receives pages, for a moment. Returns also
-    /// within a part: a QEMU sends pages for 50 ms in one part (`MAX_WAIT`, migration/ram.c), and the machine does not go on meanwhile.
+    /// In post-copy, while the machine takes over: requests the pages that it waits for, and receives pages, for a moment. Also returns
+    /// in the middle of a part, because the machine continues only between calls, and a QEMU sends pages for 50 ms in one part
+    /// (`MAX_WAIT`, migration/ram.c).
     pub(super) fn serve(&mut self) -> Result<()> {
         let until = self.wire.clock().now().saturating_add(MOMENT);
         if let Some(part) = self.open {
@@ -212,7 +213,7 @@ impl<'a, 's> Loader<'a, 's> {
                 Loaded::Command(command) => Err(command.unsupported()),
                 Loaded::Section | Loaded::Eof => Ok(()),
             },
-            // The end is handled later. Until then accesses wait for zero pages, which are not stored.
+            // The end is handled later. Until then accesses wait for zero pages that have arrived and are not stored.
             Some(true) => {
                 self.wire.serve_waits()?;
                 self.wire.clock().sleep(MOMENT);
@@ -222,19 +223,9 @@ impl<'a, 's> Loader<'a, 's> {
         }
     }
 
-    /// Reads the next records of a part that arrive until then, and its footer behind the last one.
+    /// Reads records of a part that arrive until then.
     fn serve_part(&mut self, part: OpenPart, until: Duration) -> Result<()> {
-        let Self { wire, all, begun, timeout, .. } = self;
-        let Some(Begun { id, owner, idstr, instance, version, .. }) = begun.get(part.index) else { return Ok(()) };
-        let place = |error: Error| error.in_section(idstr, *instance);
-        let (section, read) = (all.parts(*owner)?, part.reader());
-        let offset = wire.offset();
-        let record = wire.poll_until(until, |input| read(section, input, *version)).map_err(place)?;
-        if matches!(record, Some(Record::More)) && wire.offset() == offset {
-            return Err(place(no_bytes(offset)));
-        }
-        if matches!(record, Some(Record::Last | Record::Whole)) {
-            wire.decode(*timeout, |input| read_footer(input, *id)).map_err(place)?;
+        if let Some(Record::Last | Record::Whole) = self.read_record(part.index, part.reader(), Some(until))? {
             self.open = None;
             self.end_part(part);
         }
@@ -442,32 +433,53 @@ impl<'a, 's> Loader<'a, 's> {
 
     /// Reads all records of a body, and its footer. Returns the last record's result.
     fn load_body(&mut self, index: usize, read: ReadRecord) -> Result<Record> {
-        let Self { wire, all, begun, timeout, source_listens, .. } = self;
-        let Some(Begun { id, owner, idstr, instance, version, .. }) = begun.get(index) else { return Ok(Record::Last) };
-        let place = |error: Error| error.in_section(idstr, *instance);
-        let section = all.parts(*owner)?;
         let mut wait = None;
         loop {
-            let offset = wire.offset();
-            match wire.decode(*timeout, |input| read(section, input, *version)).map_err(place)? {
-                last @ (Record::Last | Record::Whole) => {
-                    wire.decode(*timeout, |input| read_footer(input, *id)).map_err(place)?;
-                    return Ok(last);
-                }
+            let offset = self.wire.offset();
+            match self.read_record(index, read, None)?.unwrap_or(Record::Last) {
+                last @ (Record::Last | Record::Whole) => return Ok(last),
                 Record::Awaited => {
-                    let waited = wire.wait_for_page_channels(wait.get_or_insert_default(), *timeout);
+                    let waited = self.wire.wait_for_page_channels(wait.get_or_insert_default(), self.timeout);
                     // A source that has given up sends no more pages.
-                    let there = waited.and_then(|()| if *source_listens { wire.receive_at_hand() } else { Ok(()) });
-                    there.map_err(|lost| place(lost.at(offset)))?;
+                    let there = waited.and_then(|()| match self.source_listens {
+                        true => self.wire.receive_at_hand(),
+                        false => Ok(()),
+                    });
+                    there.map_err(|lost| match self.begun.get(index) {
+                        Some(Begun { idstr, instance, .. }) => lost.at(offset).in_section(idstr, *instance),
+                        None => lost,
+                    })?;
                     continue;
                 }
-                Record::More if wire.offset() == offset => {
-                    return Err(place(no_bytes(offset)));
-                }
-                Record::More => wire.serve_waits()?,
+                Record::More => self.wire.serve_waits()?,
             }
             wait = None;
         }
+    }
+
+    /// Reads the next record of a body, and the footer behind the last one; `None` if no record arrives until then.
+    fn read_record(&mut self, index: usize, read: ReadRecord, until: Option<Duration>) -> Result<Option<Record>> {
+        let Self { wire, all, begun, timeout, .. } = self;
+        let Some(Begun { id, owner, idstr, instance, version, .. }) = begun.get(index) else {
+            return Ok(Some(Record::Last));
+        };
+        let place = |error: Error| error.in_section(idstr, *instance);
+        let (section, offset) = (all.parts(*owner)?, wire.offset());
+        let record = match until {
+            Some(until) => wire.poll_until(until, |input| read(section, input, *version)),
+            None => wire.decode(*timeout, |input| read(section, input, *version)).map(Some),
+        };
+        let record = record.map_err(place)?;
+        match record {
+            Some(Record::Last | Record::Whole) => {
+                wire.decode(*timeout, |input| read_footer(input, *id)).map_err(place)?;
+            }
+            Some(Record::More) if wire.offset() == offset => {
+                return Err(place(Error::new(ErrorKind::Misuse, "a record without bytes was read").at(offset)));
+            }
+            Some(Record::More | Record::Awaited) | None => {}
+        }
+        Ok(record)
     }
 
     fn footer(&mut self, id: u32, idstr: &str, instance: u32) -> Result<()> {
@@ -475,10 +487,6 @@ impl<'a, 's> Loader<'a, 's> {
             .decode(self.timeout, |input| read_footer(input, id))
             .map_err(|error| error.in_section(idstr, instance))
     }
-}
-
-fn no_bytes(offset: u64) -> Error {
-    Error::new(ErrorKind::Misuse, "a record without bytes was read").at(offset)
 }
 
 impl Drop for Loader<'_, '_> {

@@ -36,7 +36,7 @@ struct Lacking {
     pages: Vec<PageSet>,
     /// The missing pages that were not requested.
     unasked: Vec<PageSet>,
-    /// Zero pages that have arrived and are not stored: a missing page reads as zero once no access waits.
+    /// Zero pages that have arrived and are not stored, because `PostcopyMemory::end_waits` lets them read as zero.
     zeros: Vec<PageSet>,
     listens: bool,
     /// The block of the last request.
@@ -202,8 +202,8 @@ impl<'a> PostcopyRam<'a> {
         Ok(())
     }
 
-    /// Stores the zero pages that have arrived: until there is another connection no wait is noticed, and the guest shall wait only
-    /// for pages that are missing.
+    /// Stores the zero pages that have arrived. Called when the connection breaks: the engine notices no wait until there is another
+    /// connection, and the guest shall wait only for pages that have not arrived.
     ///
     /// # Errors
     /// Errors of guest memory.
@@ -311,7 +311,7 @@ impl<'a> PostcopyRam<'a> {
     }
 
     /// Marks `count` pages of a block as arrived, and stores them. If the guest may be running in the memory, only missing pages are
-    /// stored; a missing page reads as zero once no access waits, so a zero page is stored only if an access waits for it.
+    /// stored, and zero pages only if an access waits for them ([`zeros`](Lacking::zeros)).
     fn arrive(&self, block: usize, first: u64, count: u64, contents: Contents<'_>) -> Result<()> {
         let write = || match contents {
             Contents::Zero => self.ram.zero_run(block, first * PAGE_SIZE, count),

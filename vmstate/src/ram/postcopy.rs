@@ -17,8 +17,8 @@ pub trait PostcopyMemory: Sync {
         Ok(())
     }
 
-    /// Drops pages that have arrived, before [`listen`](Self::listen): they will be sent again. A zero page may then not be
-    /// [put](Self::put) in place, so a dropped page reads as zero.
+    /// Drops pages that have arrived, before [`listen`](Self::listen): they will be sent again. From then on a dropped page reads as
+    /// zero, because the engine may not [put](Self::put) it in place if it arrives as a zero page.
     ///
     /// # Errors
     /// Errors of the system.
