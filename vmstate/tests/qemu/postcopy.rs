@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use vmstate::channel::{Listener, MonotonicClock, SocketChannel};
 use vmstate::dump::{Command, Dump, Entry};
 use vmstate::error::Result;
@@ -124,6 +124,22 @@ pub(super) fn filled(directory: &Path, start: u64) -> String {
     let file = directory.join("filled");
     std::fs::write(&file, vec![0x5a; 8 << 20]).unwrap();
     format!("loader,addr={start:#x},force-raw=on,file={}", file.display())
+}
+
+/// A QEMU with 64 MiB, of which the 8 MiB around [`WANTED`] are filled, and the listener to which it migrates.
+pub(super) fn filled_source(directory: &Path, capabilities: &[&str], parameters: Value) -> (Listener, Qemu) {
+    let listener = Listener::unix(directory.join("socket")).unwrap();
+    let mut qemu = Qemu::start(&["-m", "64M", "-device", &filled(directory, 0x340_0000)]);
+    qemu.switch_on(capabilities);
+    qemu.execute("migrate-set-parameters", parameters);
+    (listener, qemu)
+}
+
+/// Migrates to the listener of [`filled_source`], and switches to post-copy.
+pub(super) fn migrate_in_postcopy(qemu: &mut Qemu, directory: &Path) {
+    qemu.execute("migrate", json!({"uri": format!("unix:{}", directory.join("socket").display())}));
+    find("migration", || (qemu.execute("query-migrate", json!({}))["status"] == "active").then_some(()));
+    qemu.execute("migrate-start-postcopy", json!({}));
 }
 
 /// The guest dirties nothing, and all of its pages are still missing when QEMU shall run it.
@@ -261,11 +277,11 @@ fn a_qemu_source_completes_in_post_copy() {
         return;
     }
     let directory = tempfile::tempdir().unwrap();
-    let socket = directory.path().join("socket");
-    let listener = Listener::unix(&socket).unwrap();
-    let mut qemu = Qemu::start(&["-m", "64M", "-device", &filled(directory.path(), 0x340_0000)]);
-    qemu.switch_on(&["return-path", "postcopy-ram"]);
-    qemu.execute("migrate-set-parameters", json!({"max-bandwidth": 16384, "max-postcopy-bandwidth": 65536}));
+    let (listener, mut qemu) = filled_source(
+        directory.path(),
+        &["return-path", "postcopy-ram"],
+        json!({"max-bandwidth": 16384, "max-postcopy-bandwidth": 65536}),
+    );
     let (ram, mut machine) = (MissingRam::new(64 << 20), Vm::default());
     let mut devices = devices();
     let mut sections = Sections::new();
@@ -274,9 +290,7 @@ fn a_qemu_source_completes_in_post_copy() {
     }
     let arrival = thread::scope(|scope| {
         scope.spawn(|| {
-            qemu.execute("migrate", json!({"uri": format!("unix:{}", socket.display())}));
-            find("migration", || (qemu.execute("query-migrate", json!({}))["status"] == "active").then_some(()));
-            qemu.execute("migrate-start-postcopy", json!({}));
+            migrate_in_postcopy(&mut qemu, directory.path());
             find("page", || ram.puts().contains(&(0, WANTED)).then_some(()));
             qemu.execute("migrate-set-parameters", json!({"max-postcopy-bandwidth": 0}));
         });
@@ -349,11 +363,8 @@ fn a_machine_goes_on_within_a_part_of_a_qemu() {
         return;
     }
     let directory = tempfile::tempdir().unwrap();
-    let socket = directory.path().join("socket");
-    let listener = Listener::unix(&socket).unwrap();
-    let mut qemu = Qemu::start(&["-m", "64M", "-device", &filled(directory.path(), 0x340_0000)]);
-    qemu.switch_on(&["return-path", "postcopy-ram"]);
-    qemu.execute("migrate-set-parameters", json!({"max-bandwidth": 16384}));
+    let (listener, mut qemu) =
+        filled_source(directory.path(), &["return-path", "postcopy-ram"], json!({"max-bandwidth": 16384}));
     let ram = MissingRam::new(64 << 20);
     let mut devices = devices();
     let mut sections = Sections::new();
@@ -363,9 +374,7 @@ fn a_machine_goes_on_within_a_part_of_a_qemu() {
     let mut machine = TakesLong { ram: &ram, most: 0, resumed: false };
     thread::scope(|scope| {
         scope.spawn(|| {
-            qemu.execute("migrate", json!({"uri": format!("unix:{}", socket.display())}));
-            find("migration", || (qemu.execute("query-migrate", json!({}))["status"] == "active").then_some(()));
-            qemu.execute("migrate-start-postcopy", json!({}));
+            migrate_in_postcopy(&mut qemu, directory.path());
         });
         let mut channel = listener.accept(TIMEOUT).unwrap();
         let clock = &MonotonicClock::new();

@@ -15,7 +15,7 @@ use vmstate::migrate::{Control, DestinationPhase, Phase, SourcePhase};
 use vmstate::section::{Section, Sections};
 use vmstate_lab::wait::find;
 
-use super::postcopy::{MissingRam, WANTED, filled};
+use super::postcopy::{MissingRam, WANTED, filled_source, migrate_in_postcopy};
 use super::{Qemu, Ram, TIMEOUT, Vm, depart, devices, skipped, taken_in};
 
 /// Offset of a page that is not zero, far behind the pages that are sent first.
@@ -195,11 +195,11 @@ fn a_qemu_source_sends_a_requested_page_on_the_second_connection() {
         return;
     }
     let directory = tempfile::tempdir().unwrap();
-    let socket = directory.path().join("socket");
-    let listener = Listener::unix(&socket).unwrap();
-    let mut qemu = Qemu::start(&["-m", "64M", "-device", &filled(directory.path(), 0x340_0000)]);
-    qemu.switch_on(&["return-path", "postcopy-ram", "postcopy-preempt"]);
-    qemu.execute("migrate-set-parameters", json!({"max-bandwidth": 16384, "max-postcopy-bandwidth": 65536}));
+    let (listener, mut qemu) = filled_source(
+        directory.path(),
+        &["return-path", "postcopy-ram", "postcopy-preempt"],
+        json!({"max-bandwidth": 16384, "max-postcopy-bandwidth": 65536}),
+    );
     let (ram, mut machine) = (MissingRam::new(64 << 20), Vm::default());
     let mut devices = devices();
     let mut sections = Sections::new();
@@ -208,9 +208,7 @@ fn a_qemu_source_sends_a_requested_page_on_the_second_connection() {
     }
     thread::scope(|scope| {
         scope.spawn(|| {
-            qemu.execute("migrate", json!({"uri": format!("unix:{}", socket.display())}));
-            find("migration", || (qemu.execute("query-migrate", json!({}))["status"] == "active").then_some(()));
-            qemu.execute("migrate-start-postcopy", json!({}));
+            migrate_in_postcopy(&mut qemu, directory.path());
             find("page", || ram.puts().contains(&(0, WANTED)).then_some(()));
             qemu.execute("migrate-set-parameters", json!({"max-postcopy-bandwidth": 0}));
         });
